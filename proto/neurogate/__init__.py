@@ -1,0 +1,1 @@
+"""Neurogate's protobuf contract: `neurogate.v1` for callers, `neurogate.tfs.v1` for TensorFlow Serving."""

@@ -1,0 +1,1 @@
+"""Wire-compatible messages for TensorFlow Serving."""
