@@ -1,8 +1,9 @@
 # `make demo` and `make test` are all that a new machine needs: both make .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := serving gateway trainer clients tests bench
 
-.PHONY: demo test check gen bench up lock clean format
+.PHONY: demo up test check format gen released lock bench clean
 
 demo: .venv/.installed
 	$(BIN)/neurogate demo
@@ -13,12 +14,34 @@ up: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
+check: .venv/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash .ci/check
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+gen: .venv/.installed
+	PYTHON=$(BIN)/python proto/gen.sh
+
+# Makes today's contract the one that later changes are compared with; part of a release.
+released: gen
+	PATH="$(CURDIR)/$(BIN):$$PATH" buf build --path proto/neurogate --exclude-source-info --as-file-descriptor-set -o proto/released.binpb
+
+# Measures what docs/performance.md states; takes a while and wants a quiet machine.
+bench: .venv/.installed
+	$(BIN)/python bench/run.py
+
+# New versions for everyone: dev.txt holds all, the images' files are cuts of it.
+lock: .venv/.installed
+	bash requirements/lock.sh
+
+clean:
+	rm -rf .venv build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
 # Exact versions with hashes; no index address is written anywhere, so pip's own configuration decides.
 .venv/.installed: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
-
-gen: .venv/.installed
-	PYTHON=$(BIN)/python proto/gen.sh

@@ -1,0 +1,103 @@
+"""Starts the project's commands as real processes, waits for what they print, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RunningProcess:
+    """A child process whose output is collected line by line while it runs."""
+
+    def __init__(self, command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+        self.command = list(command)
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self.popen = subprocess.Popen(
+            self.command,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self._queue.put(line.rstrip("\n"))
+        self._queue.put(None)
+
+    @property
+    def output(self) -> str:
+        """Everything read from the process so far."""
+        return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, *, seconds: float = 60) -> re.Match[str]:
+        """The first line, from where the last wait ended, that matches `pattern`."""
+        compiled = re.compile(pattern)
+        while True:
+            try:
+                line = self._queue.get(timeout=seconds)
+            except queue.Empty:
+                raise AssertionError(f"no line matched {pattern!r} in {seconds} s:\n{self.output}") from None
+            if line is None:
+                self._queue.put(None)
+                raise AssertionError(f"{self.command[0]} ended before a line matched {pattern!r}:\n{self.output}")
+            self.lines.append(line)
+            if match := compiled.search(line):
+                return match
+
+    def stop(self, sig: int = signal.SIGTERM, *, seconds: float = 30) -> int:
+        """Ends the process by its own pid and returns its exit status."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(sig)
+            try:
+                self.popen.wait(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+        self._reader.join(timeout=5)
+        with contextlib.suppress(queue.Empty):
+            while (line := self._queue.get_nowait()) is not None:
+                self.lines.append(line)
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
+        return self.popen.returncode
+
+
+def script(name: str) -> str:
+    """The path of a command that this distribution installs."""
+    return str(Path(sys.executable).with_name(name))
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[RunningProcess]:
+    """A process that is stopped when the block ends, however it ends."""
+    process = RunningProcess(command, env=env, cwd=cwd)
+    try:
+        yield process
+    finally:
+        process.stop()
