@@ -1,0 +1,1 @@
+"""Where images come from, and the index that describes a data set."""
