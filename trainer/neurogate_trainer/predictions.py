@@ -1,0 +1,144 @@
+"""What a model said about a list of images, in memory and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class PredictionsError(ValueError):
+    """Arrays that do not belong together, or a file that does not hold predictions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """A model's answers to N images of C classes, with the truth beside them.
+
+    Attributes:
+        classes: Class ids; column i of the arrays below belongs to `classes[i]`.
+        paths: Path of each image, relative to the data set's root.
+        labels: int64 [N], true class indices.
+        probabilities: float32 [N, C], calibrated, each row summing to 1.
+        logits: float32 [N, C].
+        ood_score: float32 [N], larger means less like the training data.
+        gradcam: float32 [N, h, w, C], or None when the maps were not asked for.
+    """
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    probabilities: FloatArray
+    logits: FloatArray
+    ood_score: FloatArray
+    gradcam: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        count, width = len(self.paths), len(self.classes)
+        if width < 2 or len(set(self.classes)) != width:
+            raise PredictionsError(
+                f"predictions need at least two different classes, got {list(self.classes)}"
+            )
+        expected: dict[str, tuple[int, ...]] = {
+            "labels": (count,),
+            "probabilities": (count, width),
+            "logits": (count, width),
+            "ood_score": (count,),
+        }
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise PredictionsError(
+                    f"{name} has shape {found}; {count} images of {width} classes need {shape}"
+                )
+        if self.gradcam is not None:
+            maps = self.gradcam.shape
+            if len(maps) != 4 or maps[0] != count or maps[3] != width:
+                raise PredictionsError(
+                    f"gradcam has shape {maps}; expected ({count}, height, width, {width})"
+                )
+        if count:
+            if not bool(((self.labels >= 0) & (self.labels < width)).all()):
+                raise PredictionsError(f"labels must lie between 0 and {width - 1}")
+            check_probabilities(self.probabilities)
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """int64 [N]: index of the most probable class."""
+        return self.probabilities.argmax(axis=1).astype(np.int64)
+
+    @property
+    def confidence(self) -> FloatArray:
+        """float32 [N]: probability of the most probable class."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Bool [N]: whether the most probable class is the true one."""
+        return self.predicted == self.labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def save(self, path: Path) -> None:
+        """Write a compressed npz without pickled objects; replaces an older file in one step."""
+        arrays: dict[str, Any] = {
+            "classes": np.array(self.classes, dtype=np.str_),
+            "paths": np.array(self.paths, dtype=np.str_),
+            "labels": self.labels,
+            "probabilities": self.probabilities,
+            "logits": self.logits,
+            "ood_score": self.ood_score,
+        }
+        if self.gradcam is not None:
+            arrays["gradcam"] = self.gradcam
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            with partial.open("wb") as stream:
+                np.savez_compressed(stream, **arrays)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote.
+
+        Raises:
+            PredictionsError: The file is not an npz of predictions.
+            FileNotFoundError: There is no such file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, BadZipFile, EOFError) as error:
+            raise PredictionsError(f"{path}: not a readable file of predictions: {error}") from error
+        missing = {"classes", "paths", "labels", "probabilities", "logits", "ood_score"} - arrays.keys()
+        if missing:
+            raise PredictionsError(f"{path}: no array named {', '.join(sorted(missing))}")
+        return cls(
+            classes=tuple(str(name) for name in arrays["classes"]),
+            paths=tuple(str(name) for name in arrays["paths"]),
+            labels=arrays["labels"].astype(np.int64),
+            probabilities=arrays["probabilities"].astype(np.float32),
+            logits=arrays["logits"].astype(np.float32),
+            ood_score=arrays["ood_score"].astype(np.float32),
+            gradcam=arrays["gradcam"].astype(np.float32) if "gradcam" in arrays else None,
+        )
+
+
+def check_probabilities(probabilities: npt.NDArray[Any]) -> None:
+    """Raise `PredictionsError` unless each row is finite, at least 0 and sums to 1 within 1e-3."""
+    if not bool(np.isfinite(probabilities).all()):
+        raise PredictionsError("probabilities must be finite numbers")
+    if bool((probabilities < -1e-6).any()) or bool((np.abs(probabilities.sum(axis=1) - 1.0) > 1e-3).any()):
+        raise PredictionsError("each row of probabilities must be at least 0 and sum to 1; are these logits?")
