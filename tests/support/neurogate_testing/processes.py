@@ -25,7 +25,9 @@ def free_port() -> int:
 class RunningProcess:
     """A child process whose output is collected line by line while it runs."""
 
-    def __init__(self, command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         self.command = list(command)
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
@@ -63,7 +65,9 @@ class RunningProcess:
                 raise AssertionError(f"no line matched {pattern!r} in {seconds} s:\n{self.output}") from None
             if line is None:
                 self._queue.put(None)
-                raise AssertionError(f"{self.command[0]} ended before a line matched {pattern!r}:\n{self.output}")
+                raise AssertionError(
+                    f"{self.command[0]} ended before a line matched {pattern!r}:\n{self.output}"
+                )
             self.lines.append(line)
             if match := compiled.search(line):
                 return match
