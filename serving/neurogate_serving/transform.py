@@ -1,0 +1,229 @@
+"""Encoded image bytes to the pixels that a model sees: the only decode and resize in the project.
+
+Training and serving both call `transform`, so a model never meets pixels in production that were made in
+another way than those that it learnt from. docs/transform.md defines the result for every kind of image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from neurogate.v1 import manifest_pb2
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ._containers import Container, describe_foreign, exif_orientation, reduce_container, sniff
+from ._image_errors import (
+    ImageCorruptError,
+    ImageEmptyError,
+    ImageFormatUnsupportedError,
+    ImageTooManyPixelsError,
+    TransformError,
+)
+from ._pixels import flatten
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "MAX_PIXELS_CEILING",
+    "MAX_SIDE",
+    "MAX_TARGET_SIDE",
+    "TRANSFORM_REVISION",
+    "ImageCorruptError",
+    "ImageEmptyError",
+    "ImageFormatUnsupportedError",
+    "ImageTooManyPixelsError",
+    "Pixels",
+    "TransformError",
+    "check_spec",
+    "default_spec",
+    "pixels_digest",
+    "transform",
+]
+
+TRANSFORM_REVISION: Final = 1
+"""Revision of what this module computes; any change of a resulting pixel raises it."""
+
+FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Every container that a specification may accept."""
+
+DEFAULT_MAX_PIXELS: Final = 50_000_000
+MAX_PIXELS_CEILING: Final = 89_000_000
+"""Largest `max_pixels` of a specification; above it Pillow begins to warn and to refuse by itself."""
+
+MAX_SIDE: Final = 65_535
+"""Longest side of an image in pixels: the resize needs memory for each pixel of a side."""
+
+MAX_TARGET_SIDE: Final = 4_096
+"""Longest side of a result in pixels."""
+
+Pixels = npt.NDArray[np.uint8]
+
+_DECODERS: dict[str, type[ImageFile.ImageFile]] = {
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
+_FILTERS = {
+    manifest_pb2.RESAMPLING_BILINEAR: Image.Resampling.BILINEAR,
+    manifest_pb2.RESAMPLING_BICUBIC: Image.Resampling.BICUBIC,
+    manifest_pb2.RESAMPLING_BOX: Image.Resampling.BOX,
+    manifest_pb2.RESAMPLING_LANCZOS: Image.Resampling.LANCZOS,
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def default_spec(width: int = 224, height: int = 224) -> manifest_pb2.TransformSpec:
+    """What new models use: colour, bilinear, JPEG draft scaling, every format, up to 50 million pixels."""
+    return manifest_pb2.TransformSpec(
+        revision=TRANSFORM_REVISION,
+        width=width,
+        height=height,
+        color_mode=manifest_pb2.COLOR_MODE_RGB,
+        resampling=manifest_pb2.RESAMPLING_BILINEAR,
+        jpeg_draft=True,
+        max_pixels=DEFAULT_MAX_PIXELS,
+        formats=FORMATS,
+    )
+
+
+def check_spec(spec: manifest_pb2.TransformSpec) -> None:
+    """Refuses a specification that this revision of the transform cannot follow to the letter.
+
+    Raises:
+        ValueError: The message names the field, its value and the accepted ones.
+    """
+    if spec.revision != TRANSFORM_REVISION:
+        raise ValueError(f"transform.revision is {spec.revision}, this code implements {TRANSFORM_REVISION}")
+    for name, side in (("width", spec.width), ("height", spec.height)):
+        if not 1 <= side <= MAX_TARGET_SIDE:
+            raise ValueError(f"transform.{name} is {side}, expected 1 to {MAX_TARGET_SIDE}")
+    if spec.color_mode not in {manifest_pb2.COLOR_MODE_RGB, manifest_pb2.COLOR_MODE_GRAY}:
+        raise ValueError(
+            f"transform.color_mode is {spec.color_mode}, expected COLOR_MODE_RGB or COLOR_MODE_GRAY"
+        )
+    if spec.resampling not in _FILTERS:
+        names = ", ".join(manifest_pb2.Resampling.Name(value) for value in _FILTERS)
+        raise ValueError(f"transform.resampling is {spec.resampling}, expected one of {names}")
+    if not 1 <= spec.max_pixels <= MAX_PIXELS_CEILING:
+        raise ValueError(f"transform.max_pixels is {spec.max_pixels}, expected 1 to {MAX_PIXELS_CEILING}")
+    formats = list(spec.formats)
+    if not formats or formats != sorted(set(formats)) or not set(formats) <= set(FORMATS):
+        raise ValueError(
+            f"transform.formats is {formats}, expected a sorted selection of {', '.join(FORMATS)}"
+        )
+
+
+def transform(data: bytes, spec: manifest_pb2.TransformSpec) -> Pixels:
+    """The pixels of one encoded image, as the specification defines them.
+
+    Safe to call from many threads at once; decoding and resizing run without the interpreter lock.
+
+    Args:
+        data: The image file's bytes.
+        spec: What to make of them (`check_spec` says what it may hold).
+
+    Returns:
+        uint8 [height, width, 3], read-only, in row order.
+
+    Raises:
+        TransformError: The image is refused; `reason` says why in one word, the message in a sentence.
+        TypeError: `data` is not bytes.
+        ValueError: The specification is not one that this code can follow.
+        MemoryError: The machine, not the image, is at fault.
+    """
+    if not isinstance(data, bytes):
+        raise TypeError(f"the image must be bytes, not {type(data).__name__}")
+    check_spec(spec)
+    if not data:
+        raise ImageEmptyError(f"the image has no bytes, expected {_names(spec)}")
+    name = sniff(data)
+    if name is None:
+        raise ImageFormatUnsupportedError(f"the image is {describe_foreign(data)}, expected {_names(spec)}")
+    if name not in spec.formats:
+        raise ImageFormatUnsupportedError(f"the image is {name}, expected {_names(spec)}")
+    container = reduce_container(name, data)
+    _check_size(container.size, spec)
+    try:
+        gray_or_color = _decode(container, spec)
+    except (TransformError, MemoryError):
+        raise
+    except Exception as error:
+        # Decoders let through whatever their parsing met: OSError, SyntaxError, struct.error, zlib.error,
+        # OverflowError, … and which one differs between releases. All mean the same to the caller.
+        detail = str(error) or type(error).__name__
+        raise ImageCorruptError(f"{name} image of {len(data)} bytes cannot be decoded: {detail}") from error
+    return _resize(gray_or_color, spec)
+
+
+def pixels_digest(pixels: Pixels) -> str:
+    """Hex SHA-256 of the pixels in row order, by which goldens compare transforms."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def _names(spec: manifest_pb2.TransformSpec) -> str:
+    *others, last = spec.formats
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _check_size(size: tuple[int, int], spec: manifest_pb2.TransformSpec) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageCorruptError(f"the image's header says {width} x {height} pixels")
+    if width * height > spec.max_pixels:
+        raise ImageTooManyPixelsError(
+            f"the image has {width} x {height} = {width * height} pixels, expected at most {spec.max_pixels}"
+        )
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooManyPixelsError(
+            f"the image has {width} x {height} pixels, expected at most {MAX_SIDE} a side"
+        )
+
+
+def _decode(container: Container, spec: manifest_pb2.TransformSpec) -> Image.Image:
+    """The upright image at its own size (or a draft's), of mode "L" or "RGB"."""
+    with _DECODERS[container.format](io.BytesIO(container.data)) as image:
+        # The decoder may have found another header than the walk did.
+        _check_size(image.size, spec)
+        orientation = container.orientation
+        if isinstance(image, WebPImageFile):
+            orientation = exif_orientation(image.info.get("exif", b""))
+        if isinstance(image, JpegImageFile) and spec.jpeg_draft:
+            lying = orientation in {5, 6, 7, 8}
+            image.draft(None, (spec.height, spec.width) if lying else (spec.width, spec.height))
+        image.load()
+        flat = flatten(image, inverted=container.inverted)
+    turn = _UPRIGHT.get(orientation)
+    return flat if turn is None else flat.transpose(turn)
+
+
+def _resize(image: Image.Image, spec: manifest_pb2.TransformSpec) -> Pixels:
+    if spec.color_mode == manifest_pb2.COLOR_MODE_GRAY and image.mode != "L":
+        image = image.convert("L")
+    # The filters treat each channel alone, so gray is resized once and repeated.
+    pixels = np.asarray(image.resize((spec.width, spec.height), _FILTERS[spec.resampling]))
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
+    pixels = np.ascontiguousarray(pixels)
+    pixels.flags.writeable = False
+    return pixels
