@@ -41,6 +41,7 @@ _FOREIGN: tuple[tuple[str, int, bytes], ...] = (
     ("an HDF5 file", 0, b"\x89HDF"),
 )
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_ACCEPTED_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_PARAMETERLESS = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _MAX_JPEG_SEGMENTS = 4_096
 _MAX_JPEG_SCANS = 100
@@ -88,7 +89,7 @@ def describe_foreign(data: bytes) -> str:
     more = "…" if len(data) > len(head) else ""
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return f"text (starts with {head.decode('ascii')!r}{more})"
-    return f"not an image (starts with bytes {head.hex(' ')}{more})"
+    return f"unknown bytes (starts with {head.hex(' ')}{more})"
 
 
 def reduce_container(name: str, data: bytes) -> Container:
@@ -148,7 +149,12 @@ def _jpeg(data: bytes) -> Container:
         (length,) = struct.unpack_from(">H", data, position + 2)
         end = position + 2 + length
         if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", data, position + 5)
+            depth, height, width = struct.unpack_from(">BHH", data, position + 4)
+            if marker not in _JPEG_ACCEPTED_FRAMES or depth != 8:
+                raise ImageFormatUnsupportedError(
+                    f"JPEG image of process SOF{marker - 0xC0} with {depth} bits, "
+                    "expected 8 bits, baseline or progressive, in Huffman coding (SOF0 to SOF2)"
+                )
             if width * height > size[0] * size[1]:
                 size = (width, height)
         if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":

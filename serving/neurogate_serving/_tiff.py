@@ -32,7 +32,9 @@ _SEVERAL = frozenset(
     }
 )
 _RATIONALS = frozenset({_YCBCR_COEFFICIENTS, _REFERENCE_BLACK_WHITE})
-_OLD_JPEG = 6
+# None, CCITT (three kinds), LZW, JPEG, deflate (two numbers), PackBits: what every libtiff has.
+_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32946, 32773})
+_DEPTHS = frozenset({1, 2, 4, 8, 12, 16, 32})
 _MAX_SAMPLES = 6
 # Tiles may stick out of the image, and a decoder allocates whole ones.
 _MAX_PROTRUDING_TILE = 1024

@@ -102,7 +102,7 @@ def check_config(config: tfs_pb2.ModelServerConfig) -> None:
             )
         if model.model_platform != MODEL_PLATFORM:
             raise ModelConfigError(
-                f"model {model.name!r} has model_platform {model.model_platform!r}, expected {MODEL_PLATFORM!r}"
+                f"model {model.name!r} has platform {model.model_platform!r}, expected {MODEL_PLATFORM!r}"
             )
 
 
@@ -166,7 +166,7 @@ def serve_versions(config: tfs_pb2.ModelServerConfig, model: str, versions: Iter
 
 
 def set_label(config: tfs_pb2.ModelServerConfig, model: str, label: str, version: int) -> None:
-    """Points a label of a model to a version; the server must have that version loaded when it learns of it."""
+    """Points a label of a model to a version, which the server must have loaded when it learns of it."""
     if not label or not label.isprintable():
         raise ModelConfigError(
             f"label {label!r} of model {model!r} is not valid, expected printable characters"

@@ -156,12 +156,14 @@ def transform(data: bytes, spec: manifest_pb2.TransformSpec) -> Pixels:
         raise TypeError(f"the image must be bytes, not {type(data).__name__}")
     check_spec(spec)
     if not data:
-        raise ImageEmptyError(f"the image has no bytes, expected {_names(spec)}")
+        raise ImageEmptyError(f"the image is empty (0 bytes), expected {_names(spec)}")
     name = sniff(data)
     if name is None:
-        raise ImageFormatUnsupportedError(f"the image is {describe_foreign(data)}, expected {_names(spec)}")
+        raise ImageFormatUnsupportedError(
+            f"not an accepted image: found {describe_foreign(data)}, expected {_names(spec)}"
+        )
     if name not in spec.formats:
-        raise ImageFormatUnsupportedError(f"the image is {name}, expected {_names(spec)}")
+        raise ImageFormatUnsupportedError(f"not an accepted image: found {name}, expected {_names(spec)}")
     container = reduce_container(name, data)
     _check_size(container.size, spec)
     try:
