@@ -9,6 +9,7 @@ of a few megabytes can hold millions of empty blocks.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -41,7 +42,6 @@ _FOREIGN: tuple[tuple[str, int, bytes], ...] = (
     ("an HDF5 file", 0, b"\x89HDF"),
 )
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_ACCEPTED_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_PARAMETERLESS = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _MAX_JPEG_SEGMENTS = 4_096
 _MAX_JPEG_SCANS = 100
@@ -149,14 +149,7 @@ def _jpeg(data: bytes) -> Container:
         (length,) = struct.unpack_from(">H", data, position + 2)
         end = position + 2 + length
         if marker in _JPEG_FRAMES:
-            depth, height, width = struct.unpack_from(">BHH", data, position + 4)
-            if marker not in _JPEG_ACCEPTED_FRAMES or depth != 8:
-                raise ImageFormatUnsupportedError(
-                    f"JPEG image of process SOF{marker - 0xC0} with {depth} bits, "
-                    "expected 8 bits, baseline or progressive, in Huffman coding (SOF0 to SOF2)"
-                )
-            if width * height > size[0] * size[1]:
-                size = (width, height)
+            size = max(size, _jpeg_frame_size(data, position), key=math.prod)
         if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
             orientation = exif_orientation(data[position + 4 : end])
         # APP0 (JFIF) and APP14 (Adobe) tell the decoder the colour space; other APPs and comments do not.
@@ -173,6 +166,17 @@ def _jpeg(data: bytes) -> Container:
         )
     kept.append(data[position:])
     return Container("JPEG", b"".join(kept), size, orientation)
+
+
+def _jpeg_frame_size(data: bytes, position: int) -> tuple[int, int]:
+    depth, height, width = struct.unpack_from(">BHH", data, position + 4)
+    process = data[position + 1] - 0xC0
+    if process > 2 or depth != 8:
+        raise ImageFormatUnsupportedError(
+            f"JPEG image has {depth} bits in process SOF{process}, expected 8 bits in SOF0, SOF1 or SOF2 "
+            "(baseline or progressive, Huffman coded)"
+        )
+    return width, height
 
 
 def _png(data: bytes) -> Container:

@@ -58,12 +58,17 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
     )
     if width < 1 or height < 1:
         raise ImageCorruptError(f"TIFF image is {width} x {height} pixels")
-    if integers.get(_COMPRESSION) == [_OLD_JPEG]:
+    compression = integers.get(_COMPRESSION, [1])[0]
+    if compression not in _COMPRESSIONS:
         raise ImageFormatUnsupportedError(
-            "TIFF image holds old-style JPEG (compression 6); use compression 7 or none"
+            f"TIFF image has compression {compression}, expected none, CCITT, LZW, JPEG, deflate or PackBits"
         )
     photometric = integers.setdefault(_PHOTOMETRIC, [0])[0]
     bits = integers.get(_BITS, [1])[0]
+    if bits not in _DEPTHS:
+        raise ImageFormatUnsupportedError(
+            f"TIFF image has {bits} bits per sample, expected 1, 2, 4, 8, 12, 16 or 32"
+        )
     if photometric == 0 and bits > 16:
         raise ImageFormatUnsupportedError(
             f"TIFF image of {bits} bits counts down to white; only up to 16 bits may"
