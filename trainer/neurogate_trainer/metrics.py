@@ -97,7 +97,7 @@ def reliability_bins(
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     position = bin_index(confidence, bins)
-    counts = np.bincount(position, minlength=bins)
+    counts = np.bincount(position, minlength=bins).astype(np.float64)
     mean_confidence = resampling.divide(np.bincount(position, confidence, bins), counts)
     mean_accuracy = resampling.divide(np.bincount(position, correct, bins), counts)
     return [
@@ -241,7 +241,7 @@ def _mean_value(
     values: Sequence[_Value], support: npt.NDArray[np.int64], weights: npt.NDArray[Any]
 ) -> _Value:
     """Mean over the classes with images; a precision without answers counts as 0, and the note says so."""
-    present = np.flatnonzero(support)
+    present = np.flatnonzero(support).tolist()
     notes = [note for value, note in values if value is None]
     if any(values[index][0] is None and "all test images" in values[index][1] for index in present):
         return None, "the test split holds a single class"

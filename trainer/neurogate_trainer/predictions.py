@@ -10,6 +10,8 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from neurogate_trainer._files import replacing
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -71,17 +73,20 @@ class Predictions:
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
         """int64 [N]: index of the most probable class."""
-        return self.probabilities.argmax(axis=1).astype(np.int64)
+        indices: npt.NDArray[np.int64] = np.argmax(self.probabilities, axis=1).astype(np.int64)
+        return indices
 
     @property
     def confidence(self) -> FloatArray:
         """float32 [N]: probability of the most probable class."""
-        return self.probabilities.max(axis=1)
+        highest: FloatArray = self.probabilities.max(axis=1)
+        return highest
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
         """Bool [N]: whether the most probable class is the true one."""
-        return self.predicted == self.labels
+        right: npt.NDArray[np.bool_] = self.predicted == self.labels
+        return right
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -98,14 +103,8 @@ class Predictions:
         }
         if self.gradcam is not None:
             arrays["gradcam"] = self.gradcam
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("wb") as stream:
-                np.savez_compressed(stream, **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +41,11 @@ def confusion(
 ) -> Array:
     """Weighted confusion matrices [rows, C, C]; first class axis is the truth, second the answer."""
     cells = np.eye(classes * classes)[labels * classes + predicted]
-    return (weights @ cells).reshape(-1, classes, classes)
+    flat: Array = weights @ cells
+    return flat.reshape(-1, classes, classes)
 
 
-def divide(numerator: Array, denominator: Array) -> Array:
+def divide(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Array:
     """Quotient with NaN where the denominator is 0."""
     result = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     np.divide(numerator, denominator, out=result, where=denominator != 0)

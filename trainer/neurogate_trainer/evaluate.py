@@ -1,0 +1,267 @@
+"""Evaluation on the sealed test split, through the exported SavedModel and never the Keras object.
+
+What is measured is what will be served: the same files, the same signature, and images decoded by the one
+transform with the version's own specification.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from neurogate.v1 import manifest_pb2
+from neurogate_serving.transform import transform
+from sklearn.metrics import roc_auc_score
+
+from neurogate_trainer._files import write_atomically
+from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
+from neurogate_trainer.figures_run import draw_figures, read_record, save_ood_scores
+from neurogate_trainer.metrics import Json, compute_metrics
+from neurogate_trainer.predictions import Predictions, PredictionsError
+from neurogate_trainer.progress import NullReporter, Reporter
+from neurogate_trainer.saved_model import EvaluationError, Pixels, SavedModel, decode_batches
+from neurogate_trainer.splits import Splits
+
+__all__ = [
+    "Evaluation",
+    "EvaluationError",
+    "Predictions",
+    "PredictionsError",
+    "evaluate_run",
+    "evaluation_metrics",
+    "ood_auroc",
+    "ood_scores",
+    "predict_saved_model",
+]
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate_run` found.
+
+    Attributes:
+        metrics: The content of metrics.json (see `neurogate_trainer.metrics`).
+        predictions: Answers on the test split, with Grad-CAM maps.
+        ood_auroc: AUROC of `ood_score` between the test split and the foreign images; None without any.
+    """
+
+    metrics: Json
+    predictions: Predictions
+    ood_auroc: float | None
+
+
+def predict_saved_model(
+    version_dir: Path,
+    records: Sequence[ImageRecord],
+    root: Path,
+    spec: manifest_pb2.TransformSpec,
+    *,
+    classes: Sequence[str],
+    batch_size: int = 32,
+    with_gradcam: bool = False,
+    reporter: Reporter | None = None,
+) -> Predictions:
+    """The exported graph's answers to the given images.
+
+    Args:
+        version_dir: Folder of the SavedModel.
+        records: The images, at least one, in the order of the result.
+        root: Folder that the records' paths are relative to.
+        spec: The version's transform.
+        classes: Class ids in the order of the graph's outputs.
+        batch_size: Images per call, at least 1.
+        with_gradcam: Whether to keep the Grad-CAM maps.
+        reporter: Hears of a phase "evaluate" in images.
+
+    Raises:
+        EvaluationError: The version cannot be called, a file is gone, damaged or of an unknown class, or the
+            answers are not probabilities.
+        ValueError: No records.
+    """
+    if not records:
+        raise ValueError("there is no image to evaluate; the split is empty")
+    positions = {name: index for index, name in enumerate(classes)}
+    unknown = sorted({record.class_id for record in records} - positions.keys())
+    if unknown:
+        raise EvaluationError(f"images of the classes {unknown}, but the model knows {list(classes)} only")
+    model = SavedModel(version_dir)
+    reporter = reporter or NullReporter()
+    reporter.phase("evaluate", total=len(records), unit="images")
+    batches: list[Json] = []
+    paths = [root / record.path for record in records]
+    for pixels in decode_batches(paths, spec, batch_size=batch_size):
+        outputs = model(pixels)
+        batches.append(outputs if with_gradcam else outputs | {"gradcam": None})
+        reporter.advance(len(pixels))
+
+    def joined(name: str) -> npt.NDArray[np.float32]:
+        return np.concatenate([batch[name] for batch in batches])
+
+    try:
+        return Predictions(
+            classes=tuple(classes),
+            paths=tuple(record.path for record in records),
+            labels=np.array([positions[record.class_id] for record in records], dtype=np.int64),
+            probabilities=joined("probabilities"),
+            logits=joined("logits"),
+            ood_score=joined("ood_score"),
+            gradcam=joined("gradcam") if with_gradcam else None,
+        )
+    except PredictionsError as error:
+        raise EvaluationError(f"the answers of {version_dir} do not make sense: {error}") from error
+
+
+def ood_scores(version_dir: Path, images: Pixels, *, batch_size: int = 32) -> Scores:
+    """The exported graph's `ood_score`, float32 [N], of decoded images, uint8 [N, height, width, 3]."""
+    model = SavedModel(version_dir)
+    parts = [
+        model(images[start : start + batch_size])["ood_score"] for start in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
+
+def ood_auroc(inside: Scores, outside: Scores) -> float | None:
+    """Chance that a foreign image scores above a known one, ties half; None when one side is empty."""
+    if not (len(inside) and len(outside)):
+        return None
+    foreign = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
+    return float(roc_auc_score(foreign, np.r_[inside, outside]))
+
+
+def evaluate_run(
+    run_dir: Path,
+    version_dir: Path,
+    splits: Splits,
+    index: DatasetIndex,
+    *,
+    spec: manifest_pb2.TransformSpec,
+    foreign: Mapping[str, Pixels] | None = None,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    batch_size: int = 32,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Evaluate a version on the test split; metrics.json, predictions.npz and figures/ go to the run folder.
+
+    The abstention threshold comes from the run folder's calibration.json, the out-of-distribution threshold
+    from its ood.json; what is missing there is left out of metrics and figures.
+
+    Args:
+        run_dir: The run folder.
+        version_dir: Folder of the exported SavedModel, published or still staged.
+        splits: The splits; only `test` is used.
+        index: The data set, for its root and classes.
+        spec: The version's transform.
+        foreign: Decoded images that are not brain MRI slices, uint8 [N, height, width, 3], by kind.
+        seed: Of the bootstrap.
+        bootstrap: Number of resamples.
+        batch_size: Images per call.
+        reporter: Hears of the phases "evaluate" and "figures".
+
+    Raises:
+        EvaluationError: As `predict_saved_model`.
+        ValueError: The test split is empty.
+    """
+    reporter = reporter or NullReporter()
+    predictions = predict_saved_model(
+        version_dir,
+        splits.test,
+        index.root,
+        spec,
+        classes=index.classes,
+        batch_size=batch_size,
+        with_gradcam=True,
+        reporter=reporter,
+    )
+    calibration = read_record(run_dir / "calibration.json")
+    metrics = compute_metrics(
+        predictions,
+        seed=seed,
+        bootstrap=bootstrap,
+        abstain_below=calibration.get("abstain_below"),
+        target_risk=calibration.get("target_risk"),
+    )
+    sources = {
+        name: ood_scores(version_dir, images, batch_size=batch_size)
+        for name, images in (foreign or {}).items()
+    }
+    auroc = ood_auroc(
+        predictions.ood_score, np.concatenate(list(sources.values())) if sources else np.empty(0)
+    )
+    metrics["ood"] = _ood_metrics(predictions.ood_score, sources, auroc, read_record(run_dir / "ood.json"))
+    predictions.save(run_dir / "predictions.npz")
+    save_ood_scores(run_dir, sources)
+    write_atomically(
+        run_dir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False).encode() + b"\n"
+    )
+    draw_figures(
+        run_dir,
+        predictions,
+        metrics,
+        load=lambda path: transform((index.root / path).read_bytes(), spec),
+        reporter=reporter,
+    )
+    return Evaluation(metrics, predictions, auroc)
+
+
+def _ood_metrics(
+    inside: Scores, sources: Mapping[str, Scores], auroc: float | None, ood: Mapping[str, Any]
+) -> Json | None:
+    threshold = ood.get("threshold")
+    if threshold is None and not sources:
+        return None
+    return {
+        "method": ood.get("method", ""),
+        "threshold": threshold,
+        "auroc": auroc,
+        "accepted": None if threshold is None else float((inside <= threshold).mean()),
+        "sources": {
+            name: {
+                "support": len(scores),
+                "auroc": ood_auroc(inside, scores),
+                "flagged": None if threshold is None else float((scores > threshold).mean()),
+            }
+            for name, scores in sources.items()
+        },
+    }
+
+
+def evaluation_metrics(metrics: Json, ood_auroc: float | None) -> manifest_pb2.EvaluationMetrics:
+    """The manifest's summary of metrics.json.
+
+    The message has no "undefined": such a value becomes 0, which `support` 0 of its class explains, and the
+    report says why.
+    """
+
+    def number(estimate: Json, key: str = "value") -> float:
+        return float(estimate[key] or 0.0)
+
+    accuracy = metrics["accuracy"]
+    return manifest_pb2.EvaluationMetrics(
+        support=metrics["support"],
+        accuracy=number(accuracy),
+        accuracy_ci_low=number(accuracy, "low"),
+        accuracy_ci_high=number(accuracy, "high"),
+        macro_f1=number(metrics["macro"]["f1"]),
+        macro_roc_auc=number(metrics["macro"]["roc_auc"]),
+        ece=number(metrics["ece"]),
+        ood_auroc=ood_auroc or 0.0,
+        per_class=[
+            manifest_pb2.ClassMetrics(
+                class_id=row["class_id"],
+                support=row["support"],
+                precision=number(row["precision"]),
+                recall=number(row["recall"]),
+                f1=number(row["f1"]),
+                roc_auc=number(row["roc_auc"]),
+            )
+            for row in metrics["per_class"]
+        ],
+    )

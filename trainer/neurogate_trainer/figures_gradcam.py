@@ -1,0 +1,147 @@
+"""Figures with pictures: the most confident mistakes, and Grad-CAM maps over right and wrong answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from PIL import Image
+
+from neurogate_trainer.figures_style import INK, MUTED, RIGHT, WRONG, figure, plural, shorten
+from neurogate_trainer.predictions import Predictions
+
+COLUMNS: Final = 6
+HEAT: Final = "inferno"
+STRONGEST_ALPHA: Final = 0.75
+
+Pixels = npt.NDArray[np.uint8]
+Loader = Callable[[str], Pixels]
+"""Pixels, uint8 [H, W, 3], of an image by its path in the data set: those that the model saw."""
+
+
+def overlay(pixels: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
+    """A Grad-CAM map over its image; the stronger the evidence, the more colour.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        heat: float32 [h, w], at least 0; scaled to its own maximum. A map of zeros leaves the image as it is.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    peak = float(heat.max(initial=0.0))
+    if not np.isfinite(peak) or peak <= 0:
+        return pixels
+    height, width = pixels.shape[:2]
+    small = Image.fromarray((heat / peak).astype(np.float32))
+    smooth = np.clip(np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)), 0.0, 1.0)[..., None]
+    color = mpl.colormaps[HEAT](smooth[..., 0])[..., :3] * 255.0
+    alpha = STRONGEST_ALPHA * smooth
+    mixed: Pixels = np.rint(pixels * (1.0 - alpha) + color * alpha).astype(np.uint8)
+    return mixed
+
+
+def _tile(axes: Axes, pixels: Pixels, title: str, *, color: str = INK, caption: str = "") -> None:
+    axes.imshow(pixels)
+    axes.set_title(title, size=8.5, weight="normal", color=color, pad=3, loc="center")
+    if caption:
+        axes.set_xlabel(caption, size=6.5, color=MUTED, labelpad=2)
+
+
+def _blank(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+
+
+def confident_mistakes(predictions: Predictions, load: Loader, path: Path, *, count: int = 12) -> int:
+    """The wrong answers with the highest probabilities, most confident first.
+
+    Returns:
+        How many mistakes are shown; with 0 no figure is written, since there is nothing to see.
+    """
+    wrong = np.flatnonzero(~predictions.correct)
+    shown = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:count].tolist()
+    if not shown:
+        return 0
+    rows = -(-len(shown) // COLUMNS)
+    subtitle = (
+        f"{len(shown)} of {plural(len(wrong), 'wrong answer')} to {plural(len(predictions), 'test image')}, "
+        "most confident first"
+    )
+    with figure(path, "Most confident mistakes", subtitle=subtitle, size=(9.6, 0.8 + 2.05 * rows)) as canvas:
+        grid = canvas.subplots(rows, COLUMNS, squeeze=False).flat
+        for axes in grid:
+            _blank(axes)
+        for axes, index in zip(grid, shown, strict=False):
+            answer = predictions.classes[predictions.predicted[index]]
+            truth = predictions.classes[predictions.labels[index]]
+            title = f"{answer} {predictions.confidence[index]:.1%}\nis {truth}"
+            name = shorten(predictions.paths[index])
+            _tile(axes, load(predictions.paths[index]), title, color=WRONG, caption=name)
+    return len(shown)
+
+
+def _spread(indices: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32], count: int) -> list[int]:
+    """Up to `count` of the images, evenly from the most to the least confident."""
+    ordered = indices[np.argsort(-confidence[indices], kind="stable")]
+    if len(ordered) <= count:
+        return [int(index) for index in ordered]
+    return [
+        int(ordered[position]) for position in np.linspace(0, len(ordered) - 1, count).round().astype(int)
+    ]
+
+
+def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path: Path) -> int:
+    """Grad-CAM over images of one class: right answers above, wrong ones below.
+
+    Right answers are taken evenly from the most to the least confident, wrong ones most confident first. The
+    map is always that of the class which the model named.
+
+    Returns:
+        How many images are shown; with 0 (no image of the class) no figure is written.
+
+    Raises:
+        ValueError: The predictions were made without Grad-CAM maps.
+    """
+    maps = predictions.gradcam
+    if maps is None:
+        raise ValueError("these predictions hold no Grad-CAM maps; predict with with_gradcam=True")
+    members = predictions.labels == class_index
+    right = np.flatnonzero(members & predictions.correct)
+    wrong = np.flatnonzero(members & ~predictions.correct)
+    worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:COLUMNS].tolist()
+    groups = [(_spread(right, predictions.confidence, COLUMNS), RIGHT), (worst, WRONG)]
+    groups = [(indices, color) for indices, color in groups if indices]
+    if not groups:
+        return 0
+    images = plural(int(members.sum()), "test image")
+    subtitle = f"{images} of the class: {len(right):,} answered right, {len(wrong):,} wrong"
+    title = f"What speaks for the answer: images of class {predictions.classes[class_index]}"
+    with figure(path, title, subtitle=subtitle, size=(9.6, 1.35 + 3.4 * len(groups))) as canvas:
+        grid = canvas.subplots(2 * len(groups), COLUMNS, squeeze=False)
+        for axes in grid.flat:
+            _blank(axes)
+        for row, (indices, color) in enumerate(groups):
+            for column, index in enumerate(indices):
+                answer = int(predictions.predicted[index])
+                pixels, heat = load(predictions.paths[index]), maps[index, :, :, answer]
+                label = f"{predictions.classes[answer]} {predictions.confidence[index]:.1%}"
+                _tile(grid[2 * row, column], pixels, label, color=color)
+                note = "" if heat.max() > 0 else "no evidence in the map"
+                name = shorten(predictions.paths[index])
+                _tile(grid[2 * row + 1, column], overlay(pixels, heat), note, caption=name)
+        scale = ScalarMappable(mpl.colors.Normalize(0.0, 1.0), HEAT)
+        bar = canvas.colorbar(scale, ax=grid, location="bottom", fraction=0.02, aspect=60, pad=0.02)
+        bar.set_label(
+            "Grad-CAM of the class that the model named, relative to the strongest place of the image"
+        )
+        bar.outline.set_visible(False)
+    return sum(len(indices) for indices, _ in groups)
