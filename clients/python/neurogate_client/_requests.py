@@ -1,0 +1,111 @@
+"""Requests, checked before they are sent; the same for both flavours of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neurogate.v1 import classification_pb2 as pb
+from neurogate.v1 import model_pb2
+
+from neurogate_client import _channel, _wire
+from neurogate_client.errors import BatchSizeError, UnexpectedError
+from neurogate_client.images import Image, load_image
+from neurogate_client.results import Result
+
+DEFAULT_WINDOW = 64
+"""Images of a stream on their way at a time: enough to keep a gateway busy, little to hold."""
+
+READY_POLL_SECONDS = 0.1
+
+# The client is to need no grpcio-health-checking. HealthCheckRequest is one string in field 1 and its
+# response one enum in field 1, which is what protobuf's StringValue and Int32Value look like on the wire.
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+
+# Tag and length before each item's bytes, with room for the other fields of the request.
+_ITEM_OVERHEAD = 16
+_REQUEST_OVERHEAD = 4096
+
+
+def classify(
+    image: bytes, model: model_pb2.ModelSelector | None, top_k: int, request_id: str
+) -> pb.ClassifyRequest:
+    """A request for one image."""
+    return pb.ClassifyRequest(image=image, model=model, top_k=top_k, request_id=request_id)
+
+
+def batch(
+    images: Sequence[Image], limit: int, model: model_pb2.ModelSelector | None, top_k: int, request_id: str
+) -> pb.BatchClassifyRequest:
+    """A request for several images.
+
+    Raises:
+        BatchSizeError: no images, or more bytes than one message may have.
+    """
+    if not images:
+        raise BatchSizeError("a batch needs at least one image", reason="BATCH_EMPTY")
+    message_limit = _channel.max_message_bytes(limit)
+    request = pb.BatchClassifyRequest(model=model, top_k=top_k, request_id=request_id)
+    total = _REQUEST_OVERHEAD
+    for position, image in enumerate(images):
+        data = load_image(image, limit)
+        total += len(data) + _ITEM_OVERHEAD
+        if total > message_limit:
+            raise BatchSizeError(
+                f"the first {position + 1} of {len(images)} images pass the limit of {message_limit:,} bytes "
+                "for one message; use stream_classify, or smaller batches",
+                reason="BATCH_TOO_LARGE",
+                metadata={"limit_bytes": str(message_limit)},
+            )
+        request.items.add(image=data)
+    return request
+
+
+def batch_results(request: pb.BatchClassifyRequest, response: pb.BatchClassifyResponse) -> list[Result[int]]:
+    """The results of a batch, one per item.
+
+    Raises:
+        UnexpectedError: another number of results than items.
+    """
+    if len(response.results) != len(request.items):
+        raise UnexpectedError(
+            f"{len(request.items)} images were sent and {len(response.results)} results came"
+        )
+    model = _wire.model_ref(response.model)
+    return [
+        _wire.item_result(position, each, model, response.request_id)
+        for position, each in enumerate(response.results)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """How one stream is to run.
+
+    Raises:
+        ValueError: a window or timeout that cannot work.
+    """
+
+    config: pb.StreamClassifyConfig
+    window: int
+    idle_timeout: float
+    max_image_bytes: int
+    target: str
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window is {self.window}; it must be at least 1")
+        _channel.check_timeout("idle_timeout", self.idle_timeout)
+
+
+def explain(
+    image: bytes,
+    model: model_pb2.ModelSelector | None,
+    class_id: str,
+    overlay: pb.OverlayOptions,
+    request_id: str,
+) -> pb.ExplainRequest:
+    """A request for an explanation."""
+    return pb.ExplainRequest(
+        image=image, model=model, class_id=class_id, overlay=overlay, request_id=request_id
+    )

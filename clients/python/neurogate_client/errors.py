@@ -1,0 +1,205 @@
+"""What can go wrong, as exceptions that a program can act on.
+
+Catch the branch that says what to do:
+
+    NeurogateError
+    ├── InvalidRequestError            INVALID_ARGUMENT: the call itself has to change
+    │   ├── ImageError                 this image has no answer; others may have
+    │   │   ├── ImageEmptyError        IMAGE_EMPTY
+    │   │   ├── ImageTooLargeError     IMAGE_TOO_LARGE (bytes), IMAGE_TOO_MANY_PIXELS
+    │   │   ├── ImageFormatError       IMAGE_FORMAT_UNSUPPORTED
+    │   │   ├── ImageCorruptError      IMAGE_CORRUPT
+    │   │   └── ImageUnreadableError   IMAGE_UNREADABLE: the file could not be read here; never sent
+    │   ├── InvalidOptionError         TOP_K_OUT_OF_RANGE, REQUEST_ID_INVALID, KEY_INVALID, PAGE_INVALID,
+    │   │                              MODEL_SELECTOR_INVALID, CLASS_NOT_FOUND, OVERLAY_INVALID,
+    │   │                              STREAM_CONFIG_NOT_FIRST
+    │   └── BatchSizeError             BATCH_EMPTY, BATCH_TOO_LARGE
+    ├── ModelError                     no version can answer as asked
+    │   ├── ModelNotFoundError         NOT_FOUND: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND,
+    │   │                              MODEL_LABEL_NOT_FOUND
+    │   └── ModelRejectedError         FAILED_PRECONDITION: MODEL_VERSION_REJECTED
+    ├── UnavailableError               UNAVAILABLE: try again later (unary calls already were)
+    │   ├── ModelNotReadyError         MODEL_NOT_READY
+    │   ├── BackendUnavailableError    BACKEND_UNAVAILABLE
+    │   ├── ShuttingDownError          SHUTTING_DOWN
+    │   └── GatewayUnreachableError    nothing that speaks for a gateway answered
+    ├── OverloadedError                RESOURCE_EXHAUSTED: OVERLOADED; wait `retry_after` seconds
+    ├── MessageTooLargeError           RESOURCE_EXHAUSTED: a message beyond the gateway's limit for messages
+    ├── DeadlineExceededError          DEADLINE_EXCEEDED: DEADLINE_TOO_SHORT, or no answer in time
+    ├── CallCancelledError             CANCELLED: CALL_CANCELLED, or the client was closed
+    ├── AccessDeniedError              UNAUTHENTICATED, PERMISSION_DENIED: a proxy in between refused
+    ├── InternalError                  INTERNAL: BACKEND_ANSWER_INVALID, INTERNAL
+    └── UnexpectedError                any other status, or an answer that breaks the contract
+
+Every one carries `code`, `reason`, `message`, `metadata`, `retry_after` and `field_violations`. A reason that
+is newer than this client becomes the general exception of its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grpc import StatusCode
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a refused request: its path, e.g. "top_k", and what would be right."""
+
+    field: str
+    description: str
+
+
+class NeurogateError(Exception):
+    """A call, or one image of a call, that has no answer.
+
+    Attributes:
+        code: canonical status.
+        reason: `ErrorInfo.reason`, e.g. "IMAGE_CORRUPT" (`error.proto` lists them); empty when the sender
+            gave none.
+        message: one sentence for people.
+        metadata: `ErrorInfo.metadata`, e.g. the limit that was passed and the value found.
+        retry_after: seconds to wait before the next attempt, where the gateway named a time.
+        field_violations: fields of the request that were refused.
+    """
+
+    default_code: ClassVar[StatusCode] = StatusCode.UNKNOWN
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: StatusCode | None = None,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        field_violations: tuple[FieldViolation, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+        self.field_violations = field_violations
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code.name}{' ' + self.reason if self.reason else ''}]"
+
+
+class InvalidRequestError(NeurogateError):
+    """The request was refused for what it says; the same request will be refused again."""
+
+    default_code = StatusCode.INVALID_ARGUMENT
+
+
+class ImageError(InvalidRequestError):
+    """The image cannot be classified."""
+
+
+class ImageEmptyError(ImageError):
+    """The image has no bytes."""
+
+
+class ImageTooLargeError(ImageError):
+    """The encoded image has too many bytes, or its header promises too many pixels."""
+
+
+class ImageFormatError(ImageError):
+    """The bytes are no image, or of a format that the version does not accept."""
+
+
+class ImageCorruptError(ImageError):
+    """The image is truncated or damaged."""
+
+
+class ImageUnreadableError(ImageError):
+    """The file could not be read on this side; nothing was sent. `__cause__` is the `OSError`."""
+
+
+class InvalidOptionError(InvalidRequestError):
+    """An option of the call (top_k, version, class, overlay, …) is not acceptable."""
+
+
+class BatchSizeError(InvalidRequestError):
+    """The batch is empty, or larger than one call may be."""
+
+
+class ModelError(NeurogateError):
+    """No version can answer as asked."""
+
+
+class ModelNotFoundError(ModelError):
+    """No such model, version or label."""
+
+    default_code = StatusCode.NOT_FOUND
+
+
+class ModelRejectedError(ModelError):
+    """The gateway refused the version because it failed its proof."""
+
+    default_code = StatusCode.FAILED_PRECONDITION
+
+
+class UnavailableError(NeurogateError):
+    """The service cannot answer now and may later. Unary calls were retried before this was raised."""
+
+    default_code = StatusCode.UNAVAILABLE
+
+
+class ModelNotReadyError(UnavailableError):
+    """No version of the model is READY yet."""
+
+
+class BackendUnavailableError(UnavailableError):
+    """The gateway cannot reach its model server."""
+
+
+class ShuttingDownError(UnavailableError):
+    """The gateway is shutting down."""
+
+
+class GatewayUnreachableError(UnavailableError):
+    """No gateway answered at the target: nothing listens there, or the connection broke."""
+
+
+class OverloadedError(NeurogateError):
+    """The gateway has more work than it admits; wait `retry_after` seconds, then send less at a time."""
+
+    default_code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class MessageTooLargeError(NeurogateError):
+    """A message is beyond the limit for messages of this client or of the gateway."""
+
+    default_code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class DeadlineExceededError(NeurogateError):
+    """No answer within the timeout."""
+
+    default_code = StatusCode.DEADLINE_EXCEEDED
+
+
+class CallCancelledError(NeurogateError):
+    """The call was cancelled, or its client closed, before the answer came."""
+
+    default_code = StatusCode.CANCELLED
+
+
+class AccessDeniedError(NeurogateError):
+    """Something between here and the gateway wants credentials, or others."""
+
+    default_code = StatusCode.PERMISSION_DENIED
+
+
+class InternalError(NeurogateError):
+    """A defect on the gateway's side; its log has the details under the request_id."""
+
+    default_code = StatusCode.INTERNAL
+
+
+class UnexpectedError(NeurogateError):
+    """A status that the contract does not foresee, or an answer that breaks it."""

@@ -1,0 +1,212 @@
+"""What the client returns: small immutable objects instead of protobuf messages.
+
+They do not change when the wire does, compare and print well, and need no knowledge of protobuf. The one
+exception is `ModelVersion.manifest`: a manifest is a document with a contract of its own (`manifest.proto`),
+and is given as it is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from neurogate.v1 import manifest_pb2
+
+from neurogate_client.errors import NeurogateError
+
+K = TypeVar("K")
+
+
+class Verdict(enum.StrEnum):
+    """Whether an answer is to be trusted, by the thresholds of the version that gave it."""
+
+    CONFIDENT = "CONFIDENT"
+    """The highest probability reaches the version's threshold."""
+    ABSTAIN = "ABSTAIN"
+    """The model is too unsure; ask a person."""
+    OUT_OF_DISTRIBUTION = "OUT_OF_DISTRIBUTION"
+    """The image does not look like what the model was trained on; the scores mean nothing."""
+    UNKNOWN = "UNKNOWN"
+    """A verdict that this client is too old to know."""
+
+
+class VersionState(enum.StrEnum):
+    """Where a version stands with the gateway."""
+
+    LOADING = "LOADING"
+    PROVING = "PROVING"
+    READY = "READY"
+    REJECTED = "REJECTED"
+    RETIRED = "RETIRED"
+    UNKNOWN = "UNKNOWN"
+    """A state that this client is too old to know."""
+
+
+class HealthStatus(enum.StrEnum):
+    """Answer of the gateway's `grpc.health.v1` service."""
+
+    UNKNOWN = "UNKNOWN"
+    SERVING = "SERVING"
+    NOT_SERVING = "NOT_SERVING"
+    SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
+    """The gateway has no service of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One class with its calibrated probability, 0 to 1."""
+
+    class_id: str
+    display_name: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went in the gateway, in seconds."""
+
+    queue: float
+    transform: float
+    predict: float
+
+    @property
+    def total(self) -> float:
+        """Seconds from the gateway's first look at the image to its answer."""
+        return self.queue + self.transform + self.predict
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """The version that answered. `label` is empty when the version was chosen by number."""
+
+    name: str
+    version: int
+    label: str
+    manifest_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer for one image.
+
+    Attributes:
+        scores: classes by falling probability, at most `top_k`.
+        verdict: whether to trust them.
+        model: the version that answered.
+        prediction_id: unique identifier of this answer.
+        ood_score: distance from the training data; the version's manifest has the threshold.
+        timings: where the time went in the gateway.
+        request_id: the caller's identifier, as it was sent.
+    """
+
+    scores: tuple[Score, ...]
+    verdict: Verdict
+    model: ModelRef
+    prediction_id: str
+    ood_score: float
+    timings: Timings
+    request_id: str = ""
+
+    @property
+    def top(self) -> Score:
+        """The most probable class."""
+        return self.scores[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[K]):
+    """What became of one image of a batch or stream: exactly one of `classification` and `error` is set.
+
+    Attributes:
+        key: the caller's key; in a batch the position, from 0.
+        classification: the answer.
+        error: why there is none.
+        model: the version that serves the call; None for an image that was refused before it was sent.
+    """
+
+    key: K
+    classification: Classification | None = None
+    error: NeurogateError | None = None
+    model: ModelRef | None = None
+
+    def unwrap(self) -> Classification:
+        """The answer, or its error raised."""
+        if self.classification is None:
+            raise self.error or NeurogateError("a result with neither answer nor error")
+        return self.classification
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationMap:
+    """A Grad-CAM map, coarse, over the model's input: `height` x `width` values of 0 or more, row by row.
+
+    Values are comparable within one map only.
+    """
+
+    height: int
+    width: int
+    values: tuple[float, ...] = field(repr=False)
+
+    def rows(self) -> list[list[float]]:
+        """The values as a list of rows, as `numpy.array` and plotting libraries take them."""
+        return [
+            list(self.values[start : start + self.width]) for start in range(0, len(self.values), self.width)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where in an image the evidence for a class lies.
+
+    Attributes:
+        classification: the answer, all classes.
+        class_id: the class that is explained.
+        activation_map: the map as the model gave it.
+        overlay_png: the map over the image, an encoded PNG.
+    """
+
+    classification: Classification
+    class_id: str
+    activation_map: ActivationMap
+    overlay_png: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version as the gateway sees it.
+
+    Attributes:
+        model: model name.
+        version: version number.
+        state: where it stands.
+        state_reason: for REJECTED, what was wrong.
+        labels: labels that point to it, sorted.
+        state_time: when the state last changed (UTC).
+        manifest_digest: hex SHA-256; empty before the manifest was read.
+        manifest: the manifest, in lists without `goldens` and `files`; None before it was read.
+    """
+
+    model: str
+    version: int
+    state: VersionState
+    state_reason: str
+    labels: tuple[str, ...]
+    state_time: dt.datetime | None
+    manifest_digest: str
+    manifest: manifest_pb2.ModelManifest | None = field(repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the gateway, or one of its services, takes work."""
+
+    service: str
+    status: HealthStatus
+
+    @property
+    def serving(self) -> bool:
+        """True when it does."""
+        return self.status is HealthStatus.SERVING
