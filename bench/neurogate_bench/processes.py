@@ -1,0 +1,150 @@
+"""Starts the servers under test as real processes, measures what they use, and stops them by their own ids."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from neurogate_bench.machine import ROOT, relative
+
+LOGS = ROOT / "build" / "bench" / "logs"
+
+
+class ServerFailed(RuntimeError):
+    """A server ended, or did not become ready; the message ends with its last words."""
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A running process and its children: their output in a file, their CPU time and memory on request."""
+
+    def __init__(self, name: str, command: Sequence[str], *, env: dict[str, str] | None = None) -> None:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.command = relative(" ".join(command))
+        self.log = LOGS / f"{name}.log"
+        self.started = time.monotonic()
+        with self.log.open("wb") as log:
+            self._popen = subprocess.Popen(
+                list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=ROOT
+            )
+        self._process = psutil.Process(self._popen.pid)
+        # A child that has ended takes its CPU time along, so the last reading of each is kept.
+        self._cpu: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def output(self) -> str:
+        """All that the process has printed."""
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, ready: Callable[[], bool], *, seconds: float = 120, every: float = 0.02) -> float:
+        """Waits for `ready()` and returns the seconds since the start.
+
+        Raises:
+            ServerFailed: the process ended first, or took too long.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self._popen.poll() is not None:
+                raise ServerFailed(f"{self.name} ended with status {self._popen.returncode}:\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{self.name} was not ready after {seconds:.0f} s:\n{self._tail()}")
+            time.sleep(every)
+        return time.monotonic() - self.started
+
+    def wait_for_line(self, pattern: str, *, seconds: float = 120) -> re.Match[str]:
+        """Waits until the output matches `pattern`."""
+        compiled = re.compile(pattern)
+        self.wait_until(lambda: compiled.search(self.output()) is not None, seconds=seconds)
+        match = compiled.search(self.output())
+        assert match is not None
+        return match
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process and all its children so far."""
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                self._cpu[process.pid] = times.user + times.system
+        return sum(self._cpu.values())
+
+    def resident_mib(self) -> float:
+        """Resident memory of the process and all its children."""
+        total = 0
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        return total / 2**20
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._popen.poll() is None
+
+    def stop(self, *, seconds: float = 20) -> None:
+        """Asks the process to end, and ends it and its children if it does not."""
+        family = self._family()
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout=seconds)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._popen.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            return [self._process, *self._process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _tail(self) -> str:
+        return "\n".join(self.output().splitlines()[-15:])
+
+
+def accepts_connections(port: int) -> bool:
+    """Whether something listens on the port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def started(server: Server, ready: Callable[[], bool], *, seconds: float = 120) -> Iterator[Server]:
+    """A server that is ready within the block and stopped after it."""
+    with server:
+        server.wait_until(ready, seconds=seconds)
+        yield server
+
+
+def installed(name: str, *, environment: str = ".venv") -> str:
+    """The path of a command in one of the project's environments.
+
+    Raises:
+        SystemExit: it is not there; says what puts it there.
+    """
+    path: Path = ROOT / environment / "bin" / name
+    if not path.exists():
+        hint = "make .venv/.installed" if environment == ".venv" else "make bench-environment"
+        raise SystemExit(f"{relative(str(path))} is missing: run `{hint}`")
+    return str(path)
