@@ -192,9 +192,8 @@ def evaluate_run(
         name: ood_scores(version_dir, images, batch_size=batch_size)
         for name, images in (foreign or {}).items()
     }
-    auroc = ood_auroc(
-        predictions.ood_score, np.concatenate(list(sources.values())) if sources else np.empty(0)
-    )
+    everything = np.concatenate([np.empty(0, dtype=np.float32), *sources.values()])
+    auroc = ood_auroc(predictions.ood_score, everything)
     metrics["ood"] = _ood_metrics(predictions.ood_score, sources, auroc, read_record(run_dir / "ood.json"))
     predictions.save(run_dir / "predictions.npz")
     save_ood_scores(run_dir, sources)

@@ -76,14 +76,16 @@ def confident_mistakes(predictions: Predictions, load: Loader, path: Path, *, co
         f"{len(shown)} of {plural(len(wrong), 'wrong answer')} to {plural(len(predictions), 'test image')}, "
         "most confident first"
     )
-    with figure(path, "Most confident mistakes", subtitle=subtitle, size=(9.6, 0.8 + 2.05 * rows)) as canvas:
-        grid = canvas.subplots(rows, COLUMNS, squeeze=False).flat
+    with figure(
+        path, "Most confident mistakes", subtitle=subtitle, size=(9.6, 0.8 + 2.1 * rows), dpi=112
+    ) as canvas:
+        grid = list(canvas.subplots(rows, COLUMNS, squeeze=False).flat)
         for axes in grid:
             _blank(axes)
         for axes, index in zip(grid, shown, strict=False):
             answer = predictions.classes[predictions.predicted[index]]
             truth = predictions.classes[predictions.labels[index]]
-            title = f"{answer} {predictions.confidence[index]:.1%}\nis {truth}"
+            title = f"{answer} {predictions.confidence[index]:.1%}\ntruth: {truth}"
             name = shorten(predictions.paths[index])
             _tile(axes, load(predictions.paths[index]), title, color=WRONG, caption=name)
     return len(shown)
@@ -118,18 +120,23 @@ def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path:
     right = np.flatnonzero(members & predictions.correct)
     wrong = np.flatnonzero(members & ~predictions.correct)
     worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:COLUMNS].tolist()
-    groups = [(_spread(right, predictions.confidence, COLUMNS), RIGHT), (worst, WRONG)]
-    groups = [(indices, color) for indices, color in groups if indices]
+    groups = [
+        ("right answers", _spread(right, predictions.confidence, COLUMNS), RIGHT),
+        ("wrong answers", worst, WRONG),
+    ]
+    groups = [group for group in groups if group[1]]
     if not groups:
         return 0
     images = plural(int(members.sum()), "test image")
     subtitle = f"{images} of the class: {len(right):,} answered right, {len(wrong):,} wrong"
     title = f"What speaks for the answer: images of class {predictions.classes[class_index]}"
-    with figure(path, title, subtitle=subtitle, size=(9.6, 1.35 + 3.4 * len(groups))) as canvas:
+    with figure(path, title, subtitle=subtitle, size=(9.6, 1.45 + 3.35 * len(groups)), dpi=112) as canvas:
         grid = canvas.subplots(2 * len(groups), COLUMNS, squeeze=False)
         for axes in grid.flat:
             _blank(axes)
-        for row, (indices, color) in enumerate(groups):
+        for row, (kind, indices, color) in enumerate(groups):
+            grid[2 * row, 0].set_ylabel(kind, color=color)
+            grid[2 * row + 1, 0].set_ylabel("evidence")
             for column, index in enumerate(indices):
                 answer = int(predictions.predicted[index])
                 pixels, heat = load(predictions.paths[index]), maps[index, :, :, answer]
@@ -144,4 +151,4 @@ def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path:
             "Grad-CAM of the class that the model named, relative to the strongest place of the image"
         )
         bar.outline.set_visible(False)
-    return sum(len(indices) for indices, _ in groups)
+    return sum(len(indices) for _, indices, _ in groups)

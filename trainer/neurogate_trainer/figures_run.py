@@ -29,10 +29,9 @@ def read_record(path: Path) -> Json:
     if not path.is_file():
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
-    record: Json = content if isinstance(content, dict) else {}
-    if record is not content:
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
-    return record
+    if isinstance(content, dict):
+        return content
+    raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
 
 
 def save_ood_scores(run_dir: Path, sources: Mapping[str, Scores]) -> None:

@@ -115,7 +115,7 @@ class Predictions:
             FileNotFoundError: There is no such file.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         except FileNotFoundError:
             raise
