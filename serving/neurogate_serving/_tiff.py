@@ -14,7 +14,7 @@ from ._image_errors import ImageCorruptError, ImageFormatUnsupportedError
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284
-_T4_OPTIONS, _T6_OPTIONS, _PREDICTOR, _COLOR_MAP = 292, 293, 317, 320
+_PREDICTOR, _COLOR_MAP = 317, 320
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES = 338, 339, 347
 _YCBCR_COEFFICIENTS, _YCBCR_SUBSAMPLING, _REFERENCE_BLACK_WHITE = 529, 530, 532
@@ -22,7 +22,7 @@ _YCBCR_COEFFICIENTS, _YCBCR_SUBSAMPLING, _REFERENCE_BLACK_WHITE = 529, 530, 532
 _SINGLE = frozenset(
     {
         *(_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP),
-        *(_PLANAR, _T4_OPTIONS, _T6_OPTIONS, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT),
+        *(_PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT),
     }
 )
 _SEVERAL = frozenset(
@@ -32,8 +32,9 @@ _SEVERAL = frozenset(
     }
 )
 _RATIONALS = frozenset({_YCBCR_COEFFICIENTS, _REFERENCE_BLACK_WHITE})
-# None, CCITT (three kinds), LZW, JPEG, deflate (two numbers), PackBits: what every libtiff has.
-_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32946, 32773})
+# None, LZW, JPEG, deflate (two numbers), PackBits. Not CCITT: libtiff goes on after an error in it and writes
+# a line to stderr for every row, so a small file would fill a server's log.
+_COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773})
 _DEPTHS = frozenset({1, 2, 4, 8, 12, 16, 32})
 _MAX_SAMPLES = 6
 # Tiles may stick out of the image, and a decoder allocates whole ones.
@@ -61,7 +62,8 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
     compression = integers.get(_COMPRESSION, [1])[0]
     if compression not in _COMPRESSIONS:
         raise ImageFormatUnsupportedError(
-            f"TIFF image has compression {compression}, expected none, CCITT, LZW, JPEG, deflate or PackBits"
+            f"TIFF image has compression {compression}, expected 1 (none), 5 (LZW), 7 (JPEG), 8 (deflate) "
+            "or 32773 (PackBits)"
         )
     photometric = integers.setdefault(_PHOTOMETRIC, [0])[0]
     bits = integers.get(_BITS, [1])[0]
@@ -72,6 +74,10 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
     if photometric == 0 and bits > 16:
         raise ImageFormatUnsupportedError(
             f"TIFF image of {bits} bits counts down to white; only up to 16 bits may"
+        )
+    if photometric == 3 and len(integers.get(_COLOR_MAP, ())) != 3 * 2**bits:
+        raise ImageCorruptError(
+            f"TIFF palette image of {bits} bits has no colour map of {3 * 2**bits} values"
         )
     _check_layout(integers, width, height)
     orientation = integers.pop(_ORIENTATION, [1])[0]

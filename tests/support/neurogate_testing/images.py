@@ -201,7 +201,6 @@ def sound() -> dict[str, bytes]:
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
         kinds[f"tiff-{compression}"] = sample("TIFF", compression=compression)
     kinds["tiff-jpeg"] = sample("TIFF", compression="jpeg", quality=95)
-    kinds["tiff-group4"] = sample("TIFF", "1", compression="group4")
     kinds["tiff-pages"] = animation("TIFF")
     gray = np.asarray(picture("L"))
     kinds["tiff-16-big-endian"] = tiff(tiff_tags(61, 47, 16), (gray.astype(">u2") * 257).tobytes(), order=">")
