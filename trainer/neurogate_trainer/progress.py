@@ -1,0 +1,216 @@
+"""How work tells what it is doing: to people by bars or log lines, to programs by JSON lines.
+
+Work is a sequence of phases. A phase begins when it is named and ends when the next one does, or when the
+reporter is closed. Within a phase, `advance` counts what is done and may carry figures such as the loss.
+Reporters are used from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from neurogate_trainer._reporting import (
+    ClosingReporter,
+    NullReporter,
+    Reporter,
+    TeeReporter,
+    ThrottledReporter,
+    format_metrics,
+)
+
+__all__ = [
+    "ClosingReporter",
+    "JsonLinesReporter",
+    "LogReporter",
+    "NullReporter",
+    "Reporter",
+    "RichReporter",
+    "TeeReporter",
+    "console_reporter",
+]
+
+_STYLES = {"info": "", "warning": "bold yellow", "error": "bold red"}
+
+
+class RichReporter(ClosingReporter):
+    """A bar per phase with remaining time and the latest figures, for a terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", style="cyan"),
+            console=self._console,
+        )
+        self._bars.start()
+        self._task: TaskID | None = None
+
+    def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
+        """Adds a bar and completes the one before."""
+        self._finish()
+        self._task = self._bars.add_task(escape(name), total=total, unit=escape(unit), figures="")
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """Moves the bar and shows the figures beside it."""
+        if self._task is None:
+            return
+        if metrics:
+            self._bars.update(self._task, figures=format_metrics(metrics))
+        self._bars.advance(self._task, n)
+
+    def message(self, text: str, *, level: str = "info") -> None:
+        """Prints above the bars."""
+        self._bars.print(escape(text), style=_STYLES.get(level, ""))
+
+    def close(self) -> None:
+        """Stops drawing."""
+        self._bars.stop()
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            task = self._bars.tasks[self._bars.task_ids.index(self._task)]
+            if task.total is None:
+                self._bars.update(self._task, total=task.completed or 1, completed=task.completed or 1)
+            self._bars.stop_task(self._task)
+
+
+class LogReporter(ThrottledReporter):
+    """Plain lines with the time of day, for logs and for terminals that are none."""
+
+    def __init__(
+        self,
+        stream: IO[str] | None = None,
+        *,
+        interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(interval, clock)
+        self._stream = stream or sys.stderr
+
+    def message(self, text: str, *, level: str = "info") -> None:
+        """Writes a line, with the level in front unless it is "info"."""
+        self._write(text if level == "info" else f"{level.upper()}: {text}")
+
+    def _tell_phase(self) -> None:
+        amount = "" if self._total is None else f": {self._total} {self._unit}".rstrip()
+        self._write(f"{self._name}{amount}")
+
+    def _tell_progress(self, metrics: dict[str, float]) -> None:
+        of = "" if self._total is None else f"/{self._total}"
+        parts = [f"{self._name} {self._step}{of} {self._unit}".rstrip(), format_metrics(metrics)]
+        if self._total and 0 < self._step < self._total:
+            elapsed = self._clock() - self._started
+            parts.append(f"about {math.ceil(elapsed / self._step * (self._total - self._step))} s left")
+        self._write(", ".join(part for part in parts if part))
+
+    def _write(self, text: str) -> None:
+        self._stream.write(f"{datetime.now().astimezone():%H:%M:%S} {text}\n")
+        self._stream.flush()
+
+
+class JsonLinesReporter(ThrottledReporter):
+    """Appends events to a file, one JSON object a line, for programs that follow a run.
+
+    Every event has `sequence` (from 1, continuing where an existing file ends), `time` (UTC, ISO 8601),
+    `event` and `phase`. The events are "phase" (with `total`, `unit`), "progress" (`step`, `total`,
+    `epoch` or null, `metrics`) and "message" (`level`, `text`).
+
+    Args:
+        path: The file; made with its folder when missing. The torn last line of a killed run is cut off.
+        interval: Least number of seconds between two progress events of a phase, results and ends excepted.
+        clock: Seconds from any origin.
+
+    Raises:
+        ValueError: The file exists and its last line is no event.
+        OSError: It cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, *, interval: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(interval, clock)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._sequence = _last_sequence(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def message(self, text: str, *, level: str = "info") -> None:
+        """Writes a "message" event."""
+        self._write({"event": "message", "phase": self._name, "level": level, "text": text})
+
+    def close(self) -> None:
+        """Writes what was held back and closes the file."""
+        if not self._file.closed:
+            super().close()
+            self._file.close()
+
+    def _tell_phase(self) -> None:
+        self._write({"event": "phase", "phase": self._name, "total": self._total, "unit": self._unit})
+
+    def _tell_progress(self, metrics: dict[str, float]) -> None:
+        epoch = metrics.pop("epoch", None)
+        self._write(
+            {
+                "event": "progress",
+                "phase": self._name,
+                "step": self._step,
+                "total": self._total,
+                "epoch": None if epoch is None else int(epoch),
+                # JSON has no NaN; a loss that is none must not make the line unreadable.
+                "metrics": {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()},
+            }
+        )
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._sequence += 1
+        head = {"sequence": self._sequence, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        self._file.write(json.dumps(head | event, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+
+def console_reporter(stream: IO[str] | None = None) -> ClosingReporter:
+    """Bars when standard error (or `stream`) is a terminal, plain lines otherwise."""
+    stream = stream or sys.stderr
+    return RichReporter(Console(file=stream)) if stream.isatty() else LogReporter(stream)
+
+
+def _last_sequence(path: Path) -> int:
+    """The sequence number at the end of an event file, 0 for a new one; removes a torn last line."""
+    if not path.exists() or path.stat().st_size == 0:
+        return 0
+    with path.open("r+b") as file:
+        content = file.read()
+        complete = content.rfind(b"\n") + 1
+        file.truncate(complete)
+    if complete == 0:
+        return 0
+    last = content[:complete].splitlines()[-1]
+    try:
+        return int(json.loads(last)["sequence"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a file of events: its last line has no sequence number") from error
