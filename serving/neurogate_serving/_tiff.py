@@ -111,11 +111,11 @@ def _read_directory(
             continue
         if not code or not length:
             raise ImageCorruptError(f"TIFF tag {tag} has {length} values of type {kind}")
-        if tag in _SINGLE:
-            length = 1
         where = start + 2 + 12 * index + 8
         if length * size > 4:
             (where,) = struct.unpack_from(f"{order}L", data, where)
+        if tag in _SINGLE:
+            length = 1
         content = data[where : where + length * size]
         if len(content) != length * size:
             raise ImageCorruptError(f"TIFF image is truncated: the values of tag {tag} end beyond the file")
