@@ -1,0 +1,301 @@
+"""Writes the phantom data set: every image from its own seed, on all cores, resumable at any point."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from neurogate_trainer._files import is_disk_full, locked, write_atomically
+from neurogate_trainer.datasets.phantom.head import HEAD_REVISION, Head, ensure_head, load_head
+from neurogate_trainer.datasets.phantom.notice import README
+from neurogate_trainer.datasets.phantom.render import CLASSES, Description, render
+from neurogate_trainer.datasets.phantom.texture import Textures, make_textures
+from neurogate_trainer.progress import Reporter
+
+RENDER_REVISION = 1
+"""Raised whenever the same settings give other images."""
+
+SETTINGS_FILE = "phantom.json"
+MANIFEST_FILE = "manifest.csv"
+_JOURNAL = ".rendered.jsonl"
+_BATCH = 16
+_SPLITS = (("Training", "train"), ("Testing", "test"))
+_SHORT = {"glioma": "gl", "meningioma": "me", "notumor": "no", "pituitary": "pi"}
+
+
+class PhantomError(RuntimeError):
+    """The data set cannot be written as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomSettings:
+    """What decides every pixel of the data set.
+
+    Attributes:
+        train_per_class: Images per class in Training/, 1 to 100,000.
+        test_per_class: Images per class in Testing/, 0 to 100,000.
+        seed: Any number from 0 to 2^63 - 1.
+        difficulty: 0 (large, bright lesions) to 1 (small, faint ones among many confounders).
+        size: Side of the square images in pixels, 32 to 2,048.
+    """
+
+    train_per_class: int = 300
+    test_per_class: int = 100
+    seed: int = 0
+    difficulty: float = 0.3
+    size: int = 512
+
+    def __post_init__(self) -> None:
+        bounds = {"train_per_class": (1, 100_000), "test_per_class": (0, 100_000), "seed": (0, 2**63 - 1)}
+        bounds |= {"difficulty": (0, 1), "size": (32, 2048)}
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}, expected {low} to {high}")
+
+    @property
+    def total(self) -> int:
+        """Number of images of the whole data set."""
+        return (self.train_per_class + self.test_per_class) * len(CLASSES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One image: its place in the seed sequence and in the folder."""
+
+    seed: tuple[int, int, int, int]
+    class_id: str
+    split: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One finished image, as the manifest lists it."""
+
+    path: str
+    split: str
+    description: Description
+    seed: str
+    size_bytes: int
+    sha256: str
+
+    def flat(self) -> dict[str, str | int | float]:
+        return {
+            "path": self.path,
+            "split": self.split,
+            **asdict(self.description),
+            "seed": self.seed,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+        }
+
+
+def generate_phantom(
+    out: Path, settings: PhantomSettings | None = None, *, workers: int | None = None, reporter: Reporter
+) -> int:
+    """Makes `out` hold the data set of these settings, and returns how many images had to be rendered.
+
+    The bytes of an image depend on the settings alone, not on the number of workers nor on what was there
+    before. A run that was killed goes on where it was; a finished data set is checked against its manifest
+    and left alone.
+
+    Args:
+        out: The folder: missing, empty, or one that an earlier call with the same settings wrote to.
+        settings: The defaults when None.
+        workers: Processes; one per usable core by default.
+        reporter: Told about every image.
+
+    Raises:
+        PhantomError: `out` holds something else, the disk is full, or a worker died.
+        WheelError: The template volumes cannot be fetched.
+    """
+    settings = settings or PhantomSettings()
+    out = out.expanduser().absolute()
+    try:
+        _claim(out, settings)
+        with locked(out / ".lock"):
+            return _generate(out, settings, workers or len(os.sched_getaffinity(0)), reporter)
+    except BrokenProcessPool as error:
+        raise PhantomError(
+            f"a worker died, perhaps for lack of memory; call again to go on with {out}"
+        ) from error
+    except OSError as error:
+        if is_disk_full(error):
+            text = f"the disk of {out} is full; free some space and call again: finished images are kept"
+            raise PhantomError(text) from error
+        raise PhantomError(f"{out} cannot be written: {error}") from error
+
+
+def _claim(out: Path, settings: PhantomSettings) -> None:
+    """Writes the settings into a new folder, or checks that they are those of the folder."""
+    wanted = {"head_revision": HEAD_REVISION, "render_revision": RENDER_REVISION, **asdict(settings)}
+    path = out / SETTINGS_FILE
+    if out.exists() and not out.is_dir():
+        raise PhantomError(f"{out} is not a folder")
+    if not path.is_file():
+        if out.is_dir() and any(entry.name != ".lock" for entry in out.iterdir()):
+            raise PhantomError(f"{out} is not empty and holds no phantom data set; choose another folder")
+        write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PhantomError(f"{path} is damaged ({error}); remove {out} and call again") from error
+    if found != wanted:
+        found = found if isinstance(found, dict) else {}
+        names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        differences = ", ".join(
+            f"{name} is {found.get(name)}, asked for {wanted.get(name)}" for name in names
+        )
+        raise PhantomError(f"{out} holds a phantom of other settings ({differences}); choose another folder")
+
+
+def _generate(out: Path, settings: PhantomSettings, workers: int, reporter: Reporter) -> int:
+    if _is_complete(out, settings):
+        reporter.message(f"the phantom in {out} is complete: {settings.total} images")
+        return 0
+    for leftover in out.glob("*/*/.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    jobs = _jobs(settings)
+    rows = {row.path: row for row in _journalled(out)}
+    missing = [job for job in jobs if job.path not in rows]
+    for folder in sorted({(out / job.path).parent for job in jobs}):
+        folder.mkdir(parents=True, exist_ok=True)
+    if rows:
+        reporter.message(f"{len(rows)} of {len(jobs)} images were there already")
+    reporter.message("template head: from the cache, or fetched and built (about 15 seconds, once)")
+    head = ensure_head()
+    reporter.phase("phantom", total=len(jobs), unit="images")
+    reporter.advance(len(jobs) - len(missing))
+    with (out / _JOURNAL).open("a", encoding="utf-8") as journal:
+        for batch in _rendered(out, settings, missing, head, workers):
+            rows |= {row.path: row for row in batch}
+            journal.writelines(json.dumps(row.flat()) + "\n" for row in batch)
+            journal.flush()
+            reporter.advance(len(batch))
+    (out / "README.txt").write_text(README, encoding="utf-8")
+    _write_manifest(out / MANIFEST_FILE, [rows[job.path] for job in jobs])
+    (out / _JOURNAL).unlink()
+    return len(missing)
+
+
+def _jobs(settings: PhantomSettings) -> list[_Job]:
+    jobs = []
+    for split, (folder, split_name) in enumerate(_SPLITS):
+        count = settings.train_per_class if split_name == "train" else settings.test_per_class
+        for position, class_id in enumerate(CLASSES):
+            for index in range(count):
+                path = f"{folder}/{class_id}/phantom-{_SHORT[class_id]}-{split_name}-{index:05d}.jpg"
+                jobs.append(_Job((settings.seed, split, position, index), class_id, split_name, path))
+    return jobs
+
+
+def _is_complete(out: Path, settings: PhantomSettings) -> bool:
+    """Whether the manifest lists every image and each has the listed size."""
+    expected = {job.path for job in _jobs(settings)}
+    try:
+        with (out / MANIFEST_FILE).open(newline="", encoding="utf-8") as handle:
+            listed = {row["path"]: int(row["size_bytes"]) for row in csv.DictReader(handle)}
+        return listed.keys() == expected and all(
+            (out / path).stat().st_size == n for path, n in listed.items()
+        )
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _journalled(out: Path) -> Iterator[_Row]:
+    """What an interrupted run finished: the journal's whole lines whose files have the noted size."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in (out / _JOURNAL).read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, OSError):
+                flat = json.loads(line)
+                description = Description(**{field.name: flat[field.name] for field in fields(Description)})
+                row = _Row(
+                    flat["path"], flat["split"], description, flat["seed"], flat["size_bytes"], flat["sha256"]
+                )
+                if (out / row.path).stat().st_size == row.size_bytes:
+                    yield row
+
+
+def _write_manifest(path: Path, rows: Sequence[_Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0].flat()), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.flat() for row in rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _rendered(
+    out: Path, settings: PhantomSettings, jobs: Sequence[_Job], head: Path, workers: int
+) -> Iterator[list[_Row]]:
+    """Batches of finished images, in order."""
+    batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
+    if workers == 1 or len(batches) < 4:
+        loaded, textures = load_head(head), make_textures()
+        for batch in batches:
+            yield [_write(out, settings, job, loaded, textures) for job in batch]
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(head,)
+    )
+    futures: list[Future[list[_Row]]] = []
+    try:
+        futures = [pool.submit(_work, out, settings, batch) for batch in batches]
+        for future in futures:
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict[str, tuple[Head, Textures]] = {}
+
+
+def _start_worker(head: Path) -> None:
+    # The parent alone decides what Ctrl-C means; and a worker does not outlive a parent that was killed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker["tools"] = load_head(head), make_textures()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(out: Path, settings: PhantomSettings, jobs: Sequence[_Job]) -> list[_Row]:
+    head, textures = _worker["tools"]
+    return [_write(out, settings, job, head, textures) for job in jobs]
+
+
+def _write(out: Path, settings: PhantomSettings, job: _Job, head: Head, textures: Textures) -> _Row:
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(job.seed)))
+    image, description = render(
+        head, textures, job.class_id, rng, difficulty=settings.difficulty, size=settings.size
+    )
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=int(rng.integers(80, 96)))
+    data = encoded.getvalue()
+    path = out / job.path
+    # No fsync: the journal and the manifest note the size, so a file that a crash cut short is made again.
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    seed = "/".join(map(str, job.seed))
+    return _Row(job.path, job.split, description, seed, len(data), hashlib.sha256(data).hexdigest())
