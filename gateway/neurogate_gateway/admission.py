@@ -1,0 +1,215 @@
+"""What is let in: by size, by time left, and by how much is in flight.
+
+Two kinds of work share the slots. A single call takes a slot at once or is refused, so that callers learn
+of overload in a millisecond. The images of batches and streams wait their turn, first come first served,
+and together hold at most half of the slots, so that bulk work never shuts single calls out. The number of
+batches and streams themselves is limited too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from .errors import DeadlineTooShortError, ImageEmptyError, ImageTooLargeError, OverloadedError
+
+_SHORTEST_RETRY: Final = 0.05
+_LONGEST_RETRY: Final = 5.0
+
+
+class Deadline:
+    """A moment by which an answer is due."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The moment so many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    def remaining(self) -> float:
+        """Seconds left; negative when it has passed."""
+        return self._at - time.monotonic()
+
+    def capped(self, seconds: float) -> Deadline:
+        """This moment, or so many seconds from now where that is sooner."""
+        return Deadline(min(self._at, time.monotonic() + seconds))
+
+    @contextlib.asynccontextmanager
+    async def enforced(self) -> AsyncIterator[None]:
+        """Cancels what runs inside when the moment comes.
+
+        Raises:
+            DeadlineTooShortError: In place of the cancelled work.
+        """
+        try:
+            async with asyncio.timeout(self.remaining()):
+                yield
+        except TimeoutError:
+            raise DeadlineTooShortError("the deadline passed before the answer was ready") from None
+
+
+class Admission:
+    """Counts what is in flight and says no in time."""
+
+    def __init__(
+        self, *, max_image_bytes: int, max_in_flight: int, max_bulk_calls: int, min_deadline: float
+    ) -> None:
+        self._max_image_bytes = max_image_bytes
+        self._max_in_flight = max_in_flight
+        self._max_bulk_images = max(1, max_in_flight // 2)
+        self._max_bulk_calls = max_bulk_calls
+        self._min_deadline = min_deadline
+        self._in_flight = 0
+        self._bulk_images = 0
+        self._bulk_calls = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._mean_seconds = 0.05
+        self.shed = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Images that hold a slot."""
+        return self._in_flight
+
+    @property
+    def bulk_calls(self) -> int:
+        """Batches and streams that are open."""
+        return self._bulk_calls
+
+    def check_image(self, image: bytes, *, field: str = "image") -> None:
+        """Refuses an image by its number of bytes alone.
+
+        Raises:
+            ImageEmptyError: There are none.
+            ImageTooLargeError: There are too many.
+        """
+        if not image:
+            raise ImageEmptyError("the image has no bytes", field=field)
+        if len(image) > self._max_image_bytes:
+            raise ImageTooLargeError(
+                f"the image has {len(image)} bytes, the limit is {self._max_image_bytes}",
+                field=field,
+                metadata={"size_bytes": str(len(image)), "max_image_bytes": str(self._max_image_bytes)},
+            )
+
+    def check_deadline(self, deadline: Deadline) -> None:
+        """Refuses a call that cannot be answered in time.
+
+        Raises:
+            DeadlineTooShortError: Too little is left.
+        """
+        remaining = deadline.remaining()
+        if remaining < self._min_deadline:
+            raise DeadlineTooShortError(
+                f"{max(0.0, remaining):.3f} s are left, at least {self._min_deadline:g} s are needed"
+            )
+
+    def check_single(self) -> None:
+        """Refuses one more single call where all slots are taken.
+
+        Raises:
+            OverloadedError: They are.
+        """
+        if self._in_flight >= self._max_in_flight:
+            raise self._overloaded(f"{self._in_flight} images are in flight, which is the limit")
+
+    def check_bulk(self) -> None:
+        """Refuses one more batch or stream where too many are open.
+
+        Raises:
+            OverloadedError: They are.
+        """
+        if self._bulk_calls >= self._max_bulk_calls:
+            raise self._overloaded(f"{self._bulk_calls} batches and streams are open, which is the limit")
+
+    @contextlib.contextmanager
+    def single(self) -> Iterator[None]:
+        """A slot for one single call.
+
+        Raises:
+            OverloadedError: None is free.
+        """
+        self.check_single()
+        self._in_flight += 1
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._leave(start)
+
+    @contextlib.contextmanager
+    def bulk_call(self) -> Iterator[None]:
+        """A place for one batch or stream.
+
+        Raises:
+            OverloadedError: None is free.
+        """
+        self.check_bulk()
+        self._bulk_calls += 1
+        try:
+            yield
+        finally:
+            self._bulk_calls -= 1
+
+    @contextlib.asynccontextmanager
+    async def bulk_image(self) -> AsyncIterator[None]:
+        """A slot for one image of a batch or stream, when its turn comes."""
+        if self._waiting or not self._bulk_fits():
+            await self._turn()
+        else:
+            self._enter_bulk()
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._bulk_images -= 1
+            self._leave(start)
+
+    async def _turn(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # The slot came in the same moment as the cancellation.
+                self._bulk_images -= 1
+                self._in_flight -= 1
+            else:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(turn)
+            self._wake()
+            raise
+
+    def _bulk_fits(self) -> bool:
+        return self._in_flight < self._max_in_flight and self._bulk_images < self._max_bulk_images
+
+    def _enter_bulk(self) -> None:
+        self._in_flight += 1
+        self._bulk_images += 1
+
+    def _leave(self, start: float) -> None:
+        self._in_flight -= 1
+        self._mean_seconds += (time.monotonic() - start - self._mean_seconds) / 32
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._bulk_fits():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._enter_bulk()
+                turn.set_result(None)
+
+    def _overloaded(self, message: str) -> OverloadedError:
+        self.shed += 1
+        # By then the work that holds the slots now is done.
+        wait = min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
+        return OverloadedError(message, retry_after=wait)

@@ -1,0 +1,200 @@
+"""The gateway's settings: one frozen object, made once from flags and environment.
+
+Every field is a flag (`--max-image-bytes`) and an environment variable (`NEUROGATE_GATEWAY_MAX_IMAGE_BYTES`);
+a flag wins. What is unknown or out of range is refused by name. Hand-written on argparse because a settings
+library would cost more start-up time than the rest of this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+ENVIRONMENT_PREFIX: Final = "NEUROGATE_GATEWAY_"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which and what would be right."""
+
+
+def _setting(
+    default: object, text: str, *, low: float | None = None, high: float | None = None, secret: bool = False
+) -> Any:  # noqa: ANN401 - like dataclasses.field, it stands for a value of the field's type
+    return dataclasses.field(
+        default=default, metadata={"text": text, "low": low, "high": high, "secret": secret}
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything that an operator may set; docs/gateway.md has the same table with the reasons."""
+
+    listen: str = _setting("127.0.0.1:50051", "Address to listen on, HOST:PORT; port 0 takes a free one.")
+    backend_address: str = _setting("127.0.0.1:8500", "Model server's gRPC address, HOST:PORT.")
+    model_name: str = _setting("brain_tumor", "Name of the model on the model server.")
+    max_image_bytes: int = _setting(
+        16 * 2**20, "Largest encoded image; every message limit follows from it.", low=1024, high=512 * 2**20
+    )
+    max_batch_items: int = _setting(256, "Most images of one BatchClassify.", low=1, high=4096)
+    max_in_flight: int = _setting(
+        64, "Most images being worked on at once; more single calls are refused.", low=2, high=100_000
+    )
+    max_bulk_calls: int = _setting(
+        32, "Most BatchClassify and StreamClassify calls open at once.", low=1, high=10_000
+    )
+    stream_window: int = _setting(
+        16, "Most images of one batch or stream that are read but not yet answered.", low=1, high=1024
+    )
+    transform_threads: int = _setting(
+        0, "Threads that decode and resize; 0 means one per usable core.", low=0, high=256
+    )
+    poll_interval_seconds: float = _setting(
+        0.5, "Time between two looks at the model server's versions.", low=0.05, high=60
+    )
+    default_timeout_seconds: float = _setting(
+        30.0, "Deadline of calls that bring none, and of each image of a batch or stream.", low=0.1, high=3600
+    )
+    min_deadline_seconds: float = _setting(
+        0.02, "A call with less time left than this is refused before any work.", low=0.0, high=60
+    )
+    swap_wait_seconds: float = _setting(
+        5.0,
+        "Longest wait of a call for a version's proof while versions change.",
+        low=0.0,
+        high=60,
+    )
+    drain_seconds: float = _setting(
+        30.0, "Time for accepted calls to finish after SIGTERM or SIGINT.", low=0.0, high=3600
+    )
+    log_level: str = _setting("info", f"Least severe log lines to write: {', '.join(LOG_LEVELS)}.")
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            ConfigError: Naming the setting, its value and what would be right.
+        """
+        for field in dataclasses.fields(self):
+            value, low, high = getattr(self, field.name), field.metadata["low"], field.metadata["high"]
+            # Comparisons with NaN are false, so this form refuses it too.
+            if low is not None and not low <= value <= high:
+                raise ConfigError(f"{field.name} is {value}, expected {low} to {high}")
+        split_address("listen", self.listen, lowest_port=0)
+        split_address("backend_address", self.backend_address, lowest_port=1)
+        if not self.model_name or not self.model_name.isprintable() or "/" in self.model_name:
+            raise ConfigError(f"model_name is {self.model_name!r}, expected a name without slashes")
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(f"log_level is {self.log_level!r}, expected one of {', '.join(LOG_LEVELS)}")
+
+    @property
+    def max_message_bytes(self) -> int:
+        """What channels accept: twice the image limit and some room.
+
+        So an image that is too large by less than twice arrives, and is refused with a reason.
+        """
+        return 2 * self.max_image_bytes + 2**20
+
+    @property
+    def transform_workers(self) -> int:
+        """Number of transform threads after "one per core" is resolved."""
+        return self.transform_threads or _cores()
+
+    def public(self) -> dict[str, object]:
+        """The settings for a log line, secrets hidden."""
+        return {
+            field.name: "(hidden)" if field.metadata["secret"] else getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
+
+
+def split_address(name: str, address: str, *, lowest_port: int) -> tuple[str, int]:
+    """Host and port of HOST:PORT or [IPV6]:PORT.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    host, colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    plausible = (
+        bool(bare) and not any(c.isspace() or c in "/[]" for c in bare) and (":" not in bare or bare != host)
+    )
+    if not colon or not plausible or not port.isascii() or not port.isdigit():
+        raise ConfigError(f"{name} is {address!r}, expected HOST:PORT")
+    if not lowest_port <= int(port) <= 65535:
+        raise ConfigError(f"{name} has port {port}, expected {lowest_port} to 65535")
+    return bare, int(port)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags and environment, flags first.
+
+    Args:
+        arguments: Command line without the program's name.
+        environment: All of it; only names with the prefix are looked at.
+
+    Raises:
+        ConfigError: Something is unknown, malformed or out of range.
+        SystemExit: `--help` was asked for.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    texts: dict[str, tuple[str, str]] = {}
+    variables = {ENVIRONMENT_PREFIX + name.upper(): name for name in fields}
+    for variable, value in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        if variable not in variables:
+            raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, variables)}")
+        texts[variables[variable]] = (variable, value)
+
+    parser = _Parser(
+        prog="neurogate-gateway",
+        description="Classifies brain MRI slices on a TensorFlow Serving backend. Research software.",
+        epilog=f"Each flag is also an environment variable, e.g. {ENVIRONMENT_PREFIX}LISTEN; a flag wins.",
+        allow_abbrev=False,
+    )
+    for name, field in fields.items():
+        text = f"{field.metadata['text']} (default: {field.default})"
+        parser.add_argument(_flag(name), metavar="VALUE", default=None, help=text)
+    known, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise ConfigError(
+            f"unknown argument {unknown[0]!r}{_nearest(flag, [_flag(name) for name in fields])}"
+        )
+    for name, value in vars(known).items():
+        if value is not None:
+            texts[name] = (_flag(name), value)
+
+    defaults = Settings()
+    values: dict[str, Any] = {}
+    for name, (source, text) in texts.items():
+        kind: type[int | float | str] = type(getattr(defaults, name))
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"{source} is {text!r}, expected {wanted}") from None
+    return Settings(**values)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _nearest(unknown: str, known: Mapping[str, str] | Sequence[str]) -> str:
+    matches = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""

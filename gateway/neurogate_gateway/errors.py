@@ -1,0 +1,309 @@
+"""Every way in which the gateway refuses, as one tree of exceptions.
+
+    GatewayError
+    ├── InvalidArgumentError    INVALID_ARGUMENT     the request can never succeed as it is
+    ├── NotFoundError           NOT_FOUND            it names something that is not here
+    ├── PreconditionError       FAILED_PRECONDITION  it names something that may not be used
+    ├── OverloadedError         RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to return
+    ├── DeadlineTooShortError   DEADLINE_EXCEEDED    too late, or about to be
+    ├── CallCancelledError      CANCELLED            the caller has gone
+    ├── UnavailableError        UNAVAILABLE          the only status that is for automatic retry
+    └── InternalError           INTERNAL             not the caller's fault; the log has the details
+
+A leaf carries one reason of error.proto, its branch the status. `TABLE` is made from the leaves, and tests
+hold it to error.proto and to docs/errors.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Final
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from neurogate.v1 import error_pb2
+
+DOMAIN: Final = "neurogate"
+_PREFIX: Final = "ERROR_REASON_"
+_LONGEST_TEXT: Final = 1024
+"""Messages and metadata travel in trailers, which peers limit to a few KiB."""
+
+
+class GatewayError(Exception):
+    """A refusal with a status, a reason and what a program needs to act on it.
+
+    Attributes:
+        code: google.rpc.Code of the status.
+        reason: neurogate.v1.ErrorReason.
+        message: For people; names what was wrong and what would be right.
+        field: Path of the offending request field, for BadRequest.
+        resource: Type and name of the missing thing, for ResourceInfo.
+        retry_after: Seconds after which to try again, for RetryInfo.
+        metadata: For ErrorInfo.
+    """
+
+    code: ClassVar[code_pb2.Code]
+    reason: ClassVar[error_pb2.ErrorReason]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        resource: tuple[str, str] | None = None,
+        retry_after: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = _cut(message)
+        self.field = field
+        self.resource = resource
+        self.retry_after = retry_after
+        self.metadata = {key: _cut(value) for key, value in (metadata or {}).items()}
+
+    @classmethod
+    def reason_name(cls) -> str:
+        """The reason as ErrorInfo has it, e.g. "IMAGE_EMPTY"."""
+        return error_pb2.ErrorReason.Name(cls.reason).removeprefix(_PREFIX)
+
+    def to_status(self) -> status_pb2.Status:
+        """The error as google.rpc.Status, ErrorInfo first."""
+        details: list[Message] = [
+            error_details_pb2.ErrorInfo(reason=self.reason_name(), domain=DOMAIN, metadata=self.metadata)
+        ]
+        if self.field:
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=self.field, description=self.message
+            )
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        if self.resource is not None:
+            kind, name = self.resource
+            details.append(error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name))
+        if self.retry_after is not None:
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(max(1, round(self.retry_after * 1000)))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        status = status_pb2.Status(code=self.code, message=self.message)
+        for detail in details:
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        return status
+
+
+class InvalidArgumentError(GatewayError):
+    """The request can never succeed as it is."""
+
+    code = code_pb2.INVALID_ARGUMENT
+
+
+class ImageEmptyError(InvalidArgumentError):
+    """The image has no bytes."""
+
+    reason = error_pb2.ERROR_REASON_IMAGE_EMPTY
+
+
+class ImageTooLargeError(InvalidArgumentError):
+    """The encoded image is larger than the gateway's limit."""
+
+    reason = error_pb2.ERROR_REASON_IMAGE_TOO_LARGE
+
+
+class ImageTooManyPixelsError(InvalidArgumentError):
+    """The header promises more pixels than the version's transform accepts."""
+
+    reason = error_pb2.ERROR_REASON_IMAGE_TOO_MANY_PIXELS
+
+
+class ImageFormatUnsupportedError(InvalidArgumentError):
+    """Not an image, or of a format that the version does not accept."""
+
+    reason = error_pb2.ERROR_REASON_IMAGE_FORMAT_UNSUPPORTED
+
+
+class ImageCorruptError(InvalidArgumentError):
+    """The image is truncated or damaged."""
+
+    reason = error_pb2.ERROR_REASON_IMAGE_CORRUPT
+
+
+class TopKOutOfRangeError(InvalidArgumentError):
+    """top_k is negative or larger than the number of classes."""
+
+    reason = error_pb2.ERROR_REASON_TOP_K_OUT_OF_RANGE
+
+
+class RequestIdInvalidError(InvalidArgumentError):
+    """request_id is too long or not printable ASCII."""
+
+    reason = error_pb2.ERROR_REASON_REQUEST_ID_INVALID
+
+
+class KeyInvalidError(InvalidArgumentError):
+    """A stream's key is too long."""
+
+    reason = error_pb2.ERROR_REASON_KEY_INVALID
+
+
+class BatchEmptyError(InvalidArgumentError):
+    """The batch has no items."""
+
+    reason = error_pb2.ERROR_REASON_BATCH_EMPTY
+
+
+class BatchTooLargeError(InvalidArgumentError):
+    """The batch has more items than the gateway's limit."""
+
+    reason = error_pb2.ERROR_REASON_BATCH_TOO_LARGE
+
+
+class StreamConfigNotFirstError(InvalidArgumentError):
+    """A stream carried its configuration after the first message."""
+
+    reason = error_pb2.ERROR_REASON_STREAM_CONFIG_NOT_FIRST
+
+
+class PageInvalidError(InvalidArgumentError):
+    """page_size is negative or page_token is not one of ours."""
+
+    reason = error_pb2.ERROR_REASON_PAGE_INVALID
+
+
+class ModelSelectorInvalidError(InvalidArgumentError):
+    """A model selector names a version below 1 or an empty label."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_SELECTOR_INVALID
+
+
+class ClassNotFoundError(InvalidArgumentError):
+    """class_id is not a class of the version."""
+
+    reason = error_pb2.ERROR_REASON_CLASS_NOT_FOUND
+
+
+class OverlayInvalidError(InvalidArgumentError):
+    """An overlay option is out of its range."""
+
+    reason = error_pb2.ERROR_REASON_OVERLAY_INVALID
+
+
+class RequestMalformedError(InvalidArgumentError):
+    """The request's bytes are not the message that the method takes."""
+
+    reason = error_pb2.ERROR_REASON_REQUEST_MALFORMED
+
+
+class NotFoundError(GatewayError):
+    """The request names something that is not here."""
+
+    code = code_pb2.NOT_FOUND
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model of that name is served here."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_NOT_FOUND
+
+
+class ModelVersionNotFoundError(NotFoundError):
+    """The model has no such version that may answer."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_VERSION_NOT_FOUND
+
+
+class ModelLabelNotFoundError(NotFoundError):
+    """The model has no such label."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_LABEL_NOT_FOUND
+
+
+class PreconditionError(GatewayError):
+    """The request names something that may not be used."""
+
+    code = code_pb2.FAILED_PRECONDITION
+
+
+class ModelVersionRejectedError(PreconditionError):
+    """The version was refused by the model server or by the gateway."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED
+
+
+class OverloadedError(GatewayError):
+    """More work is in flight than the gateway admits."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    reason = error_pb2.ERROR_REASON_OVERLOADED
+
+
+class DeadlineTooShortError(GatewayError):
+    """The call's deadline passed, or is too near for an answer."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    reason = error_pb2.ERROR_REASON_DEADLINE_TOO_SHORT
+
+
+class CallCancelledError(GatewayError):
+    """The caller has gone."""
+
+    code = code_pb2.CANCELLED
+    reason = error_pb2.ERROR_REASON_CALL_CANCELLED
+
+
+class UnavailableError(GatewayError):
+    """Not now, but the same request may succeed later or elsewhere."""
+
+    code = code_pb2.UNAVAILABLE
+
+
+class ModelNotReadyError(UnavailableError):
+    """No version of the model is READY yet."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_NOT_READY
+
+
+class BackendUnavailableError(UnavailableError):
+    """The model server cannot be reached."""
+
+    reason = error_pb2.ERROR_REASON_BACKEND_UNAVAILABLE
+
+
+class ModelVersionRetiredError(UnavailableError):
+    """The version that a stream began with was unloaded."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_VERSION_RETIRED
+
+
+class ShuttingDownError(UnavailableError):
+    """The gateway is shutting down."""
+
+    reason = error_pb2.ERROR_REASON_SHUTTING_DOWN
+
+
+class InternalError(GatewayError):
+    """A defect of the gateway; the log has the details under the request_id."""
+
+    code = code_pb2.INTERNAL
+    reason = error_pb2.ERROR_REASON_INTERNAL
+
+
+class BackendAnswerInvalidError(InternalError):
+    """The model server answered with something that the version's manifest does not allow."""
+
+    reason = error_pb2.ERROR_REASON_BACKEND_ANSWER_INVALID
+
+
+def _leaves(branch: type[GatewayError]) -> Iterator[type[GatewayError]]:
+    if "reason" in vars(branch):
+        yield branch
+    for child in branch.__subclasses__():
+        yield from _leaves(child)
+
+
+TABLE: Final[Mapping[str, type[GatewayError]]] = {leaf.reason_name(): leaf for leaf in _leaves(GatewayError)}
+"""Exception (and by it the status) of every reason."""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"

@@ -1,0 +1,179 @@
+"""What happens around every call of the gateway's own services.
+
+A call that cannot be taken, because the gateway drains or is full, is refused before its message is read.
+The others get a record for the log; whatever they raise leaves as a status with details, and never with
+the inner life of the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from .admission import Admission
+from .errors import CallCancelledError, GatewayError, InternalError, RequestMalformedError, ShuttingDownError
+from .telemetry import CallRecord, current_call, log
+
+_OWN_SERVICES: Final = "/neurogate."
+_CLASSIFICATION: Final = "/neurogate.v1.ClassificationService/"
+_SINGLE: Final = {_CLASSIFICATION + "Classify", _CLASSIFICATION + "Explain"}
+_BULK: Final = {_CLASSIFICATION + "BatchClassify", _CLASSIFICATION + "StreamClassify"}
+_STATUS_KEY: Final = "grpc-status-details-bin"
+_STATUS_BY_NUMBER: Final = {status.value[0]: status for status in grpc.StatusCode}
+
+# An interceptor does not know the messages of the handlers that it wraps.
+_Handler = Any
+_Message = Any
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses early, maps errors, logs, and knows how many calls are running."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._handlers: dict[str, _Handler] = {}
+        self._draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def drain(self) -> None:
+        """Refuses new calls from now on."""
+        self._draining = True
+
+    async def idle(self) -> None:
+        """Waits until no call is running."""
+        await self._idle.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler:
+        """The handler of a call, wrapped, or one that refuses."""
+        method = handler_call_details.method
+        if not method.startswith(_OWN_SERVICES):
+            return await continuation(handler_call_details)
+        try:
+            self._check(method)
+        except GatewayError as error:
+            return _refusing(method, error)
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._handlers[method] = self._wrap(method, handler)
+        return self._handlers[method]
+
+    def _check(self, method: str) -> None:
+        if self._draining:
+            raise ShuttingDownError("the gateway is shutting down")
+        if method in _SINGLE:
+            self._admission.check_single()
+        elif method in _BULK:
+            self._admission.check_bulk()
+
+    def _wrap(self, method: str, handler: _Handler) -> _Handler:
+        """The handler, given raw bytes, so that undecodable ones are an error like any other."""
+        decode = handler.request_deserializer
+        if handler.request_streaming:
+
+            async def stream(raw: AsyncIterator[bytes], context: _Context) -> None:
+                messages = (_decode(decode, message) async for message in raw)
+                await self._run(method, handler.stream_stream(messages, context), context)
+
+            return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
+
+        async def unary(raw: bytes, context: _Context) -> _Message:
+            async def call() -> _Message:
+                return await handler.unary_unary(_decode(decode, raw), context)
+
+            return await self._run(method, call(), context)
+
+        return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
+
+    async def _run(self, method: str, call: Awaitable[_Message], context: _Context) -> _Message:
+        record = CallRecord(method)
+        token = current_call.set(record)
+        self._active += 1
+        self._idle.clear()
+        start = time.perf_counter()
+        try:
+            response = await call
+        except GatewayError as error:
+            _log_end(record, start, error)
+            await _abort(context, error, record)
+        except asyncio.CancelledError:
+            _log_end(record, start, CallCancelledError("the caller has gone"))
+            raise
+        except Exception as defect:  # noqa: BLE001 - the last line before the caller
+            internal = InternalError("an internal error occurred; the gateway's log has the details")
+            _log_end(record, start, internal, defect)
+            await _abort(context, internal, record)
+        else:
+            _log_end(record, start)
+            return response
+        finally:
+            current_call.reset(token)
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+
+
+def _decode(decode: Callable[[bytes], _Message], raw: bytes) -> _Message:
+    try:
+        return decode(raw)
+    except DecodeError:
+        raise RequestMalformedError("the request's bytes are not the message of this method") from None
+
+
+def _refusing(method: str, error: GatewayError) -> _Handler:
+    # On the wire all calls are streams, so this form fits every method, and unlike a unary handler it does
+    # not read the message first.
+    async def refuse(_: AsyncIterator[bytes], context: _Context) -> None:
+        await _abort(context, error, CallRecord(method))
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def _abort(context: _Context, error: GatewayError, record: CallRecord) -> None:
+    if isinstance(error, InternalError):
+        error.metadata["request_id"] = record.identify()
+    await context.abort(
+        _STATUS_BY_NUMBER[error.code],
+        error.message,
+        trailing_metadata=((_STATUS_KEY, error.to_status().SerializeToString()),),
+    )
+
+
+def _log_end(
+    record: CallRecord, start: float, error: GatewayError | None = None, defect: Exception | None = None
+) -> None:
+    if error is None:
+        level = logging.DEBUG
+    elif isinstance(error, InternalError):
+        level = logging.ERROR
+        record.identify()
+    else:
+        level = logging.INFO
+    log(
+        level,
+        "call",
+        error=defect,
+        method=record.method,
+        request_id=record.request_id,
+        code="OK" if error is None else _STATUS_BY_NUMBER[error.code].name,
+        reason="" if error is None else error.reason_name(),
+        message="" if error is None else error.message,
+        version=record.version,
+        images=record.images,
+        milliseconds=round((time.perf_counter() - start) * 1000, 2),
+    )

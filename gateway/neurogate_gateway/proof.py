@@ -1,0 +1,139 @@
+"""The proof that a version must pass before it answers: it gives here what it gave where it was trained.
+
+Training and serving can part ways silently, by another decoder, another resize, another build of the model
+server. So a version brings examples along (goldens), and the gateway runs them through its own transform and
+its own backend. Any difference in a pixel, or in a probability beyond the tolerance, and the version is
+refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from neurogate.v1 import manifest_pb2
+from neurogate_serving.manifest import ManifestError, manifest_digest, parse_manifest
+from neurogate_serving.transform import pixels_digest
+
+from .backend import Backend, VersionRefusedError
+from .errors import BackendAnswerInvalidError, InvalidArgumentError
+from .transforms import TransformPool
+
+_DEFAULT_TOLERANCE: Final = 1e-3
+
+
+class UnprovenError(Exception):
+    """The version must not serve; the message says why, for people."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedVersion:
+    """A proven version and all that an answer needs to know of it."""
+
+    model: str
+    number: int
+    manifest: manifest_pb2.ModelManifest
+    digest: str
+    """Hex SHA-256 of the serialized manifest."""
+
+    @functools.cached_property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """Identifier and display name by index."""
+        return tuple((entry.id, entry.display_name) for entry in self.manifest.classes)
+
+    @functools.cached_property
+    def out_of_distribution_above(self) -> float | None:
+        """Largest ood_score of an answer that means something; None when the version sets no limit."""
+        thresholds = self.manifest.thresholds
+        if thresholds.HasField("out_of_distribution_above"):
+            return thresholds.out_of_distribution_above
+        return None
+
+
+async def read_version(
+    model: str, number: int, backend: Backend, *, seconds_per_call: float
+) -> ServedVersion:
+    """A version as it describes itself, not proven yet.
+
+    Raises:
+        UnprovenError: It does not, or the manifest is not valid, is of something else, or asks for a
+            transform that this gateway does not implement.
+        VersionUnloadedError: The version is not loaded.
+        GatewayError: The model server could not be asked; nothing is known.
+    """
+    try:
+        data = await backend.describe(model, number, seconds=seconds_per_call)
+        manifest = parse_manifest(data)
+    except (VersionRefusedError, BackendAnswerInvalidError) as error:
+        raise UnprovenError(f"the version does not describe itself: {error}") from error
+    except ManifestError as error:
+        raise UnprovenError(f"the manifest is not valid: {error}") from error
+    if (manifest.model_name, manifest.version) != (model, number):
+        raise UnprovenError(
+            f"the manifest is of {manifest.model_name} version {manifest.version}, "
+            f"but the model server gave it for {model} version {number}"
+        )
+    return ServedVersion(model, number, manifest, manifest_digest(data))
+
+
+async def prove(
+    version: ServedVersion, backend: Backend, transforms: TransformPool, *, seconds_per_call: float
+) -> None:
+    """Replays every golden.
+
+    Raises:
+        UnprovenError: A golden's pixels or probabilities differ.
+        VersionUnloadedError: The version went away meanwhile.
+        GatewayError: The model server could not be asked; nothing is known.
+    """
+    findings = await asyncio.gather(
+        *(
+            _replay(version, golden, backend, transforms, seconds_per_call)
+            for golden in version.manifest.goldens
+        )
+    )
+    wrong = [finding for finding in findings if finding]
+    if wrong:
+        raise UnprovenError(f"{len(wrong)} of {len(findings)} goldens differ: {_first(wrong)}")
+
+
+async def _replay(
+    version: ServedVersion,
+    golden: manifest_pb2.Golden,
+    backend: Backend,
+    transforms: TransformPool,
+    seconds_per_call: float,
+) -> str:
+    try:
+        pixels = (await transforms.run(golden.image, version.manifest.transform)).pixels
+    except InvalidArgumentError as error:
+        return f"{golden.name}: {error.message}"
+    if pixels_digest(pixels) != golden.pixels_sha256:
+        return f"{golden.name}: other pixels than at training"
+    try:
+        outputs = await backend.predict(
+            version.model,
+            version.number,
+            pixels,
+            classes=len(version.classes),
+            gradcam=False,
+            seconds=seconds_per_call,
+        )
+    except (VersionRefusedError, BackendAnswerInvalidError) as error:
+        return f"{golden.name}: {error}"
+    expected = np.array(golden.probabilities, dtype=np.float32)
+    difference = float(np.abs(expected - outputs.probabilities).max())
+    tolerance = golden.tolerance or _DEFAULT_TOLERANCE
+    # Written so that NaN counts as a difference.
+    if not difference <= tolerance:
+        return f"{golden.name}: a probability is off by {difference:.3g}, accepted is {tolerance:.3g}"
+    return ""
+
+
+def _first(findings: Sequence[str], most: int = 3) -> str:
+    more = f"; and {len(findings) - most} more" if len(findings) > most else ""
+    return "; ".join(findings[:most]) + more

@@ -1,0 +1,110 @@
+"""ModelService: reads the catalog."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Final
+
+from google.protobuf import timestamp_pb2
+from neurogate.v1 import manifest_pb2, model_pb2, model_pb2_grpc
+
+from neurogate_gateway.catalog import Catalog, Entry
+from neurogate_gateway.errors import ModelSelectorInvalidError, ModelVersionNotFoundError, PageInvalidError
+
+from .requests import Context
+
+_DEFAULT_PAGE: Final = 50
+_LARGEST_PAGE: Final = 100
+_TOKEN: Final = re.compile(r"versions-below:([1-9][0-9]{0,18})")
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """Lists and returns model versions."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def ListModelVersions(  # noqa: N802 - the contract's name
+        self,
+        request: model_pb2.ListModelVersionsRequest,
+        context: Context,  # noqa: ARG002 - gRPC passes it
+    ) -> model_pb2.ListModelVersionsResponse:
+        """A page of versions, newest first."""
+        self._catalog.check_model(request.model)
+        if request.page_size < 0:
+            raise PageInvalidError(
+                f"page_size is {request.page_size}, expected 0 to {_LARGEST_PAGE}", field="page_size"
+            )
+        size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
+        entries = self._catalog.entries()
+        if request.page_token:
+            # By number and not by position: versions that come meanwhile shift no page.
+            below = _read_token(request.page_token)
+            entries = [entry for entry in entries if entry.number < below]
+        page = entries[:size]
+        return model_pb2.ListModelVersionsResponse(
+            versions=[self._version(entry, whole=False) for entry in page],
+            next_page_token=_token(page[-1].number) if len(entries) > size else "",
+        )
+
+    async def GetModelVersion(  # noqa: N802 - the contract's name
+        self,
+        request: model_pb2.GetModelVersionRequest,
+        context: Context,  # noqa: ARG002 - gRPC passes it
+    ) -> model_pb2.GetModelVersionResponse:
+        """One version with its whole manifest."""
+        self._catalog.check_model(request.model)
+        if request.version < 1:
+            raise ModelSelectorInvalidError(
+                f"the version is {request.version}, expected at least 1", field="version"
+            )
+        for entry in self._catalog.entries():
+            if entry.number == request.version:
+                return model_pb2.GetModelVersionResponse(version=self._version(entry, whole=True))
+        raise ModelVersionNotFoundError(
+            f"model {self._catalog.model} has no version {request.version}",
+            resource=("model_version", f"{self._catalog.model}/{request.version}"),
+        )
+
+    def _version(self, entry: Entry, *, whole: bool) -> model_pb2.ModelVersion:
+        since = timestamp_pb2.Timestamp()
+        since.FromMilliseconds(round(entry.since * 1000))
+        version = model_pb2.ModelVersion(
+            model=self._catalog.model,
+            version=entry.number,
+            state=entry.state,
+            state_reason=entry.reason,
+            labels=self._catalog.labels_of(entry.number),
+            state_time=since,
+        )
+        if entry.version is not None:
+            version.manifest_digest = entry.version.digest
+            version.manifest.CopyFrom(
+                entry.version.manifest if whole else _without_bulk(entry.version.manifest)
+            )
+        return version
+
+
+def _without_bulk(manifest: manifest_pb2.ModelManifest) -> manifest_pb2.ModelManifest:
+    short = manifest_pb2.ModelManifest()
+    short.CopyFrom(manifest)
+    short.ClearField("goldens")
+    short.ClearField("files")
+    return short
+
+
+def _token(number: int) -> str:
+    return base64.urlsafe_b64encode(f"versions-below:{number}".encode()).decode()
+
+
+def _read_token(token: str) -> int:
+    try:
+        text = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        text = ""
+    match = _TOKEN.fullmatch(text)
+    if match is None:
+        raise PageInvalidError("page_token was not issued by this service", field="page_token")
+    return int(match[1])

@@ -1,0 +1,230 @@
+"""StreamClassify: a window of images between reading and writing.
+
+A reader takes messages off the stream, a task per image works, a writer sends answers. An image enters the
+window when it is read and leaves it when its answer has been sent, which gRPC's flow control delays until the
+caller reads. So a caller that does not read is not read either, and memory is bounded by the window, in
+images and in bytes, however long the stream is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Final
+
+from neurogate.v1 import classification_pb2
+
+from neurogate_gateway.admission import Admission, Deadline
+from neurogate_gateway.backend import VersionUnloadedError
+from neurogate_gateway.classifier import Choice, Classifier, check_top_k, gone
+from neurogate_gateway.errors import (
+    GatewayError,
+    KeyInvalidError,
+    ModelVersionRetiredError,
+    ShuttingDownError,
+    StreamConfigNotFirstError,
+)
+
+from .requests import Context, deadline_of, take_request_id
+
+_LONGEST_KEY: Final = 256
+
+Requests = AsyncIterator[classification_pb2.StreamClassifyRequest]
+Response = classification_pb2.StreamClassifyResponse
+
+
+class _Window:
+    """Bounds what is read but not answered; one image may always enter, however large."""
+
+    def __init__(self, images: int, size: int) -> None:
+        self._images = images
+        self._bytes = size
+        self._held_images = 0
+        self._held_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def opening(self) -> None:
+        """Waits until one more image may be read."""
+        while self._held_images >= self._images:
+            self._room.clear()
+            await self._room.wait()
+
+    async def enter(self, size: int) -> None:
+        """Waits until an image of this size may be worked on, and lets it in."""
+        while self._held_images and self._held_bytes + size > self._bytes:
+            self._room.clear()
+            await self._room.wait()
+        self._held_images += 1
+        self._held_bytes += size
+
+    def leave(self, size: int) -> None:
+        """Takes note that an image's answer has been sent."""
+        self._held_images -= 1
+        self._held_bytes -= size
+        self._room.set()
+
+
+class StreamServer:
+    """Serves streams, and can ask all of them to come to an end."""
+
+    def __init__(
+        self, classifier: Classifier, admission: Admission, *, window: int, window_bytes: int
+    ) -> None:
+        self._classifier = classifier
+        self._admission = admission
+        self._window = window
+        self._window_bytes = window_bytes
+        self._open: set[_Stream] = set()
+        self._stopping = False
+
+    async def serve(self, requests: Requests, context: Context) -> None:
+        """Serves one stream to its end.
+
+        Raises:
+            GatewayError: Why the stream ends before its caller ended it.
+        """
+        with self._admission.bulk_call():
+            deadline = deadline_of(context, math.inf)
+            self._admission.check_deadline(deadline)
+            first = await anext(requests, None)
+            if first is None:
+                return
+            config = first.config
+            take_request_id(config.request_id, field="config.request_id")
+            check_top_k(config.top_k)
+            choice = await self._classifier.choose(config.model, config.top_k, deadline)
+            stream = _Stream(
+                self._classifier,
+                choice,
+                deadline,
+                _Window(self._window, self._window_bytes),
+                ordered=not config.allow_out_of_order,
+            )
+            if self._stopping:
+                raise _shutting_down()
+            self._open.add(stream)
+            try:
+                await stream.run(first, requests, context)
+            finally:
+                self._open.discard(stream)
+
+    def stop_reading(self) -> None:
+        """Makes every stream answer what it has read and then end, because the gateway is going away."""
+        self._stopping = True
+        for stream in self._open:
+            stream.end(_shutting_down())
+
+
+def _shutting_down() -> ShuttingDownError:
+    return ShuttingDownError("the gateway is shutting down; send what has no answer to another one")
+
+
+class _Stream:
+    def __init__(
+        self, classifier: Classifier, choice: Choice, deadline: Deadline, window: _Window, *, ordered: bool
+    ) -> None:
+        self._classifier = classifier
+        self._choice = choice
+        self._reference = choice.reference
+        self._deadline = deadline
+        self._window = window
+        self._ordered = ordered
+        # Tasks in the order in which their answers are to be sent; None after the last message was read.
+        self._due: asyncio.Queue[asyncio.Task[tuple[Response | None, int]] | None] = asyncio.Queue()
+        self._begun = 0
+        self._reader: asyncio.Task[None] | None = None
+        self._error: GatewayError | None = None
+
+    def end(self, error: GatewayError) -> None:
+        """Stops reading; the stream ends with the error once everything that was read is answered."""
+        self._error = self._error or error
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def run(
+        self, first: classification_pb2.StreamClassifyRequest, requests: Requests, context: Context
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            self._reader = tasks.create_task(self._read(first, requests, tasks))
+            await self._write(context)
+        if self._error is not None:
+            raise self._error
+
+    async def _read(
+        self,
+        first: classification_pb2.StreamClassifyRequest,
+        requests: Requests,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        try:
+            if first.image or not first.HasField("config"):
+                await self._begin(first, tasks)
+            del first
+            while True:
+                await self._window.opening()
+                message = await anext(requests, None)
+                if message is None:
+                    return
+                if message.HasField("config"):
+                    raise StreamConfigNotFirstError(
+                        "only the first message of a stream may carry a config", field="config"
+                    )
+                await self._begin(message, tasks)
+        except GatewayError as error:
+            self._error = self._error or error
+        finally:
+            self._due.put_nowait(None)
+
+    async def _begin(
+        self, message: classification_pb2.StreamClassifyRequest, tasks: asyncio.TaskGroup
+    ) -> None:
+        size = len(message.image)
+        await self._window.enter(size)
+        self._begun += 1
+        task = tasks.create_task(self._answer(message))
+        if self._ordered:
+            self._due.put_nowait(task)
+        else:
+            task.add_done_callback(self._due.put_nowait)
+
+    async def _answer(self, message: classification_pb2.StreamClassifyRequest) -> tuple[Response | None, int]:
+        """The answer to one message, None where the stream cannot give one, and the image's size."""
+        key, size = message.key, len(message.image)
+        try:
+            if len(key) > _LONGEST_KEY:
+                raise KeyInvalidError(
+                    f"the key has {len(key)} characters, the limit is {_LONGEST_KEY}", field="key"
+                )
+            answer = await self._classifier.classify_for(self._choice, message.image, self._deadline)
+        except GatewayError as error:
+            return Response(key=key[:_LONGEST_KEY], error=error.to_status(), model=self._reference), size
+        except VersionUnloadedError:
+            self.end(self._retired())
+            return None, size
+        return Response(key=key, classification=answer.classification, model=self._reference), size
+
+    def _retired(self) -> GatewayError:
+        version = self._choice.version
+        if not self._choice.label:
+            return gone(version)
+        return ModelVersionRetiredError(
+            f"version {version.number} of model {version.model}, with which the stream began, was unloaded; "
+            "send what has no answer in a new stream",
+            resource=("model_version", f"{version.model}/{version.number}"),
+        )
+
+    async def _write(self, context: Context) -> None:
+        answered = 0
+        total = None
+        while total is None or answered < total:
+            task = await self._due.get()
+            if task is None:
+                total = self._begun
+                continue
+            response, size = await task
+            if response is not None:
+                await context.write(response)
+            self._window.leave(size)
+            answered += 1

@@ -1,0 +1,77 @@
+"""Structured logs: one JSON object a line on stderr.
+
+Every line has `time`, `level` and `event`; lines about a call have its `request_id`. Answered calls are
+logged at level debug, refused ones at info, defects at error with the stack trace that callers never see.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import json
+import logging
+import sys
+import uuid
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+_LOGGER: Final = logging.getLogger("neurogate_gateway")
+
+
+@dataclasses.dataclass(slots=True)
+class CallRecord:
+    """What is known about the call at hand; handlers fill it in as they learn it."""
+
+    method: str
+    request_id: str = ""
+    version: int = 0
+    images: int = 0
+
+    def identify(self) -> str:
+        """The request_id for the log: the caller's, else one made now."""
+        self.request_id = self.request_id or uuid.uuid4().hex
+        return self.request_id
+
+
+current_call: Final[contextvars.ContextVar[CallRecord]] = contextvars.ContextVar("current_call")
+
+
+def call_record() -> CallRecord:
+    """The record of the call at hand, or an unattached one outside of calls."""
+    return current_call.get(None) or CallRecord("")
+
+
+def log(level: int, event: str, *, error: BaseException | None = None, **fields: object) -> None:
+    """Writes one line.
+
+    Args:
+        level: `logging`'s.
+        event: What happened, in snake case.
+        error: Its stack trace is added.
+        fields: Values that JSON can hold.
+    """
+    if _LOGGER.isEnabledFor(level):
+        _LOGGER.log(level, event, exc_info=error, extra={"fields": fields})
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        if record.name != _LOGGER.name:
+            line["logger"] = record.name
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["stack"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging(level: str, stream: TextIO | None = None) -> None:
+    """Sends all logging of the process, libraries included, to one stream as JSON lines."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    _LOGGER.setLevel(level.upper())

@@ -1,0 +1,74 @@
+"""The transform on a sized pool of threads, so that decoding neither blocks the loop nor takes every core."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+from neurogate.v1 import manifest_pb2
+from neurogate_serving.transform import TransformError, transform
+
+from .errors import TABLE
+from .overlay import Overlay, render_overlay, upright_size
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transformed:
+    """Pixels, uint8 [height, width, 3], and the seconds that they waited for a thread and took."""
+
+    pixels: npt.NDArray[np.uint8]
+    queue_seconds: float
+    transform_seconds: float
+
+
+class TransformPool:
+    """Threads that decode and resize. What is cancelled before its turn is never begun."""
+
+    def __init__(self, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="transform")
+
+    def close(self) -> None:
+        """Drops what has not begun."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, image: bytes, spec: manifest_pb2.TransformSpec) -> Transformed:
+        """The pixels of one encoded image.
+
+        Raises:
+            GatewayError: The image is refused, with the transform's reason.
+        """
+        asked = time.perf_counter()
+
+        def work() -> Transformed:
+            begun = time.perf_counter()
+            pixels = transform(image, spec)
+            return Transformed(pixels, begun - asked, time.perf_counter() - begun)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except TransformError as error:
+            raise TABLE[error.reason](str(error), field="image") from error
+
+    async def draw(
+        self,
+        image: bytes,
+        spec: manifest_pb2.TransformSpec,
+        values: npt.NDArray[np.float32],
+        overlay: Overlay,
+    ) -> bytes:
+        """A map, f32 [h, w], over an image that the transform has accepted, as PNG.
+
+        The picture shows the image as the transform reads it, only larger.
+        """
+
+        def work() -> bytes:
+            larger = manifest_pb2.TransformSpec()
+            larger.CopyFrom(spec)
+            larger.width, larger.height = overlay.picture_size(*upright_size(image))
+            return render_overlay(transform(image, larger), values, overlay)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
