@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import ipaddress
 import json
 import math
@@ -70,7 +69,7 @@ class Target:
             ValueError: anything else, with what would be right.
         """
         if _SCHEME.match(text):
-            name = text.rpartition("/")[2] if text.startswith("dns:") else text.partition(":")[2]
+            name = text.partition(":")[2].rpartition("/")[2]
             local = text.startswith("unix") or _is_loopback(_host(name))
             return cls(text, text, local)
         match = _HOST_PORT.fullmatch(text)
@@ -110,6 +109,8 @@ def credentials(target: Target, tls: Tls) -> grpc.ChannelCredentials | None:
 
 def options(target: Target, max_image_bytes: int) -> list[tuple[str, str | int]]:
     """Settings of the channel."""
+    import importlib.metadata  # noqa: PLC0415 - a tenth of what importing this package costs
+
     message_bytes = max_message_bytes(max_image_bytes)
     settings: list[tuple[str, str | int]] = [
         ("grpc.primary_user_agent", f"neurogate-client/{importlib.metadata.version('neurogate')}"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
@@ -27,12 +30,14 @@ BY_REASON: dict[str, type[NeurogateError]] = {
     "KEY_INVALID": errors.InvalidOptionError,
     "BATCH_EMPTY": errors.BatchSizeError,
     "BATCH_TOO_LARGE": errors.BatchSizeError,
+    "REQUEST_MALFORMED": errors.InvalidRequestError,
     "STREAM_CONFIG_NOT_FIRST": errors.InvalidOptionError,
     "MODEL_NOT_FOUND": errors.ModelNotFoundError,
     "MODEL_VERSION_NOT_FOUND": errors.ModelNotFoundError,
     "MODEL_LABEL_NOT_FOUND": errors.ModelNotFoundError,
     "MODEL_VERSION_REJECTED": errors.ModelRejectedError,
     "MODEL_NOT_READY": errors.ModelNotReadyError,
+    "MODEL_VERSION_RETIRED": errors.ModelRetiredError,
     "BACKEND_UNAVAILABLE": errors.BackendUnavailableError,
     "OVERLOADED": errors.OverloadedError,
     "DEADLINE_TOO_SHORT": errors.DeadlineExceededError,
@@ -107,7 +112,9 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> NeurogateError:
 
 
 def _details(error: grpc.RpcError) -> status_pb2.Status | None:
-    for key, value in error.trailing_metadata() or ():
+    # The two flavours of gRPC have types of their own for metadata; both are pairs.
+    pairs = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    for key, value in pairs:
         if key == _DETAILS_KEY and isinstance(value, bytes):
             try:
                 return status_pb2.Status.FromString(value)

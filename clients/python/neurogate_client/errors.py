@@ -3,7 +3,7 @@
 Catch the branch that says what to do:
 
     NeurogateError
-    ├── InvalidRequestError            INVALID_ARGUMENT: the call itself has to change
+    ├── InvalidRequestError            INVALID_ARGUMENT: the call itself has to change; REQUEST_MALFORMED
     │   ├── ImageError                 this image has no answer; others may have
     │   │   ├── ImageEmptyError        IMAGE_EMPTY
     │   │   ├── ImageTooLargeError     IMAGE_TOO_LARGE (bytes), IMAGE_TOO_MANY_PIXELS
@@ -21,6 +21,7 @@ Catch the branch that says what to do:
     ├── UnavailableError               UNAVAILABLE: try again later (unary calls already were)
     │   ├── ModelNotReadyError         MODEL_NOT_READY
     │   ├── BackendUnavailableError    BACKEND_UNAVAILABLE
+    │   ├── ModelRetiredError          MODEL_VERSION_RETIRED: begin the stream anew
     │   ├── ShuttingDownError          SHUTTING_DOWN
     │   └── GatewayUnreachableError    nothing that speaks for a gateway answered
     ├── OverloadedError                RESOURCE_EXHAUSTED: OVERLOADED; wait `retry_after` seconds
@@ -151,6 +152,10 @@ class UnavailableError(NeurogateError):
 
 class ModelNotReadyError(UnavailableError):
     """No version of the model is READY yet."""
+
+
+class ModelRetiredError(UnavailableError):
+    """The version that a stream began with was unloaded; a new stream gets the label's next one."""
 
 
 class BackendUnavailableError(UnavailableError):

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import grpc
+import neurogate.v1
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from neurogate.v1 import error_pb2
+from neurogate_client import _status, errors
+from neurogate_client.errors import NeurogateError
+from neurogate_testing.fake_gateway import status
+
+PROTO = Path(neurogate.v1.__file__).with_name("error.proto").read_text()
+REASONS = [name.removeprefix("ERROR_REASON_") for name, value in error_pb2.ErrorReason.items() if value]
+
+
+def documented_code(reason: str) -> grpc.StatusCode:
+    match = re.search(rf"// ([A-Z_]+): [^\n]*\n(?:  //[^\n]*\n)*  ERROR_REASON_{reason} =", PROTO)
+    assert match, f"error.proto names no status for {reason}"
+    return grpc.StatusCode[match[1]]
+
+
+def test_every_reason_of_the_contract_has_an_exception_and_no_other() -> None:
+    assert sorted(_status.BY_REASON) == sorted(REASONS)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_each_exception_belongs_to_its_reasons_status(reason: str) -> None:
+    code = documented_code(reason)
+    error = _status.from_status(status(code, reason, "no", size_bytes="3"))
+    assert type(error) is _status.BY_REASON[reason]
+    assert (error.code, error.reason, error.message) == (code, reason, "no")
+    assert error.metadata == {"size_bytes": "3"}
+    assert type(error).default_code in {code, grpc.StatusCode.UNKNOWN}
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or "")) | {"NeurogateError"}
+    real = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, NeurogateError)
+    }
+    assert drawn == real
+    for reason, kind in _status.BY_REASON.items():
+        assert re.search(rf"{kind.__name__}\b(?:(?!──)[\s\S])*\b{reason}\b", errors.__doc__ or ""), (
+            reason,
+            kind,
+        )
+
+
+def test_a_reason_from_the_future_becomes_the_general_exception_of_its_status() -> None:
+    error = _status.from_status(status(grpc.StatusCode.UNAVAILABLE, "MOON_PHASE", "later"))
+    assert type(error) is errors.UnavailableError
+    assert error.reason == "MOON_PHASE"
+
+
+def test_another_domains_reason_is_not_taken_for_ours() -> None:
+    message = status_pb2.Status(code=14, message="mesh")
+    message.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="mesh.example"))
+    error = _status.from_status(message)
+    assert type(error) is errors.UnavailableError
+    assert error.reason == ""
+
+
+def test_retry_time_and_field_violations_are_carried() -> None:
+    message = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "busy", retry_after=0.25)
+    bad = error_details_pb2.BadRequest()
+    bad.field_violations.add(field="top_k", description="must be 0 to 4")
+    message.details.add().Pack(bad)
+    error = _status.from_status(message)
+    assert isinstance(error, errors.OverloadedError)
+    assert error.retry_after == 0.25
+    assert error.field_violations == (errors.FieldViolation("top_k", "must be 0 to 4"),)
+
+
+def test_an_unknown_status_number_is_an_unexpected_error() -> None:
+    error = _status.from_status(status_pb2.Status(code=99, message="?"))
+    assert type(error) is errors.UnexpectedError
+    assert error.code is grpc.StatusCode.UNKNOWN
+
+
+def test_text_names_message_status_and_reason() -> None:
+    error = errors.ImageCorruptError("a.jpg is cut off", reason="IMAGE_CORRUPT")
+    assert str(error) == "a.jpg is cut off [INVALID_ARGUMENT IMAGE_CORRUPT]"
+    assert str(NeurogateError("?")) == "? [UNKNOWN]"
+
+
+def test_errors_survive_pickling() -> None:
+    before = errors.OverloadedError("busy", reason="OVERLOADED", metadata={"limit": "8"}, retry_after=1.5)
+    after = pickle.loads(pickle.dumps(before))
+    assert type(after) is errors.OverloadedError
+    assert vars(after) == vars(before)
+    assert str(after) == str(before)

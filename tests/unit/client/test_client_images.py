@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from neurogate_client import errors, folder_images
+from neurogate_client.images import load_image
+
+
+@pytest.mark.parametrize("image", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
+def test_bytes_of_every_kind(image: bytes) -> None:
+    assert load_image(image, 3) == b"abc"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_of_every_kind(tmp_path: Path, kind: type) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    assert load_image(kind(tmp_path / "a.jpg"), 3) == b"abc"
+
+
+def test_too_large_names_size_and_limit() -> None:
+    with pytest.raises(
+        errors.ImageTooLargeError, match="the image has 4 bytes; the client's limit is 3"
+    ) as caught:
+        load_image(b"abcd", 3)
+    assert caught.value.reason == "IMAGE_TOO_LARGE"
+    assert caught.value.metadata == {"size_bytes": "4", "limit_bytes": "3"}
+
+
+def test_a_huge_file_is_refused_by_its_size_and_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.jpg"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(errors.ImageTooLargeError, match=r"1,099,511,627,776 bytes"):
+        load_image(path, 100)
+
+
+def test_an_endless_file_is_read_to_the_limit_only() -> None:
+    with pytest.raises(errors.ImageTooLargeError):
+        load_image("/dev/zero", 100)
+
+
+@pytest.mark.parametrize("image", [b"", "empty"])
+def test_empty(tmp_path: Path, image: bytes | str) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(errors.ImageEmptyError, match="has no bytes"):
+        load_image(tmp_path / image if isinstance(image, str) else image, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("missing.jpg", "No such file"), ("", "Is a directory"), ("a\0b", "null byte")]
+)
+def test_unreadable_names_path_and_cause(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(errors.ImageUnreadableError, match=rf"cannot read .*{why}") as caught:
+        load_image(tmp_path / name, 3)
+    assert isinstance(caught.value, errors.ImageError)
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("image", [None, 3, ["a.jpg"]])
+def test_other_types_are_a_mistake_of_the_caller(image: object) -> None:
+    with pytest.raises(TypeError, match="an image is bytes or a path, not"):
+        load_image(image, 3)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_walked_in_order_without_what_is_hidden_or_no_image(tmp_path: Path) -> None:
+    for name in [
+        "b/2.png",
+        "b/1.JPG",
+        "a.tiff",
+        "z.webp",
+        "b.bmp",
+        "notes.txt",
+        ".hidden.png",
+        ".git/x.png",
+        "c/d/e.gif",
+    ]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    pairs = list(folder_images(str(tmp_path)))
+    assert [str(key) for key, _ in pairs] == ["a.tiff", "b/1.JPG", "b/2.png", "b.bmp", "c/d/e.gif", "z.webp"]
+    assert all(image == tmp_path / key for key, image in pairs)
+
+
+def test_no_folder_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        next(folder_images(tmp_path / "missing"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        next(folder_images(tmp_path / "file"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not text exist on Linux")
+def test_file_names_that_are_not_text(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"x")
+    ((key, image),) = folder_images(tmp_path)
+    assert load_image(image, 9) == b"x"
+    assert os.fsencode(key) == b"\xff.png"

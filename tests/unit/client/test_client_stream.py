@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from neurogate.v1 import classification_pb2 as pb
+from neurogate_client import Client, NeurogateError, aio, errors, folder_images
+from neurogate_client._ledger import Ledger
+from neurogate_testing.fake_gateway import CLASSES, FakeGateway, status
+
+
+def images(count: int) -> Iterator[tuple[int, bytes]]:
+    for number in range(count):
+        yield number, CLASSES[number % 4].encode()
+
+
+def test_every_image_is_answered_once_and_in_order(client: Any) -> None:
+    results = list(client.stream_classify(images(300), top_k=1, request_id="s"))
+    assert [each.key for each in results] == list(range(300))
+    assert [each.unwrap().top.class_id for each in results] == [CLASSES[n % 4] for n in range(300)]
+    assert {len(each.unwrap().scores) for each in results} == {1}
+    assert {each.unwrap().request_id for each in results} == {"s"}
+
+
+def test_an_empty_stream(client: Any, gateway: FakeGateway) -> None:
+    assert list(client.stream_classify([])) == []
+    assert gateway.script.calls == ["StreamClassify"]
+
+
+def test_nothing_is_called_before_the_first_step(gateway: FakeGateway) -> None:
+    with Client(gateway.address) as client:
+        client.stream_classify(images(3)).close()
+    assert gateway.script.calls == []
+
+
+def test_bad_images_are_results_in_their_place(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(b"notumor")
+    items = [
+        ("a", b"glioma"),
+        ("a", b"corrupt"),
+        (("any", "key"), tmp_path / "missing.png"),
+        (None, b""),
+        ("e", tmp_path / "good.png"),
+        ("f", b"not an image"),
+    ]
+    results = list(client.stream_classify(items))
+    assert [each.key for each in results] == [key for key, _ in items]
+    assert [type(each.error) for each in results] == [
+        type(None),
+        errors.ImageCorruptError,
+        errors.ImageUnreadableError,
+        errors.ImageEmptyError,
+        type(None),
+        errors.ImageFormatError,
+    ]
+    assert results[2].model is None
+    assert results[5].model.version == 1
+    with pytest.raises(errors.ImageUnreadableError):
+        results[2].unwrap()
+
+
+def test_only_unsendable_images(client: Any) -> None:
+    results = list(client.stream_classify([(n, b"") for n in range(200)], window=3))
+    assert [each.key for each in results] == list(range(200))
+
+
+def test_out_of_order_answers_keep_their_keys(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.swap_pairs = True
+    results = list(client.stream_classify(images(10), allow_out_of_order=True))
+    assert [each.key for each in results] == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]
+    assert all(each.unwrap().top.class_id == CLASSES[each.key % 4] for each in results)
+    assert [each.key for each in client.stream_classify(images(10))] == list(range(10))
+
+
+def test_the_source_is_read_at_most_a_window_ahead(client: Any, gateway: FakeGateway) -> None:
+    taken = itertools.count()
+    ahead: list[int] = []
+
+    def source() -> Iterator[tuple[int, bytes]]:
+        for number in range(100):
+            ahead.append(number - delivered)
+            next(taken)
+            yield number, b"glioma"
+
+    delivered = 0
+    for _ in client.stream_classify(source(), window=5):
+        delivered += 1
+    assert delivered == next(taken) == 100
+    # The count of delivered results lags behind by the one that is just being handed over.
+    assert max(ahead) <= 5
+
+
+def test_a_consumer_that_stops_cancels_the_call_and_frees_the_source(gateway: FakeGateway) -> None:
+    with Client(gateway.address) as client:
+        for result in client.stream_classify((n, b"glioma") for n in itertools.count()):
+            if result.key == 10:
+                break
+        gc.collect()
+        assert gateway.script.cancelled.wait(10)
+        assert client.classify(b"notumor").top.class_id == "notumor"
+    assert all(
+        not thread.name.startswith("neurogate-stream") or _ends(thread) for thread in threading.enumerate()
+    )
+
+
+def _ends(thread: threading.Thread) -> bool:
+    thread.join(10)
+    return not thread.is_alive()
+
+
+def test_what_the_source_raises_is_raised_after_the_answers_before_it(client: Any) -> None:
+    def source() -> Iterator[tuple[int, bytes]]:
+        yield from images(3)
+        raise OSError("the disk is gone")
+
+    seen: list[int] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        seen.extend(each.key for each in client.stream_classify(source()))
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("item", [b"glioma", ("k",), None, ["k", b"glioma"]])
+def test_what_is_no_pair_is_a_mistake_of_the_caller(client: Any, item: object) -> None:
+    with pytest.raises(TypeError, match=r"stream_classify takes \(key, image\) pairs"):
+        list(client.stream_classify([item]))
+
+
+def test_what_is_no_image_is_a_mistake_of_the_caller(client: Any) -> None:
+    with pytest.raises(TypeError, match="an image is bytes or a path, not int"):
+        list(client.stream_classify([("k", 3)]))
+
+
+def test_a_refused_stream_raises(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.failures = [status(grpc.StatusCode.NOT_FOUND, "MODEL_LABEL_NOT_FOUND", "no label 'x'")]
+    with pytest.raises(errors.ModelNotFoundError, match="no label 'x'"):
+        list(client.stream_classify(images(3), label="x"))
+
+
+def test_a_stream_that_breaks_keeps_what_was_answered_and_is_not_retried(
+    client: Any, gateway: FakeGateway
+) -> None:
+    results = client.stream_classify(images(100), window=1)
+    seen = [next(results).key]
+    gateway.script.failures = [status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "going")]
+    with pytest.raises(errors.ShuttingDownError):
+        seen.extend(each.key for each in results)
+    assert seen == list(range(len(seen)))
+    assert len(seen) < 100
+    assert gateway.script.calls == ["StreamClassify"]
+
+
+def test_a_gateway_that_stops_answering(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.gate.clear()
+    with pytest.raises(errors.DeadlineExceededError, match=r"for 0\.2 s, with 2 images waiting"):
+        list(client.stream_classify(images(100), window=2, idle_timeout=0.2))
+    assert gateway.script.cancelled.wait(10)
+
+
+def test_a_slow_source_is_no_silent_gateway(client: Any) -> None:
+    go_on = threading.Event()
+
+    def source() -> Iterator[tuple[int, bytes]]:
+        yield 0, b"glioma"
+        go_on.wait(0.5)
+        yield 1, b"glioma"
+
+    assert [each.key for each in client.stream_classify(source(), idle_timeout=0.2)] == [0, 1]
+
+
+def test_a_deadline_for_the_whole_stream(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.gate.clear()
+    with pytest.raises(errors.DeadlineExceededError):
+        list(client.stream_classify(images(3), timeout=0.2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window is 0"),
+        ({"idle_timeout": 0}, "idle_timeout is 0"),
+        ({"timeout": 0}, "timeout is 0"),
+    ],
+)
+def test_settings_that_cannot_work(gateway: FakeGateway, options: dict[str, int], message: str) -> None:
+    with Client(gateway.address) as client, pytest.raises(ValueError, match=message):
+        client.stream_classify(images(1), **options)
+
+
+def test_a_whole_folder(client: Any, tmp_path: Path) -> None:
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.jpg").write_bytes(name.encode())
+    results = list(client.stream_classify(folder_images(tmp_path)))
+    assert [str(each.key) for each in results] == [f"{name}/{n}.jpg" for name in CLASSES for n in range(3)]
+    assert all(each.unwrap().top.class_id == each.key.parts[0] for each in results)
+
+
+def test_closing_the_client_ends_its_streams(gateway: FakeGateway) -> None:
+    gateway.script.gate.clear()
+    client = Client(gateway.address)
+    results = client.stream_classify(images(3))
+    caught: list[NeurogateError] = []
+
+    def consume() -> None:
+        try:
+            list(results)
+        except NeurogateError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    assert gateway.script.received.acquire(timeout=10)
+    client.close()
+    thread.join(10)
+    assert [type(each) for each in caught] == [errors.CallCancelledError]
+
+
+async def test_closing_the_asyncio_client_ends_its_streams_and_calls(gateway: FakeGateway) -> None:
+    gateway.script.gate.clear()
+    client = aio.Client(gateway.address)
+
+    async def consume() -> None:
+        async for _ in client.stream_classify(images(3)):
+            pass
+
+    task = asyncio.create_task(consume())
+    assert await asyncio.to_thread(gateway.script.received.acquire, timeout=10)
+    await client.close()
+    with pytest.raises(errors.CallCancelledError):
+        await task
+
+
+async def test_an_asynchronous_source_and_a_cancelled_consumer(gateway: FakeGateway) -> None:
+    async def source() -> Any:
+        for number in itertools.count():
+            yield number, b"glioma"
+
+    async with aio.Client(gateway.address) as client:
+        seen = 0
+
+        async def consume() -> None:
+            nonlocal seen
+            async for _ in client.stream_classify(source()):
+                seen += 1
+                if seen == 5:
+                    task.cancel()
+
+        task = asyncio.create_task(consume())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(gateway.script.cancelled.wait, 10)
+        assert (await client.classify(b"notumor")).top.class_id == "notumor"
+
+
+async def test_a_cancelled_unary_call_stays_cancelled(gateway: FakeGateway) -> None:
+    gateway.script.hang = True
+    async with aio.Client(gateway.address) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await client.classify(b"glioma")
+        assert await asyncio.to_thread(gateway.script.cancelled.wait, 10)
+
+
+def test_an_answer_to_nothing_breaks_the_contract() -> None:
+    ledger = Ledger[str](pb.StreamClassifyConfig())
+    key = ledger.send("a")
+    for strange in ("", "7", "-1", "²", "x"):
+        with pytest.raises(errors.UnexpectedError, match="was not waiting"):
+            ledger.answer(pb.StreamClassifyResponse(key=strange))
+    ledger.send("b")
+    assert ledger.waiting() == 2
+    (result,) = ledger.answer(pb.StreamClassifyResponse(key=key))
+    assert isinstance(result.error, errors.UnexpectedError)
+    with pytest.raises(errors.UnexpectedError, match="was not waiting"):
+        ledger.answer(pb.StreamClassifyResponse(key=key))
