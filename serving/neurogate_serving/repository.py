@@ -164,7 +164,8 @@ class ModelRepository:
         Raises:
             ManifestError: The manifest does not make sense.
             RepositoryError: `staged` is not a staging folder of this model, or is empty.
-            OSError: Something could not be written. No version has appeared then; the number may stay unused.
+            OSError: Something could not be written. No version has appeared then (the number may stay unused),
+                unless the rename itself could not be made durable.
         """
         folder = self._folder(model)
         self._check_staged(folder, staged)
@@ -183,6 +184,7 @@ class ModelRepository:
             target = folder / str(version)
             staged.rename(target)
             sync_directory(folder)
+            sync_directory(self.root)
         return PublishedVersion(model, version, target, stamped)
 
     def sweep(self, model: str) -> list[str]:
