@@ -23,7 +23,11 @@ async def health() -> dict[str, str]:
 
 @app.post("/classify")
 async def classify(request: Request) -> dict[str, float | int]:
-    image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    image = (
+        Image.open(io.BytesIO(await request.body()))
+        .convert("RGB")
+        .resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    )
     probabilities = network.predict(np.asarray(image, np.float32)[np.newaxis], verbose=0)[0]
     index = int(probabilities.argmax())
     return {"index": index, "probability": float(probabilities[index])}

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 
 import grpc
 import numpy as np
-
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2, manifest_pb2
 from neurogate_serving import transform
@@ -128,7 +127,9 @@ class BatchClassify(_Grpc):
         response = await self._unary(self._method, self._requests[image % len(self._requests)])
         version = response.model.version
         return [
-            answer_of(result.classification, version) if result.HasField("classification") else Answer(-1, 0.0, version)
+            answer_of(result.classification, version)
+            if result.HasField("classification")
+            else Answer(-1, 0.0, version)
             for result in response.results
         ]
 
@@ -137,7 +138,16 @@ class Predict(_Grpc):
     """Predict straight to the model server: D0 with tensors made beforehand, D1 with the transform in each call."""
 
     def __init__(
-        self, target: str, images: list[bytes], timeout: float, *, side: int, in_call: bool, model: str, dtype: str
+        self,
+        target: str,
+        images: list[bytes],
+        timeout: float,
+        *,
+        side: int,
+        in_call: bool,
+        model: str,
+        dtype: str,
+        tensor: str,
     ) -> None:
         super().__init__(target, timeout)
         # Any version's own size may differ; all else of the transform is the project's default.
@@ -145,6 +155,7 @@ class Predict(_Grpc):
         self._images = images
         self._model = model
         self._dtype = dtype
+        self._tensor = tensor
         self._pool = ThreadPoolExecutor(2) if in_call else None
         self._ready = [] if in_call else [self._request(self._pixels(image)) for image in images]
 
@@ -158,7 +169,7 @@ class Predict(_Grpc):
             model_spec=tfs_pb2.ModelSpec(name=self._model, signature_name="serving_default"),
             output_filter=[] if floats else ["probabilities", "ood_score"],
         )
-        tensor = request.inputs["images"]
+        tensor = request.inputs[self._tensor]
         tensor.dtype = tfs_pb2.DATA_TYPE_FLOAT if floats else tfs_pb2.DATA_TYPE_UINT8
         for size in (1, *pixels.shape):
             tensor.tensor_shape.dim.add(size=size)
@@ -187,7 +198,11 @@ class Predict(_Grpc):
         response = await self._unary(self._method, request)
         name = "probabilities" if "probabilities" in response.outputs else next(iter(response.outputs))
         tensor = response.outputs[name]
-        values = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.array(tensor.float_val)
+        values = (
+            np.frombuffer(tensor.tensor_content, "<f4")
+            if tensor.tensor_content
+            else np.array(tensor.float_val)
+        )
         index = int(values.argmax())
         return [Answer(index, float(values[index]), response.model_spec.version.value)]
 
@@ -202,7 +217,9 @@ class Http:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._requests = []
         for image in images:
-            encoded = image if body == "bytes" else json.dumps({"image": base64.b64encode(image).decode()}).encode()
+            encoded = (
+                image if body == "bytes" else json.dumps({"image": base64.b64encode(image).decode()}).encode()
+            )
             kind = "application/octet-stream" if body == "bytes" else "application/json"
             head = f"POST {path} HTTP/1.1\r\nHost: {target}\r\nContent-Type: {kind}\r\nContent-Length: {len(encoded)}"
             self._requests.append(f"{head}\r\n\r\n".encode() + encoded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from neurogate_bench.calls import Answer
 from neurogate_bench.schedule import poisson_arrivals, share_arrivals
 from neurogate_bench.stats import percentile
 
@@ -125,7 +127,9 @@ class Generator:
         """Sends a job to the workers it needs and returns them without waiting; `finish` collects."""
         job = {**job, "start_at": time.monotonic() + 0.3}
         if job.get("mode") == "open":
-            parts = share_arrivals(poisson_arrivals(job["rate"], job["seconds"], seed=seed), len(self._workers))
+            parts = share_arrivals(
+                poisson_arrivals(job["rate"], job["seconds"], seed=seed), len(self._workers)
+            )
             jobs = [{**job, "arrivals": part} for part in parts]
         else:
             jobs = [job]
@@ -147,9 +151,27 @@ class Generator:
             replies.append(json.loads(line))
         return combine(replies)
 
+    @staticmethod
+    def done(used: list[subprocess.Popen[str]], *, seconds: float) -> bool:
+        """Waits up to `seconds` for a worker that still works; whether none does."""
+        # A reply is one line and nothing has been read of it yet, so no buffer hides it.
+        return all(select.select([worker.stdout], [], [], seconds)[0] for worker in used)
+
     def run(self, job: dict[str, Any], *, seed: int = 0) -> Load:
         """Performs a job and returns its outcome."""
         return self.finish(self.begin(job, seed=seed))
+
+    def ask(self, job: dict[str, Any]) -> list[Answer]:
+        """Sends each picture once, one after another, and returns the answers."""
+        worker = self._workers[0]
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(json.dumps({**job, "mode": "ask"}) + "\n")
+        worker.stdin.flush()
+        reply = json.loads(worker.stdout.readline())
+        if "failed" in reply:
+            raise GeneratorFailed(reply["failed"])
+        return [Answer(*answer) for answer in reply["answers"]]
 
     def close(self) -> None:
         """Ends the workers."""

@@ -14,7 +14,16 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 _FLAGS_THAT_MATTER = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-_PACKAGES = ("neurogate", "grpcio", "protobuf", "numpy", "pillow", "tensorflow", "keras", "tensorflow-serving-api")
+_PACKAGES = (
+    "neurogate",
+    "grpcio",
+    "protobuf",
+    "numpy",
+    "pillow",
+    "tensorflow",
+    "keras",
+    "tensorflow-serving-api",
+)
 
 
 def pin_to_cores(count: int) -> list[int]:
@@ -55,7 +64,10 @@ def describe_versions() -> dict[str, str]:
 def describe_source() -> dict[str, Any]:
     """The commit that was measured, and whether the tracked files differed from it."""
     commit = _git("rev-parse", "HEAD")
-    return {"commit": commit or "unknown", "modified": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    return {
+        "commit": commit or "unknown",
+        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
 
 
 def now() -> str:
@@ -75,7 +87,9 @@ def relative(text: str) -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -11,7 +11,6 @@ import asyncio
 from pathlib import Path
 
 import grpc
-
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2
 from neurogate_serving import manifest as manifests
@@ -33,7 +32,8 @@ def build_manifest(model: str, side: int, images: list[bytes]) -> bytes:
         version=VERSION,
         files=[manifest_pb2.FileDigest(path="saved_model.pb", size_bytes=0, sha256="0" * 64)],
         classes=[
-            manifest_pb2.ModelClass(index=index, id=name, display_name=name) for index, name in enumerate(_CLASSES)
+            manifest_pb2.ModelClass(index=index, id=name, display_name=name)
+            for index, name in enumerate(_CLASSES)
         ],
         transform=spec,
         calibration=manifest_pb2.Calibration(temperature=1.0),
@@ -66,7 +66,10 @@ class NullModelServer:
     def __init__(self, model: str, manifest: bytes) -> None:
         spec = tfs_pb2.ModelSpec(name=model, signature_name="serving_default")
         spec.version.value = VERSION
-        outputs = {"probabilities": _tensor([1, len(_CLASSES)], list(PROBABILITIES)), "ood_score": _tensor([1], [0.0])}
+        outputs = {
+            "probabilities": _tensor([1, len(_CLASSES)], list(PROBABILITIES)),
+            "ood_score": _tensor([1], [0.0]),
+        }
         self._answer = tfs_pb2.PredictResponse(model_spec=spec, outputs=outputs).SerializeToString()
         described = tfs_pb2.Tensor(dtype=tfs_pb2.DATA_TYPE_STRING, string_val=[manifest])
         described.tensor_shape.dim.add(size=1)
@@ -91,7 +94,8 @@ class NullModelServer:
         """The two services at TensorFlow Serving's own paths."""
         return [
             grpc.method_handlers_generic_handler(
-                "tensorflow.serving.PredictionService", {"Predict": grpc.unary_unary_rpc_method_handler(self.predict)}
+                "tensorflow.serving.PredictionService",
+                {"Predict": grpc.unary_unary_rpc_method_handler(self.predict)},
             ),
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.ModelService",
@@ -102,7 +106,9 @@ class NullModelServer:
 
 async def serve(port: int, server_side: NullModelServer) -> None:
     """Serves until the process is ended."""
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    )
     server.add_generic_rpc_handlers(server_side.handlers())
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

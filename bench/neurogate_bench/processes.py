@@ -41,7 +41,12 @@ class Server:
         self.started = time.monotonic()
         with self.log.open("wb") as log:
             self._popen = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=ROOT
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=ROOT,
             )
         self._process = psutil.Process(self._popen.pid)
         # A child that has ended takes its CPU time along, so the last reading of each is kept.

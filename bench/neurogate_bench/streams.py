@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-
 from neurogate.v1 import classification_pb2
+
 from neurogate_bench.calls import CHANNEL_OPTIONS, STREAM_CLASSIFY, Answer, answer_of
 from neurogate_bench.tally import Tally
 
@@ -27,7 +27,9 @@ async def run(job: dict[str, Any], images: list[bytes], tally: Tally) -> Tally:
         await asyncio.sleep(max(0.0, job["start_at"] - time.monotonic()))
         tally.begin()
         numbers = iter(range(job["count"])) if job.get("count") else _until(job["start_at"] + job["seconds"])
-        await asyncio.gather(*(_stream(channel, job, images, numbers, tally) for _ in range(job["concurrency"])))
+        await asyncio.gather(
+            *(_stream(channel, job, images, numbers, tally) for _ in range(job["concurrency"]))
+        )
         tally.end()
     finally:
         await channel.close()

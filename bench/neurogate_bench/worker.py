@@ -40,9 +40,12 @@ def make_call(job: dict[str, Any], images: list[bytes]) -> calls.Call:
                 in_call=job["call"] == "predict_transform",
                 model=job["model"],
                 dtype=job.get("dtype", "uint8"),
+                tensor=job.get("input", "images"),
             )
         case "http_bytes" | "http_json":
-            return calls.Http(target, images, timeout, path=job["path"], body=job["call"].removeprefix("http_"))
+            return calls.Http(
+                target, images, timeout, path=job["path"], body=job["call"].removeprefix("http_")
+            )
     raise ValueError(f"no call is named {job['call']!r}")
 
 
@@ -95,6 +98,8 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
     call = make_call(job, images)
     await call.open()
     try:
+        if job["mode"] == "ask":
+            return {"answers": [(await call.send(number))[0] for number in range(len(images))]}
         await asyncio.sleep(max(0.0, job["start_at"] - time.monotonic()))
         tally.begin()
         await (_open if job["mode"] == "open" else _closed)(call, job, tally)

@@ -1,0 +1,26 @@
+"""What is measured, one function per kind of scenario; `scenarios.toml` says with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from neurogate_bench.context import Context
+from neurogate_bench.scenarios import bulk, contenders, cost, lifecycle, limits, network, soak
+
+Settings = Mapping[str, Any]
+KINDS: dict[str, Callable[[Context, Settings], None]] = {
+    "null": cost.null,
+    "payload": cost.payload,
+    "startup": cost.startup,
+    "network": network.network,
+    "contenders": contenders.contenders,
+    "server": limits.server,
+    "overload": limits.overload,
+    "offline": bulk.offline,
+    "batch": bulk.batch,
+    "stream_count": bulk.stream_count,
+    "swap": lifecycle.swap,
+    "cold_start": lifecycle.cold_start,
+    "soak": soak.soak,
+}

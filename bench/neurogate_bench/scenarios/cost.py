@@ -1,0 +1,119 @@
+"""What the gateway itself costs: in front of a model server that computes nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neurogate_bench import systems
+from neurogate_bench.context import Context
+from neurogate_bench.images import padded_jpeg, slice_like
+from neurogate_bench.machine import ROOT
+from neurogate_bench.processes import Server, free_port, installed
+from neurogate_bench.systems import Contender
+
+
+def null(context: Context, settings: Mapping[str, Any]) -> None:
+    """CPU-milliseconds of the gateway's own process per image, and what a call adds where the model costs nothing."""
+    gateway = context.gateway(null=True)
+    # The double's CPU time is not the gateway's.
+    gateway.servers = gateway.servers[:1]
+    unary = {"mode": "closed", "seconds": settings["seconds"]}
+    stream = {
+        "call": "stream",
+        "mode": "closed",
+        "seconds": settings["seconds"],
+        "window": settings["window"],
+    }
+    kinds = {
+        "unary, 1 in flight": {**unary, "concurrency": 1},
+        "unary, 8 in flight": {**unary, "concurrency": 8},
+        "stream, 2 at once": {**stream, "concurrency": 2},
+    }
+    for job in kinds.values():
+        context.load(gateway, counted=False, **{**job, "seconds": settings["warm_up"]})
+    for run in range(settings["runs"]):
+        for name, job in kinds.items():
+            load, cpu = context.load(gateway, **job)
+            context.record.add(name, "gateway CPU", "ms/image", load.cpu_ms(cpu))
+            context.record.add(name, "p50", "ms", load.latency(50))
+            context.record.add(name, "p99", "ms", load.latency(99))
+            context.record.add(name, "throughput", "images/s", load.per_second)
+        medians = ", ".join(
+            f"{name}: {context.record.median(name, 'gateway CPU'):.2f} CPU-ms" for name in kinds
+        )
+        context.say(f"null  run {run + 1}/{settings['runs']}  {medians}")
+    record = context.record
+    for name, limit in (("unary, 8 in flight", 2.0), ("stream, 2 at once", 1.6)):
+        record.judge(
+            f"gateway's own cost, {name}", "<=", limit, record.median(name, "gateway CPU"), "CPU-ms/image"
+        )
+
+
+def payload(context: Context, settings: Mapping[str, Any]) -> None:
+    """How the cost grows with the bytes of a request: one picture, padded by comments that no decoder looks at."""
+    gateway = context.gateway(null=True)
+    gateway.servers = gateway.servers[:1]
+    folder = ROOT / "build" / "bench" / "payload"
+    folder.mkdir(parents=True, exist_ok=True)
+    small = slice_like(0, quality=75)
+    for run in range(settings["runs"]):
+        for size in settings["sizes_kib"]:
+            path: Path = folder / f"{size}.jpg"
+            path.write_bytes(padded_jpeg(small, size * 1024))
+            job = {"images": [str(path)], "mode": "closed", "concurrency": settings["concurrency"]}
+            if run == 0:
+                context.load(gateway, counted=False, **job, seconds=0.5)
+            load, cpu = context.load(gateway, **job, seconds=settings["seconds"])
+            series = f"{size} KiB"
+            context.record.add(series, "gateway CPU", "ms/image", load.cpu_ms(cpu))
+            context.record.add(series, "p50", "ms", load.latency(50))
+            context.record.add(series, "p99", "ms", load.latency(99))
+        context.say(f"payload  run {run + 1}/{settings['runs']}")
+    first, last = settings["sizes_kib"][0], settings["sizes_kib"][-1]
+    grown = context.record.median(f"{last} KiB", "gateway CPU") - context.record.median(
+        f"{first} KiB", "gateway CPU"
+    )
+    slope = 1024 * grown / (last - first)
+    context.record.notes.append(f"Each further MiB of a request costs the gateway {slope:.2f} CPU-ms.")
+
+
+def startup(context: Context, settings: Mapping[str, Any]) -> None:
+    """From the start of the process to the first accepted connection, with the model server there; and idle memory."""
+    _, backend = context.null_server()
+    for run in range(settings["runs"]):
+        port = free_port()
+        command = [
+            installed("neurogate-gateway"),
+            f"--listen=127.0.0.1:{port}",
+            f"--backend-address={backend}",
+        ]
+        with Server("gateway-startup", [*command, f"--model-name={context.model}"]) as gateway:
+            listening = gateway.wait_until(lambda gateway=gateway: _listening(gateway.output()), every=0.005)
+            serving = gateway.wait_until(
+                lambda port=port: systems.is_serving(f"127.0.0.1:{port}"), every=0.005
+            )
+            context.record.commands["gateway"] = gateway.command
+            contender = Contender("gateway", {"call": "classify", "target": f"127.0.0.1:{port}"}, [gateway])
+            time.sleep(settings["settle"])
+            context.record.add("gateway", "idle memory", "MiB", gateway.resident_mib())
+            context.record.add("gateway", "start to listening", "ms", 1000 * listening)
+            context.record.add("gateway", "start to serving a proven version", "ms", 1000 * serving)
+            context.record.add("gateway", "CPU until then", "ms", 1000 * contender.cpu_seconds())
+        context.say(f"startup  run {run + 1}/{settings['runs']}  listening after {1000 * listening:.0f} ms")
+    record = context.record
+    record.judge("start to listening", "<=", 600, record.median("gateway", "start to listening"), "ms")
+    record.judge("idle memory", "<=", 120, record.median("gateway", "idle memory"), "MiB")
+
+
+def _listening(output: str) -> bool:
+    for line in output.splitlines():
+        try:
+            if json.loads(line).get("event") == "listening":
+                return True
+        except (ValueError, AttributeError):
+            continue
+    return False

@@ -1,0 +1,82 @@
+"""Independent users: arrivals by chance at a set rate, up to and beyond what the system can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neurogate_bench.context import Context
+from neurogate_bench.generator import Load
+from neurogate_bench.stats import highest_passing, percentile
+from neurogate_bench.systems import Contender
+
+
+def capacity(context: Context, gateway: Contender, seconds: float, *, concurrency: int = 8) -> float:
+    """Images per second with always enough requests in flight."""
+    load, _ = context.load(gateway, mode="closed", concurrency=concurrency, seconds=seconds)
+    return load.per_second
+
+
+def server(context: Context, settings: Mapping[str, Any]) -> None:
+    """The highest rate whose p99 stays under the limit with hardly an error."""
+    gateway = context.gateway(*settings["gateway_flags"])
+    context.load(gateway, counted=False, mode="closed", concurrency=4, seconds=settings["warm_up"])
+    limit, record = settings["latency_limit_ms"], context.record
+    for run in range(settings["runs"]):
+        able = capacity(context, gateway, settings["seconds"] / 2)
+        record.add("capacity", "rate", "images/s", able)
+        steps: dict[float, Load] = {}
+        for number, share in enumerate(settings["steps"]):
+            seed = 100 * run + number
+            load, _ = context.load(
+                gateway, mode="open", rate=share * able, seconds=settings["seconds"], seed=seed
+            )
+            steps[share] = load
+            series = f"{share:.0%} of capacity"
+            record.add(series, "rate", "images/s", share * able)
+            record.add(series, "p50", "ms", load.latency(50))
+            record.add(series, "p99", "ms", load.latency(99))
+            record.add(series, "errors", "%", 100 * load.error_share)
+        best = highest_passing(
+            list(steps),
+            lambda share, steps=steps: steps[share].latency(99) <= limit and steps[share].error_share < 0.001,
+        )
+        record.add("highest that passes", "rate", "images/s", best * able)
+        record.add("highest that passes", "share of capacity", "%", 100 * best)
+        context.say(f"server  run {run + 1}/{settings['runs']}  capacity {able:.0f}/s, passes at {best:.0%}")
+    record.notes.append(
+        f"A rate passes when p99 is at most {limit} ms and fewer than 0.1 % of the requests fail."
+    )
+
+
+def overload(context: Context, settings: Mapping[str, Any]) -> None:
+    """Twice what the system can do: what is accepted must still be answered well, the rest refused at once."""
+    gateway = context.gateway(*settings["gateway_flags"])
+    context.load(gateway, counted=False, mode="closed", concurrency=4, seconds=settings["warm_up"])
+    record, limit = context.record, settings["latency_limit_ms"]
+    for run in range(settings["runs"]):
+        able = capacity(
+            context, gateway, settings["seconds"] / 2, concurrency=settings["capacity_concurrency"]
+        )
+        load, cpu = context.load(
+            gateway, mode="open", rate=settings["factor"] * able, seconds=settings["seconds"], seed=run
+        )
+        shed = load.refusals["RESOURCE_EXHAUSTED"]
+        record.add("gateway", "capacity", "images/s", able)
+        record.add("gateway", "offered", "images/s", settings["factor"] * able)
+        record.add("gateway", "goodput / capacity", "", load.per_second / able)
+        record.add("gateway", "refused", "%", 100 * shed / load.requests)
+        record.add("gateway", "p50 of the accepted", "ms", load.latency(50))
+        record.add("gateway", "p99 of the accepted", "ms", load.latency(99))
+        record.add("gateway", "p99 until refused", "ms", percentile(load.refusal_ms, 99))
+        record.add("gateway", "failed otherwise", "requests", load.requests - load.answered - shed)
+        record.add("gateway", "CPU", "ms/image", load.cpu_ms(cpu))
+        context.say(
+            f"overload  run {run + 1}/{settings['runs']}  goodput {load.per_second / able:.2f} of {able:.0f}/s, "
+            f"p99 {load.latency(99):.0f} ms"
+        )
+    record.judge("goodput / capacity", ">=", 0.9, record.median("gateway", "goodput / capacity"))
+    record.judge(
+        "p99 of the accepted", "<=", 2 * limit, record.median("gateway", "p99 of the accepted"), "ms"
+    )
+    record.judge("requests failed otherwise", "<=", 0, record.figure("gateway", "failed otherwise")["max"])
