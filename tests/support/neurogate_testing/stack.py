@@ -1,0 +1,108 @@
+"""A whole service in real processes: model repository, embedded model server and gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurogate_client import Client, ModelVersion, NeurogateError, VersionState
+from neurogate_serving.manifest import MANIFEST_FILE, read_manifest
+from neurogate_serving.repository import ModelRepository
+
+from neurogate_testing.processes import RunningProcess, free_port, running, script
+
+MODEL = "brain_tumor"
+SUPPORT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running service.
+
+    Attributes:
+        target: The gateway's address.
+        backend_address: The model server's address.
+        repository: Root of the model repository.
+        gateway: The gateway's process.
+        model_server: The model server's process.
+    """
+
+    target: str
+    backend_address: str
+    repository: Path
+    gateway: RunningProcess
+    model_server: RunningProcess
+
+    def latest(self, client: Client) -> int:
+        """The highest version that is READY."""
+        return max(
+            version.version for version in client.list_model_versions() if version.state is VersionState.READY
+        )
+
+    def wait_until_serving(self, client: Client, version: int, *, seconds: float = 60) -> ModelVersion:
+        """Polls until the gateway has proven a version."""
+        deadline = time.monotonic() + seconds
+        found: object = None
+        while time.monotonic() < deadline:
+            with contextlib.suppress(NeurogateError):
+                found = client.get_model_version(version)
+                assert found.state is not VersionState.REJECTED, found.state_reason
+                if found.state is VersionState.READY:
+                    return found
+            time.sleep(0.02)
+        raise AssertionError(
+            f"version {version} is not READY after {seconds} s: {found}\n{self.gateway.output}"
+        )
+
+
+def publish_toy(root: Path) -> int:
+    """Publishes an untrained toy version from a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, "-m", "neurogate_testing.toy_model", str(root)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def publish_copy(root: Path, *, of: int) -> int:
+    """Publishes a copy of a version as the next one, as a trainer would."""
+    repository = ModelRepository(root)
+    source = repository.path(MODEL, of)
+    with repository.staging(MODEL, f"copy-{of}") as staged:
+        shutil.copytree(
+            source, staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns(Path(MANIFEST_FILE).name)
+        )
+        return repository.publish(MODEL, staged, read_manifest(source)).version
+
+
+@contextlib.contextmanager
+def running_stack(root: Path) -> Iterator[Stack]:
+    """Model server and gateway over a repository that has a version."""
+    backend_address = f"127.0.0.1:{free_port()}"
+    model_server_command = [
+        script("neurogate-model-server"),
+        f"--port={backend_address.rpartition(':')[2]}",
+        f"--model_name={MODEL}",
+        f"--model_base_path={root / MODEL}",
+        "--file_system_poll_wait_seconds=1",
+        "--tensorflow_intra_op_parallelism=1",
+    ]
+    gateway_command = [
+        script("neurogate-gateway"),
+        "--listen=127.0.0.1:0",
+        f"--backend-address={backend_address}",
+        f"--model-name={MODEL}",
+    ]
+    with running(model_server_command) as model_server, running(gateway_command) as gateway:
+        target = gateway.wait_for(r'"event": "listening".*"address": "([^"]+)"').group(1)
+        with Client(target) as client:
+            model_server.wait_for("Running gRPC ModelServer")
+            client.wait_until_ready(60)
+        yield Stack(target, backend_address, root, gateway, model_server)
