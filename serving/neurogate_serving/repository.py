@@ -164,7 +164,7 @@ class ModelRepository:
         Raises:
             ManifestError: The manifest does not make sense.
             RepositoryError: `staged` is not a staging folder of this model, or is empty.
-            OSError: Something could not be written. No version has appeared then (the number may stay unused),
+            OSError: Something could not be written. No version has appeared then, its number may stay unused,
                 unless the rename itself could not be made durable.
         """
         folder = self._folder(model)
