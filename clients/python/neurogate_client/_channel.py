@@ -6,6 +6,7 @@ import ipaddress
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -131,6 +132,15 @@ def options(target: Target, max_image_bytes: int) -> list[tuple[str, str | int]]
         # A proxy for the outside world must not be asked for this machine.
         settings.append(("grpc.enable_http_proxy", 0))
     return settings
+
+
+def open_channel(
+    target: Target, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, str | int]]
+) -> grpc.Channel:
+    """A channel for threads."""
+    if credentials is None:
+        return grpc.insecure_channel(target.uri, options=options)
+    return grpc.secure_channel(target.uri, credentials, options=options)
 
 
 def max_message_bytes(max_image_bytes: int) -> int:

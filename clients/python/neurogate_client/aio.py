@@ -15,6 +15,7 @@ Arguments, results and exceptions are the same, and are described there.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
@@ -28,10 +29,10 @@ from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import classification_pb2_grpc, model_pb2, model_pb2_grpc
 
 from neurogate_client import _channel, _requests, _wire
-from neurogate_client._aio_stream import load, stream
+from neurogate_client._aio_stream import stream
 from neurogate_client._status import from_rpc_error
 from neurogate_client.errors import CallCancelledError, ModelNotReadyError, NeurogateError, UnavailableError
-from neurogate_client.images import Image
+from neurogate_client.images import Image, load_image
 from neurogate_client.results import Classification, Explanation, Health, HealthStatus, ModelVersion, Result
 
 K = TypeVar("K")
@@ -41,7 +42,8 @@ _Response = TypeVar("_Response")
 class Client:
     """A connection to a gateway, for one event loop; make it inside of that loop and keep it.
 
-    Takes the same arguments as `neurogate_client.Client`, with the same defaults.
+    Takes the same arguments as `neurogate_client.Client`, with the same defaults. Streams go through a second
+    connection, which the first of them opens.
     """
 
     def __init__(
@@ -53,17 +55,18 @@ class Client:
         max_image_bytes: int = _channel.DEFAULT_MAX_IMAGE_BYTES,
     ) -> None:
         _channel.check_settings(timeout, max_image_bytes)
-        parsed = _channel.Target.parse(target)
-        credentials = _channel.credentials(parsed, tls)
-        options = _channel.options(parsed, max_image_bytes)
         self.target = target
         self._timeout = timeout
         self._max_image_bytes = max_image_bytes
+        self._endpoint = _channel.Target.parse(target)
+        self._credentials = _channel.credentials(self._endpoint, tls)
+        self._options = _channel.options(self._endpoint, max_image_bytes)
         self._channel = (
-            grpc.aio.insecure_channel(parsed.uri, options=options)
-            if credentials is None
-            else grpc.aio.secure_channel(parsed.uri, credentials, options=options)
+            grpc.aio.insecure_channel(self._endpoint.uri, options=self._options)
+            if self._credentials is None
+            else grpc.aio.secure_channel(self._endpoint.uri, self._credentials, options=self._options)
         )
+        self._stream_channel: grpc.Channel | None = None
         self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._check = self._channel.unary_unary(
@@ -81,8 +84,10 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; calls in flight end with `CallCancelledError`."""
+        """Closes the connections; calls in flight end with `CallCancelledError`."""
         await self._channel.close()
+        if self._stream_channel is not None:
+            self._stream_channel.close()
 
     async def classify(
         self,
@@ -97,7 +102,7 @@ class Client:
     ) -> Classification:
         """Classifies one image; see `neurogate_client.Client.classify`."""
         selector = _wire.selector(model, version, label)
-        request = _requests.classify(await load(image, self._max_image_bytes), selector, top_k, request_id)
+        request = _requests.classify(await _load(image, self._max_image_bytes), selector, top_k, request_id)
         response = await self._call(self._classification.Classify, request, timeout)
         return _wire.classification(
             response.classification, _wire.model_ref(response.model), response.request_id
@@ -158,8 +163,8 @@ class Client:
         )
         return stream(
             images,
-            start=lambda: self._classification.StreamClassify(timeout=limit),
-            settings=settings,
+            lambda requests: self._streams().StreamClassify(requests, timeout=limit),
+            settings,
         )
 
     async def explain(
@@ -179,7 +184,7 @@ class Client:
         """Shows where in an image the evidence for a class lies; see `neurogate_client.Client.explain`."""
         selector = _wire.selector(model, version, label)
         overlay = _wire.overlay(color_map, alpha, max_side)
-        data = await load(image, self._max_image_bytes)
+        data = await _load(image, self._max_image_bytes)
         request = _requests.explain(data, selector, class_id, overlay, request_id)
         return _wire.explanation(await self._call(self._classification.Explain, request, timeout))
 
@@ -249,6 +254,11 @@ class Client:
             f"not ready after {timeout:g} s: {last.message if last else 'no answer'}"
         ) from last
 
+    def _streams(self) -> classification_pb2_grpc.ClassificationServiceStub:
+        if self._stream_channel is None:
+            self._stream_channel = _channel.open_channel(self._endpoint, self._credentials, self._options)
+        return classification_pb2_grpc.ClassificationServiceStub(self._stream_channel)
+
     async def _call(
         self,
         method: Callable[..., Awaitable[_Response]],
@@ -267,3 +277,12 @@ class Client:
             if task is not None and task.cancelling():
                 raise
             raise CallCancelledError("the client was closed during the call") from None
+
+
+async def _load(image: Image, limit: int) -> bytes:
+    # Bytes are at hand; a file may be on a slow disk.
+    return (
+        await asyncio.to_thread(load_image, image, limit)
+        if isinstance(image, (str, os.PathLike))
+        else load_image(image, limit)
+    )

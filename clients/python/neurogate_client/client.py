@@ -66,11 +66,7 @@ class Client:
         self.target = target
         self._timeout = timeout
         self._max_image_bytes = max_image_bytes
-        self._channel = (
-            grpc.insecure_channel(parsed.uri, options=options)
-            if credentials is None
-            else grpc.secure_channel(parsed.uri, credentials, options=options)
-        )
+        self._channel = _channel.open_channel(parsed, credentials, options)
         self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._check = self._channel.unary_unary(
@@ -196,8 +192,8 @@ class Client:
         )
         return stream(
             images,
-            start=lambda requests: self._classification.StreamClassify(requests, timeout=limit),
-            settings=settings,
+            lambda requests: self._classification.StreamClassify(requests, timeout=limit),
+            settings,
         )
 
     def explain(
