@@ -20,7 +20,7 @@ from PIL import Image
 
 from neurogate_trainer._files import replacing
 from neurogate_trainer.datasets.groups import read_groups
-from neurogate_trainer.datasets.layout import DatasetError, ImageFile, find_images
+from neurogate_trainer.datasets.layout import DatasetError, ImageFile, dataset_name, find_images
 from neurogate_trainer.datasets.phash import perceptual_hash, to_gray
 from neurogate_trainer.progress import Reporter
 
@@ -159,7 +159,7 @@ def build_index(
     Args:
         root: A folder of class folders, or of Training/ and Testing/ with class folders. A file groups.csv in
             it (columns path, group) names what images share, e.g. the patient.
-        name: Name of the data set; the folder's name by default.
+        name: Name of the data set; by default `layout.dataset_name` of the folder.
         workers: Threads; one per usable core by default (decoding runs without the interpreter lock).
         reporter: Told about every image.
 
@@ -181,7 +181,7 @@ def build_index(
                 reporter.message(f"left out {found.path}: {found.reason}", level="warning")
             reporter.advance()
     classes = tuple(sorted({file.class_id for file in files}))
-    index = DatasetIndex(root, name or root.name, classes, tuple(records), tuple(unreadable))
+    index = DatasetIndex(root, name or dataset_name(root), classes, tuple(records), tuple(unreadable))
     _check_counts(index)
     return index
 

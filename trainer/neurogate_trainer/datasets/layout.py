@@ -77,6 +77,17 @@ def find_images(root: Path) -> list[ImageFile]:
     return sorted(files, key=lambda file: file.path)
 
 
+def dataset_name(root: Path) -> str:
+    """A name for people: what the phantom and kagglehub's cache are called, else the folder's own name."""
+    if (root / "phantom.json").is_file():
+        return f"phantom {root.name}"
+    # kagglehub keeps a data set in datasets/OWNER/NAME/versions/N, where the folder's name says nothing.
+    parts = root.parts
+    if len(parts) > 5 and parts[-5] == "datasets" and parts[-2] == "versions":
+        return f"{parts[-4]}/{parts[-3]} version {parts[-1]}"
+    return root.name
+
+
 def _check(root: Path, files: list[ImageFile], folders: list[Path], split_folders: list[Path]) -> None:
     if not files:
         loose = sum(1 for entry in root.iterdir() if entry.is_file() and not entry.name.startswith("."))

@@ -1,0 +1,114 @@
+"""Any folder of class folders as a data set: looked at once, with everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurogate_trainer.audit import AuditReport, audit_dataset
+from neurogate_trainer.datasets.groups import GROUPS_FILE
+from neurogate_trainer.datasets.index import DatasetIndex, build_index
+from neurogate_trainer.progress import Reporter
+
+FEW_IMAGES = 50
+"""Classes with fewer images than this are pointed out."""
+
+IMBALANCE = 5.0
+"""So are data sets whose largest class is this many times as large as the smallest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What `import_folder` found.
+
+    Attributes:
+        index: The index, saved as index.sqlite.
+        audit: The audit, saved as audit.json.
+        problems: One sentence per thing that its owner should know, most serious first.
+    """
+
+    index: DatasetIndex
+    audit: AuditReport
+    problems: tuple[str, ...]
+
+
+def import_folder(folder: Path, out: Path, *, reporter: Reporter) -> Import:
+    """Indexes and audits a folder; writes index.sqlite and audit.json into `out` and leaves the images alone.
+
+    Raises:
+        DatasetError: The folder is no data set; the message shows what was found and what was expected.
+        OSError: `out` cannot be written.
+    """
+    # Before the long work, so that a folder that cannot be written is known at once.
+    out.mkdir(parents=True, exist_ok=True)
+    index = build_index(folder, reporter=reporter)
+    audit = audit_dataset(index, reporter=reporter)
+    index.save(out / "index.sqlite")
+    audit.save(out / "audit.json")
+    return Import(index, audit, tuple(find_problems(index, audit)))
+
+
+def find_problems(index: DatasetIndex, audit: AuditReport) -> list[str]:
+    """What is wrong or doubtful, in sentences, most serious first."""
+    problems = []
+    if audit.class_conflicts:
+        problems.append(
+            f"{len(audit.class_conflicts)} pictures lie under more than one class, e.g. "
+            f"{' = '.join(audit.class_conflicts[0].paths[:2])}; training leaves them out."
+        )
+    if audit.leakage:
+        leak = audit.leakage[0]
+        problems.append(
+            f"{len(audit.leakage)} given training images match given test images, e.g. {leak.train} = "
+            f"{leak.test}; "
+            "training keeps them apart."
+        )
+    if index.unreadable:
+        example = index.unreadable[0]
+        problems.append(
+            f"{len(index.unreadable)} files are not usable, e.g. {example.path}: {example.reason}."
+        )
+    spare = sum(len(paths) - 1 for paths in audit.exact_duplicates)
+    if spare:
+        problems.append(f"{spare} files are exact copies of others; training uses one of each.")
+    if audit.near_duplicate_count:
+        problems.append(
+            f"{audit.near_duplicate_count} pairs of images show the same picture in different files; they "
+            "stay "
+            "in one split."
+        )
+    counts = index.counts()
+    few = [f"{class_id} ({count})" for class_id, count in counts.items() if count < FEW_IMAGES]
+    if few:
+        problems.append(f"Few images of {', '.join(few)}: figures for them will be rough.")
+    if max(counts.values()) >= IMBALANCE * min(counts.values()):
+        problems.append(
+            f"The largest class has {max(counts.values())} images, the smallest {min(counts.values())}; "
+            "training "
+            "weighs the classes."
+        )
+    problems += _doubts(index)
+    return problems
+
+
+def _doubts(index: DatasetIndex) -> list[str]:
+    doubts = []
+    nested = Counter(record.path.count("/") - (1 if record.given_split else 0) for record in index.records)
+    grouped = any(record.group for record in index.records)
+    if not grouped and any(depth > 1 for depth in nested):
+        doubts.append(
+            f"Images lie in sub-folders of the class folders. If these are patients, say so in {GROUPS_FILE} "
+            "(columns path, group); otherwise one patient may be in several splits."
+        )
+    elif not grouped:
+        doubts.append(
+            f"Nothing says which images are of one patient. If you know it, write {GROUPS_FILE} (columns "
+            "path, group)."
+        )
+    splits = {record.given_split for record in index.records}
+    if splits in ({"train"}, {"test"}):
+        doubts.append(
+            f"There is a given {'training' if splits == {'train'} else 'test'} folder but no other."
+        )
+    return doubts
