@@ -72,7 +72,6 @@ class Admission:
         self._bulk_calls = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean_seconds = 0.05
-        self.shed = 0
 
     @property
     def in_flight(self) -> int:
@@ -209,7 +208,6 @@ class Admission:
                 turn.set_result(None)
 
     def _overloaded(self, message: str) -> OverloadedError:
-        self.shed += 1
         # By then the work that holds the slots now is done.
         wait = min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
         return OverloadedError(message, retry_after=wait)

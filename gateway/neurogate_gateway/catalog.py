@@ -80,6 +80,8 @@ class Catalog:
         self.model = model
         self.labels = LabelTable()
         self.connected = False
+        self.serving = False
+        """Whether calls by default are answered."""
         self.on_change = on_change
         self._backend = backend
         self._transforms = transforms
@@ -100,11 +102,6 @@ class Catalog:
     def labels_of(self, number: int) -> list[str]:
         """The labels that point to a version, sorted."""
         return self.labels.of(number, self._ready())
-
-    @property
-    def serving(self) -> bool:
-        """Whether a call by default can be answered now."""
-        return self.connected and self.labels.version(STABLE, self._ready()) is not None
 
     async def resolve(
         self, selector: model_pb2.ModelSelector, deadline: Deadline
@@ -157,11 +154,11 @@ class Catalog:
 
     def unloaded(self, version: ServedVersion) -> None:
         """Takes note that the model server refused a version as not loaded, and looks again at once."""
+        self._poll_due = True
+        self._wake.set()
         entry = self._entries.get(version.number)
         if entry is not None and entry.version is version:
             self._withdraw(entry, RETIRED)
-        self._poll_due = True
-        self._wake.set()
 
     async def run(self) -> None:
         """Polls until cancelled."""
@@ -206,8 +203,8 @@ class Catalog:
         self._misses += 1
         if not isinstance(error, BackendUnavailableError) and self._misses < _MISSES_UNTIL_LOST:
             return
-        if self.connected:
-            log(logging.WARNING, "backend_lost", model=self.model, reason=error.message)
+        if self.connected or self._misses == 1:
+            log(logging.WARNING, "backend_unreachable", model=self.model, reason=error.message)
         self.connected = False
         for entry in self._entries.values():
             if entry.state != RETIRED:
@@ -314,6 +311,9 @@ class Catalog:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        ready = self.labels.version(STABLE, self._ready()) is not None
+        # While versions change, calls wait for the next proof rather than fail, so that is no interruption.
+        self.serving = self.connected and (ready or (self.serving and self._may_soon_be_ready()))
         self.on_change()
 
 

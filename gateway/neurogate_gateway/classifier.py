@@ -6,82 +6,26 @@ It knows messages of the contract but nothing of gRPC: servicers call it, and so
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
-from google.protobuf import duration_pb2
-from neurogate.v1 import classification_pb2, model_pb2
+from neurogate.v1 import model_pb2
 
 from .admission import Admission, Deadline
-from .backend import Backend, Floats, Outputs, VersionUnloadedError
+from .answers import Answer, Choice, Explanation, Seconds, check_top_k, classification, gone
+from .backend import Backend, VersionUnloadedError
 from .catalog import Catalog
-from .errors import (
-    BackendAnswerInvalidError,
-    ClassNotFoundError,
-    DeadlineTooShortError,
-    GatewayError,
-    ModelVersionNotFoundError,
-    TopKOutOfRangeError,
-)
+from .errors import BackendAnswerInvalidError, ClassNotFoundError, DeadlineTooShortError, GatewayError
 from .overlay import Overlay
-from .proof import ServedVersion
-from .telemetry import call_record
+from .telemetry import call_record, internal_error
 from .transforms import TransformPool
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
 
 _T = TypeVar("_T")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
-    """The version that is to answer, how it was chosen, and how many scores it is to give."""
-
-    version: ServedVersion
-    label: str
-    """By which the version was chosen; empty for a choice by number."""
-    top_k: int
-
-    @property
-    def reference(self) -> model_pb2.ModelVersionRef:
-        """The version as an answer names it."""
-        return model_pb2.ModelVersionRef(
-            name=self.version.model,
-            version=self.version.number,
-            label=self.label,
-            manifest_digest=self.version.digest,
-        )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
-    """What one version says about one image."""
-
-    choice: Choice
-    outputs: Outputs
-    classification: classification_pb2.Classification
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Explanation:
-    """An answer with the evidence for one class.
-
-    Attributes:
-        answer: All classes.
-        class_id: The class that is explained.
-        values: Its Grad-CAM map, f32 [h, w], 0 or more.
-        picture: The map over the image, PNG.
-    """
-
-    answer: Answer
-    class_id: str
-    values: Floats
-    picture: bytes
 
 
 class Classifier:
@@ -181,10 +125,7 @@ class Classifier:
         async def attempt(choice: Choice) -> tuple[Choice, list[Answer | GatewayError]]:
             async def one(image: bytes) -> Answer | GatewayError:
                 async with slots:
-                    try:
-                        return await self.classify_for(choice, image, deadline)
-                    except GatewayError as error:
-                        return error
+                    return await self.classify_for(choice, image, deadline)
 
             # Unlike gather, the group stops the other images when one of them finds the version unloaded.
             try:
@@ -209,18 +150,27 @@ class Classifier:
         check_top_k(top_k, version)
         return Choice(version, label, top_k)
 
-    async def classify_for(self, choice: Choice, image: bytes, deadline: Deadline) -> Answer:
+    async def classify_for(self, choice: Choice, image: bytes, deadline: Deadline) -> Answer | GatewayError:
         """One image of a batch or stream, by the version chosen for all of it, when its turn comes.
+
+        Returns:
+            The answer, or why this image has none; that is no reason for the others to have none.
 
         Raises:
             VersionUnloadedError: The version is gone, so that the batch or stream cannot go on with it.
-            GatewayError: Why this image has no answer.
         """
         asked = time.perf_counter()
-        self._admission.check_image(image)
-        deadline = deadline.capped(self._image_timeout)
-        async with deadline.enforced(), self._admission.bulk_image():
-            return await self._run(image, choice, asked, gradcam=False, deadline=deadline)
+        try:
+            self._admission.check_image(image)
+            deadline = deadline.capped(self._image_timeout)
+            async with deadline.enforced(), self._admission.bulk_image():
+                return await self._run(image, choice, asked, gradcam=False, deadline=deadline)
+        except GatewayError as error:
+            return error
+        except VersionUnloadedError:
+            raise
+        except Exception as defect:  # noqa: BLE001 - a defect that one image meets must not end the others
+            return internal_error(defect)
 
     async def _single(
         self,
@@ -281,68 +231,10 @@ class Classifier:
         except VersionUnloadedError:
             self._catalog.unloaded(version)
             raise
-        classification = classification_pb2.Classification(
-            scores=_scores(version, outputs.probabilities, choice.top_k),
-            verdict=_verdict(version, outputs),
-            prediction_id=uuid.uuid4().hex,
-            ood_score=outputs.ood_score,
-            timings=classification_pb2.Timings(
-                queue=_duration(admitted - asked + transformed.queue_seconds),
-                transform=_duration(transformed.transform_seconds),
-                predict=_duration(time.perf_counter() - called),
-            ),
+        seconds = Seconds(
+            queue=admitted - asked + transformed.queue_seconds,
+            transform=transformed.transform_seconds,
+            predict=time.perf_counter() - called,
         )
         call_record().images += 1
-        return Answer(choice, outputs, classification)
-
-
-def gone(version: ServedVersion) -> ModelVersionNotFoundError:
-    """The refusal of a call whose version was unloaded under it."""
-    return ModelVersionNotFoundError(
-        f"version {version.number} of model {version.model} was unloaded by the model server",
-        resource=("model_version", f"{version.model}/{version.number}"),
-    )
-
-
-def check_top_k(top_k: int, version: ServedVersion | None = None) -> None:
-    """Refuses a number of scores that cannot be given.
-
-    Args:
-        top_k: The number.
-        version: Whose classes count; None where it is not known yet.
-
-    Raises:
-        TopKOutOfRangeError: It is negative, or larger than the number of classes.
-    """
-    most = len(version.classes) if version is not None else None
-    if top_k < 0 or (most is not None and top_k > most):
-        wanted = "0 (all classes) or more" if most is None else f"0 (all classes) to {most}"
-        raise TopKOutOfRangeError(f"top_k is {top_k}, expected {wanted}", field="top_k")
-
-
-def _scores(version: ServedVersion, probabilities: Floats, top_k: int) -> list[classification_pb2.ClassScore]:
-    values: list[float] = probabilities.tolist()
-    order = sorted(range(len(values)), key=lambda index: (-values[index], index))
-    return [
-        classification_pb2.ClassScore(
-            class_id=version.classes[index][0],
-            display_name=version.classes[index][1],
-            index=index,
-            probability=values[index],
-        )
-        for index in order[: top_k or len(order)]
-    ]
-
-
-def _verdict(version: ServedVersion, outputs: Outputs) -> classification_pb2.Verdict:
-    limit = version.out_of_distribution_above
-    if limit is not None and outputs.ood_score > limit:
-        return classification_pb2.VERDICT_OUT_OF_DISTRIBUTION
-    if float(outputs.probabilities.max()) < version.manifest.thresholds.abstain_below:
-        return classification_pb2.VERDICT_ABSTAIN
-    return classification_pb2.VERDICT_CONFIDENT
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    nanos = round(max(seconds, 0.0) * 1e9)
-    return duration_pb2.Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+        return Answer(choice, outputs, classification(choice, outputs, seconds))

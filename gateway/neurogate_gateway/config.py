@@ -11,10 +11,13 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 ENVIRONMENT_PREFIX: Final = "NEUROGATE_GATEWAY_"
+# Kubernetes describes a service called neurogate-gateway to its neighbours by these.
+_SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -155,6 +158,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     variables = {ENVIRONMENT_PREFIX + name.upper(): name for name in fields}
     for variable, value in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        if _SERVICE_LINK.fullmatch(variable.removeprefix(ENVIRONMENT_PREFIX)):
             continue
         if variable not in variables:
             raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, variables)}")

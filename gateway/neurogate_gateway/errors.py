@@ -26,8 +26,8 @@ from neurogate.v1 import error_pb2
 
 DOMAIN: Final = "neurogate"
 _PREFIX: Final = "ERROR_REASON_"
-_LONGEST_TEXT: Final = 1024
-"""Messages and metadata travel in trailers, which peers limit to a few KiB."""
+_LONGEST_TEXT: Final = 256
+"""Messages travel in trailers, up to three times and percent-encoded, and peers limit those to 8 KiB."""
 
 
 class GatewayError(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -19,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from .admission import Admission
 from .errors import CallCancelledError, GatewayError, InternalError, RequestMalformedError, ShuttingDownError
-from .telemetry import CallRecord, current_call, log
+from .telemetry import CallRecord, current_call, internal_error, log
 
 _OWN_SERVICES: Final = "/neurogate."
 _CLASSIFICATION: Final = "/neurogate.v1.ClassificationService/"
@@ -41,6 +42,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._admission = admission
         self._handlers: dict[str, _Handler] = {}
         self._draining = False
+        self._refused = 0
+        self._refused_logged = -math.inf
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -65,6 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             self._check(method)
         except GatewayError as error:
+            self._note_refusal(error)
             return _refusing(method, error)
         if method not in self._handlers:
             handler = await continuation(handler_call_details)
@@ -80,6 +84,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._admission.check_single()
         elif method in _BULK:
             self._admission.check_bulk()
+
+    def _note_refusal(self, error: GatewayError) -> None:
+        # One line a second however many are refused: under overload the log must not add to it.
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._refused_logged >= 1:
+            log(
+                logging.WARNING,
+                "refusing",
+                count=self._refused,
+                reason=error.reason_name(),
+                message=error.message,
+            )
+            self._refused, self._refused_logged = 0, now
 
     def _wrap(self, method: str, handler: _Handler) -> _Handler:
         """The handler, given raw bytes, so that undecodable ones are an error like any other."""
@@ -115,8 +133,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             _log_end(record, start, CallCancelledError("the caller has gone"))
             raise
         except Exception as defect:  # noqa: BLE001 - the last line before the caller
-            internal = InternalError("an internal error occurred; the gateway's log has the details")
-            _log_end(record, start, internal, defect)
+            internal = internal_error(defect)
+            _log_end(record, start, internal)
             await _abort(context, internal, record)
         else:
             _log_end(record, start)
@@ -154,9 +172,7 @@ async def _abort(context: _Context, error: GatewayError, record: CallRecord) -> 
     )
 
 
-def _log_end(
-    record: CallRecord, start: float, error: GatewayError | None = None, defect: Exception | None = None
-) -> None:
+def _log_end(record: CallRecord, start: float, error: GatewayError | None = None) -> None:
     if error is None:
         level = logging.DEBUG
     elif isinstance(error, InternalError):
@@ -167,7 +183,6 @@ def _log_end(
     log(
         level,
         "call",
-        error=defect,
         method=record.method,
         request_id=record.request_id,
         code="OK" if error is None else _STATUS_BY_NUMBER[error.code].name,

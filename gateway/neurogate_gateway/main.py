@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -102,26 +103,29 @@ class Gateway:
         log(logging.INFO, "draining", seconds=self._settings.drain_seconds)
         self._interceptor.drain()
         self._health.close()
-        stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds + _LAST_SECONDS))
-        try:
-            async with asyncio.timeout(self._settings.drain_seconds):
-                await self._interceptor.idle()
-        except TimeoutError:
+        # It ends when every call has ended, health watches and the sending of last answers included.
+        stopping = asyncio.create_task(self._server.stop(math.inf))
+        in_order = await self._calls_end(self._settings.drain_seconds)
+        if not in_order:
             self._streams.stop_reading()
-        done, _ = await asyncio.wait(
-            [stopping, asyncio.create_task(self._interceptor.idle())],
-            timeout=_LAST_SECONDS,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        log(logging.INFO, "stopped", in_order=bool(done))
-        # What is left now is cancelled.
+            in_order = await self._calls_end(_LAST_SECONDS)
+        await asyncio.wait([stopping], timeout=1 if in_order else 0)
         await self._server.stop(None)
         await stopping
+        log(logging.INFO, "stopped", in_order=in_order)
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.wait([self._polling])
         await self._backend.close()
         self._transforms.close()
+
+    async def _calls_end(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._interceptor.idle()
+        except TimeoutError:
+            return False
+        return True
 
 
 async def _serve(settings: Settings) -> None:

@@ -9,7 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import classification_pb2
+from neurogate_serving.transform import FORMATS
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import OverlayInvalidError
 
@@ -83,12 +85,23 @@ class Overlay:
 def upright_size(image: bytes) -> tuple[int, int]:
     """Width and height of an encoded image as a viewer shows it; only the header is read.
 
-    The image must be one that the transform has accepted.
+    Args:
+        image: One that the transform has accepted. Its pixels come from the transform; all that can go wrong
+            here is the picture's proportions, so what the header hides counts as a square.
     """
-    with Image.open(io.BytesIO(image)) as opened:
-        width, height = opened.size
-        lying = opened.getexif().get(_EXIF_ORIENTATION, 1) in {5, 6, 7, 8}
-    return (height, width) if lying else (width, height)
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            width, height = opened.size
+            exif = Image.Exif()
+            if isinstance(opened, TiffImageFile):
+                orientation = opened.tag_v2.get(_EXIF_ORIENTATION)
+            else:
+                # Not getexif(), which finds orientations in XMP too; the transform goes by EXIF alone.
+                exif.load(opened.info.get("exif", b""))
+                orientation = exif.get(_EXIF_ORIENTATION)
+    except Exception:  # noqa: BLE001 - header parsers raise whatever their input makes them
+        return LARGEST_DEFAULT_SIDE, LARGEST_DEFAULT_SIDE
+    return (height, width) if orientation in {5, 6, 7, 8} else (width, height)
 
 
 def render_overlay(image: npt.NDArray[np.uint8], values: npt.NDArray[np.float32], options: Overlay) -> bytes:

@@ -15,6 +15,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from .errors import InternalError
+
 _LOGGER: Final = logging.getLogger("neurogate_gateway")
 
 
@@ -52,6 +54,15 @@ def log(level: int, event: str, *, error: BaseException | None = None, **fields:
     """
     if _LOGGER.isEnabledFor(level):
         _LOGGER.log(level, event, exc_info=error, extra={"fields": fields})
+
+
+def internal_error(defect: Exception) -> InternalError:
+    """What a caller is told of a defect: only under which request_id the log has it."""
+    request_id = call_record().identify()
+    log(logging.ERROR, "defect", error=defect, request_id=request_id)
+    return InternalError(
+        "an internal error occurred; the gateway's log has the details", metadata={"request_id": request_id}
+    )
 
 
 class _JsonFormatter(logging.Formatter):

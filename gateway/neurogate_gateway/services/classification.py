@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
 
 from neurogate_gateway.admission import Admission
-from neurogate_gateway.classifier import Classifier, check_top_k
+from neurogate_gateway.answers import check_top_k
+from neurogate_gateway.classifier import Classifier
 from neurogate_gateway.errors import BatchEmptyError, BatchTooLargeError, GatewayError
 from neurogate_gateway.overlay import Overlay
 
@@ -68,7 +70,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
                 [item.image for item in request.items],
                 request.model,
                 top_k=request.top_k,
-                deadline=deadline_of(context, self._default_timeout),
+                deadline=deadline_of(context, math.inf),
             )
         return classification_pb2.BatchClassifyResponse(
             results=[

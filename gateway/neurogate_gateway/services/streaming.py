@@ -16,8 +16,9 @@ from typing import Final
 from neurogate.v1 import classification_pb2
 
 from neurogate_gateway.admission import Admission, Deadline
+from neurogate_gateway.answers import Answer, Choice, check_top_k, gone
 from neurogate_gateway.backend import VersionUnloadedError
-from neurogate_gateway.classifier import Choice, Classifier, check_top_k, gone
+from neurogate_gateway.classifier import Classifier
 from neurogate_gateway.errors import (
     GatewayError,
     KeyInvalidError,
@@ -148,6 +149,8 @@ class _Stream:
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
             self._reader = tasks.create_task(self._read(first, requests, tasks))
+            # Not in the reader itself, which may be cancelled before its first step.
+            self._reader.add_done_callback(lambda _: self._due.put_nowait(None))
             await self._write(context)
         if self._error is not None:
             raise self._error
@@ -161,7 +164,6 @@ class _Stream:
         try:
             if first.image or not first.HasField("config"):
                 await self._begin(first, tasks)
-            del first
             while True:
                 await self._window.opening()
                 message = await anext(requests, None)
@@ -174,8 +176,6 @@ class _Stream:
                 await self._begin(message, tasks)
         except GatewayError as error:
             self._error = self._error or error
-        finally:
-            self._due.put_nowait(None)
 
     async def _begin(
         self, message: classification_pb2.StreamClassifyRequest, tasks: asyncio.TaskGroup
@@ -192,18 +192,22 @@ class _Stream:
     async def _answer(self, message: classification_pb2.StreamClassifyRequest) -> tuple[Response | None, int]:
         """The answer to one message, None where the stream cannot give one, and the image's size."""
         key, size = message.key, len(message.image)
+        answer: Answer | GatewayError
         try:
             if len(key) > _LONGEST_KEY:
-                raise KeyInvalidError(
-                    f"the key has {len(key)} characters, the limit is {_LONGEST_KEY}", field="key"
-                )
-            answer = await self._classifier.classify_for(self._choice, message.image, self._deadline)
-        except GatewayError as error:
-            return Response(key=key[:_LONGEST_KEY], error=error.to_status(), model=self._reference), size
+                answer = _key_too_long(key)
+                key = key[:_LONGEST_KEY]
+            else:
+                answer = await self._classifier.classify_for(self._choice, message.image, self._deadline)
         except VersionUnloadedError:
             self.end(self._retired())
             return None, size
-        return Response(key=key, classification=answer.classification, model=self._reference), size
+        response = Response(key=key, model=self._reference)
+        if isinstance(answer, GatewayError):
+            response.error.CopyFrom(answer.to_status())
+        else:
+            response.classification.CopyFrom(answer.classification)
+        return response, size
 
     def _retired(self) -> GatewayError:
         version = self._choice.version
@@ -228,3 +232,7 @@ class _Stream:
                 await context.write(response)
             self._window.leave(size)
             answered += 1
+
+
+def _key_too_long(key: str) -> KeyInvalidError:
+    return KeyInvalidError(f"the key has {len(key)} characters, the limit is {_LONGEST_KEY}", field="key")

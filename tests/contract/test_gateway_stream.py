@@ -1,0 +1,323 @@
+"""StreamClassify: order, windows, one version, per-image statuses, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import grpc
+import pytest
+from neurogate.v1 import classification_pb2 as pb
+from neurogate.v1 import model_pb2
+from neurogate_testing.fake_backend import FakeBackend, sample_image
+from neurogate_testing.gateway_harness import Failure, failure_of, running_gateway, serving_gateway, stream_of
+
+Request = pb.StreamClassifyRequest
+
+
+def config(**fields: object) -> Request:
+    return Request(config=pb.StreamClassifyConfig(**fields))  # type: ignore[arg-type]
+
+
+async def broken(call: Any) -> tuple[list[str], Failure]:
+    """The keys answered before a stream failed, and how it failed."""
+    keys = []
+    while True:
+        try:
+            response = await call.read()
+        except grpc.aio.AioRpcError as error:
+            return keys, failure_of(error)
+        assert response is not grpc.aio.EOF, keys
+        keys.append(response.key)
+
+
+async def send(call: Any, *requests: Request) -> None:
+    for request in requests:
+        # A stream that has ended already takes no more; how it ended is what the test reads.
+        with contextlib.suppress(asyncio.InvalidStateError):
+            await call.write(request)
+
+
+async def test_every_image_is_answered_once_in_order() -> None:
+    async with serving_gateway() as (gateway, _):
+        images = [sample_image(seed) for seed in range(10)]
+        answers = await stream_of(gateway, (Request(key=str(i), image=images[i % 10]) for i in range(300)))
+        assert [answer.key for answer in answers] == [str(i) for i in range(300)]
+        assert {answer.model.version for answer in answers} == {1}
+        assert all(len(answer.classification.scores) == 4 for answer in answers)
+
+
+async def test_an_empty_stream_has_no_answers() -> None:
+    async with serving_gateway() as (gateway, backend):
+        assert await stream_of(gateway, []) == []
+        assert await stream_of(gateway, [config(top_k=1)]) == []
+        assert backend.predicts == []
+
+
+async def test_config_alone_and_config_with_an_image() -> None:
+    async with serving_gateway() as (gateway, _):
+        alone = await stream_of(gateway, [config(top_k=1), Request(key="a", image=sample_image())])
+        assert [(answer.key, len(answer.classification.scores)) for answer in alone] == [("a", 1)]
+        first = config(top_k=2)
+        first.key, first.image = "f", sample_image()
+        together = await stream_of(gateway, [first, Request(key="a", image=sample_image())])
+        assert [(answer.key, len(answer.classification.scores)) for answer in together] == [
+            ("f", 2),
+            ("a", 2),
+        ]
+
+
+async def test_a_second_config_ends_the_stream_after_what_came_before() -> None:
+    async with serving_gateway() as (gateway, _):
+        call = gateway.classification.StreamClassify()
+        image = sample_image()
+        await send(call, Request(key="a", image=image), config(top_k=1), Request(key="b", image=image))
+        keys, failed = await broken(call)
+        assert keys == ["a"]
+        assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "STREAM_CONFIG_NOT_FIRST")
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "reason"),
+    [
+        (config(top_k=-1), grpc.StatusCode.INVALID_ARGUMENT, "TOP_K_OUT_OF_RANGE"),
+        (config(top_k=5), grpc.StatusCode.INVALID_ARGUMENT, "TOP_K_OUT_OF_RANGE"),
+        (config(request_id="x" * 129), grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_INVALID"),
+        (
+            config(model=model_pb2.ModelSelector(label="x")),
+            grpc.StatusCode.NOT_FOUND,
+            "MODEL_LABEL_NOT_FOUND",
+        ),
+        (
+            config(model=model_pb2.ModelSelector(version=9)),
+            grpc.StatusCode.NOT_FOUND,
+            "MODEL_VERSION_NOT_FOUND",
+        ),
+        (config(model=model_pb2.ModelSelector(name="x")), grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
+    ],
+)
+async def test_a_wrong_config_ends_the_stream(first: Request, code: grpc.StatusCode, reason: str) -> None:
+    async with serving_gateway() as (gateway, _):
+        call = gateway.classification.StreamClassify()
+        await send(call, first, Request(key="a", image=sample_image()))
+        keys, failed = await broken(call)
+        assert keys == []
+        assert (failed.code, failed.reason) == (code, reason)
+
+
+async def test_a_bad_image_is_an_answer() -> None:
+    async with serving_gateway(max_image_bytes=4096) as (gateway, _):
+        good = sample_image(size=(16, 16))
+        requests = [
+            Request(key="good", image=good),
+            Request(key="empty"),
+            Request(key="text", image=b"hello"),
+            Request(key="large", image=bytes(5000)),
+            Request(key="cut", image=good[: len(good) // 2]),
+            Request(key="k" * 257, image=good),
+            Request(key="k" * 256, image=good),
+            Request(key="", image=good),
+        ]
+        answers = await stream_of(gateway, requests)
+        told = [failure_of(a.error).reason if a.HasField("error") else "" for a in answers]
+        wanted = ["", "IMAGE_EMPTY", "IMAGE_FORMAT_UNSUPPORTED", "IMAGE_TOO_LARGE", "IMAGE_CORRUPT"]
+        assert told == [*wanted, "KEY_INVALID", "", ""]
+        assert [answer.key for answer in answers] == [
+            *(r.key for r in requests[:5]),
+            "k" * 256,
+            "k" * 256,
+            "",
+        ]
+        assert {answer.model.version for answer in answers} == {1}
+
+
+async def test_answers_overtake_only_when_that_is_allowed() -> None:
+    for allowed in (True, False):
+        async with serving_gateway() as (gateway, backend):
+            backend.versions[1].gate.clear()
+            call = gateway.classification.StreamClassify()
+            first = config(allow_out_of_order=allowed)
+            first.key, first.image = "slow", sample_image()
+            await call.write(first)
+            await backend.until(lambda: backend.running == 1)
+            # This one needs no backend, so it is ready long before the first.
+            await call.write(Request(key="quick", image=b"not an image"))
+            if allowed:
+                assert (await call.read()).key == "quick"
+                backend.versions[1].gate.set()
+                assert (await call.read()).key == "slow"
+            else:
+                backend.versions[1].gate.set()
+                assert (await call.read()).key == "slow"
+                assert (await call.read()).key == "quick"
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+
+
+async def test_the_window_bounds_what_is_read() -> None:
+    async with serving_gateway(stream_window=4) as (gateway, backend):
+        backend.most_running = 0
+        backend.versions[1].gate.clear()
+        call = gateway.classification.StreamClassify()
+
+        async def send_all() -> None:
+            await send(call, *(Request(key=str(index), image=sample_image(index % 3)) for index in range(40)))
+            await call.done_writing()
+
+        sending = asyncio.create_task(send_all())
+        await backend.until(lambda: backend.running == 4)
+        [stream] = gateway.gateway._streams._open
+        assert stream._begun == 4
+        backend.versions[1].gate.set()
+        assert [response.key async for response in call] == [str(index) for index in range(40)]
+        await sending
+        assert backend.most_running == 4
+
+
+async def test_a_caller_that_does_not_read_is_not_read() -> None:
+    # Small flow-control windows, so that few answers fill what gRPC buffers between the two.
+    options = [("grpc.http2.lookahead_bytes", 16384), ("grpc.http2.bdp_probe", 0)]
+    async with contextlib.AsyncExitStack() as stack:
+        gateway, _ = await stack.enter_async_context(serving_gateway(stream_window=8))
+        address = gateway.gateway.address
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            call = type(gateway.classification)(channel).StreamClassify()
+            # Answers of about 800 bytes: an error with a long key twice.
+            request = Request(key="k" * 256, image=b"not an image")
+
+            async def send_for_ever() -> None:
+                while True:
+                    await call.write(request)
+
+            sending = asyncio.create_task(send_for_ever())
+            begun = -1
+            await call.read()
+            [stream] = gateway.gateway._streams._open
+            # The stream has come to a halt when nothing moves while another call makes its whole way.
+            while begun != stream._begun:
+                begun = stream._begun
+                for _ in range(20):
+                    await gateway.check()
+            halted = begun
+            assert halted < 5000
+            assert stream._window._held_images <= 8
+            for _ in range(halted):
+                await call.read()
+            assert stream._begun > halted
+            sending.cancel()
+            call.cancel()
+
+
+async def test_large_images_are_bounded_by_bytes() -> None:
+    async with serving_gateway(max_image_bytes=200_000, stream_window=16) as (gateway, backend):
+        backend.most_running = 0
+        backend.versions[1].gate.clear()
+        # Trailing bytes after the image end are allowed and make it large: 7 of them exceed the byte budget.
+        large = sample_image().ljust(200_000, b"\0")
+        requests = [Request(key=str(index), image=large) for index in range(12)]
+        answering = asyncio.create_task(stream_of(gateway, requests))
+        budget = gateway.settings.max_message_bytes // 200_000
+        assert budget < 12
+        await backend.until(lambda: backend.running == budget)
+        for _ in range(20):
+            await gateway.check()
+        assert backend.running == budget
+        backend.versions[1].gate.set()
+        assert len(await answering) == 12
+        assert backend.most_running == budget
+
+
+async def test_cancelling_a_stream_cancels_its_work() -> None:
+    async with serving_gateway(stream_window=4) as (gateway, backend):
+        backend.versions[1].gate.clear()
+        call = gateway.classification.StreamClassify()
+        for index in range(4):
+            await call.write(Request(key=str(index), image=sample_image()))
+        await backend.until(lambda: backend.running == 4)
+        call.cancel()
+        await backend.until(lambda: backend.cancelled == 4)
+        while gateway.gateway._admission.bulk_calls:
+            await gateway.check()
+        assert gateway.gateway._admission.in_flight == 0
+
+
+async def test_one_stream_one_version_while_versions_change() -> None:
+    async with FakeBackend() as backend:
+        backend.add_version(1)
+        async with running_gateway(backend) as gateway:
+            await gateway.until_ready(1)
+            call = gateway.classification.StreamClassify()
+            await call.write(Request(key="a", image=sample_image()))
+            assert (await call.read()).model.version == 1
+            backend.add_version(2)
+            await gateway.until_ready(2)
+            await call.write(Request(key="b", image=sample_image()))
+            assert (await call.read()).model.version == 1
+            response = await gateway.classification.Classify(pb.ClassifyRequest(image=sample_image()))
+            assert response.model.version == 2
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize(
+    ("selector", "code", "reason"),
+    [
+        (model_pb2.ModelSelector(), grpc.StatusCode.UNAVAILABLE, "MODEL_VERSION_RETIRED"),
+        (model_pb2.ModelSelector(version=1), grpc.StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND"),
+    ],
+)
+async def test_a_stream_whose_version_is_unloaded_ends(
+    selector: model_pb2.ModelSelector, code: grpc.StatusCode, reason: str
+) -> None:
+    async with FakeBackend() as backend:
+        backend.add_version(1)
+        async with running_gateway(backend) as gateway:
+            await gateway.until_ready(1)
+            call = gateway.classification.StreamClassify()
+            await call.write(config(model=selector))
+            await call.write(Request(key="a", image=sample_image()))
+            assert (await call.read()).key == "a"
+            backend.add_version(2)
+            await gateway.until_ready(2)
+            backend.unload(1)
+            await call.write(Request(key="b", image=sample_image()))
+            keys, failed = await broken(call)
+            assert keys == []
+            assert (failed.code, failed.reason) == (code, reason)
+
+
+async def test_backend_trouble_is_a_status_of_the_image() -> None:
+    async with serving_gateway() as (gateway, backend):
+        call = gateway.classification.StreamClassify()
+        backend.versions[1].refusal = (grpc.StatusCode.UNAVAILABLE, "queue full")
+        await call.write(Request(key="a", image=sample_image()))
+        failed = failure_of((await call.read()).error)
+        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
+        backend.versions[1].refusal = None
+        await call.write(Request(key="b", image=sample_image()))
+        assert (await call.read()).HasField("classification")
+        await call.done_writing()
+
+
+async def test_too_many_streams_are_shed() -> None:
+    async with serving_gateway(max_bulk_calls=1) as (gateway, _):
+        call = gateway.classification.StreamClassify()
+        await call.write(Request(key="a", image=sample_image()))
+        await call.read()
+        _, failed = await broken(gateway.classification.StreamClassify())
+        assert failed.reason == "OVERLOADED"
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_undecodable_bytes_in_a_stream() -> None:
+    async with serving_gateway() as (gateway, _):
+        decode = pb.StreamClassifyResponse.FromString
+        method = "/neurogate.v1.ClassificationService/StreamClassify"
+        call = gateway.channel.stream_stream(method, response_deserializer=decode)()
+        await call.write(Request(key="a", image=sample_image()).SerializeToString())
+        await call.write(b"\xff\xff\xff")
+        keys, failed = await broken(call)
+        assert keys == ["a"]
+        assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED")
