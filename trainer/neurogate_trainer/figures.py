@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -129,56 +130,42 @@ def confusion_matrix(metrics: Json, path: Path) -> None:
             right.text(column, row, f"{rate:.1%}" if totals[row, 0] else "none", **text)
 
 
+_PER_CLASS_MARKS: Final = (
+    ("precision", {"label": "Precision", "color": PALETTE[0], "marker": "o"}),
+    ("recall", {"label": "Recall", "color": PALETTE[5], "marker": "s"}),
+    ("f1", {"label": "F1", "color": PALETTE[2], "marker": "D"}),
+)
+
+
 def per_class_metrics(metrics: Json, path: Path) -> None:
     """Precision, recall and F1 of each class with their 95 % intervals."""
     rows = metrics["per_class"]
-    shown = (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1"))
-    level = f"{metrics['bootstrap']['level']:.0%}"
-    subtitle = (
-        f"{plural(metrics['support'], 'image')} of the test split; bars are {level} bootstrap intervals"
-    )
-    lowest = [
-        row[key][end]
-        for row in rows
-        for key, _ in shown
-        for end in ("low", "value")
-        if row[key][end] is not None
-    ]
-    with figure(path, "Quality by class", subtitle=subtitle, size=(8.2, 1.5 + 0.72 * len(rows))) as canvas:
+    estimates = [row[key] for row in rows for key, _ in _PER_CLASS_MARKS]
+    ends = [entry[end] for entry in estimates for end in ("low", "value") if entry[end] is not None]
+    lowest = min([*ends, 0.9])
+    images = plural(metrics["support"], "image")
+    subtitle = f"{images} of the test split; bars are {metrics['bootstrap']['level']:.0%} bootstrap intervals"
+    with figure(path, "Quality by class", subtitle=subtitle, size=(9.6, 1.5 + 0.72 * len(rows))) as canvas:
         axes = canvas.subplots()
-        for offset, (key, label) in enumerate(shown):
+        for offset, (key, mark) in enumerate(_PER_CLASS_MARKS):
             for position, row in enumerate(rows):
-                entry, height = row[key], position + (offset - 1) * 0.22
-                color = PALETTE[(0, 5, 2)[offset]]
+                entry, height, color = row[key], position + (offset - 1) * 0.22, mark["color"]
                 if entry["value"] is None:
-                    axes.text(min([*lowest, 0.9]), height, "undefined", va="center", color=color, size=8.5)
+                    axes.text(lowest, height, "undefined", va="center", color=color, size=8.5)
                     continue
                 if entry["low"] is not None:
-                    axes.plot(
-                        [entry["low"], entry["high"]],
-                        [height, height],
-                        color=color,
-                        linewidth=2.2,
-                        alpha=0.55,
-                    )
-                axes.plot(
-                    entry["value"],
-                    height,
-                    "osD"[offset],
-                    color=color,
-                    markersize=6,
-                    label=label if not position else None,
-                )
-        axes.set_yticks(
-            range(len(rows)), [f"{row['class_id']}\n{plural(row['support'], 'image')}" for row in rows]
-        )
+                    axes.hlines(height, entry["low"], entry["high"], color=color, linewidth=2.2, alpha=0.55)
+                axes.plot(entry["value"], height, markersize=6, marker=mark["marker"], color=color)
+        names = [f"{row['class_id']}\n{plural(row['support'], 'image')}" for row in rows]
+        axes.set_yticks(range(len(rows)), names)
         axes.tick_params(axis="y", labelcolor=INK, length=0)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlim(max(0.0, min([*lowest, 0.9]) - 0.05), 1.01)
+        axes.set_xlim(max(0.0, lowest - 0.05), 1.01)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        canvas.legend(loc="outside lower center", ncols=3)
+        handles = [Line2D([], [], linestyle="", **mark) for _, mark in _PER_CLASS_MARKS]
+        canvas.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def roc_and_pr(predictions: Predictions, metrics: Json, path: Path) -> None:

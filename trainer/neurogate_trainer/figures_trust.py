@@ -65,7 +65,7 @@ def reliability(panels: Sequence[tuple[str, float, Sequence[Mapping[str, Any]]]]
     """
     subtitle = "on the diagonal, a confidence of 80% means 80% right answers; larger dots hold more images"
     with figure(
-        path, "Reliability of the probabilities", subtitle=subtitle, size=(0.6 + 3.5 * len(panels), 4.7)
+        path, "Reliability of the probabilities", subtitle=subtitle, size=(0.3 + 3.1 * len(panels), 4.4)
     ) as canvas:
         for axes, (title, error, bins) in zip(
             canvas.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
@@ -80,7 +80,7 @@ def risk_coverage(predictions: Predictions, metrics: Json, path: Path) -> None:
     abstention = metrics["abstention"]
     images = plural(len(predictions), "image")
     subtitle = f"{images} of the test split; the least confident answers are withheld first"
-    with figure(path, "Risk and coverage", subtitle=subtitle, size=(8.2, 4.3)) as canvas:
+    with figure(path, "Risk and coverage", subtitle=subtitle, size=(9.6, 4.3)) as canvas:
         axes = canvas.subplots()
         axes.plot(coverage, risk, color=ACCENT, drawstyle="steps-post", label="test split")
         top = max(float(risk.max()), 0.01)
@@ -140,7 +140,7 @@ def ood_histogram(
     span = max(float(max(high, threshold) - min(low, threshold)), 1e-9)
     edges = np.linspace(min(low, threshold) - 0.02 * span, max(high, threshold) + 0.02 * span, 70)
     with figure(
-        path, "Out-of-distribution score", subtitle=subtitle, size=(8.2, 1.6 + 0.62 * len(rows))
+        path, "Out-of-distribution score", subtitle=subtitle, size=(9.6, 1.6 + 0.62 * len(rows))
     ) as canvas:
         panels = canvas.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, scores) in zip(panels, rows, strict=True):

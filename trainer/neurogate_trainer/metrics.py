@@ -273,12 +273,20 @@ def _point_values(predictions: Predictions, abstain_below: float | None) -> dict
     if abstain_below is not None:
         answered = predictions.confidence >= abstain_below
         result["coverage"] = (float(answered.mean()), "")
-        result["risk"] = (
-            (float(1.0 - predictions.correct[answered].mean()), "")
-            if answered.any()
-            else (None, "no test image reaches the abstention threshold")
-        )
+        result["risk"] = (None, "no test image reaches the abstention threshold")
+        if answered.any():
+            wrong = int((~predictions.correct[answered]).sum())
+            result["risk"] = (
+                wrong / int(answered.sum()),
+                "" if wrong else _no_error_note(int(answered.sum())),
+            )
     return result
+
+
+def _no_error_note(answers: int) -> str:
+    """What a bootstrap cannot tell, since without an error every resample is without error too."""
+    limit = 1.0 - ((1.0 - CONFIDENCE_LEVEL) / 2) ** (1.0 / answers)
+    return f"no error among {answers} answers; the exact upper limit of the 95% interval is {limit:.1%}"
 
 
 def _resampled_values(

@@ -13,7 +13,7 @@ from pathlib import Path
 from neurogate_trainer._files import write_atomically
 from neurogate_trainer.report_html import Html, join, tag
 from neurogate_trainer.report_run import Run, read_run
-from neurogate_trainer.report_sections import SECTIONS
+from neurogate_trainer.report_sections import SECTIONS, key_numbers
 from neurogate_trainer.report_words import dataset_name, distrust, findings, is_phantom, warnings
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -110,6 +110,7 @@ def _summary(run: Run) -> Html:
     return tag(
         "section",
         tag("h2", "Summary"),
+        key_numbers(run),
         [tag("p", line) for line in findings(run)],
         tag("h3", "Where not to trust it"),
         tag("ul", [tag("li", line) for line in distrust(run)]),

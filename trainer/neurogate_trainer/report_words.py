@@ -110,10 +110,11 @@ def _made(run: Run) -> str:
 def distrust(run: Run) -> list[str]:
     """Where the model should not be trusted, as the evaluation shows it."""
     metrics = run.record("metrics")
-    lines = [
-        "On images of another source, scanner, protocol or population than the test split: they were not "
-        "tested."
-    ]
+    unseen = (
+        "On images of another source, scanner, protocol or population than the test split: "
+        "they were not tested."
+    )
+    lines = [unseen]
     if not metrics:
         return lines
     worst = _worst_confusion(metrics)

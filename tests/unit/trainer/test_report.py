@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from neurogate_testing.runs import make_run
+from neurogate_trainer.report import write_report
+from neurogate_trainer.report_html import Html, join, picture, table, tag
+
+VOID = {"img", "meta"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and gathers text, elements and references."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture
+def run(whole_run, tmp_path):
+    return shutil.copytree(whole_run, tmp_path / "run")
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def read(run):
+    path = write_report(run)
+    assert path == run / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_tells_the_story(run):
+    page = read(run)
+    assert "brain_tumor, version 3" in page.text
+    assert "Not a medical device." in page.text
+    assert "160 images of the sealed test split" in page.text
+    assert "trained on 1,120 images of the data set phantom" in page.text
+    assert "rotated heads" in page.text
+    for heading in (
+        "Summary",
+        "Quality on the test split",
+        "Audit",
+        "Settings",
+        "Lineage",
+        "Where not to trust it",
+    ):
+        assert heading in page.text
+    assert page.tags.count("figure") == len(list((run / "figures").glob("*.png")))
+
+
+def test_stands_alone(run):
+    page = read(run)
+    source = (run / "report.html").read_text(encoding="utf-8")
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    references = [value for name, value in page.attributes if name in {"src", "href", "srcset", "action"}]
+    assert all(value.startswith(("data:image/", "#")) for value in references)
+    assert not re.search(r"url\(|@import|https?://", source)
+    anchors = {value for name, value in page.attributes if name == "id"}
+    assert {value[1:] for value in references if value.startswith("#")} <= anchors
+    assert any(name == "content" and "default-src 'none'" in value for name, value in page.attributes)
+
+
+def test_warns_of_the_phantom_and_of_nothing_else(run, tmp_path):
+    assert "teaches nothing about patients" in read(run).text
+    make_run(tmp_path / "real", dataset="clinic")
+    assert "teaches nothing about patients" not in read(tmp_path / "real").text
+
+
+@pytest.mark.parametrize(
+    "name", [None, "metrics", "manifest", "published", "splits", "history", "ood", "export"]
+)
+def test_lives_with_any_missing_file(run, name):
+    for path in run.glob("*.json"):
+        if name in {None, path.stem}:
+            path.unlink()
+    page = read(run)
+    assert f"{name or 'config'}.json is missing" in page.text
+
+
+def test_an_empty_run_still_gives_a_page(tmp_path):
+    page = read(tmp_path)
+    assert "was not evaluated" in page.text
+    assert "Not a medical device." in page.text
+
+
+def test_lives_with_missing_and_damaged_figures(run):
+    (run / "figures" / "reliability.png").unlink()
+    (run / "figures" / "gradcam_glioma.png").write_bytes(b"no picture")
+    (run / "figures" / "roc_pr.png").write_bytes((run / "figures" / "roc_pr.png").read_bytes()[:900])
+    page = read(run)
+    assert "1 figure missing from the page: reliability.png." in page.text
+    assert "The figure gradcam_glioma.png cannot be shown" in page.text
+    assert "The figure roc_pr.png cannot be shown" in page.text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"lineage": 3}'])
+def test_lives_with_damaged_records(run, content):
+    (run / "manifest.json").write_text(content)
+    assert "manifest" in read(run).text
+
+
+def test_escapes_whatever_comes_from_data(run):
+    hostile = '<img src=x onerror="alert(1)">\'&</style><script>alert(2)</script>'
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["per_class"][0]["class_id"] = metrics["classes"][0] = hostile
+    metrics["ood"]["sources"] = {hostile: {"support": 1, "auroc": 0.5, "flagged": 0.1}}
+    change(run / "metrics.json", **metrics)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["lineage"] |= {"dataset": hostile, "runId": hostile, "hyperparameters": {hostile: hostile}}
+    manifest["classes"][0]["displayName"] = hostile
+    change(run / "manifest.json", **manifest)
+    change(run / "published.json", model=hostile)
+    change(run / "environment.json", **{hostile: [hostile, {hostile: hostile}]})
+    entry = {"path": "x", "class": hostile, "sha256": "", "reason": hostile}
+    change(run / "splits.json", test=[entry], dropped=[entry])
+    (run / "figures" / "samples_<script>alert(3)<script>.png").write_bytes(
+        (run / "figures" / "per_class.png").read_bytes()
+    )
+    page = read(run)
+    assert "script" not in page.tags
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert hostile in page.text
+
+
+def test_warns_where_it_should(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["per_class"][1]["support"] = 4
+    metrics["abstention"]["risk"] = {"value": 0.09, "low": 0.05, "high": 0.13}
+    metrics["ood"]["auroc"] = 0.7
+    change(run / "metrics.json", **metrics)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["lineage"] |= {"baseWeights": "random", "sourceCommit": "abc-dirty"}
+    change(run / "manifest.json", **manifest)
+    change(run / "audit.json", counts={"class_conflicts": 2})
+    text = read(run).text
+    assert "Only 4 test images of class meningioma" in text
+    assert "does not reach the target" in text
+    assert "recognised poorly (AUROC 0.700" in text
+    assert "started from random weights" in text
+    assert "uncommitted changes" in text
+    assert "2 pictures lay under more than one class" in text
+
+
+def test_says_when_a_version_was_not_published(run):
+    (run / "published.json").unlink()
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["version"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert "brain_tumor, not published" in read(run).text
+
+
+def test_refuses_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run folder at"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_writing_twice_replaces_the_page(run):
+    write_report(run)
+    (run / "metrics.json").unlink()
+    assert "metrics.json is missing" in read(run).text
+    assert not list(run.glob("*.tmp"))
+
+
+class TestBuilder:
+    def test_text_is_escaped_once(self):
+        inner = tag("b", "a < b & \"c\" 'd'", title='"><x>')
+        assert inner == '<b title="&quot;&gt;&lt;x&gt;">a &lt; b &amp; &quot;c&quot; &#x27;d&#x27;</b>'
+        assert tag("p", inner) == f"<p>{inner}</p>"
+
+    def test_nested_lists_and_nothing(self):
+        assert join("a", None, ["b", [Html("<i>c</i>"), None]]) == "ab<i>c</i>"
+        assert tag("img", src="x", alt=None) == '<img src="x">'
+
+    def test_an_empty_table_is_nothing(self):
+        assert table(["a"], []) == ""
+
+    def test_picture_names_what_is_wrong(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(b"GIF89a")
+        with pytest.raises(OSError, match="cannot identify"):
+            picture(tmp_path / "a.png", "nothing")
