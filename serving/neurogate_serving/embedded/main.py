@@ -1,0 +1,88 @@
+"""The command `neurogate-model-server`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from .flags import FlagError, Flags, parse_flags, usage
+
+_log = logging.getLogger(__name__)
+
+# What the real server ends with when it cannot start.
+_FAILED = 255
+_POLL_SECONDS = 0.2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the server until SIGTERM or SIGINT; the exit status is 0 then, and 255 if it cannot start."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    )
+    if "--help" in given:
+        print(usage())  # noqa: T201
+        sys.exit(0)
+    try:
+        flags, unknown = parse_flags(given)
+    except FlagError as error:
+        _log.error("%s", error)
+        sys.exit(_FAILED)
+    for argument in unknown:
+        _log.warning("unknown argument is ignored: %s", argument)
+    if flags.version:
+        print(
+            f"Neurogate model server: {_version('neurogate')}\nTensorFlow Library: {_version('tensorflow')}"
+        )
+        sys.exit(0)
+    sys.exit(_serve(flags))
+
+
+def _serve(flags: Flags) -> int:
+    # TensorFlow reads these when it is imported: its notes on start would drown the server's own.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from .errors import ServingError  # noqa: PLC0415  (the import of TensorFlow takes seconds; flags come first)
+    from .server import ModelServer  # noqa: PLC0415
+    from .states import StoppedError  # noqa: PLC0415
+
+    try:
+        server = ModelServer(flags)
+    except ServingError as error:
+        _log.error("Failed to start server. Error: %s", error)
+        return _FAILED
+
+    failure: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            server.start()
+        except (ServingError, StoppedError) as error:
+            failure.append(error)
+
+    # Blocked here and so in every thread made later: only the wait below takes them, between two statements.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    starter = threading.Thread(target=start, name="starter", daemon=True)
+    starter.start()
+    received = None
+    while received is None and not failure:
+        received = signal.sigtimedwait(signals, _POLL_SECONDS)
+    if received is not None:
+        _log.info("stopping on %s", signal.Signals(received.si_signo).name)
+    server.stop()
+    if received is None:
+        _log.error("Failed to start server. Error: %s", failure[0])
+        return _FAILED
+    return 0
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,117 @@
+"""Predict: from a request to tensor names and values, and from results to a response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import model_pb2, predict_pb2
+
+from .errors import ServingError, failed_precondition, invalid_argument
+from .servable import Runner
+from .tensors import Array, decode_input, encode
+
+DEFAULT_SIGNATURE = "serving_default"
+PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
+
+
+def predict(
+    runner: Runner,
+    request: predict_pb2.PredictRequest,
+    *,
+    version: int | None,
+    check_method: bool,
+    as_content: bool,
+    timeout: float | None = None,
+) -> predict_pb2.PredictResponse:
+    """Runs a Predict request on a loaded version.
+
+    Args:
+        runner: The version.
+        request: Its model name is only echoed.
+        version: Number to name in the response; None for none.
+        check_method: Whether the signature's method name must be a known one.
+        as_content: Whether results go out as packed bytes instead of typed fields.
+        timeout: Seconds left for the graph; None for no limit.
+
+    Raises:
+        ServingError: With the real server's code and text, checked in its order.
+    """
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = runner.signatures.get(name)
+    if signature is None:
+        raise failed_precondition(f'Serving signature key "{name}" not found.')
+    if check_method and signature.method_name not in (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD):
+        raise ServingError(
+            grpc.StatusCode.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{PREDICT_METHOD}, {CLASSIFY_METHOD}, "
+            f"{REGRESS_METHOD}}}. Was: {signature.method_name}",
+        )
+    _check_number_of_inputs(signature, request)
+    feeds = _inputs(signature, request.inputs)
+    aliases = _outputs(signature, request.output_filter)
+    results = runner.run(feeds, [signature.outputs[alias].name for alias in aliases], timeout=timeout)
+    response = predict_pb2.PredictResponse()
+    set_model_spec(response.model_spec, request.model_spec.name, name, version)
+    for alias, result in zip(aliases, results, strict=True):
+        encode(result, response.outputs[alias], as_content=as_content)
+    return response
+
+
+def set_model_spec(spec: model_pb2.ModelSpec, name: str, signature_name: str, version: int | None) -> None:
+    """Says in a response what ran: never by label, and always with the signature's full name."""
+    spec.name = name
+    spec.signature_name = signature_name or DEFAULT_SIGNATURE
+    if version is not None:
+        spec.version.value = version
+
+
+def _check_number_of_inputs(
+    signature: meta_graph_pb2.SignatureDef, request: predict_pb2.PredictRequest
+) -> None:
+    sent, wanted = request.inputs, signature.inputs
+    if len(sent) == len(wanted) or (len(sent) < len(wanted) and signature.defaults):
+        return
+    raise invalid_argument(
+        f"input size does not match signature: {len(sent)}!={len(wanted)} len({_names(sent)}) != len({_names(wanted)}). "
+        f"Sent extra: {_names(set(sent) - set(wanted))}. Missing but required: {_names(set(wanted) - set(sent))}."
+    )
+
+
+def _inputs(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any]) -> list[tuple[str, Array]]:
+    feeds = []
+    for alias in sorted(signature.inputs):
+        feed_name = signature.inputs[alias].name
+        if alias in sent:
+            feeds.append((feed_name, decode_input(alias, sent[alias])))
+        elif alias in signature.defaults:
+            feeds.append((feed_name, decode_input(alias, signature.defaults[alias])))
+        else:
+            raise invalid_argument(
+                f"Signature input alias: {alias}(feed name: {feed_name}) not found in request and no default value "
+                f"provided. Inputs expected to be in the request {_names(sent)}, or default input alias set: "
+                + ",".join(sorted(signature.defaults))
+            )
+    return feeds
+
+
+def _outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    for alias in wanted:
+        if alias not in signature.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{_names(signature.outputs)}."
+            )
+        if alias in seen:
+            raise invalid_argument(f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+    return list(wanted) or sorted(signature.outputs)
+
+
+def _names(names: Iterable[str]) -> str:
+    return f"{{{','.join(sorted(names))}}}"

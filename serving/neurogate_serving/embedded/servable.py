@@ -1,0 +1,238 @@
+"""One loaded SavedModel: its graph, its signatures, and a way to run them.
+
+The model is loaded as TensorFlow's C++ loader does it (graph, variables if there are any, initialisation) and
+run through a plain session with the signature's tensor names. So every signature works, nothing is checked that
+the graph does not check, and errors carry TensorFlow's own texts. `Session.run` and `saved_model.load` would
+check, convert and annotate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
+from tensorflow.python.client import pywrap_tf_session as tf_session
+
+from .errors import ServingError, failed_precondition, from_tensorflow, invalid_argument, not_found
+from .tensors import Array
+from .wire import is_cut_short
+
+_INIT_OP_KEY = "__saved_model_init_op"
+_INIT_OP_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+
+
+class Runner(Protocol):
+    """What runs a loaded version: the servable itself, or batching around it."""
+
+    @property
+    def signatures(self) -> Mapping[str, meta_graph_pb2.SignatureDef]:
+        """The model's signatures, by name."""
+
+    def run(
+        self, feeds: Sequence[tuple[str, Array]], fetches: Sequence[str], *, timeout: float | None = None
+    ) -> list[Array]:
+        """Feeds tensors by name and returns the fetched ones in order; raises `ServingError`."""
+
+    def close(self) -> None:
+        """Frees what the version holds; nothing runs on it any more."""
+
+
+class Servable:
+    """A SavedModel that is ready to run; thread-safe.
+
+    Attributes:
+        path: The folder of this version.
+    """
+
+    def __init__(self, path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, session: Any) -> None:
+        self.path = path
+        self._signatures = dict(meta_graph.signature_def)
+        self._session = session
+        self._graph = session.graph
+        self._outputs: dict[str, Any] = {}
+
+    @property
+    def signatures(self) -> Mapping[str, meta_graph_pb2.SignatureDef]:
+        """Every `SignatureDef`, by name."""
+        return self._signatures
+
+    def run(
+        self,
+        feeds: Sequence[tuple[str, Array]],
+        fetches: Sequence[str],
+        *,
+        targets: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> list[Array]:
+        """Runs the part of the graph that `fetches` and `targets` need; other threads run meanwhile.
+
+        Args:
+            feeds: Tensor names and values.
+            fetches: Tensor names.
+            targets: Names of operations to run for their effect.
+            timeout: Seconds after which TensorFlow gives up (DEADLINE_EXCEEDED); None for never.
+
+        Raises:
+            ServingError: With the code and text that TensorFlow gives.
+        """
+        feed_dict = {
+            self._tensor(name, "FeedInputs: unable to find feed output "): value for name, value in feeds
+        }
+        outputs = [self._tensor(name, "FetchOutputs node ", ": not found") for name in fetches]
+        operations = [self._graph.get_operation_by_name(name)._c_op for name in targets]  # noqa: SLF001
+        try:
+            with _run_options(timeout) as options:
+                # The call behind Session.run, which would check and convert what the graph must judge.
+                return list(
+                    tf_session.TF_SessionRun_wrapper(
+                        self._session._session,
+                        options,
+                        feed_dict,
+                        outputs,
+                        operations,
+                        None,
+                    )
+                )
+        except tf.errors.OpError as error:
+            raise from_tensorflow(error) from None
+
+    def close(self) -> None:
+        """Frees the session; the servable cannot run any more."""
+        self._session.close()
+
+    def _tensor(self, name: str, before: str, after: str = "") -> Any:
+        output = self._outputs.get(name)
+        if output is None:
+            operation, _, index = name.partition(":")
+            try:
+                output = tf_session.TF_Output()
+                output.oper = self._graph.get_operation_by_name(operation)._c_op  # noqa: SLF001
+                output.index = int(index or 0)
+            except (KeyError, ValueError):
+                raise not_found(f"{before}{name}{after}") from None
+            self._outputs[name] = output
+        return output
+
+
+@contextlib.contextmanager
+def _run_options(timeout: float | None) -> Any:
+    """Run options in the form that the C API takes, or None."""
+    if timeout is None:
+        yield None
+        return
+    milliseconds = max(1, min(int(timeout * 1000), 2**31 - 1))
+    buffer = tf_session.TF_NewBufferFromString(
+        config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
+    )
+    try:
+        yield buffer
+    finally:
+        tf_session.TF_DeleteBuffer(buffer)
+
+
+def load_servable(path: Path, *, tags: Sequence[str], config: config_pb2.ConfigProto) -> Servable:
+    """Loads the SavedModel in `path`.
+
+    Args:
+        path: Folder of one version.
+        tags: Which meta graph to load: the one with exactly these tags.
+        config: Threads and devices of its session.
+
+    Raises:
+        ServingError: It is not a loadable SavedModel; code and text as the real server has them.
+    """
+    meta_graph = _find_meta_graph(_read(path), tags)
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.graph_util.import_graph_def(
+                meta_graph.graph_def, name="", producer_op_list=meta_graph.meta_info_def.stripped_op_list
+            )
+        session = tf.compat.v1.Session(graph=graph, config=config)
+    except tf.errors.OpError as error:
+        raise from_tensorflow(error) from None
+    except (ValueError, TypeError) as error:
+        raise invalid_argument(str(error)) from None
+    servable = Servable(path, meta_graph, session)
+    try:
+        _initialise(servable, meta_graph)
+    except ServingError:
+        servable.close()
+        raise
+    except KeyError as error:
+        servable.close()
+        raise failed_precondition(str(error.args[0])) from None
+    return servable
+
+
+def _read(path: Path) -> saved_model_pb2.SavedModel:
+    file = path / "saved_model.pb"
+    if not file.is_file():
+        raise not_found(
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}"
+        )
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ServingError(grpc.StatusCode.UNKNOWN, f"{file}; {error.strerror}") from None
+    saved_model = saved_model_pb2.SavedModel()
+    try:
+        saved_model.ParseFromString(data)
+    except DecodeError:
+        if is_cut_short(data):
+            raise ServingError(grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested") from None
+        raise ServingError(grpc.StatusCode.DATA_LOSS, f"Can't parse {file} as binary proto") from None
+    return saved_model
+
+
+def _find_meta_graph(model: saved_model_pb2.SavedModel, tags: Sequence[str]) -> meta_graph_pb2.MetaGraphDef:
+    for meta_graph in model.meta_graphs:
+        if set(meta_graph.meta_info_def.tags) == set(tags):
+            return meta_graph
+    raise not_found(
+        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect available "
+        "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
+    )
+
+
+def _initialise(servable: Servable, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
+    assets: list[tuple[str, Array]] = [
+        (asset.tensor_info.name, _string(str(servable.path / "assets" / asset.filename)))
+        for asset in meta_graph.asset_file_def
+    ]
+    variables = servable.path / "variables" / "variables"
+    # A model without a variables folder loads all the same, and fails where it reads one: as in the real server.
+    if variables.with_suffix(".index").exists():
+        saver = meta_graph.saver_def
+        feeds = [(saver.filename_tensor_name, _string(str(variables))), *assets]
+        servable.run(feeds, [], targets=[saver.restore_op_name])
+    init_op = _init_op(meta_graph)
+    if init_op:
+        servable.run(assets, [], targets=[init_op])
+
+
+def _init_op(meta_graph: meta_graph_pb2.MetaGraphDef) -> str:
+    signature = meta_graph.signature_def.get(_INIT_OP_KEY)
+    if signature is not None:
+        return str(signature.outputs[_INIT_OP_KEY].name)
+    for collection in _INIT_OP_COLLECTIONS:
+        names = (
+            meta_graph.collection_def[collection].node_list.value
+            if collection in meta_graph.collection_def
+            else ()
+        )
+        if names:
+            return str(names[0])
+    return ""
+
+
+def _string(text: str) -> Array:
+    return np.array(text.encode(), object)

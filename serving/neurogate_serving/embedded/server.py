@@ -1,0 +1,210 @@
+"""Puts the parts together: models first, and only when every one has a version, the port."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+from tensorflow.core.protobuf import config_pb2 as session_pb2
+from tensorflow_serving.config import model_server_config_pb2 as config_pb2
+
+from .batch_queue import BatchingOptions, read_batching_options
+from .batching import BatchScheduler
+from .config import read_text_proto, single_model_config
+from .core import CoreOptions, ServerCore
+from .errors import ServingError, invalid_argument
+from .flags import Flags
+from .manager import ManagerOptions
+from .servable import Runner, load_servable
+from .services import Services
+from .states import StoppedError, VersionId
+from .warmup import warm_up
+
+_log = logging.getLogger(__name__)
+
+_HOST = "127.0.0.1"
+_INITIAL_LOAD_THREADS = 8
+# Requests that run when the server is told to stop may take so long to end.
+_GRACE_SECONDS = 10.0
+
+
+class ModelServer:
+    """The embedded model server.
+
+    Args:
+        flags: Its settings.
+
+    Raises:
+        ServingError: A setting, or a file that it names, is bad.
+    """
+
+    def __init__(self, flags: Flags) -> None:
+        if flags.port <= 0:
+            raise invalid_argument("server_options.grpc_port is not set.")
+        if not flags.model_base_path and not flags.model_config_file:
+            raise invalid_argument(
+                "Both server_options.model_base_path and server_options.model_config_file are empty!"
+            )
+        if flags.batching_parameters_file and not flags.enable_batching:
+            raise invalid_argument(
+                "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+            )
+        self._flags = flags
+        self._config = self._read_config()
+        self._session_config = _session_config(flags)
+        self._tags = [tag for tag in flags.saved_model_tags.split(",") if tag]
+        self._batching: BatchScheduler | None = None
+        if flags.enable_batching:
+            file = Path(flags.batching_parameters_file) if flags.batching_parameters_file else None
+            self._batching = BatchScheduler(read_batching_options(file) if file else BatchingOptions())
+        self._core = ServerCore(self._load, _core_options(flags))
+        self._services = Services(self._core, health=flags.enable_grpc_healthcheck_service)
+        self._stopping = threading.Event()
+        self._grpc: grpc.Server | None = None
+        self._config_poller: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the server listens."""
+        return f"{_HOST}:{self._flags.port}"
+
+    def start(self) -> None:
+        """Loads the models and opens the port; returns when calls are accepted.
+
+        Raises:
+            ServingError: A model failed to load, or the port is taken.
+            StoppedError: `stop` was called meanwhile.
+        """
+        # The port stays closed until models are loaded, which may take long: so look now whether it can be had.
+        _check_port(_HOST, self._flags.port)
+        self._core.reload(self._config)
+        if self._stopping.is_set():
+            raise StoppedError
+        self._grpc = self._open()
+        if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds > 0:
+            self._config_poller = threading.Thread(
+                target=self._poll_config, name="config-poller", daemon=True
+            )
+            self._config_poller.start()
+        _log.info("Running gRPC ModelServer at %s", self.address)
+
+    def stop(self) -> None:
+        """Takes no new calls, lets running ones end, frees the models."""
+        self._stopping.set()
+        self._services.stop()
+        if self._grpc is not None:
+            self._grpc.stop(_GRACE_SECONDS).wait()
+        self._core.stop()
+        if self._batching is not None:
+            self._batching.stop()
+
+    def _open(self) -> grpc.Server:
+        server = grpc.server(
+            ThreadPoolExecutor(max_workers=max(1, self._flags.grpc_max_threads), thread_name_prefix="grpc"),
+            handlers=[self._services],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                *_channel_arguments(self._flags.grpc_channel_arguments),
+            ],
+        )
+        addresses = [self.address]
+        if self._flags.grpc_socket_path:
+            addresses.append(f"unix:{self._flags.grpc_socket_path}")
+        for address in addresses:
+            try:
+                server.add_insecure_port(address)
+            except RuntimeError as error:
+                raise invalid_argument(f"Failed to BuildAndStart gRPC server: {error}") from None
+        server.start()
+        return server
+
+    def _load(self, version: VersionId, path: Path) -> Runner:
+        _log.info("loading servable %s from %s", version, path)
+        servable = load_servable(path, tags=self._tags, config=self._session_config)
+        runner: Runner = servable if self._batching is None else self._batching.wrap(servable)
+        if self._flags.enable_model_warmup:
+            try:
+                warm_up(
+                    runner,
+                    path,
+                    iterations=max(1, self._flags.num_request_iterations_for_warmup),
+                    check_method=self._flags.enable_signature_method_name_check,
+                )
+            except ServingError:
+                runner.close()
+                raise
+        return runner
+
+    def _read_config(self) -> config_pb2.ModelServerConfig:
+        if self._flags.model_config_file:
+            return read_text_proto(Path(self._flags.model_config_file), config_pb2.ModelServerConfig())
+        return single_model_config(self._flags.model_name, self._flags.model_base_path)
+
+    def _poll_config(self) -> None:
+        while not self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
+            try:
+                self._core.reload(self._read_config())
+            except ServingError as error:
+                _log.error("the model configuration was not applied: %s", error)
+            except StoppedError:
+                return
+
+
+def _core_options(flags: Flags) -> CoreOptions:
+    return CoreOptions(
+        manager=ManagerOptions(
+            num_load_threads=flags.num_load_threads,
+            num_unload_threads=flags.num_unload_threads,
+            max_num_load_retries=flags.max_num_load_retries,
+            load_retry_interval=flags.load_retry_interval_micros / 1e6,
+        ),
+        initial_load_threads=_INITIAL_LOAD_THREADS,
+        poll_seconds=flags.file_system_poll_wait_seconds,
+        allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
+        check_method=flags.enable_signature_method_name_check,
+        as_content=flags.enable_serialization_as_tensor_content,
+    )
+
+
+def _session_config(flags: Flags) -> session_pb2.ConfigProto:
+    config = session_pb2.ConfigProto()
+    if flags.tensorflow_session_config_file:
+        read_text_proto(Path(flags.tensorflow_session_config_file), config)
+    intra, inter = flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism
+    both = flags.tensorflow_session_parallelism
+    if intra > 0 and inter > 0 and both > 0:
+        raise invalid_argument(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    if intra > 0 or inter > 0:
+        config.intra_op_parallelism_threads, config.inter_op_parallelism_threads = intra, inter
+    elif both or not flags.tensorflow_session_config_file:
+        config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = both
+    return config
+
+
+def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    arguments: list[tuple[str, int | str]] = []
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise invalid_argument(f"--grpc_channel_arguments: expected key=value, got {part}")
+        arguments.append((key, int(value) if value.lstrip("+-").isdigit() else value))
+    return arguments
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise invalid_argument(f"cannot listen on {host}:{port}: {error}") from None

@@ -1,0 +1,241 @@
+"""The gRPC methods: PredictionService, ModelService, and health where it is switched on.
+
+Requests are decoded here and not by gRPC, because an undecodable one must give the status that the real server
+gives; for the same reason unknown methods are answered here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from .core import ServerCore
+from .errors import ServingError, invalid_argument, not_found
+from .estimators import classify, multi_inference, regress
+from .predict import predict
+from .states import StoppedError, VersionId, VersionState
+from .wire import status_proto, version_status
+
+MessageT = TypeVar("MessageT", bound=Message)
+Call = Callable[[bytes, grpc.ServicerContext], bytes]
+
+_PREDICTION_SERVICE = "/tensorflow.serving.PredictionService/"
+_MODEL_SERVICE = "/tensorflow.serving.ModelService/"
+_HEALTH = "/grpc.health.v1.Health/"
+_HEALTH_SERVICES = ("", "PredictionService", "ModelService")
+_HEALTH_NAME_LIMIT = 200
+
+
+class Services(grpc.GenericRpcHandler):
+    """Every method that the server answers, by its path."""
+
+    def __init__(self, core: ServerCore, *, health: bool) -> None:
+        self._core = core
+        self._stopping = threading.Event()
+        self._handlers = {
+            _PREDICTION_SERVICE + "Predict": _unary(self._predict),
+            _PREDICTION_SERVICE + "Classify": _unary(self._classify),
+            _PREDICTION_SERVICE + "Regress": _unary(self._regress),
+            _PREDICTION_SERVICE + "MultiInference": _unary(self._multi_inference),
+            _PREDICTION_SERVICE + "GetModelMetadata": _unary(self._metadata),
+            _MODEL_SERVICE + "GetModelStatus": _unary(self._status),
+            _MODEL_SERVICE + "HandleReloadConfigRequest": _unary(self._reload),
+        }
+        if health:
+            self._handlers[_HEALTH + "Check"] = _unary(self._check)
+            self._handlers[_HEALTH + "Watch"] = grpc.unary_stream_rpc_method_handler(self._watch)
+        self._unknown = grpc.stream_stream_rpc_method_handler(_unimplemented)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """The handler of a method; unknown methods have one too, which answers UNIMPLEMENTED."""
+        return self._handlers.get(handler_call_details.method, self._unknown)
+
+    def stop(self) -> None:
+        """Ends the streams that would go on for ever."""
+        self._stopping.set()
+
+    # --- PredictionService -------------------------------------------------------------------
+
+    def _predict(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        request = _parse(predict_pb2.PredictRequest(), data)
+        return self._infer(
+            request, context, request.model_spec, predict, as_content=self._core.options.as_content
+        )
+
+    def _classify(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        request = _parse(classification_pb2.ClassificationRequest(), data)
+        return self._infer(request, context, request.model_spec, classify)
+
+    def _regress(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        request = _parse(regression_pb2.RegressionRequest(), data)
+        return self._infer(request, context, request.model_spec, regress)
+
+    def _multi_inference(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        request = _parse(inference_pb2.MultiInferenceRequest(), data)
+        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        return self._infer(request, context, spec, multi_inference, spec_required=False)
+
+    def _infer(
+        self,
+        request: Any,
+        context: grpc.ServicerContext,
+        spec: model_pb2.ModelSpec,
+        run: Callable[..., Message],
+        *,
+        spec_required: bool = True,
+        **options: Any,
+    ) -> bytes:
+        if spec_required:
+            _require_spec(request)
+        if not context.is_active():
+            # Cancelled while it waited for a thread: nobody wants the answer any more.
+            raise ServingError(grpc.StatusCode.CANCELLED, "")
+        timeout = context.time_remaining()
+        with self._core.hold(spec) as (version, runner):
+            response = run(
+                runner,
+                request,
+                version=version.version,
+                check_method=self._core.options.check_method,
+                timeout=timeout,
+                **options,
+            )
+            return response.SerializeToString()
+
+    def _metadata(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
+        request = _parse(get_model_metadata_pb2.GetModelMetadataRequest(), data)
+        _require_spec(request)
+        if not request.metadata_field:
+            raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid_argument(f"Metadata field {field} is not supported")
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        with self._core.hold(request.model_spec) as (version, runner):
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            for name, signature in runner.signatures.items():
+                signatures.signature_def[name].CopyFrom(signature)
+        response.model_spec.name = version.name
+        response.model_spec.version.value = version.version
+        response.metadata["signature_def"].Pack(signatures)
+        return response.SerializeToString()
+
+    # --- ModelService ------------------------------------------------------------------------
+
+    def _status(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
+        request = _parse(get_model_status_pb2.GetModelStatusRequest(), data)
+        _require_spec(request)
+        spec = request.model_spec
+        if spec.HasField("version"):
+            number = spec.version.value
+            state = self._core.monitor.state(VersionId(spec.name, number))
+            if state is None:
+                raise not_found(f"Could not find version {number} of model {spec.name}")
+            return _version_status(number, state)
+        versions = self._core.monitor.versions(spec.name)
+        if not versions:
+            raise not_found(f"Could not find any versions of model {spec.name}")
+        return b"".join(_version_status(number, state) for number, state in versions)
+
+    def _reload(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
+        request = _parse(model_management_pb2.ReloadConfigRequest(), data)
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid_argument(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported"
+            )
+        self._core.reload(request.config)
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        for name in dict.fromkeys(request.metric_names):
+            response.metric.add(name=name, int64_value_increase=0)
+        return response.SerializeToString()
+
+    # --- health ------------------------------------------------------------------------------
+
+    def _check(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
+        if _health_service(data) not in _HEALTH_SERVICES:
+            raise not_found("service name unknown")
+        return _health_answer("SERVING")
+
+    def _watch(self, data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        try:
+            known = _health_service(data) in _HEALTH_SERVICES
+        except ServingError as error:
+            _abort(context, error)
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        yield _health_answer("SERVING" if known else "SERVICE_UNKNOWN")
+        while not ended.wait(0.2) and not self._stopping.is_set():
+            pass
+
+
+def _unary(call: Call) -> grpc.RpcMethodHandler:
+    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return call(data, context)
+        except ServingError as error:
+            _abort(context, error)
+        except StoppedError:
+            _abort(context, ServingError(grpc.StatusCode.UNAVAILABLE, "The server is stopping"))
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _abort(context: grpc.ServicerContext, error: ServingError) -> NoReturn:
+    # gRPC takes text or the bytes of it; only bytes carry what is not UTF-8.
+    context.abort(error.code, error.details)  # type: ignore[arg-type]
+    raise AssertionError("abort returned")
+
+
+def _unimplemented(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+    yield b""
+
+
+def _parse(message: MessageT, data: bytes) -> MessageT:
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise ServingError(grpc.StatusCode.INTERNAL, "") from None
+    return message
+
+
+def _require_spec(request: Any) -> None:
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+
+
+def _version_status(number: int, state: VersionState) -> bytes:
+    status = get_model_status_pb2.ModelVersionStatus(version=number, state=int(state.state))
+    return version_status(status.SerializeToString(), status_proto(state.error))
+
+
+def _health_service(data: bytes) -> str:
+    request = health_pb2.HealthCheckRequest()
+    try:
+        request.ParseFromString(data)
+    except DecodeError:
+        raise invalid_argument("could not parse request") from None
+    if len(request.service) > _HEALTH_NAME_LIMIT:
+        raise invalid_argument("could not parse request")
+    return str(request.service)
+
+
+def _health_answer(status: str) -> bytes:
+    return health_pb2.HealthCheckResponse(status=status).SerializeToString()
