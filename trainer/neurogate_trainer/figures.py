@@ -164,7 +164,10 @@ def per_class_metrics(metrics: Json, path: Path) -> None:
         axes.set_xlim(max(0.0, lowest - 0.05), 1.01)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        handles = [Line2D([], [], linestyle="", **mark) for _, mark in _PER_CLASS_MARKS]
+        handles = [
+            Line2D([], [], linestyle="", label=mark["label"], color=mark["color"], marker=mark["marker"])
+            for _, mark in _PER_CLASS_MARKS
+        ]
         canvas.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
