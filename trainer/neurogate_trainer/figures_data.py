@@ -13,10 +13,8 @@ from neurogate_trainer.audit import AuditReport
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
 from neurogate_trainer.figures_style import (
     ACCENT,
-    FAINT,
     MUTED,
     PALETTE,
-    WRONG,
     class_color,
     class_line,
     figure,
@@ -24,12 +22,13 @@ from neurogate_trainer.figures_style import (
     shorten,
 )
 
-SAMPLES = (4, 6)
-"""Rows and columns of a page of samples."""
+SAMPLES = 24
+"""Pictures on a page of samples."""
 
 WORST_PAIRS = 12
 """Pairs on the page of worst pairs."""
 
+_PAGE_DPI = 100
 _SPLIT_NAMES = {"train": "given training folder", "test": "given test folder", "": "no given split"}
 
 
@@ -118,19 +117,10 @@ def resolution(index: DatasetIndex, path: Path) -> None:
 def samples(index: DatasetIndex, class_id: str, path: Path) -> None:
     """A page of images of one class, evenly spread over it."""
     records = [record for record in index.records if record.class_id == class_id]
-    rows, columns = SAMPLES
-    chosen = [records[n] for n in np.unique(np.linspace(0, len(records) - 1, rows * columns).astype(int))]
-    rows = -(-len(chosen) // columns)
-    subtitle = f"{len(chosen)} of {plural(len(records), 'image')}, evenly spread over the file names"
-    with figure(
-        path, f"Samples of {class_id}", subtitle=subtitle, size=(9.0, 1.65 * rows + 0.8), dpi=100
-    ) as canvas:
-        grid = canvas.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, record in zip(grid.flat, chosen, strict=False):
-            axes.imshow(_pixels(index.root, record))
-            axes.set_title(shorten(Path(record.path).name, 24), size=7, weight="normal", color=MUTED, pad=2)
+    spread = np.unique(np.linspace(0, len(records) - 1, SAMPLES).astype(int))
+    tiles = [(_pixels(index.root, records[n]), shorten(Path(records[n].path).name, 26)) for n in spread]
+    subtitle = f"{len(tiles)} of {plural(len(records), 'image')}, evenly spread over the file names"
+    _page(path, f"Samples of {class_id}", subtitle, tiles, columns=6)
 
 
 def worst_pairs(index: DatasetIndex, audit: AuditReport, path: Path) -> None:
@@ -142,27 +132,13 @@ def worst_pairs(index: DatasetIndex, audit: AuditReport, path: Path) -> None:
         f"{plural(counts['class_conflicts'], 'class conflict')}, "
         f"{plural(counts['leaking_training_images'], 'leaking training image')}"
     )
-    pairs = choose_worst_pairs(index, audit)
     records = {record.path: record for record in index.records}
-    columns = min(3, max(1, len(pairs)))
-    rows = max(1, -(-len(pairs) // columns))
-    size = (9.9, 2.2 * rows + 0.8) if pairs else (9.9, 1.5)
-    with figure(path, "Copies in the data set", subtitle=subtitle, size=size, dpi=100) as canvas:
-        grid = canvas.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        if not pairs:
-            grid[0, 0].text(0.5, 0.5, "No copies were found.", ha="center", va="center", color=MUTED)
-        gap = np.full((224, 8, 3), 255, np.uint8)
-        for axes, (left, right, why) in zip(grid.flat, pairs, strict=False):
-            axes.imshow(
-                np.hstack([_pixels(index.root, records[left]), gap, _pixels(index.root, records[right])])
-            )
-            axes.set_title(why, size=8.5, color=FAINT if why == "exact copy" else WRONG, pad=3)
-            axes.text(
-                0.5, -0.04, f"{shorten(left, 44)}\n{shorten(right, 44)}", transform=axes.transAxes, ha="center",
-                va="top", size=6.5, color=MUTED,
-            )  # fmt: skip
+    gap = np.full((224, 6, 3), 255, np.uint8)
+    tiles = []
+    for left, right, why in choose_worst_pairs(index, audit):
+        both = np.hstack([_pixels(index.root, records[left]), gap, _pixels(index.root, records[right])])
+        tiles.append((both, f"{why}\n{shorten(left, 50)}\n{shorten(right, 50)}"))
+    _page(path, "Copies in the data set", subtitle, tiles, columns=3)
 
 
 def choose_worst_pairs(index: DatasetIndex, audit: AuditReport) -> list[tuple[str, str, str]]:
@@ -183,6 +159,38 @@ def choose_worst_pairs(index: DatasetIndex, audit: AuditReport) -> list[tuple[st
     for paths in audit.exact_duplicates:
         chosen.setdefault((paths[0], paths[1]), "exact copy")
     return [(left, right, why) for (left, right), why in list(chosen.items())[:WORST_PAIRS]]
+
+
+def _page(
+    path: Path, title: str, subtitle: str, tiles: list[tuple[npt.NDArray[np.uint8], str]], *, columns: int
+) -> None:
+    """Pictures of one size in rows, each with its caption above.
+
+    One axes for all of them: laying out an axes for every picture takes seconds a page.
+    """
+    if not tiles:
+        with figure(path, title, subtitle=subtitle, size=(9.6, 1.3), dpi=_PAGE_DPI) as canvas:
+            canvas.text(0.012, 0.15, "None were found.", color=MUTED)
+        return
+    lines = 1 + max(caption.count("\n") for _, caption in tiles)
+    tall, wide, _ = tiles[0][0].shape
+    # In pixels of the pictures, of which a page is 9.6 inches wide.
+    gap = 12
+    width = columns * (wide + gap) - gap
+    inch = width / 9.2
+    caption_height = inch * (0.05 + 0.125 * lines)
+    rows = -(-len(tiles) // columns)
+    height = rows * (tall + caption_height + gap)
+    with figure(path, title, subtitle=subtitle, size=(9.6, height / inch + 0.8), dpi=_PAGE_DPI) as canvas:
+        axes = canvas.subplots()
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+        axes.set_axis_off()
+        for number, (picture, caption) in enumerate(tiles):
+            left = number % columns * (wide + gap)
+            top = number // columns * (tall + caption_height + gap) + caption_height
+            axes.imshow(picture, extent=(left, left + wide, top + tall, top), interpolation="antialiased")
+            axes.text(left, top - inch * 0.03, caption, size=6.5, color=MUTED, va="bottom")
+        axes.set(xlim=(0, width), ylim=(height, 0))
 
 
 def _pixels(root: Path, record: ImageRecord) -> npt.NDArray[np.uint8]:

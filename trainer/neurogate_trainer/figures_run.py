@@ -13,6 +13,7 @@ import numpy.typing as npt
 from neurogate_trainer import figures, figures_gradcam, figures_trust
 from neurogate_trainer._files import replacing
 from neurogate_trainer.figures_gradcam import Loader
+from neurogate_trainer.figures_style import file_word
 from neurogate_trainer.metrics import Json
 from neurogate_trainer.predictions import Predictions
 from neurogate_trainer.progress import Reporter
@@ -84,7 +85,9 @@ def draw_figures(
     figures_gradcam.confident_mistakes(predictions, load, out / "confident_mistakes.png")
     if predictions.gradcam is not None:
         for index, name in enumerate(predictions.classes):
-            figures_gradcam.gradcam_grid(predictions, index, load, out / f"gradcam_{name}.png")
+            figures_gradcam.gradcam_grid(
+                predictions, index, load, out / f"gradcam_{file_word(name, index)}.png"
+            )
 
 
 def _reliability_panels(metrics: Json, run_dir: Path) -> list[tuple[str, float, list[Json]]]:

@@ -6,6 +6,7 @@ global state and may run in any thread.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +119,12 @@ def class_line(index: int) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun, e.g. "1 image" or "1,200 images"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def file_word(name: str, number: int) -> str:
+    """A class's name as a part of a file name; where it cannot be that as it is, made safe and unique."""
+    safe = re.sub(r"[^\w.-]", "_", name)[:80]
+    return name if safe == name else f"{safe}_{number}"
 
 
 def shorten(name: str, length: int = 28) -> str:

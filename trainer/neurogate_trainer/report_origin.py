@@ -22,7 +22,8 @@ def data(run: Run) -> Html | None:
     ]
     if not (splits or audit or pictures):
         return None
-    return join(_split_table(splits), _audit(audit), pictures)
+    unreadable = run.record("dataset_stats").get("unreadable") or []
+    return join(_split_table(splits), _audit(audit), _unreadable(unreadable), pictures)
 
 
 def _split_table(splits: Json) -> Html | None:
@@ -62,7 +63,20 @@ def _audit(audit: Json) -> Html | None:
         "largest_group": "Images in the largest group",
     }
     rows = [[text, f"{counts[key]:,}"] for key, text in names.items() if key in counts]
-    return join(tag("h3", "Audit"), table(["Finding", "Number"], rows))
+    rule = audit.get("near_duplicate_rule") or {}
+    stated = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in rule.items())
+    return join(
+        tag("h3", "Audit"),
+        table(["Finding", "Number"], rows),
+        tag("p", f"Near duplicates: {stated}.", class_="lead") if stated else None,
+    )
+
+
+def _unreadable(files: list[Json]) -> Html | None:
+    rows = [[str(entry.get("path", "")), str(entry.get("reason", ""))] for entry in files]
+    if not rows:
+        return None
+    return join(tag("h3", "Files that could not be used"), table(["File", "Reason"], rows, numeric=False))
 
 
 def training(run: Run) -> Html | None:
