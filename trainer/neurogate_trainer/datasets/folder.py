@@ -9,6 +9,7 @@ from pathlib import Path
 from neurogate_trainer.audit import AuditReport, audit_dataset
 from neurogate_trainer.datasets.groups import GROUPS_FILE
 from neurogate_trainer.datasets.index import DatasetIndex, build_index
+from neurogate_trainer.datasets.layout import find_images
 from neurogate_trainer.progress import Reporter
 
 FEW_IMAGES = 50
@@ -40,7 +41,8 @@ def import_folder(folder: Path, out: Path, *, reporter: Reporter) -> Import:
         DatasetError: The folder is no data set; the message shows what was found and what was expected.
         OSError: `out` cannot be written.
     """
-    # Before the long work, so that a folder that cannot be written is known at once.
+    # Before the long work, so that a wrong folder, or one that cannot be written, is known at once.
+    find_images(folder)
     out.mkdir(parents=True, exist_ok=True)
     index = build_index(folder, reporter=reporter)
     audit = audit_dataset(index, reporter=reporter)

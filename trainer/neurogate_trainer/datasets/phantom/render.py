@@ -17,13 +17,15 @@ from neurogate_trainer.datasets.phantom.lesions import (
     paint_pituitary,
 )
 from neurogate_trainer.datasets.phantom.scanner import take_picture
-from neurogate_trainer.datasets.phantom.scene import CONTRASTS, PLANES, Knob, open_scene, project
+from neurogate_trainer.datasets.phantom.scene import CONTRASTS, PLANES, Knob, Scene, open_scene, project
 from neurogate_trainer.datasets.phantom.texture import Textures
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
 _PAINTERS = {"glioma": paint_glioma, "meningioma": paint_meningioma, "pituitary": paint_pituitary}
 _LOW_LEVEL_MM = -8.0
+_VISIBLE_CHANGE = 0.1
+_VISIBLE_MM2 = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +57,39 @@ def render(
         size: Side of the square gray image in pixels.
     """
     knob = Knob(difficulty)
+    while True:
+        site, radius, scene, miss = _compose(head, textures, class_id, rng, knob)
+        if class_id not in _PAINTERS:
+            kind = ""
+            break
+        healthy = scene.image.copy()
+        in_plane = float(np.sqrt(max(radius**2 - miss**2, (0.45 * radius) ** 2)))
+        kind = _PAINTERS[class_id](scene, draw_outline(scene, in_plane))
+        # At the brain's edge a slice may miss what it should show (1 in 400); its label would be wrong.
+        if np.count_nonzero(np.abs(scene.image - healthy) > _VISIBLE_CHANGE) >= _VISIBLE_MM2:
+            break
+    image = take_picture(scene, radius, size)
+    x, y, z = (round(v) for v in site)
+    return image, Description(
+        class_id, kind, VOLUME_NAME, PLANES[scene.axis], scene.contrast, x, y, z, round(radius, 1)
+    )
+
+
+def _compose(
+    head: Head, textures: Textures, class_id: str, rng: np.random.Generator, knob: Knob
+) -> tuple[tuple[float, float, float], float, Scene, float]:
+    """A healthy slice near a site: site (MNI mm), radius of the lesion to come, scene, and the miss (mm)."""
     place_like = class_id if class_id in _PAINTERS else str(rng.choice(tuple(_PAINTERS), p=(0.3, 0.3, 0.4)))
     site = _draw_site(head, place_like, rng, low=bool(rng.random() < knob(0.20, 0.45)))
     axis = int(rng.choice(3, p=(0.25, 0.25, 0.5)))
     radius = _draw_radius(class_id, rng, knob)
     # The plane misses the centre by some of the radius, so lesions are cut at every height.
-    miss = rng.uniform(-1, 1) * knob(0.25, 0.5) * (radius or 8)
+    miss = float(rng.uniform(-1, 1)) * knob(0.25, 0.5) * (radius or 8)
     index = int(np.clip(round(site[axis] - ORIGIN[axis] + miss), 2, SHAPE[axis] - 3))
-    scene = open_scene(
-        head, textures, rng, knob,
-        axis=axis, index=index, contrast=_draw_contrast(rng, knob), centre=project(axis, site),
-    )  # fmt: skip
+    contrast, centre = _draw_contrast(rng, knob), project(axis, site)
+    scene = open_scene(head, textures, rng, knob, axis=axis, index=index, contrast=contrast, centre=centre)
     paint_normal_findings(scene)
-    kind = ""
-    if class_id in _PAINTERS:
-        in_plane = float(np.sqrt(max(radius**2 - miss**2, (0.45 * radius) ** 2)))
-        kind = _PAINTERS[class_id](scene, draw_outline(scene, in_plane))
-    image = take_picture(scene, radius, size)
-    x, y, z = (round(v) for v in site)
-    return image, Description(
-        class_id, kind, VOLUME_NAME, PLANES[axis], scene.contrast, x, y, z, round(radius, 1)
-    )
+    return site, radius, scene, miss
 
 
 def _draw_radius(class_id: str, rng: np.random.Generator, knob: Knob) -> float:
