@@ -1,7 +1,7 @@
 """StreamClassify for asyncio: the threads' stream, bridged into an event loop.
 
 Not grpc.aio's own streams: when a write meets the end of the call, which is how every refusal of a running
-stream arrives, grpc.aio overwrites the gateway's status with "Internal error from Core", and its reason is lost.
+stream arrives, grpc.aio puts "Internal error from Core" in place of the gateway's status and its reason.
 """
 
 from __future__ import annotations

@@ -1,0 +1,20 @@
+"""The command `neurogate`; what it does lives in `cli_app`, which needs the extra `cli`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the command: says which extra is missing, where it is."""
+    try:
+        from neurogate_client.cli_app import run  # noqa: PLC0415 - the base install has neither rich nor typer
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"rich", "typer", "click"}:
+            raise
+        sys.stderr.write(
+            f"The command line needs the package {error.name!r}: pip install 'neurogate[cli]'\n"
+            "(The Python client works without it: from neurogate_client import Client)\n"
+        )
+        sys.exit(2)
+    sys.exit(run())

@@ -1,0 +1,133 @@
+"""What the commands share: where the gateway is, how failures end, how names are shown."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from neurogate_client import errors
+from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
+from neurogate_client.client import Client
+from neurogate_client.results import Verdict, VersionState
+
+EXIT_FAILED = 1
+"""Something has no answer, or is not healthy."""
+EXIT_USAGE = 2
+"""The command was used wrongly."""
+EXIT_UNREACHABLE = 3
+"""No gateway could be asked: nothing there, not ready, overloaded, or too slow."""
+EXIT_INTERRUPTED = 130
+"""Ended by Ctrl-C."""
+
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target", "-t", envvar="NEUROGATE_TARGET", metavar="HOST:PORT", help="Where the gateway is."
+    ),
+]
+TlsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--tls/--plaintext",
+        envvar="NEUROGATE_TLS",
+        help="Encrypt or not; has to be said for a gateway on another machine.",
+        show_default=False,
+    ),
+]
+ModelVersionOption = Annotated[
+    int | None,
+    typer.Option(
+        "--model-version", min=1, metavar="N", help="Version that is to answer.", show_default=False
+    ),
+]
+LabelOption = Annotated[
+    str | None,
+    typer.Option("--label", help="Or its label: stable (the default), latest, …", show_default=False),
+]
+MaxImageBytesOption = Annotated[
+    int,
+    typer.Option(
+        "--max-image-bytes",
+        envvar="NEUROGATE_MAX_IMAGE_BYTES",
+        min=1,
+        max=2**30,
+        metavar="N",
+        help="Largest image to send; as the gateway's setting of that name.",
+    ),
+]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Patience.")]
+
+DEFAULT_TARGET = "localhost:50051"
+
+VERDICT_STYLES = {
+    Verdict.CONFIDENT: "green",
+    Verdict.ABSTAIN: "yellow",
+    Verdict.OUT_OF_DISTRIBUTION: "magenta",
+    Verdict.UNKNOWN: "dim",
+}
+STATE_STYLES = {VersionState.READY: "green", VersionState.REJECTED: "red", VersionState.RETIRED: "dim"}
+
+
+def stderr() -> Console:
+    """Where everything goes that is no result."""
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """Where results go. Names may hold bytes that are no text; they must not end the output."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(highlight=False)
+
+
+def printable(text: str) -> str:
+    """A name as it may be shown: control characters, which could drive the terminal, as escapes."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
+        for each in text
+    )
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Text for a table, taken literally."""
+    return Text(printable(text), style=style)
+
+
+def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
+    """Says on stderr what went wrong and ends the command."""
+    stderr().print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def connected(
+    target: str, tls: bool | None, timeout: float, max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
+) -> Iterator[Client]:
+    """A client; failures of whole calls inside of the block end the command with their exit status."""
+    try:
+        client = Client(target, tls=tls, timeout=timeout, max_image_bytes=max_image_bytes)
+    except ValueError as error:
+        fail(str(error).replace("tls=True", "--tls").replace("tls=False", "--plaintext"), EXIT_USAGE)
+    try:
+        with client:
+            yield client
+    except errors.GatewayUnreachableError as error:
+        fail(f"{error.message}\nIs it running? `neurogate up` starts one here.", EXIT_UNREACHABLE)
+    except (errors.UnavailableError, errors.OverloadedError, errors.DeadlineExceededError) as error:
+        fail(_with_reason(error), EXIT_UNREACHABLE)
+    except errors.NeurogateError as error:
+        fail(_with_reason(error))
+    except ValueError as error:
+        fail(str(error), EXIT_USAGE)
+
+
+def _with_reason(error: errors.NeurogateError) -> str:
+    wait = f"; try again in {error.retry_after:g} s" if error.retry_after is not None else ""
+    return f"{error.message} ({error.reason or error.code.name}){wait}"

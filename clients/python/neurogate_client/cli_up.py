@@ -1,0 +1,94 @@
+"""`neurogate up`: the embedded model server and a gateway on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from neurogate_client import processes
+from neurogate_client.cli_common import EXIT_FAILED, EXIT_USAGE, fail, printable, stderr, stdout
+from neurogate_client.client import Client
+from neurogate_client.servers import GATEWAY, MODEL_SERVER, NotServingError, Servers, published_versions
+
+PREFIX_STYLES = {MODEL_SERVER: "magenta", GATEWAY: "cyan"}
+
+
+def up(
+    *,
+    repository: Annotated[
+        Path, typer.Option("--repository", "-r", metavar="FOLDER", help="Model repository.")
+    ] = Path("demo/models"),
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="Model in the repository.")
+    ] = "brain_tumor",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the gateway.")] = 50051,
+    model_server_port: Annotated[
+        int, typer.Option("--model-server-port", min=1, max=65535, help="Port of the model server.")
+    ] = 8500,
+) -> None:
+    """Start a model server and a gateway on this machine, and stop both with one Ctrl-C.
+
+    When one of them ends by itself, the other is stopped, and the exit status is 1.
+    """
+    if port == model_server_port:
+        fail(f"gateway and model server cannot share port {port}", EXIT_USAGE)
+    versions = published_versions(repository, model)
+    if not versions:
+        fail(
+            f"there is no version of {model} in {repository}; make one with `neurogate demo` or "
+            "`neurogate-trainer train`, or name another folder with --repository",
+            EXIT_USAGE,
+        )
+    for number, option in ((port, "--port"), (model_server_port, "--model-server-port")):
+        if not processes.port_is_free(number):
+            fail(f"port {number} is taken; choose another with {option}", EXIT_USAGE)
+    servers = Servers(repository=repository, model=model, port=port, model_server_port=model_server_port)
+    log = stderr()
+    try:
+        with processes.Supervisor() as supervisor:
+            servers.start(supervisor, prefixed(log))
+            with Client(servers.target) as client:
+                servers.wait_until_ready(supervisor, client)
+                _tell(servers, max(each.version for each in client.list_model_versions()))
+            while True:
+                supervisor.check()
+                time.sleep(0.2)
+    except processes.Interrupted:
+        log.print("stopped", style="dim")
+    except processes.ChildFailedError as error:
+        fail(f"{error}; everything was stopped", EXIT_FAILED)
+    except (processes.MissingProgramError, NotServingError) as error:
+        fail(str(error), EXIT_FAILED)
+
+
+def prefixed(log: Console) -> Callable[[str, str], None]:
+    """Writes lines with the name of who wrote them in front."""
+    width = max(map(len, PREFIX_STYLES))
+
+    def write(name: str, line: str) -> None:
+        log.print(
+            Text.assemble((f"{name:{width}} │ ", PREFIX_STYLES.get(name, "")), printable(line)),
+            soft_wrap=True,
+        )
+
+    return write
+
+
+def _tell(servers: Servers, version: int) -> None:
+    option = "" if servers.port == 50051 else f" --target {servers.target}"
+    stdout().print(
+        f"\nReady: {servers.model} version {version} at {servers.target} (model server: port "
+        f"{servers.model_server_port}). From another terminal:\n\n"
+        f"    neurogate classify{option} PATH…\n"
+        f"    neurogate versions{option} {version}\n\n"
+        f'    from neurogate_client import Client\n    Client("{servers.target}").classify("slice.jpg")\n\n'
+        "Ctrl-C stops both.\n",
+        soft_wrap=True,
+        markup=False,
+    )
