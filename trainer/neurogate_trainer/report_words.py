@@ -54,41 +54,50 @@ def dataset_name(run: Run) -> str:
 
 
 def findings(run: Run) -> list[str]:
-    """What was trained, on what, and how good it is."""
-    lines = [_made(run)]
+    """What was trained, on what, and how good it is: paragraphs."""
     metrics = run.record("metrics")
     if not metrics:
-        return [*lines, "It was not evaluated, so nothing is known about its quality."]
+        return [_made(run), "It was not evaluated, so nothing is known about its quality."]
+    return [_made(run), " ".join(_answers(metrics)), " ".join(_doubts(metrics))]
+
+
+def _answers(metrics: Json) -> list[str]:
     accuracy = metrics["accuracy"]
     within = f" (95% interval {interval(accuracy)})" if interval(accuracy) else ""
-    lines.append(
-        f"On the {count(metrics['support'], 'image')} of the sealed test split, which played no part in "
-        "training, "
+    images = count(metrics["support"], "image")
+    lines = [
+        f"On the {images} of the sealed test split, which played no part in training, "
         f"{percent(accuracy['value'])} of its answers are right{within}."
-    )
+    ]
     found = [row for row in metrics["per_class"] if row["recall"]["value"] is not None]
     if len(found) > 1:
         best = max(found, key=lambda row: row["recall"]["value"])
         worst = min(found, key=lambda row: row["recall"]["value"])
         lines.append(
-            f"It finds {percent(best['recall']['value'])} of the {best['class_id']} images and "
-            f"{percent(worst['recall']['value'])} of the {worst['class_id']} images, its best and its "
-            "weakest class."
+            f"It finds {percent(best['recall']['value'])} of the {best['class_id']} images, its best class, "
+            f"and {percent(worst['recall']['value'])} of the {worst['class_id']} images, its weakest."
         )
+    return lines
+
+
+def _doubts(metrics: Json) -> list[str]:
     gap = 100 * metrics["ece"]["value"]
-    lines.append(f"Its stated confidence is off by {gap:.1f} percentage points on average.")
+    lines = [f"Its stated confidence is off by {gap:.1f} percentage points on average."]
     abstention = metrics["abstention"]
     if abstention and abstention["risk"]["value"] is not None:
+        risk = abstention["risk"]
+        wrong = (
+            f"is wrong in {percent(risk['value'])} of those" if risk["value"] else "is never wrong in those"
+        )
         lines.append(
             f"When it withholds answers below a confidence of {abstention['abstain_below']:.3f}, it answers "
-            f"{percent(abstention['coverage']['value'])} of the images and is wrong in "
-            f"{percent(abstention['risk']['value'])} of those."
+            f"{percent(abstention['coverage']['value'])} of the images and {wrong}."
         )
     ood = metrics.get("ood") or {}
     if ood.get("auroc") is not None:
         lines.append(
-            "It tells pictures that are not brain MRI slices from test images with an AUROC of "
-            f"{ood['auroc']:.3f}."
+            "A picture that is no brain MRI slice scores as more foreign than a test image in "
+            f"{percent(ood['auroc'])} of all pairs (AUROC)."
         )
     return lines
 
