@@ -65,10 +65,8 @@ def _answers(metrics: Json) -> list[str]:
     accuracy = metrics["accuracy"]
     within = f" (95% interval {interval(accuracy)})" if interval(accuracy) else ""
     images = count(metrics["support"], "image")
-    lines = [
-        f"On the {images} of the sealed test split, which played no part in training, "
-        f"{percent(accuracy['value'])} of its answers are right{within}."
-    ]
+    right = f"{percent(accuracy['value'])} of its answers are right{within}"
+    lines = [f"On the {images} of the sealed test split, which played no part in training, {right}."]
     found = [row for row in metrics["per_class"] if row["recall"]["value"] is not None]
     if len(found) > 1:
         best = max(found, key=lambda row: row["recall"]["value"])
