@@ -52,8 +52,15 @@ def classify(
     model_version: ModelVersionOption = None,
     label: LabelOption = None,
     top_k: Annotated[
-        int, typer.Option("--top-k", min=0, metavar="K", help="Number of classes to show; 0 for all.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--top-k",
+            min=1,
+            metavar="K",
+            help="Classes per image. By default the first in the table, all in JSON.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
     max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
@@ -73,7 +80,7 @@ def classify(
     if count == 0:
         fail(f"no images in {', '.join(paths)}")
     console = stdout()
-    form = JsonLines() if as_json else Csv() if as_csv else Table(console, top_k, longest)
+    form = JsonLines() if as_json else Csv() if as_csv else Table(console, top_k or 1, longest)
     failed = 0
     with (
         connected(target, tls, timeout, max_image_bytes) as client,
@@ -83,7 +90,7 @@ def classify(
                 _images(paths, max_image_bytes),
                 version=model_version,
                 label=label,
-                top_k=top_k,
+                top_k=top_k or 0,
                 idle_timeout=timeout,
             )
         ) as results,

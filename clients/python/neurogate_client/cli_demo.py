@@ -84,7 +84,7 @@ def _train(supervisor: processes.Supervisor, steps: _Steps, folder: Path, sizes:
         versions = published_versions(paths.models, MODEL)
         steps.note(f"data and a trained version are there (version {versions[-1]}): nothing to make")
         return
-    trainer = processes.program("neurogate-trainer", "trainer")
+    trainer = processes.program("neurogate-trainer")
     options = [part for key, value in sizes.items() for part in (key, str(value))]
     with steps.step(f"Data: a phantom data set in {paths.data}"):
         supervisor.run(

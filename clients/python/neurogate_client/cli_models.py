@@ -93,10 +93,12 @@ def _document(version: ModelVersion) -> dict[str, Any]:
     }
 
 
-def _table(listed: list[ModelVersion]) -> Table:
+def _table(listed: list[ModelVersion]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("version", "state", "labels", "accuracy", "macro F1", "published (UTC)", "manifest", ""):
-        table.add_column(name, justify="right" if name in {"version", "accuracy", "macro F1"} else "left")
+    for name in ("version", "state", "labels", "accuracy", "macro F1", "published", "manifest"):
+        table.add_column(
+            name, justify="right" if name in {"version", "accuracy", "macro F1"} else "left", no_wrap=True
+        )
     for each in listed:
         manifest = each.manifest
         measured = manifest is not None and manifest.HasField("metrics")
@@ -106,11 +108,13 @@ def _table(listed: list[ModelVersion]) -> Table:
             cell(", ".join(each.labels), "cyan"),
             f"{manifest.metrics.accuracy:.1%}" if manifest and measured else "",
             f"{manifest.metrics.macro_f1:.3f}" if manifest and measured else "",
-            f"{manifest.created_at.ToDatetime():%Y-%m-%d %H:%M}" if manifest else "",
+            f"{manifest.created_at.ToDatetime():%Y-%m-%d}" if manifest else "",
             each.manifest_digest[:12],
-            cell(each.state_reason, "red"),
         )
-    return table
+    reasons = [
+        cell(f"version {each.version}: {each.state_reason}", "red") for each in listed if each.state_reason
+    ]
+    return Group(table, *reasons)
 
 
 def _detail(version: ModelVersion) -> RenderableType:

@@ -146,13 +146,15 @@ class Csv:
 class Table:
     """Aligned columns, one row a result and one more for each further class asked for."""
 
-    def __init__(self, console: Console, top_k: int, longest_name: int) -> None:
+    def __init__(self, console: Console, classes: int, longest_name: int) -> None:
         taken = sum(width for _, width in _FIXED) + len(_GAP) * len(_FIXED)
         # A terminal cuts names so that rows stay rows; a file gets them whole.
         room = max(16, console.width - taken - 1) if console.is_terminal else longest_name
         self._width = max(5, min(longest_name, room))
-        self._classes = max(1, top_k)
+        self._classes = classes
         self._full = "━" if console.encoding.startswith("utf") else "="
+        # Only colour tells the two parts of a full line from each other.
+        self._empty = self._full if console.color_system else " "
 
     def header(self) -> list[str | Text]:
         """The columns' names."""
@@ -184,10 +186,7 @@ class Table:
             set_cell_size(printable(score.display_name or score.class_id), _FIXED[0][1]),
             _GAP,
             (self._full * filled, "cyan"),
-            (
-                self._full * (_BAR_CELLS - filled) if self._full == "━" else " " * (_BAR_CELLS - filled),
-                "bright_black",
-            ),
+            (self._empty * (_BAR_CELLS - filled), "bright_black"),
             f"{score.probability:7.1%}",
         ]
 

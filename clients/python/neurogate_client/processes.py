@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -42,17 +43,26 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def program(name: str, extra: str) -> str:
+# Commands of this distribution: the extra that has them, and modules that come with it and nothing less.
+_PROGRAMS = {
+    "neurogate-gateway": ("gateway", ("grpc_health", "grpc_reflection", "PIL")),
+    "neurogate-model-server": ("serving", ("tensorflow", "tensorflow_serving")),
+    "neurogate-trainer": ("trainer", ("keras", "kagglehub", "tensorflow", "sklearn")),
+}
+
+
+def program(name: str) -> str:
     """The path of one of this distribution's commands, beside the running Python.
 
     Raises:
         MissingProgramError: it is not there, or what it needs is not installed.
     """
+    extra, modules = _PROGRAMS[name]
     path = Path(sys.executable).with_name(name)
-    if not os.access(path, os.X_OK):
-        raise MissingProgramError(
-            f"{name} is not installed beside {sys.executable}: pip install 'neurogate[{extra}]'"
-        )
+    missing = [each for each in modules if importlib.util.find_spec(each) is None]
+    if missing or not os.access(path, os.X_OK):
+        what = f"needs {', '.join(missing)}" if missing else f"is not installed beside {sys.executable}"
+        raise MissingProgramError(f"{name} {what}: pip install 'neurogate[{extra}]'")
     return str(path)
 
 
@@ -159,8 +169,8 @@ class Child:
 class Supervisor:
     """Starts children and ends all of them when its block ends, the last one first, however it ends.
 
-    Inside of the block SIGINT, SIGTERM and SIGHUP raise `Interrupted`. While children are being stopped, another
-    such signal kills them at once. To be used from the main thread, whose death the children do not survive.
+    Inside of the block SIGINT, SIGTERM and SIGHUP raise `Interrupted`. While children are stopped, another such
+    signal kills them at once. For the main thread, whose death the children do not survive.
     """
 
     def __init__(self, *, grace: float = 40.0, env: Mapping[str, str] | None = None) -> None:

@@ -48,8 +48,8 @@ class Servers:
         Raises:
             MissingProgramError: one is not installed.
         """
-        model_server = processes.program("neurogate-model-server", "serving")
-        gateway = processes.program("neurogate-gateway", "gateway")
+        model_server = processes.program("neurogate-model-server")
+        gateway = processes.program("neurogate-gateway")
         supervisor.start(
             MODEL_SERVER,
             [
