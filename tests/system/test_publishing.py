@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Iterator
 
+import pytest
 from neurogate_client import Client
+from neurogate_client.errors import ModelRetiredError
 from neurogate_testing import images
 from neurogate_testing.stack import Stack, publish_copy
 
@@ -44,7 +46,7 @@ def test_callers_see_a_new_version_without_a_failed_call(own_stack: Stack) -> No
     try:
         with Client(own_stack.target) as client:
             digests[1] = client.get_model_version(1).manifest_digest
-            for expected in (2, newest):
+            for expected in range(2, newest + 1):
                 assert publish_copy(own_stack.repository, of=1) == expected
                 digests[expected] = own_stack.wait_until_serving(client, expected).manifest_digest
         for thread in threads:
@@ -62,25 +64,29 @@ def test_callers_see_a_new_version_without_a_failed_call(own_stack: Stack) -> No
         assert len({scores for _, _, scores in answers[caller]}) == 1, "the copies are the same model"
 
 
-def test_a_stream_keeps_its_version_over_a_publication(own_stack: Stack) -> None:
+@pytest.mark.parametrize("publications", [1, 2])
+def test_a_stream_ends_with_the_version_that_it_began_with(own_stack: Stack, publications: int) -> None:
+    """One publication leaves the stream's version loaded, two unload it: the stream says so and never mixes."""
+    published = threading.Event()
+
+    def requests() -> Iterator[tuple[str, bytes]]:
+        yield "before", images.brain_slice()
+        published.wait(timeout=120)
+        yield "after", images.brain_slice()
+
     with Client(own_stack.target) as client:
-        before = own_stack.latest(client)
-        published = threading.Event()
-        seen: list[Any] = []
-
-        def requests() -> Any:
-            yield "before", images.brain_slice()
-            published.wait(timeout=120)
-            yield "after", images.brain_slice()
-
         results = client.stream_classify(requests(), timeout=180)
-        seen.append(next(results))
-        version = publish_copy(own_stack.repository, of=before)
-        own_stack.wait_until_serving(client, version)
+        before = next(results)
+        assert before.unwrap().model.version == 1
+        for version in range(2, 2 + publications):
+            assert publish_copy(own_stack.repository, of=1) == version
+            own_stack.wait_until_serving(client, version)
+        if publications == 2:
+            own_stack.wait_until_retired(client, 1)
         published.set()
-        seen.extend(results)
-        assert [(result.key, result.classification.model.version) for result in seen] == [
-            ("before", before),
-            ("after", before),
-        ]
-        assert client.classify(images.brain_slice()).model.version == version
+        if publications == 1:
+            assert [(after.key, after.unwrap().model.version) for after in results] == [("after", 1)]
+        else:
+            with pytest.raises(ModelRetiredError):
+                list(results)
+        assert client.classify(images.brain_slice()).model.version == 1 + publications

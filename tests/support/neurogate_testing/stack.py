@@ -14,6 +14,7 @@ from pathlib import Path
 
 from neurogate_client import Client, ModelVersion, NeurogateError, VersionState
 from neurogate_serving.manifest import MANIFEST_FILE, read_manifest
+from neurogate_serving.model_config import default_config, write_config
 from neurogate_serving.repository import ModelRepository
 
 from neurogate_testing.processes import RunningProcess, free_port, running, script
@@ -48,18 +49,24 @@ class Stack:
 
     def wait_until_serving(self, client: Client, version: int, *, seconds: float = 60) -> ModelVersion:
         """Polls until the gateway has proven a version."""
+        return self._wait_for(client, version, VersionState.READY, seconds)
+
+    def wait_until_retired(self, client: Client, version: int, *, seconds: float = 60) -> ModelVersion:
+        """Polls until the gateway has seen that a version was unloaded."""
+        return self._wait_for(client, version, VersionState.RETIRED, seconds)
+
+    def _wait_for(self, client: Client, version: int, state: VersionState, seconds: float) -> ModelVersion:
         deadline = time.monotonic() + seconds
-        found: object = None
+        found: ModelVersion | None = None
         while time.monotonic() < deadline:
             with contextlib.suppress(NeurogateError):
                 found = client.get_model_version(version)
-                assert found.state is not VersionState.REJECTED, found.state_reason
-                if found.state is VersionState.READY:
+                if found.state is state:
                     return found
+                assert found.state is not VersionState.REJECTED, found.state_reason
             time.sleep(0.02)
-        raise AssertionError(
-            f"version {version} is not READY after {seconds} s: {found}\n{self.gateway.output}"
-        )
+        log = self.gateway.output
+        raise AssertionError(f"version {version} is not {state} after {seconds} s: {found}\n{log}")
 
 
 def publish_toy(root: Path) -> int:
@@ -84,13 +91,14 @@ def publish_copy(root: Path, *, of: int) -> int:
 
 @contextlib.contextmanager
 def running_stack(root: Path) -> Iterator[Stack]:
-    """Model server and gateway over a repository that has a version."""
+    """Model server and gateway over a repository that has a version; the two newest versions are loaded."""
+    config = root / "models.config"
+    write_config(config, default_config(MODEL, root / MODEL, latest=2))
     backend_address = f"127.0.0.1:{free_port()}"
     model_server_command = [
         script("neurogate-model-server"),
         f"--port={backend_address.rpartition(':')[2]}",
-        f"--model_name={MODEL}",
-        f"--model_base_path={root / MODEL}",
+        f"--model_config_file={config}",
         "--file_system_poll_wait_seconds=1",
         "--tensorflow_intra_op_parallelism=1",
     ]
