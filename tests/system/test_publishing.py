@@ -66,7 +66,7 @@ def test_callers_see_a_new_version_without_a_failed_call(own_stack: Stack) -> No
 
 @pytest.mark.parametrize("publications", [1, 2])
 def test_a_stream_ends_with_the_version_that_it_began_with(own_stack: Stack, publications: int) -> None:
-    """One publication leaves the stream's version loaded, two unload it: the stream says so and never mixes."""
+    """One publication leaves the version of a stream loaded, two unload it, and then the stream says so."""
     published = threading.Event()
 
     def requests() -> Iterator[tuple[str, bytes]]:
