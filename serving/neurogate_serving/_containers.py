@@ -44,7 +44,7 @@ _FOREIGN: tuple[tuple[str, int, bytes], ...] = (
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_PARAMETERLESS = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _MAX_JPEG_SEGMENTS = 4_096
-_MAX_JPEG_SCANS = 100
+_MAX_JPEG_SCANS = 32
 _MAX_PNG_CHUNKS = 65_536
 _MAX_GIF_BLOCKS = 10_000
 

@@ -11,6 +11,7 @@ import numpy as np
 import PIL
 import pytest
 from neurogate.v1 import manifest_pb2
+from neurogate_serving import _pixels
 from neurogate_serving.transform import (
     FORMATS,
     TRANSFORM_REVISION,
@@ -354,3 +355,11 @@ def test_a_file_with_two_sizes_gets_the_shape_that_was_asked_for() -> None:
     assert (transform(images.encode(small, "PNG"), default_spec(7, 5)) == np.full((5, 7, 3), 255)).all()
     file = io.BytesIO(images.sample("PNG", "L", 3000, 1))
     assert transform(file.getvalue(), default_spec(1, 1)).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("pixels_per_band", [1, 61, 500])
+def test_bands_leave_no_seams(monkeypatch: pytest.MonkeyPatch, pixels_per_band: int) -> None:
+    sound = images.sound()
+    whole = {name: pixels_digest(transform(data, SAME_SIZE)) for name, data in sound.items()}
+    monkeypatch.setattr(_pixels, "_BAND_PIXELS", pixels_per_band)
+    assert {name: pixels_digest(transform(data, SAME_SIZE)) for name, data in sound.items()} == whole
