@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.transform import transform
-from sklearn.metrics import roc_auc_score
 
 from neurogate_trainer._files import write_atomically
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
 from neurogate_trainer.figures_run import draw_figures, read_record, save_ood_scores
 from neurogate_trainer.metrics import Json, compute_metrics
+from neurogate_trainer.ood import auroc
 from neurogate_trainer.predictions import Predictions, PredictionsError
 from neurogate_trainer.progress import NullReporter, Reporter
 from neurogate_trainer.saved_model import EvaluationError, Pixels, SavedModel, decode_batches
@@ -34,7 +34,6 @@ __all__ = [
     "PredictionsError",
     "evaluate_run",
     "evaluation_metrics",
-    "ood_auroc",
     "ood_scores",
     "predict_saved_model",
 ]
@@ -49,12 +48,16 @@ class Evaluation:
     Attributes:
         metrics: The content of metrics.json (see `neurogate_trainer.metrics`).
         predictions: Answers on the test split, with Grad-CAM maps.
-        ood_auroc: AUROC of `ood_score` between the test split and the foreign images; None without any.
     """
 
     metrics: Json
     predictions: Predictions
-    ood_auroc: float | None
+
+    @property
+    def ood_auroc(self) -> float | None:
+        """AUROC of `ood_score` between test split and foreign images, mean over their kinds; None without."""
+        value: float | None = (self.metrics["ood"] or {}).get("auroc")
+        return value
 
 
 def predict_saved_model(
@@ -127,14 +130,6 @@ def ood_scores(version_dir: Path, images: Pixels, *, batch_size: int = 32) -> Sc
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
-def ood_auroc(inside: Scores, outside: Scores) -> float | None:
-    """Chance that a foreign image scores above a known one, ties half; None when one side is empty."""
-    if not (len(inside) and len(outside)):
-        return None
-    foreign = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
-    return float(roc_auc_score(foreign, np.r_[inside, outside]))
-
-
 def evaluate_run(
     run_dir: Path,
     version_dir: Path,
@@ -151,7 +146,9 @@ def evaluate_run(
     """Evaluate a version on the test split; metrics.json, predictions.npz and figures/ go to the run folder.
 
     The abstention threshold comes from the run folder's calibration.json, the out-of-distribution threshold
-    from its ood.json; what is missing there is left out of metrics and figures.
+    from its ood.json; what is missing there is left out of metrics and figures. To the metrics that
+    `neurogate_trainer.metrics` describes comes "ood": null, or {method, threshold, auroc (mean over the
+    sources), accepted (share of the test split), sources: {name: {support, auroc, flagged}}}.
 
     Args:
         run_dir: The run folder.
@@ -159,7 +156,8 @@ def evaluate_run(
         splits: The splits; only `test` is used.
         index: The data set, for its root and classes.
         spec: The version's transform.
-        foreign: Decoded images that are not brain MRI slices, uint8 [N, height, width, 3], by kind.
+        foreign: Decoded images that are not brain MRI slices, uint8 [N, height, width, 3], by kind; at
+            least one of each.
         seed: Of the bootstrap.
         bootstrap: Number of resamples.
         batch_size: Images per call.
@@ -192,9 +190,7 @@ def evaluate_run(
         name: ood_scores(version_dir, images, batch_size=batch_size)
         for name, images in (foreign or {}).items()
     }
-    everything = np.concatenate([np.empty(0, dtype=np.float32), *sources.values()])
-    auroc = ood_auroc(predictions.ood_score, everything)
-    metrics["ood"] = _ood_metrics(predictions.ood_score, sources, auroc, read_record(run_dir / "ood.json"))
+    metrics["ood"] = _ood_metrics(predictions.ood_score, sources, read_record(run_dir / "ood.json"))
     predictions.save(run_dir / "predictions.npz")
     save_ood_scores(run_dir, sources)
     write_atomically(
@@ -207,28 +203,27 @@ def evaluate_run(
         load=lambda path: transform((index.root / path).read_bytes(), spec),
         reporter=reporter,
     )
-    return Evaluation(metrics, predictions, auroc)
+    return Evaluation(metrics, predictions)
 
 
-def _ood_metrics(
-    inside: Scores, sources: Mapping[str, Scores], auroc: float | None, ood: Mapping[str, Any]
-) -> Json | None:
+def _ood_metrics(inside: Scores, sources: Mapping[str, Scores], ood: Mapping[str, Any]) -> Json | None:
     threshold = ood.get("threshold")
     if threshold is None and not sources:
         return None
+    found = {
+        name: {
+            "support": len(scores),
+            "auroc": auroc(inside, scores),
+            "flagged": None if threshold is None else float((scores > threshold).mean()),
+        }
+        for name, scores in sources.items()
+    }
     return {
         "method": ood.get("method", ""),
         "threshold": threshold,
-        "auroc": auroc,
+        "auroc": float(np.mean([entry["auroc"] for entry in found.values()])) if found else None,
         "accepted": None if threshold is None else float((inside <= threshold).mean()),
-        "sources": {
-            name: {
-                "support": len(scores),
-                "auroc": ood_auroc(inside, scores),
-                "flagged": None if threshold is None else float((scores > threshold).mean()),
-            }
-            for name, scores in sources.items()
-        },
+        "sources": found,
     }
 
 

@@ -47,7 +47,7 @@ def key_numbers(run: Run) -> Html | None:
         answered = f"with {percent(abstention['coverage']['value'])} answered"
         cells.append(("Risk", percent(abstention["risk"]["value"]), answered))
     if ood.get("auroc") is not None:
-        cells.append(("Foreign pictures", f"{ood['auroc']:.3f}", "AUROC of the score"))
+        cells.append(("Foreign pictures", f"{ood['auroc']:.3f}", "AUROC, mean over kinds"))
     return tag(
         "dl",
         [

@@ -95,7 +95,7 @@ def _doubts(metrics: Json) -> list[str]:
     if ood.get("auroc") is not None:
         lines.append(
             "A picture that is no brain MRI slice scores as more foreign than a test image in "
-            f"{percent(ood['auroc'])} of all pairs (AUROC)."
+            f"{percent(ood['auroc'])} of all pairs (AUROC, mean over the kinds of pictures)."
         )
     return lines
 

@@ -165,16 +165,17 @@ class TestRun:
     def test_writes_metrics_predictions_and_figures(self, version, index, spec, splits, tmp_path):
         (tmp_path / "calibration.json").write_text('{"abstain_below": 0.5, "target_risk": 0.02}')
         (tmp_path / "ood.json").write_text('{"method": "minimum", "threshold": 0.5}')
-        gray = np.full((6, SIDE, SIDE, 3), 200, np.uint8)
+        gray, dark = (np.full((6, SIDE, SIDE, 3), level, np.uint8) for level in (200, 0))
         found = e.evaluate_run(
-            tmp_path, version, splits, index, spec=spec, foreign={"gray": gray}, bootstrap=50
+            tmp_path, version, splits, index, spec=spec, foreign={"gray": gray, "dark": dark}, bootstrap=50
         )
         written = json.loads((tmp_path / "metrics.json").read_text())
         assert written == found.metrics
         assert written["accuracy"]["value"] == 1.0
         assert written["abstention"]["abstain_below"] == 0.5
         assert written["ood"]["sources"]["gray"] == {"support": 6, "auroc": 1.0, "flagged": 1.0}
-        assert (found.ood_auroc, written["ood"]["accepted"]) == (1.0, 1.0)
+        assert written["ood"]["sources"]["dark"] == {"support": 6, "auroc": 0.0, "flagged": 0.0}
+        assert (found.ood_auroc, written["ood"]["accepted"]) == (0.5, 1.0)
         assert Predictions.load(tmp_path / "predictions.npz").paths == tuple(r.path for r in splits.test)
         drawn = {path.name for path in (tmp_path / "figures").iterdir()}
         expected = {"confusion_matrix.png", "reliability.png", "risk_coverage.png", "ood_scores.png"}
@@ -215,8 +216,3 @@ def test_ood_scores_of_many_batches(version):
     scores = e.ood_scores(version, images, batch_size=3)
     np.testing.assert_allclose(scores, np.arange(7) / 255, rtol=1e-5)
     assert e.ood_scores(version, images[:0]).shape == (0,)
-
-
-def test_ood_auroc_counts_ties_half():
-    assert e.ood_auroc(np.array([0.0, 1.0], "f4"), np.array([1.0, 2.0], "f4")) == 0.875
-    assert e.ood_auroc(np.array([], "f4"), np.array([1.0], "f4")) is None
