@@ -58,7 +58,7 @@ class GatewayError(Exception):
         super().__init__(message)
         self.message = _cut(message)
         self.field = field
-        self.resource = resource
+        self.resource = resource and (resource[0], _cut(resource[1]))
         self.retry_after = retry_after
         self.metadata = {key: _cut(value) for key, value in (metadata or {}).items()}
 

@@ -75,6 +75,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             if status != told:
                 yield health_pb2.HealthCheckResponse(status=status)
                 told = status
-            if self._closed:
+                # Sending may have taken long enough for another change.
+            elif self._closed:
                 return
-            await changed.wait()
+            else:
+                await changed.wait()

@@ -111,11 +111,16 @@ class StreamServer:
             finally:
                 self._open.discard(stream)
 
-    def stop_reading(self) -> None:
-        """Makes every stream answer what it has read and then end, because the gateway is going away."""
+    def stop_reading(self) -> bool:
+        """Makes every stream answer what it has read and then end, because the gateway is going away.
+
+        Returns:
+            Whether there was any.
+        """
         self._stopping = True
         for stream in self._open:
             stream.end(_shutting_down())
+        return bool(self._open)
 
 
 def _shutting_down() -> ShuttingDownError:

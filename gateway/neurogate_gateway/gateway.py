@@ -1,0 +1,131 @@
+"""Puts the parts of a gateway together, runs them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from typing import Final
+
+from .admission import Admission
+from .backend import TensorFlowServing
+from .catalog import Catalog
+from .classifier import Classifier
+from .config import Settings, split_address
+from .health import HealthServicer
+from .interceptors import CallInterceptor
+from .server import build_server
+from .services.classification import ClassificationServicer
+from .services.model import ModelServicer
+from .services.streaming import StreamServer
+from .telemetry import log
+from .transforms import TransformPool
+
+_NOTICE_SECONDS: Final = 0.1
+"""Between the refusal of new calls and the closing of connections."""
+
+_LAST_SECONDS: Final = 5.0
+"""For streams to answer what they have read, after the drain time is over."""
+
+
+class Gateway:
+    """One gateway, from an open port to the last answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Puts the parts together and takes the port.
+
+        Raises:
+            PortUnavailableError: The address cannot be listened on.
+        """
+        self._settings = settings
+        self._health = HealthServicer()
+        self._admission = Admission(
+            max_image_bytes=settings.max_image_bytes,
+            max_in_flight=settings.max_in_flight,
+            max_bulk_calls=settings.max_bulk_calls,
+            min_deadline=settings.min_deadline_seconds,
+        )
+        self._backend = TensorFlowServing(settings.backend_address)
+        self._transforms = TransformPool(settings.transform_workers)
+        self.catalog = Catalog(
+            self._backend,
+            self._transforms,
+            model=settings.model_name,
+            poll_interval=settings.poll_interval_seconds,
+            proof_timeout=settings.default_timeout_seconds,
+            swap_wait=settings.swap_wait_seconds,
+            on_change=lambda: self._health.set_serving(self.catalog.serving),
+        )
+        classifier = Classifier(
+            admission=self._admission,
+            catalog=self.catalog,
+            transforms=self._transforms,
+            backend=self._backend,
+            image_timeout=settings.default_timeout_seconds,
+            window=settings.stream_window,
+        )
+        self._streams = StreamServer(
+            classifier,
+            self._admission,
+            window=settings.stream_window,
+            window_bytes=settings.max_message_bytes,
+        )
+        self._interceptor = CallInterceptor(self._admission)
+        self._server, self.port = build_server(
+            settings,
+            self._interceptor,
+            ClassificationServicer(
+                classifier,
+                self._admission,
+                self._streams,
+                max_batch_items=settings.max_batch_items,
+                default_timeout=settings.default_timeout_seconds,
+            ),
+            ModelServicer(self.catalog),
+            self._health,
+        )
+        self._polling: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT with the real port."""
+        host, _ = split_address("listen", self._settings.listen, lowest_port=0)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Takes calls and begins to look for versions."""
+        self._polling = asyncio.create_task(self.catalog.run())
+        await self._server.start()
+        log(logging.INFO, "listening", address=self.address, pid=os.getpid())
+
+    async def stop(self) -> None:
+        """Ends in order: no new calls, time for the accepted ones, then everything else."""
+        log(logging.INFO, "draining", seconds=self._settings.drain_seconds)
+        self._interceptor.drain()
+        self._health.close()
+        # Closing while a client sends can end that call as CANCELLED, which nobody retries. So for a moment
+        # calls are refused with their reason and health watchers move on; only then connections are closed.
+        await asyncio.sleep(_NOTICE_SECONDS)
+        # It ends when every call has ended, health watches and the sending of last answers included.
+        stopping = asyncio.create_task(self._server.stop(math.inf))
+        in_order = await self._calls_end(self._settings.drain_seconds)
+        if not in_order and self._streams.stop_reading():
+            in_order = await self._calls_end(_LAST_SECONDS)
+        await asyncio.wait([stopping], timeout=1 if in_order else 0)
+        await self._server.stop(None)
+        await stopping
+        log(logging.INFO, "stopped", in_order=in_order)
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+        await self._backend.close()
+        self._transforms.close()
+
+    async def _calls_end(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._interceptor.idle()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,332 @@
+"""Bad input through every RPC: the documented status and reason, and the gateway goes on serving."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from neurogate.v1 import classification_pb2 as pb
+from neurogate.v1 import model_pb2
+from neurogate_testing.fake_backend import FakeBackend, sample_image
+from neurogate_testing.gateway_harness import (
+    Failure,
+    Harness,
+    failure,
+    failure_of,
+    running_gateway,
+    serving_gateway,
+)
+from PIL import Image
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+LIMIT = 64 * 1024
+
+
+def bomb() -> bytes:
+    """A few bytes whose header promises 60,000 x 60,000 pixels."""
+    image = bytearray(sample_image(size=(8, 8)))
+    image[16:24] = (60_000).to_bytes(4, "big") * 2
+    return bytes(image)
+
+
+def cut() -> bytes:
+    image = sample_image(size=(128, 128), kind="JPEG")
+    return image[: len(image) // 2]
+
+
+BAD_IMAGES = {
+    "empty": (b"", "IMAGE_EMPTY"),
+    "too large": (bytes(LIMIT + 1), "IMAGE_TOO_LARGE"),
+    "bomb": (bomb(), "IMAGE_TOO_MANY_PIXELS"),
+    "text": (b"This is not an image.", "IMAGE_FORMAT_UNSUPPORTED"),
+    "zeros": (bytes(1000), "IMAGE_FORMAT_UNSUPPORTED"),
+    "html": (b"<!doctype html><html></html>", "IMAGE_FORMAT_UNSUPPORTED"),
+    "pdf": (b"%PDF-1.7 ...", "IMAGE_FORMAT_UNSUPPORTED"),
+    "zip": (b"PK\x03\x04" + bytes(60), "IMAGE_FORMAT_UNSUPPORTED"),
+    "truncated": (cut(), "IMAGE_CORRUPT"),
+    "header only": (sample_image()[:24], "IMAGE_CORRUPT"),
+}
+
+
+@dataclasses.dataclass
+class Rpc:
+    """How one RPC is given a request's parts, and how it says no."""
+
+    name: str
+
+    async def send(
+        self, gateway: Harness, image: bytes, selector: model_pb2.ModelSelector, **fields: Any
+    ) -> Failure:
+        stub = gateway.classification
+        if self.name == "Classify":
+            return await failure(stub.Classify(pb.ClassifyRequest(image=image, model=selector, **fields)))
+        if self.name == "Explain":
+            fields.pop("top_k", None)
+            return await failure(stub.Explain(pb.ExplainRequest(image=image, model=selector, **fields)))
+        if self.name == "BatchClassify":
+            items = [pb.BatchClassifyItem(image=image), pb.BatchClassifyItem(image=sample_image())]
+            request = pb.BatchClassifyRequest(items=items, model=selector, **fields)
+            try:
+                response = await stub.BatchClassify(request)
+            except grpc.aio.AioRpcError as error:
+                return failure_of(error)
+            assert response.results[1].HasField("classification")
+            return failure_of(response.results[0].error)
+        call = stub.StreamClassify()
+        config = pb.StreamClassifyConfig(model=selector, **fields)
+        await call.write(pb.StreamClassifyRequest(config=config))
+        try:
+            await call.write(pb.StreamClassifyRequest(key="bad", image=image))
+            response = await call.read()
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError):
+            pass
+        else:
+            return failure_of(response.error)
+        return await _end_of(call)
+
+
+async def _end_of(call: Any) -> Failure:
+    details = await call.details()
+    return failure_of(
+        grpc.aio.AioRpcError(await call.code(), (), await call.trailing_metadata(), details=details)
+    )
+
+
+RPCS = [Rpc(name) for name in ("Classify", "BatchClassify", "StreamClassify", "Explain")]
+SINGLE = pb.ClassifyRequest(image=sample_image())
+
+
+@pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: rpc.name)
+async def test_bad_images(rpc: Rpc) -> None:
+    async with serving_gateway(max_image_bytes=LIMIT) as (gateway, backend):
+        for name, (image, reason) in BAD_IMAGES.items():
+            failed = await rpc.send(gateway, image, model_pb2.ModelSelector())
+            assert (failed.code, failed.reason) == (INVALID, reason), name
+            [violation] = failed.details["BadRequest"].field_violations
+            assert violation.field == "image"
+            assert "Traceback" not in failed.message
+            assert "/" not in failed.message.replace("image/", "")
+        backend.predicts.clear()
+        assert (await gateway.classification.Classify(SINGLE)).model.version == 1
+
+
+@pytest.mark.parametrize("name", ["Classify", "BatchClassify", "Explain"])
+@pytest.mark.parametrize(
+    ("fields", "code", "reason"),
+    [
+        ({"model": model_pb2.ModelSelector(label="nope")}, NOT_FOUND, "MODEL_LABEL_NOT_FOUND"),
+        ({"model": model_pb2.ModelSelector(label="")}, INVALID, "MODEL_SELECTOR_INVALID"),
+        ({"model": model_pb2.ModelSelector(version=2)}, NOT_FOUND, "MODEL_VERSION_NOT_FOUND"),
+        ({"model": model_pb2.ModelSelector(version=2**63 - 1)}, NOT_FOUND, "MODEL_VERSION_NOT_FOUND"),
+        ({"model": model_pb2.ModelSelector(version=0)}, INVALID, "MODEL_SELECTOR_INVALID"),
+        ({"model": model_pb2.ModelSelector(version=-1)}, INVALID, "MODEL_SELECTOR_INVALID"),
+        ({"model": model_pb2.ModelSelector(name="liver")}, NOT_FOUND, "MODEL_NOT_FOUND"),
+        ({"request_id": "x" * 129}, INVALID, "REQUEST_ID_INVALID"),
+        ({"request_id": "line\nbreak"}, INVALID, "REQUEST_ID_INVALID"),
+        ({"request_id": "zürich"}, INVALID, "REQUEST_ID_INVALID"),
+    ],
+)
+async def test_bad_fields(name: str, fields: dict[str, Any], code: grpc.StatusCode, reason: str) -> None:
+    async with serving_gateway() as (gateway, backend):
+        image = sample_image()
+        if name == "BatchClassify":
+            request: Any = pb.BatchClassifyRequest(items=[pb.BatchClassifyItem(image=image)], **fields)
+        else:
+            request = getattr(pb, f"{name}Request")(image=image, **fields)
+        failed = await failure(getattr(gateway.classification, name)(request))
+        assert (failed.code, failed.reason) == (code, reason)
+        assert backend.predicts == []
+
+
+@pytest.mark.parametrize("top_k", [-1, -(2**31), 5, 2**31 - 1])
+async def test_bad_top_k(top_k: int) -> None:
+    async with serving_gateway() as (gateway, backend):
+        single = pb.ClassifyRequest(image=sample_image(), top_k=top_k)
+        items = [pb.BatchClassifyItem(image=sample_image())]
+        for call in (
+            gateway.classification.Classify(single),
+            gateway.classification.BatchClassify(pb.BatchClassifyRequest(items=items, top_k=top_k)),
+        ):
+            failed = await failure(call)
+            assert (failed.code, failed.reason) == (INVALID, "TOP_K_OUT_OF_RANGE")
+        assert backend.predicts == []
+
+
+async def test_bad_batches() -> None:
+    async with serving_gateway(max_batch_items=3) as (gateway, _):
+        batch = gateway.classification.BatchClassify
+        assert (await failure(batch(pb.BatchClassifyRequest()))).reason == "BATCH_EMPTY"
+        failed = await failure(batch(pb.BatchClassifyRequest(items=[pb.BatchClassifyItem()] * 4)))
+        assert (failed.code, failed.reason) == (INVALID, "BATCH_TOO_LARGE")
+        assert failed.metadata == {"max_batch_items": "3"}
+        assert len((await batch(pb.BatchClassifyRequest(items=[pb.BatchClassifyItem()] * 3))).results) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "field"),
+    [
+        ({"class_id": "liver"}, "CLASS_NOT_FOUND", "class_id"),
+        ({"overlay": pb.OverlayOptions(alpha=1.5)}, "OVERLAY_INVALID", "overlay.alpha"),
+        ({"overlay": pb.OverlayOptions(alpha=-0.1)}, "OVERLAY_INVALID", "overlay.alpha"),
+        ({"overlay": pb.OverlayOptions(alpha=float("nan"))}, "OVERLAY_INVALID", "overlay.alpha"),
+        ({"overlay": pb.OverlayOptions(max_side=63)}, "OVERLAY_INVALID", "overlay.max_side"),
+        ({"overlay": pb.OverlayOptions(max_side=2049)}, "OVERLAY_INVALID", "overlay.max_side"),
+        ({"overlay": pb.OverlayOptions(max_side=-5)}, "OVERLAY_INVALID", "overlay.max_side"),
+        ({"overlay": pb.OverlayOptions(color_map=77)}, "OVERLAY_INVALID", "overlay.color_map"),  # type: ignore[arg-type]
+    ],
+)
+async def test_bad_explain_options(fields: dict[str, Any], reason: str, field: str) -> None:
+    async with serving_gateway() as (gateway, backend):
+        failed = await failure(
+            gateway.classification.Explain(pb.ExplainRequest(image=sample_image(), **fields))
+        )
+        assert (failed.code, failed.reason) == (INVALID, reason)
+        assert failed.details["BadRequest"].field_violations[0].field == field
+        assert backend.predicts == []
+
+
+async def test_too_large_is_told_up_to_twice_the_limit() -> None:
+    async with serving_gateway(max_image_bytes=2**20) as (gateway, _):
+        failed = await failure(gateway.classification.Classify(pb.ClassifyRequest(image=bytes(2 * 2**20))))
+        assert (failed.code, failed.reason) == (INVALID, "IMAGE_TOO_LARGE")
+        assert failed.metadata == {"size_bytes": str(2 * 2**20), "max_image_bytes": str(2**20)}
+        assert (await gateway.classification.Classify(SINGLE)).model.version == 1
+
+
+async def test_a_hundred_megabytes_are_refused_by_grpc() -> None:
+    async with serving_gateway() as (gateway, _):
+        huge = await failure(gateway.classification.Classify(pb.ClassifyRequest(image=bytes(100 * 2**20))))
+        assert (huge.code, huge.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "")
+        assert (await gateway.classification.Classify(SINGLE)).model.version == 1
+
+
+@pytest.mark.parametrize("method", ["Classify", "BatchClassify", "Explain"])
+async def test_bytes_that_are_no_message(method: str) -> None:
+    async with serving_gateway() as (gateway, _):
+        call = gateway.channel.unary_unary(f"/neurogate.v1.ClassificationService/{method}")
+        failed = await failure(call(b"\xff\xff\xff\xff"))
+        assert (failed.code, failed.reason) == (INVALID, "REQUEST_MALFORMED")
+
+
+async def test_methods_that_do_not_exist() -> None:
+    async with serving_gateway() as (gateway, _):
+        for path in ("/neurogate.v1.ClassificationService/Diagnose", "/other.Service/Do", "/x"):
+            failed = await failure(gateway.channel.unary_unary(path)(b""))
+            assert failed.code is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_hostile_text_comes_back_cut() -> None:
+    async with serving_gateway() as (gateway, _):
+        selector = model_pb2.ModelSelector(label="\U0001f9e0" * 100_000)
+        failed = await failure(
+            gateway.classification.Classify(pb.ClassifyRequest(image=sample_image(), model=selector))
+        )
+        assert failed.reason == "MODEL_LABEL_NOT_FOUND"
+        assert len(failed.message) < 300
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda outputs: outputs | {"probabilities": np.full((1, 4), np.nan, np.float32)},
+        lambda outputs: outputs | {"probabilities": np.full((1, 4), np.inf, np.float32)},
+        lambda outputs: outputs | {"probabilities": np.full((1, 4), 1.5, np.float32)},
+        lambda outputs: outputs | {"probabilities": np.full((1, 3), 0.25, np.float32)},
+        lambda outputs: outputs | {"probabilities": np.full((4,), 0.25, np.float32)},
+        lambda outputs: outputs | {"ood_score": np.full((1,), np.nan, np.float32)},
+        lambda outputs: {"ood_score": outputs["ood_score"]},
+        lambda outputs: {"probabilities": outputs["probabilities"]},
+        lambda outputs: None,
+    ],
+)
+async def test_answers_of_the_backend_that_make_no_sense(change: Any) -> None:
+    async with serving_gateway() as (gateway, backend):
+        backend.versions[1].change = change
+        failed = await failure(gateway.classification.Classify(SINGLE))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.INTERNAL, "BACKEND_ANSWER_INVALID")
+        assert failed.metadata["request_id"]
+        backend.versions[1].change = lambda outputs: outputs
+        assert (await gateway.classification.Classify(SINGLE)).model.version == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "reason"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, "BACKEND_ANSWER_INVALID"),
+        (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, "BACKEND_ANSWER_INVALID"),
+        (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, "BACKEND_ANSWER_INVALID"),
+        (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE"),
+        (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT"),
+    ],
+)
+async def test_refusals_of_the_backend(code: grpc.StatusCode, told: grpc.StatusCode, reason: str) -> None:
+    async with serving_gateway() as (gateway, backend):
+        backend.versions[1].refusal = (code, "secret: /models/brain_tumor/1")
+        failed = await failure(gateway.classification.Classify(SINGLE))
+        assert (failed.code, failed.reason) == (told, reason)
+        assert "secret" not in str(failed)
+
+
+async def test_a_defect_is_told_by_request_id_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving_gateway() as (gateway, _):
+
+        def defect(*_: object) -> None:
+            raise ZeroDivisionError("inner life")
+
+        gateway.gateway.catalog.check_model = defect  # type: ignore[method-assign,assignment]
+        failed = await failure(
+            gateway.classification.Classify(pb.ClassifyRequest(image=sample_image(), request_id="id-7"))
+        )
+        assert (failed.code, failed.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+        assert failed.metadata == {"request_id": "id-7"}
+        assert "inner life" not in str(failed)
+        [record] = [record for record in caplog.records if record.getMessage() == "defect"]
+        assert record.exc_info is not None
+        assert record.fields["request_id"] == "id-7"  # type: ignore[attr-defined]
+
+
+async def test_a_defect_at_one_image_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving_gateway() as (gateway, _):
+        pool = gateway.gateway._transforms
+        real = pool.run
+
+        async def run(image: bytes, spec: Any) -> Any:
+            if image == b"defect":
+                raise MemoryError
+            return await real(image, spec)
+
+        monkeypatch.setattr(pool, "run", run)
+        items = [pb.BatchClassifyItem(image=image) for image in (sample_image(), b"defect", sample_image())]
+        response = await gateway.classification.BatchClassify(pb.BatchClassifyRequest(items=items))
+        assert [result.WhichOneof("result") for result in response.results] == [
+            "classification",
+            "error",
+            "classification",
+        ]
+        failed = failure_of(response.results[1].error)
+        assert (failed.reason, list(failed.metadata)) == ("INTERNAL", ["request_id"])
+
+
+async def test_nothing_is_ready() -> None:
+    async with FakeBackend() as backend, running_gateway(backend) as gateway:
+        await gateway.until_connected(True)
+        failed = await failure(gateway.classification.Classify(SINGLE))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
+        assert gateway.channel is not None
+
+
+async def test_images_of_every_kind_are_accepted() -> None:
+    kinds = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"]
+    async with serving_gateway() as (gateway, _):
+        for kind in kinds:
+            request = pb.ClassifyRequest(image=sample_image(kind=kind))
+            assert (await gateway.classification.Classify(request)).model.version == 1
+    assert set(kinds) <= set(Image.registered_extensions().values())

@@ -1,0 +1,229 @@
+"""The command `neurogate-gateway` as a real process: start, log, signals, drain, wrong settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from neurogate.v1 import classification_pb2 as pb
+from neurogate.v1 import classification_pb2_grpc
+from neurogate_testing.fake_backend import FakeBackend, sample_image
+from neurogate_testing.gateway_harness import failure_of, serving_gateway
+from neurogate_testing.processes import script
+
+REQUEST = pb.ClassifyRequest(image=sample_image())
+
+
+class Process:
+    """The command, its log lines as objects, and a channel to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self.address = ""
+
+    async def until(self, event: str) -> dict[str, Any]:
+        """The next log line of an event."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["event"] == event:
+                return self.lines[-1]
+        raise AssertionError(f"no event {event} in {self.lines}")
+
+    async def end(self) -> int:
+        """Reads the rest of the log and returns the exit status."""
+        assert self.process.stderr is not None
+        self.lines += [json.loads(line) for line in (await self.process.stderr.read()).splitlines()]
+        return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def command(*arguments: str, **environment: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        script("neurogate-gateway"),
+        *arguments,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Process(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@contextlib.asynccontextmanager
+async def serving_command(backend: FakeBackend, *arguments: str) -> AsyncIterator[tuple[Process, Any]]:
+    """The command in front of a backend whose version 1 it has proven, and a stub."""
+    backend.add_version(1)
+    options = ["--listen", "127.0.0.1:0", "--backend-address", backend.address, *arguments]
+    async with command(*options) as process:
+        process.address = (await process.until("listening"))["address"]
+        await process.until("version_ready")
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            yield process, classification_pb2_grpc.ClassificationServiceStub(channel)
+
+
+async def test_it_starts_serves_and_ends() -> None:
+    async with FakeBackend() as backend, serving_command(backend, "--log-level", "debug") as (process, stub):
+        request = pb.ClassifyRequest(image=sample_image(), request_id="abc")
+        assert (await stub.Classify(request)).model.version == 1
+        process.process.terminate()
+        assert await process.end() == 0
+        [settings] = [line["settings"] for line in process.lines if line["event"] == "starting"]
+        assert settings["backend_address"] == backend.address
+        [call] = [line for line in process.lines if line["event"] == "call"]
+        assert (call["request_id"], call["code"], call["version"]) == ("abc", "OK", 1)
+        assert process.lines[-1]["event"] == "stopped"
+        assert all({"time", "level", "event"} <= line.keys() for line in process.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_accepted_calls_finish_and_new_ones_are_refused(number: signal.Signals) -> None:
+    async with FakeBackend() as backend, serving_command(backend) as (process, stub):
+        backend.versions[1].gate.clear()
+        backend.running = 0
+        single = stub.Classify(REQUEST)
+        items = [pb.BatchClassifyItem(image=sample_image(seed)) for seed in range(3)]
+        batch = stub.BatchClassify(pb.BatchClassifyRequest(items=items))
+        stream = stub.StreamClassify()
+        await stream.write(pb.StreamClassifyRequest(key="a", image=sample_image()))
+        await backend.until(lambda: backend.running == 5)
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            process.process.send_signal(number)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            await process.until("draining")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await classification_pb2_grpc.ClassificationServiceStub(channel).Classify(REQUEST)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        # A stream that is open goes on for as long as the drain lasts.
+        await stream.write(pb.StreamClassifyRequest(key="b", image=sample_image()))
+        backend.versions[1].gate.set()
+        assert (await single).model.version == 1
+        assert len((await batch).results) == 3
+        assert (await stream.read()).key == "a"
+        assert (await stream.read()).key == "b"
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+        assert await process.end() == 0
+        assert process.lines[-1]["in_order"] is True
+
+
+async def test_a_stream_without_end_is_ended_with_a_reason() -> None:
+    async with (
+        FakeBackend() as backend,
+        serving_command(backend, "--drain-seconds", "0.2") as (process, stub),
+    ):
+        stream = stub.StreamClassify()
+        await stream.write(pb.StreamClassifyRequest(key="a", image=sample_image()))
+        assert (await stream.read()).key == "a"
+        process.process.terminate()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await stream.read()
+        assert failure_of(ended.value).reason == "SHUTTING_DOWN"
+        assert await process.end() == 0
+        assert process.lines[-1]["in_order"] is True
+
+
+async def test_a_call_that_does_not_end_is_cut_when_the_time_is_over() -> None:
+    async with FakeBackend() as backend, serving_command(backend, "--drain-seconds", "0") as (process, stub):
+        backend.versions[1].gate.clear()
+        backend.running = 0
+        call = stub.Classify(REQUEST)
+        await backend.until(lambda: backend.running == 1)
+        process.process.terminate()
+        with pytest.raises(grpc.aio.AioRpcError) as cut:
+            await call
+        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await process.end() == 0
+        assert process.lines[-1]["in_order"] is False
+
+
+async def test_the_second_signal_stops_at_once() -> None:
+    async with FakeBackend() as backend, serving_command(backend) as (process, stub):
+        backend.versions[1].gate.clear()
+        backend.running = 0
+        call = stub.Classify(REQUEST)
+        await backend.until(lambda: backend.running == 1)
+        process.process.terminate()
+        await process.until("draining")
+        process.process.terminate()
+        assert await process.end() == 128 + signal.SIGTERM
+        with pytest.raises(grpc.aio.AioRpcError) as cut:
+            await call
+        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    async with FakeBackend() as backend, command("--listen", backend.address) as process:
+        assert await process.end() == 1
+        assert process.lines[-1]["event"] == "port_unavailable"
+        assert backend.address in process.lines[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--lisen", "x:1"], {}, "unknown argument '--lisen'; did you mean --listen?"),
+        ([], {"NEUROGATE_GATEWAY_MAX_IMAGE_BYTE": "1"}, "did you mean NEUROGATE_GATEWAY_MAX_IMAGE_BYTES?"),
+        (["--max-in-flight", "many"], {}, "--max-in-flight is 'many', expected a whole number"),
+        ([], {"NEUROGATE_GATEWAY_LISTEN": "nowhere"}, "listen is 'nowhere', expected HOST:PORT"),
+    ],
+)
+async def test_wrong_settings(arguments: list[str], environment: dict[str, str], message: str) -> None:
+    async with command(*arguments, **environment) as process:
+        assert process.process.stderr is not None
+        told = (await process.process.stderr.read()).decode()
+        assert told.startswith("neurogate-gateway: ")
+        assert message in told
+        assert "Traceback" not in told
+        assert await process.process.wait() == 2
+
+
+async def test_flags_beat_the_environment() -> None:
+    environment = {"NEUROGATE_GATEWAY_LISTEN": "127.0.0.1:0", "NEUROGATE_GATEWAY_MODEL_NAME": "liver"}
+    async with command("--model-name", "lung", "--backend-address", "127.0.0.1:1", **environment) as process:
+        settings = (await process.until("starting"))["settings"]
+        assert (settings["listen"], settings["model_name"]) == ("127.0.0.1:0", "lung")
+        await process.until("listening")
+        process.process.terminate()
+        assert await process.end() == 0
+
+
+async def test_reflection() -> None:
+    async with serving_gateway() as (gateway, _):
+        reflection = reflection_pb2_grpc.ServerReflectionStub(gateway.channel).ServerReflectionInfo()
+        await reflection.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        listed = {service.name for service in (await reflection.read()).list_services_response.service}
+        assert listed == {
+            "neurogate.v1.ClassificationService",
+            "neurogate.v1.ModelService",
+            "grpc.health.v1.Health",
+            "grpc.channelz.v1.Channelz",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+        symbol = "neurogate.v1.ClassificationService"
+        await reflection.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+        assert (await reflection.read()).file_descriptor_response.file_descriptor_proto
+        reflection.cancel()
+
+
+async def test_channelz() -> None:
+    async with serving_gateway() as (gateway, _):
+        channelz = channelz_pb2_grpc.ChannelzStub(gateway.channel)
+        assert (await channelz.GetServers(channelz_pb2.GetServersRequest())).server
