@@ -15,7 +15,8 @@ SIDE = int(os.environ["BENCH_SIDE"])
 
 
 def load() -> Callable[[np.ndarray], np.ndarray]:
-    """A function from float32 [1, H, W, 3] to probabilities, traced and warm; one TensorFlow thread per call."""
+    """A function from float32 [1, H, W, 3] to probabilities, traced and warm; one TensorFlow thread per
+    call."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     network = keras.models.load_model(os.environ["BENCH_NETWORK"], compile=False)
     signature = [tf.TensorSpec((None, SIDE, SIDE, 3), tf.float32)]

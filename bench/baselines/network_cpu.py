@@ -14,7 +14,8 @@ Run = Callable[[], np.ndarray]
 
 
 def tensorflow_run(path: str, pixels: np.ndarray, *, exported: bool) -> Run:
-    """A SavedModel's own signature, as the model server calls it; the export is fed uint8, the plain one float32."""
+    """A SavedModel's own signature, as the model server calls it; the export is fed uint8, the plain one
+    float32."""
     import tensorflow as tf  # noqa: PLC0415 - each runtime is installed in its own environment
 
     tf.config.threading.set_intra_op_parallelism_threads(1)

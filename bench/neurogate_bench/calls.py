@@ -1,6 +1,7 @@
 """What one request is, for each protocol under test: how it is prepared, sent, and its answer read.
 
-Request bytes are made once and sent many times, so that the generator costs little and costs all contenders the same.
+Request bytes are made once and sent many times, so that the generator costs little and costs all contenders
+the same.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import grpc
 import numpy as np
@@ -37,7 +38,7 @@ class Answer(NamedTuple):
     version: int | None
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The server answered with an error; `name` is its status, as short as it can be."""
 
     def __init__(self, name: str) -> None:
@@ -66,6 +67,10 @@ def answer_of(classification: classification_pb2.Classification, version: int) -
     return Answer(best.index, best.probability, version)
 
 
+T = TypeVar("T")
+_Method = grpc.aio.UnaryUnaryMultiCallable[bytes, T]
+
+
 class _Grpc:
     def __init__(self, target: str, timeout: float) -> None:
         self._target = target
@@ -79,11 +84,11 @@ class _Grpc:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def _unary(self, method: Any, request: bytes) -> Any:
+    async def _unary(self, method: _Method[T], request: bytes) -> T:
         try:
             return await method(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
-            raise Refused(error.code().name) from None
+            raise RefusedError(error.code().name) from None
 
 
 class Classify(_Grpc):
@@ -135,7 +140,8 @@ class BatchClassify(_Grpc):
 
 
 class Predict(_Grpc):
-    """Predict straight to the model server: D0 with tensors made beforehand, D1 with the transform in each call."""
+    """Predict straight to the model server: D0 with tensors made beforehand, D1 with the transform in each
+    call."""
 
     def __init__(
         self,
@@ -208,7 +214,8 @@ class Predict(_Grpc):
 
 
 class Http:
-    """POST over one kept-alive HTTP/1.1 connection per request in flight, as small as such a client can be."""
+    """POST over one kept-alive HTTP/1.1 connection per request in flight, as small as such a client can
+    be."""
 
     def __init__(self, target: str, images: list[bytes], timeout: float, *, path: str, body: str) -> None:
         self._host, _, port = target.partition(":")
@@ -221,8 +228,8 @@ class Http:
                 image if body == "bytes" else json.dumps({"image": base64.b64encode(image).decode()}).encode()
             )
             kind = "application/octet-stream" if body == "bytes" else "application/json"
-            head = f"POST {path} HTTP/1.1\r\nHost: {target}\r\nContent-Type: {kind}\r\nContent-Length: {len(encoded)}"
-            self._requests.append(f"{head}\r\n\r\n".encode() + encoded)
+            head = f"POST {path} HTTP/1.1\r\nHost: {target}\r\nContent-Type: {kind}\r\n"
+            self._requests.append(f"{head}Content-Length: {len(encoded)}\r\n\r\n".encode() + encoded)
 
     async def open(self) -> None:
         self._idle.append(await asyncio.open_connection(self._host, self._port))
@@ -241,7 +248,7 @@ class Http:
             raise
         self._idle.append(connection)
         if status != 200:
-            raise Refused(f"HTTP {status}")
+            raise RefusedError(f"HTTP {status}")
         reply = json.loads(body)
         return [Answer(int(reply["index"]), float(reply["probability"]), None)]
 

@@ -1,4 +1,5 @@
-"""What a scenario works with: prepared models, pictures, the load generator, servers that are shared, and its record."""
+"""What a scenario works with: prepared models, pictures, the load generator, servers that are shared, and
+its record."""
 
 from __future__ import annotations
 
@@ -104,6 +105,10 @@ class Context:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
         print(f"[{minutes:02d}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
 
+    def step(self, run: int, runs: int, text: str = "") -> None:
+        """A line of progress after one run of the scenario."""
+        self.say(f"{self.scenario}  run {run + 1}/{runs}  {text}".rstrip())
+
     @functools.cached_property
     def models(self) -> Models:
         """The exported networks; made when first needed, since not every scenario needs them."""
@@ -152,7 +157,8 @@ class Context:
         )
 
     def gateway(self, *flags: str, null: bool = False) -> Contender:
-        """A gateway in front of the model server, or of the null one; another set of flags is another gateway."""
+        """A gateway in front of the model server, or of the null one; another set of flags is another
+        gateway."""
         backend, address = self.null_server() if null else self.model_server()
         name = " ".join(["gateway", *(["on null"] if null else []), *flags])
         server, listening = self._share(name, lambda: systems.start_gateway(self.model, address, flags))
@@ -176,7 +182,8 @@ class Context:
         return contenders
 
     def expected(self) -> list[list[float]]:
-        """What each picture must be answered with, asked of the model server itself while nothing else runs."""
+        """What each picture must be answered with, asked of the model server itself while nothing else
+        runs."""
         if not self._expected:
             server, address = self.model_server()
             call = systems.direct("D1", self.models, address, [server], in_call=True)
@@ -188,7 +195,7 @@ class Context:
         return [str(path) for path in self.images]
 
     def load(
-        self, contender: Contender, *, seed: int = 0, counted: bool = True, **job: Any
+        self, contender: Contender, *, seed: int = 0, counted: bool = True, **job: object
     ) -> tuple[Load, float]:
         """Loads a contender once and returns the outcome with the CPU-seconds that it used.
 
@@ -199,7 +206,7 @@ class Context:
             load = self.generator.run(complete, seed=seed)
             return load, observe(load)
 
-    def job(self, contender: Contender, **job: Any) -> dict[str, Any]:
+    def job(self, contender: Contender, **job: object) -> dict[str, Any]:
         """A contender's request with the pictures and the answers that they must get."""
         complete = {"images": self._paths(), **contender.job, **job}
         if "expected" not in complete:
@@ -208,7 +215,8 @@ class Context:
 
     @contextlib.contextmanager
     def watched(self, contender: Contender, *, counted: bool = True) -> Iterator[Callable[[Load], float]]:
-        """Takes the readings around a load; call what it yields with the load to book it and learn the CPU-seconds."""
+        """Takes the readings around a load; call what it yields with the load to book it and learn the
+        CPU-seconds."""
         before, busy_before, own_before, began = (
             contender.cpu_seconds(),
             self._busy(),
@@ -249,7 +257,8 @@ class Context:
             record.invalidate(f"requests failed: {', '.join(sorted(unexpected))}")
 
     def _busy(self) -> float:
-        """CPU-seconds that the cores in use have spent on anything at all, the hypervisor's theft included."""
+        """CPU-seconds that the cores in use have spent on anything at all, the hypervisor's theft
+        included."""
         times = psutil.cpu_times(percpu=True)
         return sum(sum(times[core]) - times[core].idle - times[core].iowait for core in self._cores)
 

@@ -21,13 +21,14 @@ from neurogate_bench.stats import percentile
 BUSY_LIMIT = 0.8
 
 
-class GeneratorFailed(RuntimeError):
+class GeneratorError(RuntimeError):
     """A generator process could not do its job; the message is its own."""
 
 
 @dataclass(slots=True)
 class Load:
-    """What one run of load brought. Latencies are of good answers, in milliseconds, from the intended send time."""
+    """What one run of load brought. Latencies are of good answers, in milliseconds, from the intended send
+    time."""
 
     seconds: float
     images: int
@@ -75,11 +76,11 @@ def combine(replies: list[dict[str, Any]]) -> Load:
     """Adds the replies of all processes up.
 
     Raises:
-        GeneratorFailed: one of them failed.
+        GeneratorError: one of them failed.
     """
     for reply in replies:
         if "failed" in reply:
-            raise GeneratorFailed(reply["failed"])
+            raise GeneratorError(reply["failed"])
     first_seen: dict[int, float] = {}
     for reply in replies:
         for version, moment in reply["first_seen"].items():
@@ -147,7 +148,7 @@ class Generator:
             assert worker.stdout is not None
             line = worker.stdout.readline()
             if not line:
-                raise GeneratorFailed(f"a generator process ended with status {worker.wait()}")
+                raise GeneratorError(f"a generator process ended with status {worker.wait()}")
             replies.append(json.loads(line))
         return combine(replies)
 
@@ -170,7 +171,7 @@ class Generator:
         worker.stdin.flush()
         reply = json.loads(worker.stdout.readline())
         if "failed" in reply:
-            raise GeneratorFailed(reply["failed"])
+            raise GeneratorError(reply["failed"])
         return [Answer(*answer) for answer in reply["answers"]]
 
     def close(self) -> None:

@@ -14,7 +14,8 @@ _MAX_COMMENT = 65_533
 
 
 def slice_like(seed: int, *, side: int = SIDE, quality: int = 85) -> bytes:
-    """A gray JPEG of a bright ellipse with smooth tissue-like texture, a spot, and scanner noise (about 40 kB)."""
+    """A gray JPEG of a bright ellipse with smooth tissue-like texture, a spot, and scanner noise (about 40
+    kB)."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[-1.0 : 1.0 : side * 1j, -1.0 : 1.0 : side * 1j]
     inside = (x / 0.72) ** 2 + (y / 0.88) ** 2 < 1

@@ -1,6 +1,7 @@
 """A model server that knows its answer beforehand: what remains of a request's cost is the gateway's.
 
-Speaks as much of TensorFlow Serving's API as the gateway uses, with one version of one model whose manifest describes
+Speaks as much of TensorFlow Serving's API as the gateway uses, with one version of one model whose manifest
+describes
 the project's default transform, and whose golden examples hold.
 """
 

@@ -1,1 +1,2 @@
-def ensure(folder, model, side): raise SystemExit("not yet")
+def ensure(folder, model, side):
+    raise SystemExit("not yet")

@@ -1,4 +1,5 @@
-"""Starts the servers under test as real processes, measures what they use, and stops them by their own ids."""
+"""Starts the servers under test as real processes, measures what they use, and stops them by their own
+ids."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from neurogate_bench.machine import ROOT, relative
 LOGS = ROOT / "build" / "bench" / "logs"
 
 
-class ServerFailed(RuntimeError):
+class ServerError(RuntimeError):
     """A server ended, or did not become ready; the message ends with its last words."""
 
 
@@ -66,14 +67,14 @@ class Server:
         """Waits for `ready()` and returns the seconds since the start.
 
         Raises:
-            ServerFailed: the process ended first, or took too long.
+            ServerError: the process ended first, or took too long.
         """
         deadline = time.monotonic() + seconds
         while not ready():
             if self._popen.poll() is not None:
-                raise ServerFailed(f"{self.name} ended with status {self._popen.returncode}:\n{self._tail()}")
+                raise ServerError(f"{self.name} ended with status {self._popen.returncode}:\n{self._tail()}")
             if time.monotonic() > deadline:
-                raise ServerFailed(f"{self.name} was not ready after {seconds:.0f} s:\n{self._tail()}")
+                raise ServerError(f"{self.name} was not ready after {seconds:.0f} s:\n{self._tail()}")
             time.sleep(every)
         return time.monotonic() - self.started
 

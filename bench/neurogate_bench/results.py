@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -53,21 +52,19 @@ def target(name: str, comparison: str, limit: float, value: float, unit: str = "
     """Judges a value against its limit; comparison is "<=" or ">="."""
     if comparison not in {"<=", ">="}:
         raise ValueError(f"comparison must be <= or >=, not {comparison!r}")
-    if math.isnan(value):
-        met = None
-    else:
-        met = value <= limit if comparison == "<=" else value >= limit
+    holds = value <= limit if comparison == "<=" else value >= limit
+    met = None if math.isnan(value) else holds
     return Target(name=name, comparison=comparison, limit=limit, value=value, unit=unit, met=met)
 
 
-def check_result(result: Any) -> Result:
+def check_result(result: object) -> Result:
     """Confirms that a decoded file is a result of this form.
 
     Raises:
         ValueError: names the first thing that is wrong.
     """
     if not isinstance(result, dict):
-        raise ValueError("a result must be a JSON object")
+        raise ValueError("a result must be a JSON object")  # noqa: TRY004 - the content is wrong, not the call
     missing = sorted(set(Result.__annotations__) - result.keys())
     if missing:
         raise ValueError(f"fields are missing: {', '.join(missing)}")
@@ -89,7 +86,7 @@ def save(result: Result, folder: Path) -> Path:
     path = folder / f"{result['scenario']}.json"
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps(_plain(result), indent=1, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
     return path
 
 
@@ -109,7 +106,7 @@ def load_all(folder: Path) -> dict[str, Result]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """NaN is no JSON; null says the same."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -120,7 +117,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _numbers(result: Any) -> Any:
+def _numbers(result: object) -> object:
     """Undoes `_plain` where a number is expected."""
     if isinstance(result, dict):
         for entry in [*result.get("figures", []), *result.get("targets", [])]:

@@ -20,7 +20,7 @@ class Figure(TypedDict):
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest measured value that at least `percent` per cent of all values do not exceed (nearest rank).
+    """The smallest measured value that at least `percent` per cent of all do not exceed (nearest rank).
 
     NaN for no values: a run without a single answer has no latency.
 
@@ -47,7 +47,8 @@ def median(values: Sequence[float]) -> float:
 
 
 def figure(series: str, metric: str, unit: str, runs: Sequence[float]) -> Figure:
-    """Sums several runs up. Runs without a value (NaN) are left out of the median but make it NaN if none remain."""
+    """Sums several runs up. Runs without a value (NaN) are left out of the median but make it NaN if none
+    remain."""
     known = [run for run in runs if not math.isnan(run)]
     return Figure(
         series=series,

@@ -1,4 +1,5 @@
-"""Generator's side of StreamClassify: several streams at once, each with a bounded number of pictures in flight."""
+"""Generator's side of StreamClassify: several streams at once, each with a bounded number of pictures in
+flight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The servers under test, and what to send to each: the gateway's whole path and everything it is compared with."""
+"""The servers under test, and what to send to each: the gateway's whole path and everything it is compared
+with."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class Contender:
 
 
 def backend_kind() -> str:
-    """Which model server runs: TensorFlow Serving's own binary where the environment names one, else the embedded."""
+    """Which model server runs: TensorFlow Serving's own binary where the environment names one, else the
+    embedded."""
     return "tensorflow-serving" if os.environ.get(TFS_BINARY) else "embedded"
 
 

@@ -13,7 +13,8 @@ from neurogate_bench.calls import Answer
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What the pictures must be answered with; probabilities within `tolerance`, versions within `versions`."""
+    """What the pictures must be answered with; probabilities within `tolerance`, versions within
+    `versions`."""
 
     answers: tuple[tuple[int, float], ...]
     versions: frozenset[int]

@@ -1,6 +1,7 @@
 """One generator process: takes jobs as JSON lines on standard input, answers each with a JSON line.
 
-A process of its own, so that the interpreter that sends shares nothing with the one that supervises, and its CPU time
+A process of its own, so that the interpreter that sends shares nothing with the one that supervises, and its
+CPU time
 is the generator's and nobody else's.
 """
 
@@ -53,7 +54,7 @@ async def _one(call: calls.Call, number: int, since: float, tally: Tally) -> Non
     """Sends one request and books its answer; `since` is when it should have been sent."""
     try:
         answers = await call.send(number)
-    except calls.Refused as refused:
+    except calls.RefusedError as refused:
         tally.refused(refused.name, time.monotonic() - since)
         return
     except (OSError, EOFError, TimeoutError, grpc.aio.AioRpcError) as error:
@@ -89,9 +90,14 @@ async def _open(call: calls.Call, job: dict[str, Any], tally: Tally) -> None:
         await asyncio.wait(tasks)
 
 
+def _read(path: str) -> bytes:
+    """Before the job's start, while nothing else is to do on the loop."""
+    return Path(path).read_bytes()
+
+
 async def perform(job: dict[str, Any]) -> dict[str, Any]:
     """Runs one job from its common start to the last answer."""
-    images = [Path(path).read_bytes() for path in job["images"]]
+    images = [_read(path) for path in job["images"]]
     tally = Tally(Expectation.of(job))
     if job["call"] == "stream":
         return (await streams.run(job, images, tally)).reply()

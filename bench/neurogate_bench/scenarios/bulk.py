@@ -1,4 +1,5 @@
-"""Many pictures at a time: streams, batches, and whether every one is answered exactly once in flat memory."""
+"""Many pictures at a time: streams, batches, and whether every one is answered exactly once in flat
+memory."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def offline(context: Context, settings: Mapping[str, Any]) -> None:
             context.record.add(name, "throughput", "images/s", load.per_second)
             context.record.add(name, "CPU", "ms/image", load.cpu_ms(cpu))
             context.record.add(name, "p50", "ms", load.latency(50))
-        context.say(f"offline  run {run + 1}/{settings['runs']}  {load.per_second:.0f} images/s")
+        context.step(run, settings["runs"], f"{load.per_second:.0f} images/s")
 
 
 def batch(context: Context, settings: Mapping[str, Any]) -> None:
@@ -47,11 +48,12 @@ def batch(context: Context, settings: Mapping[str, Any]) -> None:
             context.record.add(f"batches of {size}", "p50 of a batch", "ms", load.latency(50))
             context.record.add(f"batches of {size}", "p99 of a batch", "ms", load.latency(99))
             context.record.add(f"batches of {size}", "CPU", "ms/image", load.cpu_ms(cpu))
-        context.say(f"batch  run {run + 1}/{settings['runs']}")
+        context.step(run, settings["runs"])
 
 
 def stream_count(context: Context, settings: Mapping[str, Any]) -> None:
-    """A given number of pictures through one stream: each key answered exactly once, the gateway's memory flat."""
+    """A given number of pictures through one stream: each key answered exactly once, the gateway's memory
+    flat."""
     count = settings["count"]
     _, address = context.null_server() if settings["null"] else context.model_server()
     record = context.record
@@ -77,9 +79,7 @@ def stream_count(context: Context, settings: Mapping[str, Any]) -> None:
         record.add("gateway", "memory before", "MiB", before)
         record.add("gateway", "largest memory", "MiB", peak)
         record.add("gateway", "memory after", "MiB", after)
-        context.say(
-            f"stream of {count}  run {run + 1}/{settings['runs']}  {load.images} answers, {after:.0f} MiB"
-        )
+        context.step(run, settings["runs"], f"{load.images} answers, {after:.0f} MiB")
     answered = record.figure("gateway", "images answered exactly once")["min"]
     record.judge("images answered exactly once", ">=", count, answered)
     record.judge("largest memory", "<=", 300, record.figure("gateway", "largest memory")["max"], "MiB")

@@ -18,6 +18,14 @@ GATEWAY, DIRECT, FAIR, PLAIN = (
 )
 STREAM = "gateway, stream"
 NAIVE, TUNED = "FastAPI + model.predict", "FastAPI tuned"
+_RATIOS = {
+    "gateway_throughput": ("throughput, gateway / D1", "throughput", GATEWAY, FAIR, ">=", 0.85),
+    "stream_throughput": ("throughput, stream / D1", "throughput", STREAM, FAIR, ">=", 0.92),
+    "export_cpu": ("model server's CPU per image, D0 / plain export", "CPU", DIRECT, PLAIN, "<=", 0.5),
+    "naive_throughput": (f"throughput, gateway / {NAIVE}", "throughput", GATEWAY, NAIVE, ">=", 15.0),
+    "tuned_throughput": (f"throughput, gateway / {TUNED}", "throughput", GATEWAY, TUNED, ">=", 4.0),
+    "tuned_p50": (f"p50, gateway / {TUNED}", "p50", GATEWAY, TUNED, "<=", 0.4),
+}
 
 
 def contenders(context: Context, settings: Mapping[str, Any]) -> None:
@@ -33,9 +41,10 @@ def contenders(context: Context, settings: Mapping[str, Any]) -> None:
             record.add(name, "p50", "ms", load.latency(50))
             record.add(name, "p99", "ms", load.latency(99))
             record.add(name, "CPU", "ms/image", load.cpu_ms(cpu))
-            context.say(
-                f"{context.scenario}  run {run + 1}/{settings['runs']}  {name}: {load.per_second:.0f} images/s, "
-                f"p50 {load.latency(50):.1f} ms"
+            context.step(
+                run,
+                settings["runs"],
+                f"{name}: {load.per_second:.0f} images/s, p50 {load.latency(50):.1f} ms",
             )
     _compare(context, settings["targets"])
 
@@ -72,21 +81,12 @@ def _compare(context: Context, targets: list[str]) -> None:
             record.add(title, "ratio", "", value)
         return median(values)
 
-    def judge(
-        key: str, title: str, metric: str, over: str, under: str, comparison: str, limit: float
-    ) -> None:
-        if key in targets:
-            record.judge(title, comparison, limit, ratio(title, metric, over, under))
-
     if "added_p50" in targets:
         pairs = zip(record.runs(GATEWAY, "p50"), record.runs(FAIR, "p50"), strict=True)
         added = [over - under for over, under in pairs]
         for value in added:
             record.add("gateway over D1", "added p50", "ms", value)
         record.judge("p50 that the gateway adds to D1", "<=", 1.5, median(added), "ms")
-    judge("gateway_throughput", "throughput, gateway / D1", "throughput", GATEWAY, FAIR, ">=", 0.85)
-    judge("stream_throughput", "throughput, stream / D1", "throughput", STREAM, FAIR, ">=", 0.92)
-    judge("export_cpu", "model server's CPU per image, D0 / plain export", "CPU", DIRECT, PLAIN, "<=", 0.5)
-    judge("naive_throughput", f"throughput, gateway / {NAIVE}", "throughput", GATEWAY, NAIVE, ">=", 15)
-    judge("tuned_throughput", f"throughput, gateway / {TUNED}", "throughput", GATEWAY, TUNED, ">=", 4)
-    judge("tuned_p50", f"p50, gateway / {TUNED}", "p50", GATEWAY, TUNED, "<=", 0.4)
+    for key, (title, metric, over, under, comparison, limit) in _RATIOS.items():
+        if key in targets:
+            record.judge(title, comparison, limit, ratio(title, metric, over, under))

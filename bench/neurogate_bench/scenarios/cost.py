@@ -17,7 +17,8 @@ from neurogate_bench.systems import Contender
 
 
 def null(context: Context, settings: Mapping[str, Any]) -> None:
-    """CPU-milliseconds of the gateway's own process per image, and what a call adds where the model costs nothing."""
+    """CPU-milliseconds of the gateway's own process per image, and what a call adds where the model costs
+    nothing."""
     gateway = context.gateway(null=True)
     # The double's CPU time is not the gateway's.
     gateway.servers = gateway.servers[:1]
@@ -45,7 +46,7 @@ def null(context: Context, settings: Mapping[str, Any]) -> None:
         medians = ", ".join(
             f"{name}: {context.record.median(name, 'gateway CPU'):.2f} CPU-ms" for name in kinds
         )
-        context.say(f"null  run {run + 1}/{settings['runs']}  {medians}")
+        context.step(run, settings["runs"], f"{medians}")
     record = context.record
     for name, limit in (("unary, 8 in flight", 2.0), ("stream, 2 at once", 1.6)):
         record.judge(
@@ -54,7 +55,8 @@ def null(context: Context, settings: Mapping[str, Any]) -> None:
 
 
 def payload(context: Context, settings: Mapping[str, Any]) -> None:
-    """How the cost grows with the bytes of a request: one picture, padded by comments that no decoder looks at."""
+    """How the cost grows with the bytes of a request: one picture, padded by comments that no decoder
+    looks at."""
     gateway = context.gateway(null=True)
     gateway.servers = gateway.servers[:1]
     folder = ROOT / "build" / "bench" / "payload"
@@ -72,7 +74,7 @@ def payload(context: Context, settings: Mapping[str, Any]) -> None:
             context.record.add(series, "gateway CPU", "ms/image", load.cpu_ms(cpu))
             context.record.add(series, "p50", "ms", load.latency(50))
             context.record.add(series, "p99", "ms", load.latency(99))
-        context.say(f"payload  run {run + 1}/{settings['runs']}")
+        context.step(run, settings["runs"])
     first, last = settings["sizes_kib"][0], settings["sizes_kib"][-1]
     grown = context.record.median(f"{last} KiB", "gateway CPU") - context.record.median(
         f"{first} KiB", "gateway CPU"
@@ -82,7 +84,8 @@ def payload(context: Context, settings: Mapping[str, Any]) -> None:
 
 
 def startup(context: Context, settings: Mapping[str, Any]) -> None:
-    """From the start of the process to the first accepted connection, with the model server there; and idle memory."""
+    """From the start of the process to the first accepted connection, with the model server there; and
+    idle memory."""
     _, backend = context.null_server()
     for run in range(settings["runs"]):
         port = free_port()
@@ -103,7 +106,7 @@ def startup(context: Context, settings: Mapping[str, Any]) -> None:
             context.record.add("gateway", "start to listening", "ms", 1000 * listening)
             context.record.add("gateway", "start to serving a proven version", "ms", 1000 * serving)
             context.record.add("gateway", "CPU until then", "ms", 1000 * contender.cpu_seconds())
-        context.say(f"startup  run {run + 1}/{settings['runs']}  listening after {1000 * listening:.0f} ms")
+        context.step(run, settings["runs"], f"listening after {1000 * listening:.0f} ms")
     record = context.record
     record.judge("start to listening", "<=", 600, record.median("gateway", "start to listening"), "ms")
     record.judge("idle memory", "<=", 120, record.median("gateway", "idle memory"), "MiB")

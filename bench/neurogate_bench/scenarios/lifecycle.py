@@ -16,6 +16,7 @@ from neurogate_serving.repository import ModelRepository
 
 from neurogate_bench import systems
 from neurogate_bench.context import Context
+from neurogate_bench.generator import Load
 from neurogate_bench.machine import ROOT
 from neurogate_bench.scenarios.limits import capacity
 from neurogate_bench.stats import percentile
@@ -110,7 +111,7 @@ def swap(context: Context, settings: Mapping[str, Any]) -> None:
     record.add("gateway", "rate", "images/s", rate)
 
 
-def _judge_swap(context: Context, publisher: Publisher, load: Any, steady_until: float) -> None:
+def _judge_swap(context: Context, publisher: Publisher, load: Load, steady_until: float) -> None:
     record = context.record
     pairs = list(zip(load.finished, load.latencies_ms, strict=True))
     steady = percentile([taken for finished, taken in pairs if finished < steady_until], 99)
@@ -161,4 +162,4 @@ def cold_start(context: Context, settings: Mapping[str, Any]) -> None:
                 record.add("gateway", "first answer", "ms", load.latencies_ms[0])
                 record.add("gateway", "usual answer (p50)", "ms", usual)
                 record.add("gateway", "first / usual", "", load.latencies_ms[0] / usual)
-        context.say(f"cold start  run {run + 1}/{settings['runs']}")
+        context.step(run, settings["runs"])

@@ -43,14 +43,15 @@ def server(context: Context, settings: Mapping[str, Any]) -> None:
         )
         record.add("highest that passes", "rate", "images/s", best * able)
         record.add("highest that passes", "share of capacity", "%", 100 * best)
-        context.say(f"server  run {run + 1}/{settings['runs']}  capacity {able:.0f}/s, passes at {best:.0%}")
+        context.step(run, settings["runs"], f"capacity {able:.0f}/s, passes at {best:.0%}")
     record.notes.append(
         f"A rate passes when p99 is at most {limit} ms and fewer than 0.1 % of the requests fail."
     )
 
 
 def overload(context: Context, settings: Mapping[str, Any]) -> None:
-    """Twice what the system can do: what is accepted must still be answered well, the rest refused at once."""
+    """Twice what the system can do: what is accepted must still be answered well, the rest refused at
+    once."""
     gateway = context.gateway(*settings["gateway_flags"])
     context.load(gateway, counted=False, mode="closed", concurrency=4, seconds=settings["warm_up"])
     record, limit = context.record, settings["latency_limit_ms"]
@@ -71,9 +72,10 @@ def overload(context: Context, settings: Mapping[str, Any]) -> None:
         record.add("gateway", "p99 until refused", "ms", percentile(load.refusal_ms, 99))
         record.add("gateway", "failed otherwise", "requests", load.requests - load.answered - shed)
         record.add("gateway", "CPU", "ms/image", load.cpu_ms(cpu))
-        context.say(
-            f"overload  run {run + 1}/{settings['runs']}  goodput {load.per_second / able:.2f} of {able:.0f}/s, "
-            f"p99 {load.latency(99):.0f} ms"
+        context.step(
+            run,
+            settings["runs"],
+            f"goodput {load.per_second / able:.2f} of {able:.0f}/s, p99 {load.latency(99):.0f} ms",
         )
     record.judge("goodput / capacity", ">=", 0.9, record.median("gateway", "goodput / capacity"))
     record.judge(

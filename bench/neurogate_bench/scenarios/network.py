@@ -1,4 +1,5 @@
-"""The network by itself on one thread: what the exported graph costs beside other runtimes of the same weights."""
+"""The network by itself on one thread: what the exported graph costs beside other runtimes of the same
+weights."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def network(context: Context, settings: Mapping[str, Any]) -> None:
             record.add(name, "CPU", "ms/image", measured["cpu_ms"])
             record.add(name, "time", "ms/image", measured["wall_ms"])
         medians = ", ".join(f"{name} {record.median(name, 'CPU'):.1f}" for name in paths)
-        context.say(f"network  run {run + 1}/{settings['runs']}  {medians} CPU-ms")
+        context.step(run, settings["runs"], f"{medians} CPU-ms")
     worst = max(abs(a - b) for name in paths for a, b in zip(answers[name], answers[EXPORT], strict=True))
     record.details["largest difference of a probability"] = worst
     if worst > 5e-3:

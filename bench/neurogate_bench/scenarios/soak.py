@@ -34,7 +34,8 @@ def soak(context: Context, settings: Mapping[str, Any]) -> None:
         record.add("gateway", "p99", "ms", load.latency(99))
         record.add("gateway", "errors", "requests", load.requests - load.answered)
         context.say(
-            f"soak  {sample['minutes']:.1f} min  gateway {sample['gateway_mib']:.1f} MiB, p99 {sample['p99_ms']:.0f} ms"
+            f"soak  {sample['minutes']:.1f} min  gateway {sample['gateway_mib']:.1f} MiB, "
+            f"p99 {sample['p99_ms']:.0f} ms"
         )
     settled = samples[chunks // 6 - 1]
     for name, key in (("gateway", "gateway_mib"), ("model server", "model_server_mib")):

@@ -1,0 +1,157 @@
+"""The form of result files, targets, and the page that is made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from neurogate_bench import results, tables
+from neurogate_bench.stats import figure
+from report import write_report
+
+
+def result(scenario="null", **changes):
+    made = results.Result(
+        schema=results.SCHEMA,
+        scenario=scenario,
+        title="The gateway's own cost",
+        question="What does it cost?",
+        started_at="2026-01-02T03:04:05+00:00",
+        seconds=1.0,
+        backend="null",
+        machine={
+            "cpu_model": "Some CPU",
+            "cpu_flags": ["avx2"],
+            "cores_used": 2,
+            "cores_present": 4,
+            "memory_gib": 8.0,
+            "system": "Linux 1",
+            "virtual": True,
+        },
+        versions={"python": "3.11.0"},
+        source={"commit": "0123456789abcdef", "modified": False},
+        load_average_at_start=0.1,
+        settings={"runs": 2},
+        commands={"gateway": "neurogate-gateway --listen=127.0.0.1:1"},
+        figures=[
+            figure("unary", "gateway CPU", "ms/image", [1.0, 3.0]),
+            figure("stream", "gateway CPU", "ms/image", [math.nan]),
+        ],
+        checks={"answers": 10, "requests": 10, "problems": {}, "generator_busy": 0.1, "other_programs": 0.0},
+        targets=[results.target("cost", "<=", 2.0, 1.5, "CPU-ms")],
+        notes=[],
+        void=[],
+        details={},
+    )
+    made.update(changes)
+    return made
+
+
+def test_a_result_survives_its_file(tmp_path):
+    results.save(result(), tmp_path)
+    found = results.load_all(tmp_path)["null"]
+    assert found["figures"][0]["runs"] == [1.0, 3.0]
+    assert math.isnan(found["figures"][1]["median"])
+    assert [path.name for path in tmp_path.iterdir()] == ["null.json"]
+
+
+def test_a_file_is_json_that_other_programs_read(tmp_path):
+    path = results.save(result(), tmp_path)
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content.pop("figures"), "fields are missing: figures"),
+        (lambda content: content.update(schema=0), "schema 0 is not 1"),
+        (lambda content: content.update(backend="magic"), "backend 'magic'"),
+        (lambda content: content["figures"][0].pop("unit"), "lacks unit"),
+    ],
+)
+def test_a_spoilt_file_is_refused_by_name(tmp_path, spoil, message):
+    path = results.save(result(), tmp_path)
+    content = json.loads(path.read_text())
+    spoil(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"null\.json: .*{message}"):
+        results.load_all(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "value", "met"),
+    [("<=", 2.0, True), ("<=", 2.1, False), (">=", 2.0, True), (">=", 1.9, False), ("<=", math.nan, None)],
+)
+def test_a_target_is_judged(comparison, value, met):
+    assert results.target("any", comparison, 2.0, value)["met"] is met
+
+
+def test_a_target_needs_a_known_comparison():
+    with pytest.raises(ValueError, match="<= or >="):
+        results.target("any", "<", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (5000, "5,000"),
+        (123.4, "123"),
+        (12.34, "12.3"),
+        (1.0, "1"),
+        (0.01234, "0.0123"),
+        (math.nan, "n/a"),
+    ],
+)
+def test_numbers_have_three_digits(value, text):
+    assert tables.number(value) == text
+
+
+def test_series_that_share_a_metric_share_a_table():
+    figures = [
+        figure("a", "p50", "ms", [1.0]),
+        figure("b", "p50", "ms", [2.0, 4.0]),
+        figure("b", "p99", "ms", [9.0]),
+        figure("a / b", "ratio", "", [0.5]),
+    ]
+    assert tables.pivot(figures).splitlines() == [
+        "| | p50, ms | p99, ms |",
+        "|---|---|---|",
+        "| a | 1 |  |",
+        "| b | 3 (2 to 4) | 9 |",
+        "",
+        "| | ratio |",
+        "|---|---|",
+        "| a / b | 0.5 |",
+    ]
+
+
+def test_the_page_says_what_was_measured_on_which_backend(tmp_path):
+    results.save(result(), tmp_path / "results")
+    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    assert "a model server that answers constants" in page
+    assert "Some CPU" in page
+    assert "0123456789ab" in page
+    assert "at most 2 CPU-ms | 1.5 CPU-ms | met |" in page
+    assert "2 (1 to 3)" in page
+
+
+def test_what_is_void_is_never_said_to_be_met(tmp_path):
+    results.save(result(void=["answers were wrong"]), tmp_path / "results")
+    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    assert "**Void:** answers were wrong." in page
+    assert "| void |" in page
+    assert "| met |" not in page
+
+
+def test_the_embedded_server_is_not_called_tensorflow_serving(tmp_path):
+    results.save(result(backend="embedded"), tmp_path / "results")
+    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    assert "Backend: the embedded model server (not TensorFlow Serving)." in page
+
+
+def test_without_results_there_is_no_page(tmp_path):
+    with pytest.raises(SystemExit, match="make bench"):
+        write_report(tmp_path, tmp_path / "docs")
+    assert not (tmp_path / "docs").exists()
