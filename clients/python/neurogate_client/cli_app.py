@@ -26,7 +26,7 @@ app.command("demo")(cli_demo.demo)
 def run() -> int:
     """Runs the command line on this process's arguments and returns its exit status."""
     try:
-        result = app(standalone_mode=True)
+        result = app(prog_name="neurogate")
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except SystemExit as stop:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from neurogate_client.cli_common import EXIT_FAILED, EXIT_INTERRUPTED, fail, pri
 from neurogate_client.cli_demo_report import show_samples, show_summary
 from neurogate_client.client import Client
 from neurogate_client.errors import NeurogateError
-from neurogate_client.servers import NotServingError, Servers, published_versions
+from neurogate_client.servers import QUIET, NotServingError, Servers, published_versions
 
 MODEL = "brain_tumor"
 
@@ -165,13 +164,13 @@ def _clock(seconds: float) -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Sends what the trainer caches into the demo's folder, unless somebody has chosen a place."""
+    """Sends what the trainer caches into the demo's folder."""
     cache = (folder / "cache").resolve()
     wanted = {"NEUROGATE_CACHE": cache, "MPLCONFIGDIR": cache / "matplotlib"}
     # Keras looks there for weights that were downloaded before, so an existing folder stays in use.
     if not (Path.home() / ".keras").exists():
         wanted["KERAS_HOME"] = cache / "keras"
-    return {name: str(path) for name, path in wanted.items() if name not in os.environ}
+    return {name: str(path) for name, path in wanted.items()} | QUIET
 
 
 def _tell(folder: Path) -> None:

@@ -32,7 +32,7 @@ SERVICES = ("", "neurogate.v1.ClassificationService", "neurogate.v1.ModelService
 def versions(
     number: Annotated[
         int | None,
-        typer.Argument(metavar="[N]", min=1, help="Show one version with its manifest.", show_default=False),
+        typer.Argument(metavar="N", min=1, help="Show one version with its manifest.", show_default=False),
     ] = None,
     target: TargetOption = DEFAULT_TARGET,
     tls: TlsOption = None,
@@ -53,7 +53,7 @@ def versions(
     if as_json:
         console.out(json.dumps([_document(each) for each in listed], indent=2), highlight=False)
     elif not listed:
-        fail("the gateway knows no version of its model; publish one with `neurogate-trainer train`")
+        fail("the gateway knows no version of its model yet; publish one with `neurogate-trainer train`")
     else:
         console.print(_table(listed), soft_wrap=not console.is_terminal)
 

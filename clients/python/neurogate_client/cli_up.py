@@ -14,7 +14,14 @@ from rich.text import Text
 from neurogate_client import processes
 from neurogate_client.cli_common import EXIT_FAILED, EXIT_USAGE, fail, printable, stderr, stdout
 from neurogate_client.client import Client
-from neurogate_client.servers import GATEWAY, MODEL_SERVER, NotServingError, Servers, published_versions
+from neurogate_client.servers import (
+    GATEWAY,
+    MODEL_SERVER,
+    QUIET,
+    NotServingError,
+    Servers,
+    published_versions,
+)
 
 PREFIX_STYLES = {MODEL_SERVER: "magenta", GATEWAY: "cyan"}
 
@@ -51,7 +58,7 @@ def up(
     servers = Servers(repository=repository, model=model, port=port, model_server_port=model_server_port)
     log = stderr()
     try:
-        with processes.Supervisor() as supervisor:
+        with processes.Supervisor(env=QUIET) as supervisor:
             servers.start(supervisor, prefixed(log))
             with Client(servers.target) as client:
                 servers.wait_until_ready(supervisor, client)

@@ -111,7 +111,7 @@ class Child:
             text=True,
             errors="replace",
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
+            env={"PYTHONUNBUFFERED": "1", **env, **os.environ},
         )
         self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
         if captured:
@@ -169,8 +169,12 @@ class Child:
 class Supervisor:
     """Starts children and ends all of them when its block ends, the last one first, however it ends.
 
-    Inside of the block SIGINT, SIGTERM and SIGHUP raise `Interrupted`. While children are stopped, another such
-    signal kills them at once. For the main thread, whose death the children do not survive.
+    In the block SIGINT, SIGTERM and SIGHUP raise `Interrupted`. While children are stopped, another one
+    kills them at once. For the main thread, whose death the children do not survive.
+
+    Args:
+        grace: seconds for each child to end by itself after its signal.
+        env: environment variables for the children where nobody has set them.
     """
 
     def __init__(self, *, grace: float = 40.0, env: Mapping[str, str] | None = None) -> None:

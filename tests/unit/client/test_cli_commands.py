@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from neurogate_client import cli
+from neurogate_client.cli_common import printable
+from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, status, version
+from neurogate_testing.processes import free_port, script
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def neurogate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: exit status, stdout, stderr."""
+    monkeypatch.delenv("NEUROGATE_TARGET", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neurogate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in CLASSES:
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "scans" / name / f"{number}.jpg").write_bytes(name.encode())
+    return tmp_path / "scans"
+
+
+def test_a_table_in_the_order_of_the_names(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
+    code, out, err = neurogate("classify", folder, "--target", gateway.address)
+    assert (code, err) == (0, "")
+    header, *rows = [line.split() for line in out.splitlines()]
+    assert header == ["image", "answer", "probability", "verdict", "version", "ms"]
+    assert [row[0] for row in rows] == [str(folder / name / f"{n}.jpg") for name in CLASSES for n in range(3)]
+    assert rows[0][1:] == ["Glioma", "━━━━━━━━━", "91.0%", "CONFIDENT", "1", "12.0"]
+
+
+def test_more_classes_are_more_rows(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
+    _, out, _ = neurogate("classify", folder / "glioma" / "0.jpg", "--top-k", 3, "-t", gateway.address)
+    assert [line.split()[-1] for line in out.splitlines()[2:]] == ["3.0%", "3.0%"]
+    assert gateway.script.requests[0].config.top_k == 3
+
+
+def test_json_lines(neurogate: Run, gateway: FakeGateway, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"corrupt")
+    code, out, err = neurogate(
+        "classify",
+        "--json",
+        "-t",
+        gateway.address,
+        tmp_path / "bad.png",
+        folder / "glioma",
+        tmp_path / "nowhere",
+    )
+    bad, *good, missing = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert err == "2 of 5 images have no answer\n"
+    assert bad == {
+        "image": str(tmp_path / "bad.png"),
+        "error": {
+            "code": "INVALID_ARGUMENT",
+            "reason": "IMAGE_CORRUPT",
+            "message": "the image is corrupt",
+            "metadata": {},
+        },
+    }
+    assert missing["error"]["reason"] == "IMAGE_UNREADABLE"
+    assert [each["image"] for each in good] == [str(folder / "glioma" / f"{n}.jpg") for n in range(3)]
+    assert good[0]["class_id"] == "glioma"
+    assert len(good[0]["scores"]) == 4
+    assert good[0]["model"] == {
+        "name": "brain_tumor",
+        "version": 1,
+        "label": "stable",
+        "manifest_digest": f"{1:064x}",
+    }
+    assert good[0]["timings_ms"] == {"queue": 1.0, "transform": 2.0, "predict": 9.0}
+
+
+def test_csv(neurogate: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / 'odd, "name".png').write_bytes(b"glioma unsure")
+    (tmp_path / "z.png").write_bytes(b"bomb")
+    code, out, _ = neurogate("classify", tmp_path, "--csv", "-t", gateway.address, "--label", "latest")
+    first, second = csv.DictReader(io.StringIO(out))
+    assert code == 1
+    assert first["image"] == str(tmp_path / 'odd, "name".png')
+    assert (first["class_id"], first["probability"], first["verdict"]) == ("glioma", "0.910000", "ABSTAIN")
+    assert (first["version"], first["label"], first["error_code"]) == ("2", "latest", "")
+    assert (second["class_id"], second["error_reason"]) == ("", "IMAGE_TOO_MANY_PIXELS")
+
+
+def test_stdin_and_a_pipe_as_the_target_of_the_output(gateway: FakeGateway) -> None:
+    command = [script("neurogate"), "classify", "-", "--target", gateway.address, "--model-version", "7"]
+    done = subprocess.run(command, input=b"pituitary", capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines()[1].split()[:3] == ["-", "Pituitary", "tumour"]
+    empty = subprocess.run(command, input=b"", capture_output=True, check=False)
+    assert empty.returncode == 1
+    assert b"IMAGE_EMPTY" in empty.stdout
+
+
+def test_names_cannot_drive_the_terminal(neurogate: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[31mb\n[red]c.png").write_bytes(b"glioma")
+    code, out, _ = neurogate("classify", tmp_path, "-t", gateway.address)
+    assert code == 0
+    assert "a\\x1b[31mb\\n[red]c.png" in out
+    assert printable("a\udcffé") == "a\\udcffé"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not text exist on Linux")
+@pytest.mark.parametrize("option", [[], ["--json"], ["--csv"]])
+def test_names_that_are_not_text(
+    neurogate: Run, gateway: FakeGateway, tmp_path: Path, option: list[str]
+) -> None:
+    (tmp_path / "\udcff.png").write_bytes(b"glioma")
+    code, out, _ = neurogate("classify", tmp_path, "-t", gateway.address, *option)
+    assert code == 0
+    assert "\\udcff.png" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify"], "Missing argument"),
+        (["classify", "x", "--json", "--csv"], "exclude each other"),
+        (["classify", "x", "--model-version", "1", "--label", "a"], "exclude each other"),
+        (["classify", "x", "--model-version", "0"], "Invalid value"),
+        (["classify", "-", "-"], "only once"),
+        (["classify", "x", "--target", "localhost"], "is not HOST:PORT"),
+        (
+            ["classify", "x", "--target", "gateway:50051"],
+            "say --tls for an encrypted connection, or --plaintext",
+        ),
+        (["explain", "x"], "--output"),
+        (["explain", "x", "-o", "y", "--color-map", "pink"], "jet, viridis, inferno"),
+        (["explain", "x", "-o", "/no/such/folder/y.png"], "/no/such/folder"),
+        (["explain", "x", "-o", "y", "--alpha", "2"], "Invalid value"),
+        (["versions", "0"], "Invalid value"),
+        (["up", "--repository", "/no/such/folder"], "there is no version of brain_tumor in /no/such/folder"),
+        (["up", "--port", "8500"], "cannot share port 8500"),
+        (["fly"], "No such command"),
+    ],
+)
+def test_wrong_use_is_exit_status_2(neurogate: Run, arguments: list[str], message: str) -> None:
+    code, out, err = neurogate(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_nothing_to_classify(neurogate: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    code, _, err = neurogate("classify", tmp_path)
+    assert code == 1
+    assert "no images in" in err
+
+
+@pytest.mark.parametrize(
+    "command", [["classify", "x.png"], ["explain", "x.png", "-o", "y.png"], ["versions"], ["health"]]
+)
+def test_no_gateway_is_exit_status_3(
+    neurogate: Run, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").write_bytes(b"glioma")
+    target = f"127.0.0.1:{free_port()}"
+    code, out, err = neurogate(*command, "--target", target)
+    assert (code, out) == (3, "")
+    assert f"no gateway answers at {target}" in err
+    assert not (tmp_path / "y.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "message"),
+    [
+        (
+            status(grpc.StatusCode.NOT_FOUND, "MODEL_LABEL_NOT_FOUND", "no label 'x'"),
+            1,
+            "no label 'x' (MODEL_LABEL_NOT_FOUND)",
+        ),
+        (status(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "no version yet"), 3, "no version yet"),
+        (
+            status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "busy", retry_after=1.5),
+            3,
+            "try again in 1.5 s",
+        ),
+    ],
+)
+def test_refusals_of_the_whole_call(
+    neurogate: Run, gateway: FakeGateway, folder: Path, failure: object, expected: int, message: str
+) -> None:
+    gateway.script.failures = [failure]
+    code, _, err = neurogate("classify", folder, "-t", gateway.address)
+    assert code == expected
+    assert message in err
+
+
+def test_versions_as_table_and_json(neurogate: Run, gateway: FakeGateway) -> None:
+    gateway.script.versions = [version(2, state="REJECTED"), version(1, labels=("latest", "stable"))]
+    gateway.script.versions[0].state_reason = "golden glioma-0: pixels differ"
+    code, out, _ = neurogate("versions", "-t", gateway.address)
+    assert code == 0
+    _, rejected, ready, reason = out.splitlines()
+    assert rejected.split()[:2] == ["2", "REJECTED"]
+    assert ready.split() == [
+        "1",
+        "READY",
+        "latest,",
+        "stable",
+        "91.2%",
+        "0.905",
+        "2023-11-14",
+        "000000000000",
+    ]
+    assert reason.strip() == "version 2: golden glioma-0: pixels differ"
+    _, out, _ = neurogate("versions", "--json", "-t", gateway.address)
+    assert [each["version"] for each in json.loads(out)] == [2, 1]
+
+
+def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
+    gateway.script.versions = [version(1)]
+    code, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    assert code == 0
+    for text in (
+        "91.2% (95 % interval 88.0% to 94.0%)",
+        "mahalanobis above 12.5",
+        "1200 training",
+        "No tumour",
+        "Research",
+    ):
+        assert text in out
+    _, out, _ = neurogate("versions", 1, "--json", "-t", gateway.address)
+    golden = json.loads(out)["manifest"]["goldens"][0]
+    assert golden["name"] == "glioma-0"
+    assert "image" not in golden
+    code, _, err = neurogate("versions", 9, "-t", gateway.address)
+    assert code == 1
+    assert "MODEL_VERSION_NOT_FOUND" in err
+
+
+def test_no_versions(neurogate: Run, gateway: FakeGateway) -> None:
+    code, _, err = neurogate("versions", "-t", gateway.address)
+    assert code == 1
+    assert "knows no version" in err
+
+
+def test_health(neurogate: Run, gateway: FakeGateway) -> None:
+    code, out, _ = neurogate("health", "-t", gateway.address)
+    assert code == 0
+    assert out.splitlines()[0].split()[0] == "SERVING"
+    gateway.set_serving(False)
+    code, out, _ = neurogate("health", "-t", gateway.address)
+    assert code == 1
+    assert out.splitlines()[0].split()[0] == "NOT_SERVING"
+
+
+def test_explain_writes_the_picture_or_nothing(
+    neurogate: Run, gateway: FakeGateway, folder: Path, tmp_path: Path
+) -> None:
+    image = folder / "notumor" / "0.jpg"
+    code, out, err = neurogate(
+        "explain",
+        image,
+        "-o",
+        tmp_path / "why.png",
+        "--class-id",
+        "glioma",
+        "--color-map",
+        "inferno",
+        "--alpha",
+        "0.3",
+        "-t",
+        gateway.address,
+    )
+    assert (code, out) == (0, "")
+    assert "evidence for glioma (3.0%) by version 1; the answer is notumor (91.0%, CONFIDENT)" in err
+    assert (tmp_path / "why.png").read_bytes() == PNG
+    request = gateway.script.requests[0]
+    assert (request.class_id, request.overlay.color_map, round(request.overlay.alpha, 3)) == (
+        "glioma",
+        3,
+        0.3,
+    )
+    code, _, err = neurogate(
+        "explain", image, "-o", tmp_path / "no.png", "--class-id", "flu", "-t", gateway.address
+    )
+    assert code == 1
+    assert "CLASS_NOT_FOUND" in err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["scans", "why.png"]
+    code, _, err = neurogate("explain", image, "-o", folder, "-t", gateway.address)
+    assert code == 1
+    assert "cannot write" in err
+
+
+def test_the_missing_extra_is_named() -> None:
+    code = "import sys\nsys.modules['rich'] = None\nfrom neurogate_client.cli import main\nmain()\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'neurogate[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
