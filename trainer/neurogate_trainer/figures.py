@@ -49,24 +49,24 @@ def training_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     seconds = float(np.nansum(column("seconds")))
     subtitle = f"{plural(len(history), 'epoch')}, {seconds / 60:.1f} minutes"
-    with figure(path, "Training history", subtitle=subtitle, size=(9.6, 3.6)) as canvas:
+    with figure(path, "Training history", subtitle=subtitle, size=(9.6, 3.8)) as canvas:
         loss, quality, rate = canvas.subplots(1, 3, width_ratios=[1.15, 1.15, 0.85])
         marker = {"marker": "o", "markersize": 3.5}
-        loss.plot(epochs, column("loss"), color=PALETTE[0], label="training", **marker)
-        loss.plot(epochs, column("val_loss"), color=WRONG, linestyle="--", label="validation", **marker)
+        loss.plot(epochs, column("loss"), color=PALETTE[0], **marker)
+        loss.plot(epochs, column("val_loss"), color=WRONG, linestyle="--", **marker)
         loss.set(title="Loss", ylabel="cross-entropy with penalties", ylim=(0, None))
-        quality.plot(epochs, column("accuracy"), color=PALETTE[0], label="training accuracy", **marker)
+        quality.plot(epochs, column("accuracy"), color=PALETTE[0], label="training", **marker)
         quality.plot(
-            epochs, column("val_accuracy"), color=WRONG, linestyle="--", label="validation accuracy", **marker
+            epochs, column("val_accuracy"), color=WRONG, linestyle="--", label="validation", **marker
         )
         f1 = column("val_macro_f1")
         f1_label = "validation macro F1"
         if np.isfinite(f1).any():
             best = int(np.nanargmax(f1))
-            f1_label += f", best {f1[best]:.3f}"
+            f1_label += f", best {f1[best]:.3f} in epoch {epochs[best]}"
             quality.plot(epochs[best], f1[best], "o", markersize=11, markerfacecolor="none", color=RIGHT)
         quality.plot(epochs, f1, color=RIGHT, linestyle=":", label=f1_label, **marker)
-        quality.set(title="Quality", ylim=(None, 1.02))
+        quality.set(title="Accuracy and macro F1", ylim=(None, 1.02))
         quality.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         rate.plot(epochs, column("learning_rate"), color=MUTED, drawstyle="steps-mid")
         rate.set(title="Learning rate", yscale="log")
@@ -79,18 +79,16 @@ def training_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.margins(x=0.06)
             for change in changes:
                 axes.axvline(change + 0.5, color=FAINT, linewidth=1.2)
-            if axes is not rate:
-                axes.legend()
         for change in changes:
-            note = str(history[change]["phase"]).replace("_", " ").replace("-", " ")
             rate.annotate(
-                f" {note}",
+                f" {history[change]['phase']}",
                 (change + 0.5, 1.0),
                 xycoords=("data", "axes fraction"),
                 va="top",
                 color=MUTED,
                 size=8.5,
             )
+        canvas.legend(*quality.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def confusion_matrix(metrics: Json, path: Path) -> None:

@@ -104,14 +104,13 @@ def risk_coverage(predictions: Predictions, metrics: Json, path: Path) -> None:
 
 def _mark_threshold(axes: Axes, abstention: Mapping[str, Any]) -> None:
     coverage, risk = abstention["coverage"], abstention["risk"]
-    if risk["low"] is not None:
-        axes.plot(
-            [coverage["value"]] * 2, [risk["low"], risk["high"]], color=WRONG, linewidth=2.2, alpha=0.55
-        )
     label = (
         f"threshold {abstention['abstain_below']:.3f}: answers {coverage['value']:.1%}, "
-        f"wrong in {risk['value']:.1%} (95% interval)"
+        f"wrong in {risk['value']:.1%}"
     )
+    if risk["low"] is not None and risk["low"] < risk["high"]:
+        axes.vlines(coverage["value"], risk["low"], risk["high"], color=WRONG, linewidth=2.2, alpha=0.55)
+        label += f" (95% interval {100 * risk['low']:.1f} to {risk['high']:.1%})"
     axes.plot(coverage["value"], risk["value"], "o", color=WRONG, markersize=8, label=label)
 
 
