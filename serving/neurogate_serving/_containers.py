@@ -58,7 +58,7 @@ class Container:
         data: What the decoder gets.
         size: Width and height in pixels as the header declares them, before the orientation is applied.
         orientation: EXIF orientation, 1 (upright) to 8.
-        inverted: Whether the decoder leaves black and white exchanged (a TIFF of 16 bits whose white is 0).
+        inverted: Whether the decoded 16-bit samples count down from black to white.
     """
 
     format: str

@@ -45,8 +45,8 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
     """The first page alone.
 
     Returns:
-        The file, its width and height, its orientation (1 to 8), and whether a decoder that does not invert
-        16-bit images would leave black and white exchanged.
+        The file, its width and height, its orientation (1 to 8), and whether its 16-bit samples have to be
+        inverted after they are decoded.
 
     Raises:
         ImageCorruptError: A tag is missing or out of range.
@@ -59,6 +59,19 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
     )
     if width < 1 or height < 1:
         raise ImageCorruptError(f"TIFF image is {width} x {height} pixels")
+    inverted = _check_kind(integers, order)
+    _check_layout(integers, width, height)
+    orientation = integers.pop(_ORIENTATION, [1])[0]
+    return (
+        _rewrite(data, order, integers, raw),
+        (width, height),
+        orientation if 1 <= orientation <= 8 else 1,
+        inverted,
+    )
+
+
+def _check_kind(integers: dict[int, list[int]], order: str) -> bool:
+    """Refuses kinds of samples that are not read; says whether the decoded ones have to be inverted."""
     compression = integers.get(_COMPRESSION, [1])[0]
     if compression not in _COMPRESSIONS:
         raise ImageFormatUnsupportedError(
@@ -67,26 +80,30 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
         )
     photometric = integers.setdefault(_PHOTOMETRIC, [0])[0]
     bits = integers.get(_BITS, [1])[0]
+    unsigned = integers.get(_SAMPLE_FORMAT, [1])[0] == 1
     if bits not in _DEPTHS:
         raise ImageFormatUnsupportedError(
             f"TIFF image has {bits} bits per sample, expected 1, 2, 4, 8, 12, 16 or 32"
         )
-    if photometric == 0 and bits > 16:
+    if order == ">" and compression != 1 and not unsigned:
+        # libtiff hands these over in the machine's byte order, and Pillow then swaps them all the same.
         raise ImageFormatUnsupportedError(
-            f"TIFF image of {bits} bits counts down to white; only up to 16 bits may"
+            "TIFF image has big-endian, compressed, signed or floating-point samples, expected little-endian"
         )
     if photometric == 3 and len(integers.get(_COLOR_MAP, ())) != 3 * 2**bits:
         raise ImageCorruptError(
             f"TIFF palette image of {bits} bits has no colour map of {3 * 2**bits} values"
         )
-    _check_layout(integers, width, height)
-    orientation = integers.pop(_ORIENTATION, [1])[0]
-    return (
-        _rewrite(data, order, integers, raw),
-        (width, height),
-        orientation if 1 <= orientation <= 8 else 1,
-        photometric == 0 and bits == 16,
-    )
+    if photometric != 0 or bits < 16:
+        return False
+    if bits > 16 or not unsigned:
+        raise ImageFormatUnsupportedError(
+            f"TIFF image has signed, floating-point or {bits}-bit samples that count down to white, "
+            "expected up to 16 bits, unsigned"
+        )
+    # No decoder inverts 16 bits, and some only read them as what they are not: counting up.
+    integers[_PHOTOMETRIC] = [1]
+    return True
 
 
 def _read_directory(

@@ -207,6 +207,9 @@ def _files(root: Path) -> Iterator[str]:
         with os.scandir(root / prefix) as entries:
             for entry in entries:
                 relative = prefix + entry.name
+                if not relative.isprintable():
+                    # Also names that are not UTF-8, which no manifest could hold.
+                    raise VersionCorrupt(f"{root}: {relative!a} is not a name of printable characters")
                 mode = entry.stat(follow_symlinks=False).st_mode
                 if stat.S_ISDIR(mode):
                     pending.append(f"{relative}/")

@@ -202,9 +202,19 @@ def _check_size(size: tuple[int, int], spec: manifest_pb2.TransformSpec) -> None
         )
 
 
+def _open(container: Container) -> ImageFile.ImageFile:
+    try:
+        return _DECODERS[container.format](io.BytesIO(container.data))
+    except SyntaxError as error:
+        if container.format == "TIFF":
+            # The directory was found sound before, so what is wrong with it is its combination of tags.
+            raise ImageFormatUnsupportedError(f"TIFF image of a kind that is not read: {error}") from error
+        raise
+
+
 def _decode(container: Container, spec: manifest_pb2.TransformSpec) -> Image.Image:
     """The upright image at its own size (or a draft's), of mode "L" or "RGB"."""
-    with _DECODERS[container.format](io.BytesIO(container.data)) as image:
+    with _open(container) as image:
         # The decoder may have found another header than the walk did.
         _check_size(image.size, spec)
         orientation = container.orientation

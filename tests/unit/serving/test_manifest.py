@@ -277,6 +277,8 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
         "saved_model.pb has 4 bytes, its manifest says 5",
     ),
     (lambda d: (d / "saved_model.pb").write_bytes(b"Graph"), "saved_model.pb has digest "),
+    (lambda d: (d / "two\nlines").write_bytes(b""), r"'two\nlines' is not a name of printable characters"),
+    (lambda d: Path(os.fsdecode(os.fsencode(d) + b"/\xff")).write_bytes(b""), r"'\udcff' is not a name of"),
     (lambda d: (d / "link").symlink_to("saved_model.pb"), "link is neither a file nor a directory"),
     (lambda d: os.mkfifo(d / "pipe"), "pipe is neither a file nor a directory"),
     (

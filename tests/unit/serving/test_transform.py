@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -86,6 +87,47 @@ def test_16_bits_that_count_down_to_white_are_turned_round() -> None:
     samples = np.array([[65_535, 32_768, 0]], dtype="<u2")
     data = images.tiff(images.tiff_tags(3, 1, 16, t262=(3, [0])), samples.tobytes())
     assert gray_of(transform(data, default_spec(3, 1))).tolist() == [[0, 127, 255]]
+
+
+def color_tags(order: str, dtype: str, **changes: object) -> tuple[dict, bytes]:
+    pixels = (images.pattern().astype(dtype) * (257 if dtype.endswith("2") else 1)).astype(f"{order}{dtype}")
+    bits = 8 * pixels.itemsize
+    tags = images.tiff_tags(61, 47, bits, t258=(3, [bits] * 3), t262=(3, [2]), t277=(3, [3]), **changes)
+    return tags | {279: (4, [pixels.nbytes])}, pixels.tobytes()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("deflated", [False, True])
+def test_both_byte_orders_and_both_ways_of_storing_give_the_same(order: str, deflated: bool) -> None:
+    def file(tags: dict, pixels: bytes) -> bytes:
+        if deflated:
+            pixels = zlib.compress(pixels)
+            tags |= {259: (3, [8]), 279: (4, [len(pixels)])}
+        return images.tiff(tags, pixels, order=order)
+
+    for dtype in ("u1", "u2"):
+        assert (transform(file(*color_tags(order, dtype)), SAME_SIZE) == images.pattern()).all()
+    gray = GRAY.astype(f"{order}u2") * 257
+    for photometric, samples in ((1, gray), (0, 0xFFFF - gray)):
+        tags = images.tiff_tags(61, 47, 16, t262=(3, [photometric]))
+        pixels = transform(file(tags, samples.astype(f"{order}u2").tobytes()), SAME_SIZE)
+        assert (gray_of(pixels) == GRAY).all()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_may_be_stored_one_after_another(order: str) -> None:
+    planes = b"".join(images.pattern()[:, :, channel].tobytes() for channel in range(3))
+    size = 61 * 47
+    tags, _ = color_tags(order, "u1", t284=(3, [2]), t273=(4, [8, 8 + size, 8 + 2 * size]))
+    tags[279] = (4, [size] * 3)
+    assert (transform(images.tiff(tags, planes, order=order), SAME_SIZE) == images.pattern()).all()
+
+
+def test_predictors_are_undone() -> None:
+    colors = images.encode(images.picture("RGB"), "TIFF", compression="tiff_lzw", tiffinfo={317: 2})
+    assert (transform(colors, SAME_SIZE) == images.pattern()).all()
+    gray = images.encode(images.picture("I;16"), "TIFF", compression="tiff_adobe_deflate", tiffinfo={317: 2})
+    assert (gray_of(transform(gray, SAME_SIZE)) == GRAY).all()
 
 
 def test_1_bit_is_black_and_white() -> None:

@@ -203,7 +203,11 @@ REFUSED_KINDS = {
     "BigTIFF": (lambda: b"II+\0\x08\0\0\0" + bytes(8), "a BigTIFF image"),
     "TIFF of floats that count down": (
         lambda: images.tiff(images.tiff_tags(1, 1, 32, t262=(3, [0]), t339=(3, [3])), bytes(4)),
-        "counts down to white",
+        "count down to white",
+    ),
+    "TIFF of big-endian compressed floats": (
+        lambda: images.tiff(images.tiff_tags(1, 1, 32, t259=(3, [8]), t339=(3, [3])), bytes(4), order=">"),
+        "big-endian, compressed, signed or floating-point",
     ),
 }
 
@@ -215,6 +219,12 @@ def test_kinds_that_are_not_accepted_are_named(name: str) -> None:
     error = refusal(make())
     assert isinstance(error, ImageFormatUnsupportedError)
     assert message in str(error)
+
+
+def test_a_tiff_whose_samples_no_decoder_knows_is_unsupported() -> None:
+    error = refusal(images.tiff(images.tiff_tags(2, 2, 8, t262=(3, [9])), bytes(4)))
+    assert isinstance(error, ImageFormatUnsupportedError)
+    assert "TIFF image of a kind that is not read" in str(error)
 
 
 DAMAGED_TIFFS = {
