@@ -121,12 +121,10 @@ def predict_saved_model(
         raise EvaluationError(f"the answers of {version_dir} do not make sense: {error}") from error
 
 
-def ood_scores(version_dir: Path, images: Pixels, *, batch_size: int = 32) -> Scores:
+def ood_scores(model: SavedModel, images: Pixels, *, batch_size: int = 32) -> Scores:
     """The exported graph's `ood_score`, float32 [N], of decoded images, uint8 [N, height, width, 3]."""
-    model = SavedModel(version_dir)
-    parts = [
-        model(images[start : start + batch_size])["ood_score"] for start in range(0, len(images), batch_size)
-    ]
+    starts = range(0, len(images), batch_size)
+    parts = [model(images[start : start + batch_size])["ood_score"] for start in starts]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
@@ -186,10 +184,10 @@ def evaluate_run(
         abstain_below=calibration.get("abstain_below"),
         target_risk=calibration.get("target_risk"),
     )
-    sources = {
-        name: ood_scores(version_dir, images, batch_size=batch_size)
-        for name, images in (foreign or {}).items()
-    }
+    sources: dict[str, Scores] = {}
+    if foreign:
+        model = SavedModel(version_dir)
+        sources = {name: ood_scores(model, images, batch_size=batch_size) for name, images in foreign.items()}
     metrics["ood"] = _ood_metrics(predictions.ood_score, sources, read_record(run_dir / "ood.json"))
     predictions.save(run_dir / "predictions.npz")
     save_ood_scores(run_dir, sources)

@@ -48,13 +48,13 @@ def training_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         )
 
     seconds = float(np.nansum(column("seconds")))
-    subtitle = f"{plural(len(history), 'epoch')}, {seconds / 60:.1f} minutes"
+    subtitle = f"{plural(len(history), 'epoch')}, {seconds / 60:.1f} minutes; the training loss includes penalties and varied images"
     with figure(path, "Training history", subtitle=subtitle, size=(9.6, 3.8)) as canvas:
         loss, quality, rate = canvas.subplots(1, 3, width_ratios=[1.15, 1.15, 0.85])
         marker = {"marker": "o", "markersize": 3.5}
         loss.plot(epochs, column("loss"), color=PALETTE[0], **marker)
         loss.plot(epochs, column("val_loss"), color=WRONG, linestyle="--", **marker)
-        loss.set(title="Loss", ylabel="cross-entropy with penalties", ylim=(0, None))
+        loss.set(title="Loss", ylabel="cross-entropy", ylim=(0, None))
         quality.plot(epochs, column("accuracy"), color=PALETTE[0], label="training", **marker)
         quality.plot(
             epochs, column("val_accuracy"), color=WRONG, linestyle="--", label="validation", **marker

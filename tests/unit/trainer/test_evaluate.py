@@ -212,7 +212,8 @@ class TestManifestMetrics:
 
 
 def test_ood_scores_of_many_batches(version):
+    model = SavedModel(version)
     images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8)
-    scores = e.ood_scores(version, images, batch_size=3)
+    scores = e.ood_scores(model, images, batch_size=3)
     np.testing.assert_allclose(scores, np.arange(7) / 255, rtol=1e-5)
-    assert e.ood_scores(version, images[:0]).shape == (0,)
+    assert e.ood_scores(model, images[:0]).shape == (0,)
