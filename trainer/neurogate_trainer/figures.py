@@ -48,7 +48,10 @@ def training_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         )
 
     seconds = float(np.nansum(column("seconds")))
-    subtitle = f"{plural(len(history), 'epoch')}, {seconds / 60:.1f} minutes; the training loss includes penalties and varied images"
+    subtitle = (
+        f"{plural(len(history), 'epoch')}, {seconds / 60:.1f} minutes; "
+        "the training loss includes penalties and is that of varied images"
+    )
     with figure(path, "Training history", subtitle=subtitle, size=(9.6, 3.8)) as canvas:
         loss, quality, rate = canvas.subplots(1, 3, width_ratios=[1.15, 1.15, 0.85])
         marker = {"marker": "o", "markersize": 3.5}
