@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
@@ -40,28 +40,18 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     Raises:
         OSError: The file could not be written; the old content is still there and nothing is left behind.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    # Opened with the mode, not created private and widened: so the umask takes its part away.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            try:
-                permissions = path.stat().st_mode & 0o777
-            except FileNotFoundError:
-                permissions = mode & ~_umask()
-            os.fchmod(file.fileno(), permissions)
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-def _umask() -> int:
-    # os.umask can only be read by setting it, for the whole process; the kernel also prints it here.
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022
