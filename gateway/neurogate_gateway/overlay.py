@@ -20,6 +20,7 @@ LARGEST_SIDE: Final = 2048
 LARGEST_DEFAULT_SIDE: Final = 1024
 _DEFAULT_ALPHA: Final = 0.5
 _EXIF_ORIENTATION: Final = 0x0112
+_TIFF_SIZE: Final = (0x0100, 0x0101)
 
 # Viridis and Inferno: 17 samples at equal distances of Matplotlib's maps, which their authors gave to the
 # public domain. Jet is piecewise linear, so its corners say all: position and value per channel.
@@ -91,12 +92,14 @@ def upright_size(image: bytes) -> tuple[int, int]:
     """
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-            width, height = opened.size
-            exif = Image.Exif()
             if isinstance(opened, TiffImageFile):
+                # Pillow turns a TIFF's size by itself, in some releases.
+                width, height = (opened.tag_v2[tag] for tag in _TIFF_SIZE)
                 orientation = opened.tag_v2.get(_EXIF_ORIENTATION)
             else:
+                width, height = opened.size
                 # Not getexif(), which finds orientations in XMP too; the transform goes by EXIF alone.
+                exif = Image.Exif()
                 exif.load(opened.info.get("exif", b""))
                 orientation = exif.get(_EXIF_ORIENTATION)
     except Exception:  # noqa: BLE001 - header parsers raise whatever their input makes them

@@ -1,0 +1,214 @@
+"""Smaller parts: logs, the transform pool, the backend adapter's decoding, the deadline margin."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from neurogate.tfs.v1 import tfs_pb2
+from neurogate.v1 import model_pb2
+from neurogate_gateway import transforms
+from neurogate_gateway.admission import Admission, Deadline
+from neurogate_gateway.backend import Outputs, _floats, _single_string
+from neurogate_gateway.classifier import DEADLINE_MARGIN_SECONDS, Classifier
+from neurogate_gateway.errors import (
+    BackendAnswerInvalidError,
+    DeadlineTooShortError,
+    ImageCorruptError,
+    ImageFormatUnsupportedError,
+)
+from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.services.requests import take_request_id
+from neurogate_gateway.telemetry import CallRecord, configure_logging, current_call, log
+from neurogate_gateway.transforms import TransformPool
+from neurogate_serving.transform import default_spec
+from neurogate_testing.fake_backend import build_manifest, sample_image
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root, own = logging.getLogger(), logging.getLogger("neurogate_gateway")
+    before = (root.handlers[:], root.level, own.level)
+    out = io.StringIO()
+    configure_logging("info", out)
+    yield out
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    own.setLevel(before[2])
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_log_lines_are_json_objects(stream: io.StringIO) -> None:
+    log(logging.INFO, "something", number=1, text='quotes " and\nlines', thing=object)
+    log(logging.DEBUG, "hidden")
+    logging.getLogger("library").warning("hello %s", "there")
+    [own, foreign] = lines(stream)
+    assert (own["event"], own["level"], own["number"]) == ("something", "info", 1)
+    assert own["text"] == 'quotes " and\nlines'
+    assert (foreign["event"], foreign["logger"]) == ("hello there", "library")
+
+
+def test_stack_traces_stay_on_one_line(stream: io.StringIO) -> None:
+    log(logging.ERROR, "defect", error=ZeroDivisionError("x"))
+    [line] = lines(stream)
+    assert "ZeroDivisionError: x" in line["stack"]
+
+
+@pytest.mark.parametrize("request_id", ["", "a", "x" * 128, "spaces and ~!@#"])
+def test_request_ids(request_id: str) -> None:
+    token = current_call.set(CallRecord("m"))
+    assert take_request_id(request_id) == request_id
+    assert current_call.get().request_id == request_id
+    current_call.reset(token)
+
+
+async def test_the_pool_refuses_with_the_transforms_reason() -> None:
+    pool = TransformPool(1)
+    with pytest.raises(ImageFormatUnsupportedError):
+        await pool.run(b"hello", default_spec())
+    with pytest.raises(ImageCorruptError):
+        await pool.run(sample_image()[:40], default_spec())
+    pool.close()
+
+
+async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[bytes] = []
+    running, release = threading.Event(), threading.Event()
+
+    def transform(image: bytes, _: object) -> np.ndarray:
+        begun.append(image)
+        running.set()
+        assert release.wait(10)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(transforms, "transform", transform)
+    pool = TransformPool(1)
+    first = asyncio.create_task(pool.run(b"first", default_spec()))
+    await asyncio.to_thread(running.wait, 10)
+    second = asyncio.create_task(pool.run(b"second", default_spec()))
+    third = asyncio.create_task(pool.run(b"third", default_spec()))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([second])
+    release.set()
+    assert (await first).pixels.shape == (1, 1, 3)
+    assert (await third).queue_seconds > 0
+    assert begun == [b"first", b"third"]
+    pool.close()
+
+
+def response(**fields: Any) -> tfs_pb2.PredictResponse:
+    message = tfs_pb2.PredictResponse()
+    shape = fields.pop("shape", (1, 2))
+    tensor = message.outputs["x"]
+    tensor.MergeFrom(tfs_pb2.Tensor(**{"dtype": tfs_pb2.DATA_TYPE_FLOAT, **fields}))
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return message
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        response(float_val=[0.5, 2]),
+        response(tensor_content=np.array([0.5, 2], "<f4").tobytes()),
+        response(tensor_content=np.array([0.5, 2], "<f4").tobytes(), float_val=[9, 9]),
+    ],
+)
+def test_floats(good: tfs_pb2.PredictResponse) -> None:
+    values = _floats(good, "x", (1, 2))
+    assert values.dtype == np.float32
+    assert values.tolist() == [[0.5, 2.0]]
+    assert _floats(good, "x", (1, None)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        tfs_pb2.PredictResponse(),
+        response(),
+        response(float_val=[1]),
+        response(float_val=[1, 2, 3]),
+        response(float_val=[1, 2], dtype=tfs_pb2.DATA_TYPE_DOUBLE),
+        response(float_val=[1, 2], shape=(2,)),
+        response(float_val=[1, 2], shape=(2, 1)),
+        response(float_val=[1, 2], shape=(1, -1)),
+        response(tensor_content=b"1234567"),
+        response(tensor_content=b"12345"),
+        response(float_val=[1, float("nan")]),
+        response(float_val=[1, float("-inf")]),
+    ],
+)
+def test_floats_that_are_not_what_was_asked(wrong: tfs_pb2.PredictResponse) -> None:
+    with pytest.raises(BackendAnswerInvalidError):
+        _floats(wrong, "x", (1, 2))
+
+
+def test_no_size_may_be_zero_or_less() -> None:
+    for shape in ((1, 0, 3), (1, -2, -3)):
+        with pytest.raises(BackendAnswerInvalidError):
+            _floats(response(float_val=[1] * 6, shape=shape), "x", (1, None, None))
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 70_000])
+def test_a_string_in_tensor_content(size: int) -> None:
+    length, prefix = size, b""
+    while length >= 0x80:
+        prefix += bytes([length & 0x7F | 0x80])
+        length >>= 7
+    content = prefix + bytes([length]) + b"x" * size
+    assert _single_string(content) == b"x" * size
+    for wrong in (content + b"x", content[:-1] if size else b"", b"\xff" * 20):
+        with pytest.raises(BackendAnswerInvalidError):
+            _single_string(wrong)
+
+
+class StubBackend:
+    """Remembers how long it was given."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def predict(self, *_: object, seconds: float, **__: object) -> Outputs:
+        self.seconds.append(seconds)
+        return Outputs(np.full(4, 0.25, np.float32), 0.0)
+
+
+class StubCatalog:
+    def __init__(self) -> None:
+        self.version = ServedVersion("brain_tumor", 1, build_manifest(1), "d")
+
+    async def resolve(self, *_: object) -> tuple[ServedVersion, str]:
+        return self.version, "stable"
+
+
+async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
+    backend, pool = StubBackend(), TransformPool(1)
+    classifier = Classifier(
+        admission=Admission(max_image_bytes=10**6, max_in_flight=2, max_bulk_calls=1, min_deadline=0),
+        catalog=StubCatalog(),  # type: ignore[arg-type]
+        transforms=pool,
+        backend=backend,  # type: ignore[arg-type]
+        image_timeout=30,
+        window=2,
+    )
+    deadline = Deadline.after(20)
+    selector = model_pb2.ModelSelector()
+    await classifier.classify(sample_image(), selector, top_k=0, deadline=deadline)
+    assert deadline.remaining() <= backend.seconds[0] + DEADLINE_MARGIN_SECONDS <= 20
+    with pytest.raises(DeadlineTooShortError):
+        await classifier.classify(
+            sample_image(), selector, top_k=0, deadline=Deadline.after(DEADLINE_MARGIN_SECONDS / 2)
+        )
+    assert len(backend.seconds) == 1
+    pool.close()

@@ -1,0 +1,171 @@
+"""Settings from flags and environment: values, limits, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from neurogate_gateway import config
+from neurogate_gateway.config import ConfigError, Settings, parse_settings, split_address
+
+
+def test_defaults() -> None:
+    settings = parse_settings([], {"PATH": "/bin", "NEUROGATE_OTHER": "1"})
+    assert settings == Settings()
+    assert settings.max_image_bytes == 16 * 2**20
+    assert settings.max_message_bytes == 33 * 2**20
+
+
+def test_every_field_is_a_flag_and_a_variable() -> None:
+    for field in dataclasses.fields(Settings):
+        value = {
+            "listen": "0.0.0.0:1",
+            "backend_address": "h:2",
+            "model_name": "m",
+            "log_level": "debug",
+        }.get(field.name, str(field.metadata["high"]))
+        flag = "--" + field.name.replace("_", "-")
+        by_flag = parse_settings([flag, value], {})
+        joined = parse_settings([f"{flag}={value}"], {})
+        by_variable = parse_settings([], {f"NEUROGATE_GATEWAY_{field.name.upper()}": value})
+        assert by_flag == joined == by_variable
+        assert str(getattr(by_flag, field.name)) in {value, f"{value}.0"}
+        assert field.metadata["text"].endswith(".")
+
+
+def test_a_flag_wins() -> None:
+    environment = {"NEUROGATE_GATEWAY_MAX_IN_FLIGHT": "8"}
+    assert parse_settings(["--max-in-flight", "9"], environment).max_in_flight == 9
+    assert parse_settings([], environment).max_in_flight == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (
+            ["--max-imagebytes", "1"],
+            {},
+            "unknown argument '--max-imagebytes'; did you mean --max-image-bytes?",
+        ),
+        (["--max-imagebytes=1"], {}, "did you mean --max-image-bytes?"),
+        (["serve"], {}, "unknown argument 'serve'"),
+        (["--max-image", "5000"], {}, "unknown argument '--max-image'"),
+        (["--listen"], {}, "--listen"),
+        (
+            [],
+            {"NEUROGATE_GATEWAY_LISTN": "x"},
+            "NEUROGATE_GATEWAY_LISTN; did you mean NEUROGATE_GATEWAY_LISTEN?",
+        ),
+        ([], {"NEUROGATE_GATEWAY_": "x"}, "unknown environment variable NEUROGATE_GATEWAY_"),
+        (["--max-image-bytes", "16MB"], {}, "--max-image-bytes is '16MB', expected a whole number"),
+        (["--max-image-bytes", "1.5"], {}, "expected a whole number"),
+        (["--drain-seconds", "soon"], {}, "--drain-seconds is 'soon', expected a number"),
+        (["--drain-seconds", "nan"], {}, "drain_seconds is nan, expected 0.0 to 3600"),
+        (["--drain-seconds", "inf"], {}, "drain_seconds is inf"),
+        (["--drain-seconds", "-1"], {}, "drain_seconds is -1.0"),
+        (["--max-image-bytes", "0"], {}, "max_image_bytes is 0, expected 1024 to 536870912"),
+        (["--max-in-flight", "1"], {}, "max_in_flight is 1, expected 2 to 100000"),
+        (["--listen", ""], {}, "listen is '', expected HOST:PORT"),
+        (["--backend-address", "host:0"], {}, "backend_address has port 0, expected 1 to 65535"),
+        (["--model-name", ""], {}, "model_name is ''"),
+        (["--model-name", "a/b"], {}, "model_name is 'a/b'"),
+        (["--log-level", "loud"], {}, "log_level is 'loud', expected one of debug, info, warning, error"),
+        (
+            [],
+            {"NEUROGATE_GATEWAY_STREAM_WINDOW": ""},
+            "NEUROGATE_GATEWAY_STREAM_WINDOW is '', expected a whole",
+        ),
+    ],
+)
+def test_what_is_refused(arguments: list[str], environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_settings(arguments, environment)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_GRPC",
+        "PORT",
+        "PORT_50051_TCP",
+        "PORT_50051_TCP_ADDR",
+        "PORT_50051_TCP_PROTO",
+    ],
+)
+def test_what_kubernetes_adds_for_a_service_of_that_name_is_no_mistake(name: str) -> None:
+    assert parse_settings([], {f"NEUROGATE_GATEWAY_{name}": "tcp://10.0.0.1:50051"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:50051", ("127.0.0.1", 50051)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:80", ("::1", 80)),
+        ("model-server.default.svc:8500", ("model-server.default.svc", 8500)),
+    ],
+)
+def test_addresses(address: str, expected: tuple[str, int]) -> None:
+    assert split_address("x", address, lowest_port=0) == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        ":",
+        "host",
+        "host:",
+        ":80",
+        "host:x",
+        "host:-1",
+        "host:65536",
+        "::1:80",
+        "[]:80",
+        "http://h:80",
+        "a b:80",
+        "h:٣",
+    ],
+)
+def test_wrong_addresses(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"^x "):
+        split_address("x", address, lowest_port=0)
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(["--help"], {})
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(Settings):
+        assert "--" + field.name.replace("_", "-") in text
+
+
+def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = dataclasses.make_dataclass(
+        "WithSecret",
+        [("token", str, config._setting("", "A secret.", secret=True))],
+        bases=(Settings,),
+        frozen=True,
+        kw_only=True,
+        slots=True,
+    )
+    public = secret(token="hunter2").public()
+    assert public["token"] == "(hidden)"
+    assert public["listen"] == Settings().listen
+
+
+def test_settings_cannot_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().listen = "x"  # type: ignore[misc]
+
+
+def test_the_documentation_has_every_setting_with_its_default() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        assert f"| `{flag}` | `{field.default}` |" in text, flag
