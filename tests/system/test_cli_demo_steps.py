@@ -1,0 +1,185 @@
+"""The demo with quick stand-ins for the commands that it calls: what is run, shown, reused, cleaned up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from neurogate_testing.processes import running
+
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+
+TRAINER = """
+import json, os, pathlib, sys, time
+with open(os.environ["STEPS"], "a") as log:
+    log.write(" ".join(sys.argv[1:3]) + "\\n")
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+if sys.argv[1:3] == ["data", "phantom"]:
+    for name in CLASSES:
+        folder = pathlib.Path(sys.argv[3], "Testing", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(5):
+            # Every class has one image that the stand-in takes for a glioma, and its first is unclear.
+            kind = "glioma" if number == 4 else name + (" unsure" if number == 0 else "")
+            (folder / f"{number}.jpg").write_text(kind)
+    print("data made")
+else:
+    options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+    if os.environ.get("TRAINING") == "fails":
+        print("line before the end")
+        sys.exit("no memory left")
+    if os.environ.get("TRAINING") == "hangs":
+        print("training", os.getpid(), flush=True)
+        time.sleep(60)
+    run, repository = pathlib.Path(options["--run-dir"]), pathlib.Path(options["--repository"])
+    run.mkdir()
+    (repository / options["--model"] / "1").mkdir(parents=True)
+    test = [{"path": f"Testing/{c}/{n}.jpg", "class": c, "sha256": ""} for c in CLASSES for n in range(5)]
+    (run / "splits.json").write_text(json.dumps({"test": test}))
+    (run / "published.json").write_text(json.dumps({"model": "brain_tumor", "version": 1}))
+"""
+
+MODEL_SERVER = """
+import sys, time
+print("serving", sys.argv[1:], flush=True)
+time.sleep(60)
+"""
+
+GATEWAY = """
+import os, signal, sys, threading
+from neurogate_testing.fake_gateway import Script, fake_gateway, version
+port = next(int(each.rpartition(":")[2]) for each in sys.argv if each.startswith("--listen="))
+if os.environ.get("GATEWAY") == "fails":
+    print("first line")
+    sys.exit("the port melted")
+stopped = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+rejected = version(1, state="REJECTED")
+rejected.state_reason = "golden glioma-0 differs"
+ready = os.environ.get("GATEWAY") != "rejects"
+with fake_gateway(Script(versions=[version(1) if ready else rejected]), port=port) as gateway:
+    gateway.set_serving(ready)
+    stopped.wait(60)
+"""
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> list[str]:
+    """The demo's command, with a Python whose neighbours are the stand-ins."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, code in (("trainer", TRAINER), ("model-server", MODEL_SERVER), ("gateway", GATEWAY)):
+        path = programs / f"neurogate-{name}"
+        path.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(SUPPORT)!r})\n{code}")
+        path.chmod(0o755)
+    code = (
+        f"import sys; sys.executable = {str(programs / 'python')!r}; "
+        "from neurogate_client.cli import main; main()"
+    )
+    # The children are started by this name, so it has to be a Python too.
+    (programs / "python").symlink_to(Path(sys.executable).resolve())
+    return [sys.executable, "-c", code, "demo", f"--dir={tmp_path / 'demo'}"]
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    return {"STEPS": str(tmp_path / "steps"), "COLUMNS": "160", **more}
+
+
+def run(command: list[str], tmp_path: Path, **more: str) -> tuple[int, str]:
+    with running(command, env=environment(tmp_path, **more)) as process:
+        status = process.popen.wait(120)
+        process.stop()
+        return status, process.output
+
+
+def steps(tmp_path: Path) -> list[str]:
+    return (tmp_path / "steps").read_text().splitlines()
+
+
+def test_the_whole_story_and_then_only_what_is_missing(demo: list[str], tmp_path: Path) -> None:
+    status, output = run(demo, tmp_path)
+    assert status == 0, output
+    assert steps(tmp_path) == ["data phantom", "train " + str(tmp_path / "demo/data")]
+    for title in ("1. Data:", "2. Training:", "3. Servers:", "4. Answers:", "5. Accuracy:"):
+        assert title in output
+    rows = [line.split() for line in output.splitlines() if ".jpg" in line]
+    assert [row[:3] for row in rows if row[1] == "pituitary"] == [
+        [f"{n}.jpg", "pituitary", "pituitary"] for n in range(3)
+    ]
+    assert len(rows) == 12
+    assert "accuracy through the gateway: 85.0% (17 of 20 images)" in output
+    assert "accuracy in the manifest:     91.2% (95 % interval 88.0% to 94.0%) on 400 images" in output
+    counts = next(line.split() for line in output.splitlines() if line.startswith("meningioma"))
+    assert counts == ["meningioma", "5", "4", "80.0%", "4", "1", "0"]
+    assert "says nothing about patients" in output
+    assert f"neurogate up --repository {tmp_path / 'demo/models'}" in output
+
+    status, output = run(demo, tmp_path)
+    assert status == 0, output
+    assert len(steps(tmp_path)) == 2
+    assert "nothing to make" in output
+
+    (tmp_path / "demo/data/Testing/glioma/0.jpg").unlink()
+    status, output = run(demo, tmp_path)
+    assert status == 0, output
+    assert steps(tmp_path)[2:] == ["data phantom"]
+
+    (tmp_path / "demo/models/brain_tumor/1").rmdir()
+    (tmp_path / "demo/run/splits.json").unlink()
+    status, _ = run([*demo, "--train-per-class=9"], tmp_path, TRAINING="fails")
+    assert status == 1
+    assert steps(tmp_path)[3:] == ["data phantom", "train " + str(tmp_path / "demo/data")]
+
+
+def test_a_failed_step_is_shown_with_its_last_lines(demo: list[str], tmp_path: Path) -> None:
+    status, output = run(demo, tmp_path, TRAINING="fails")
+    assert status == 1
+    assert "line before the end\n" in output
+    assert "no memory left" in output
+    assert "error: neurogate-trainer train ended with exit status 1" in output
+    assert "Servers" not in output
+
+
+def test_a_server_that_fails_is_shown_with_its_last_lines(demo: list[str], tmp_path: Path) -> None:
+    status, output = run(demo, tmp_path, GATEWAY="fails")
+    assert status == 1
+    assert "  first line\n  the port melted\n" in output
+    assert "error: gateway ended with exit status 1" in output
+    assert "serving" in (tmp_path / "demo/logs/model-server.log").read_text()
+
+
+def test_a_refused_version_says_why(demo: list[str], tmp_path: Path) -> None:
+    status, output = run(demo, tmp_path, GATEWAY="rejects")
+    assert status == 1
+    assert "refuses every version of brain_tumor: version 1: golden glioma-0 differs" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_demo_leaves_no_process(demo: list[str], tmp_path: Path, number: int) -> None:
+    with running(demo, env=environment(tmp_path, TRAINING="hangs")) as process:
+        pid = int(process.wait_for(r"training (\d+)").group(1))
+        status = process.stop(number)
+    assert status == (-number if number == signal.SIGKILL else 130)
+    assert _gone(pid)
+    if number != signal.SIGKILL:
+        assert "the next run goes on from here" in process.output
+
+
+def test_damaged_records_are_named(demo: list[str], tmp_path: Path) -> None:
+    run(demo, tmp_path)
+    (tmp_path / "demo/run/splits.json").write_text(json.dumps({"test": []}))
+    status, output = run(demo, tmp_path)
+    assert status == 1
+    assert "FileExistsError" in output  # the stand-in trainer, asked to train again, finds its run
+
+
+def _gone(pid: int) -> bool:
+    try:
+        psutil.Process(pid).wait(20)
+    except psutil.NoSuchProcess:
+        return True
+    return not psutil.pid_exists(pid)

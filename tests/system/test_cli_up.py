@@ -1,0 +1,83 @@
+"""`neurogate up`: two real servers that start together and end together."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from neurogate_client import Client
+from neurogate_testing import images
+from neurogate_testing.processes import RunningProcess, free_port, running, script
+
+
+def command(repository: Path) -> tuple[list[str], int]:
+    port = free_port()
+    return [
+        script("neurogate"),
+        "up",
+        f"--repository={repository}",
+        f"--port={port}",
+        f"--model-server-port={free_port()}",
+    ], port
+
+
+def children(process: RunningProcess) -> dict[str, psutil.Process]:
+    """The two servers, by name."""
+    found = {}
+    for child in psutil.Process(process.popen.pid).children():
+        line = " ".join(child.cmdline())
+        found["gateway" if "neurogate-gateway" in line else "model-server"] = child
+    return found
+
+
+def all_gone(servers: dict[str, psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(list(servers.values()), timeout=20)
+    return not alive
+
+
+def test_both_serve_and_one_interrupt_ends_both_in_order(toy_repository: Path) -> None:
+    line, port = command(toy_repository)
+    with running(line) as up:
+        up.wait_for(rf"Ready: brain_tumor version 1 at 127\.0\.0\.1:{port}", seconds=120)
+        servers = children(up)
+        assert sorted(servers) == ["gateway", "model-server"]
+        with Client(f"127.0.0.1:{port}") as client:
+            assert client.classify(images.brain_slice()).model.version == 1
+        assert up.stop(signal.SIGINT) == 0
+        assert all_gone(servers)
+    assert up.output.index('"event": "stopped"') < up.output.index("stopping on SIGTERM")
+    assert '"in_order": true' in up.output
+
+
+@pytest.mark.parametrize("victim", ["gateway", "model-server"])
+def test_when_one_dies_the_other_is_stopped_and_the_status_says_so(toy_repository: Path, victim: str) -> None:
+    line, _ = command(toy_repository)
+    with running(line) as up:
+        up.wait_for("Ready: ", seconds=120)
+        servers = children(up)
+        servers[victim].kill()
+        up.wait_for(rf"error: {victim} was killed by SIGKILL; everything was stopped")
+        assert up.popen.wait(30) == 1
+        assert all_gone(servers)
+
+
+def test_nothing_is_left_when_the_parent_is_killed(toy_repository: Path) -> None:
+    line, _ = command(toy_repository)
+    with running(line) as up:
+        up.wait_for('"event": "listening"', seconds=120)
+        servers = children(up)
+        up.stop(signal.SIGKILL)
+        assert all_gone(servers)
+
+
+def test_a_taken_port_is_named_before_anything_starts(toy_repository: Path) -> None:
+    line, _ = command(toy_repository)
+    with running(line) as up:
+        up.wait_for('"event": "listening"', seconds=120)
+        with running(line) as second:
+            second.wait_for(r"error: port \d+ is taken; choose another with --port")
+            assert second.popen.wait(30) == 2
+        up.stop(signal.SIGTERM)
+    assert up.popen.returncode == 0
