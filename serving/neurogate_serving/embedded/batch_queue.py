@@ -1,151 +1,21 @@
-"""The queue of batches for one set of tensors of one version, and the settings of batching."""
+"""The queue of batches for one set of tensors of one version, and the tasks in it."""
 
 from __future__ import annotations
 
-import functools
-import os
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf import wrappers_pb2 as _wrappers_pb2
-from google.protobuf.message import Message
 
-from .config import read_text_proto
+from .batching_options import BatchingOptions
 from .errors import ServingError, invalid_argument
 from .servable import Runner
 from .tensors import Array
 
-
-@dataclass(frozen=True)
-class BatchingOptions:
-    """TensorFlow Serving's BatchingParameters, with its defaults.
-
-    Attributes:
-        max_batch_size: Rows that a batch may have, and (unless it is split) a request.
-        batch_timeout: Seconds that a batch waits for further requests.
-        max_enqueued_batches: Batches that may wait for a thread; more requests are refused.
-        num_batch_threads: Batches that run at once.
-        allowed_batch_sizes: Sizes that batches are filled up to; none for no filling.
-        pad_variable_length: Whether inputs of different inner shapes are padded to a common one.
-        split_large: Whether a request larger than a batch is spread over several.
-        max_execution_batch_size: Rows that run at once when large requests are split; 0 for `max_batch_size`.
-    """
-
-    max_batch_size: int = 1000
-    batch_timeout: float = 0.0
-    max_enqueued_batches: int = 10
-    num_batch_threads: int = os.cpu_count() or 1
-    allowed_batch_sizes: tuple[int, ...] = ()
-    pad_variable_length: bool = False
-    split_large: bool = False
-    max_execution_batch_size: int = 0
-
-    @property
-    def execution_size(self) -> int:
-        """Rows that run at once."""
-        return (
-            self.max_execution_batch_size
-            if self.split_large and self.max_execution_batch_size
-            else self.max_batch_size
-        )
-
-    def padded_size(self, size: int) -> int:
-        """The allowed size that a batch of `size` rows is filled up to: the first that is large enough."""
-        return next((allowed for allowed in self.allowed_batch_sizes if allowed >= size), size)
-
-
-@functools.cache
-def _parameters_class() -> type[Message]:
-    """BatchingParameters, which the stubs of tensorflow-serving-api do not contain."""
-    field_type = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="neurogate_serving/embedded/batching_parameters.proto",
-        package="neurogate_serving.embedded",
-        syntax="proto3",
-        dependency=["google/protobuf/wrappers.proto"],
-    )
-    message = file.message_type.add(name="BatchingParameters")
-    wrapped = {
-        "max_batch_size": (1, "Int64Value"),
-        "batch_timeout_micros": (2, "Int64Value"),
-        "max_enqueued_batches": (3, "Int64Value"),
-        "num_batch_threads": (4, "Int64Value"),
-        "thread_pool_name": (5, "StringValue"),
-        "max_execution_batch_size": (9, "Int64Value"),
-    }
-    for name, (number, kind) in wrapped.items():
-        message.field.add(
-            name=name,
-            number=number,
-            label=field_type.LABEL_OPTIONAL,
-            type=field_type.TYPE_MESSAGE,
-            type_name=f".google.protobuf.{kind}",
-        )
-    sizes = message.field.add(name="allowed_batch_sizes", number=6)
-    sizes.label, sizes.type = field_type.LABEL_REPEATED, field_type.TYPE_INT64
-    for name, number in (("pad_variable_length_inputs", 7), ("enable_large_batch_splitting", 8)):
-        message.field.add(
-            name=name, number=number, label=field_type.LABEL_OPTIONAL, type=field_type.TYPE_BOOL
-        )
-    pool = descriptor_pool.DescriptorPool()
-    wrappers = descriptor_pb2.FileDescriptorProto()
-    _wrappers_pb2.DESCRIPTOR.CopyToProto(wrappers)
-    pool.Add(wrappers)
-    pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName("neurogate_serving.embedded.BatchingParameters")
-    )
-
-
-def read_batching_options(path: Path) -> BatchingOptions:
-    """Reads --batching_parameters_file.
-
-    Raises:
-        ServingError: It cannot be read, or the real server would refuse it.
-    """
-    return options_from_parameters(read_text_proto(path, _parameters_class()()))
-
-
-def options_from_parameters(parameters: Message) -> BatchingOptions:
-    """The settings in a BatchingParameters message, checked as the real server checks them."""
-    given: dict[str, int] = {
-        name: getattr(parameters, name).value
-        for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
-        if parameters.HasField(name)
-    }
-    for name in ("max_batch_size", "num_batch_threads"):
-        if given.get(name, 1) < 1:
-            raise invalid_argument(f"{name} must be positive; was {given[name]}")
-    for name in ("batch_timeout_micros", "max_enqueued_batches"):
-        if given.get(name, 0) < 0:
-            raise invalid_argument(f"{name} must be non-negative; was {given[name]}")
-    timeout = given.pop("batch_timeout_micros", 0) / 1e6
-    execution = (
-        parameters.max_execution_batch_size.value if parameters.HasField("max_execution_batch_size") else 0
-    )
-    options = BatchingOptions(
-        **given,
-        batch_timeout=timeout,
-        allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
-        pad_variable_length=parameters.pad_variable_length_inputs,
-        split_large=parameters.enable_large_batch_splitting,
-        max_execution_batch_size=execution,
-    )
-    last = options.allowed_batch_sizes[-1] if options.allowed_batch_sizes else options.execution_size
-    if last != options.execution_size:
-        raise invalid_argument(
-            "Last entry in allowed_batch_sizes must match max_batch_size; last entry was "
-            f"{last}; expected {options.execution_size}"
-        )
-    if options.execution_size > options.max_batch_size:
-        raise invalid_argument("max_execution_batch_size must not be above max_batch_size")
-    return options
+_QUEUE_FULL = "The batch scheduling queue to which this task was submitted is full"
 
 
 class Task:
@@ -281,8 +151,8 @@ class BatchQueue:
             if len(self._batches) >= options.max_enqueued_batches:
                 raise ServingError(
                     grpc.StatusCode.UNAVAILABLE,
-                    "The batch scheduling queue to which this task was submitted is full; currently "
-                    f"{len(self._batches)} batches enqueued and max_enqueued_batches is {options.max_enqueued_batches}",
+                    f"{_QUEUE_FULL}; currently {len(self._batches)} batches enqueued and "
+                    f"max_enqueued_batches is {options.max_enqueued_batches}",
                 )
             self._batches.append(_Batch())
             self._append(task, now)
@@ -327,9 +197,10 @@ class BatchQueue:
         if task.size > capacity:
             raise ServingError(
                 grpc.StatusCode.UNAVAILABLE,
-                f"The batch scheduling queue to which this task was submitted is full; task size is {task.size} but "
-                f"scheduling capacity is only {capacity} (num_enqueued_batches={len(self._batches)}, "
-                f"max_enqueued_batches={options.max_enqueued_batches}, open_batch_size={self._batches[-1].size}, "
+                f"{_QUEUE_FULL}; task size is {task.size} but scheduling capacity is only {capacity} "
+                f"(num_enqueued_batches={len(self._batches)}, "
+                f"max_enqueued_batches={options.max_enqueued_batches}, "
+                f"open_batch_size={self._batches[-1].size}, "
                 f"max_execution_batch_size={options.execution_size})",
             )
         sizes = [room] if room else []

@@ -10,13 +10,17 @@ import grpc
 import numpy as np
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from .batch_queue import BatchingOptions, BatchQueue, Task
+from .batch_queue import BatchQueue, Task
+from .batching_options import BatchingOptions
+from .caller import PATIENT, Caller
 from .errors import ServingError, failed_precondition, invalid_argument
 from .servable import Runner
 from .states import StoppedError
 from .tensors import Array
 
 _Key = tuple[frozenset[str], frozenset[str]]
+
+_LOOK_SECONDS = 0.5
 
 
 class BatchScheduler:
@@ -115,17 +119,17 @@ class BatchingRunner:
         return self._runner.signatures
 
     def run(
-        self, feeds: Sequence[tuple[str, Array]], fetches: Sequence[str], *, timeout: float | None = None
+        self, feeds: Sequence[tuple[str, Array]], fetches: Sequence[str], *, caller: Caller = PATIENT
     ) -> list[Array]:
         """Runs with whatever else needs the same tensors; raises `ServingError`."""
         size = _batch_size([array for _, array in feeds])
         queue = self._queue(frozenset(name for name, _ in feeds), frozenset(fetches))
-        deadline = None if timeout is None else time.monotonic() + timeout
-        task = Task(dict(feeds), size, deadline)
+        task = Task(dict(feeds), size, caller.deadline)
         self._scheduler.submit(queue, task)
-        # A task of size 0 never runs by itself, as in the real server; the deadline frees the thread.
-        if not task.done.wait(timeout):
-            raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        # As in the real server, a task of size 0 never runs by itself: the end of the call frees the thread.
+        while not task.done.wait(_LOOK_SECONDS):
+            if not caller.is_waiting():
+                raise ServingError(grpc.StatusCode.CANCELLED, "The caller does not wait any more")
         results = task.result()
         return [results[name] for name in fetches]
 
@@ -164,14 +168,14 @@ def _process(queue: BatchQueue, tasks: list[Task]) -> None:
     """Runs one batch and hands every task its share, or the failure that all of them share."""
     try:
         now = time.monotonic()
-        timeout = _timeout(tasks, now)
+        caller = Caller(_deadline(tasks, now))
         size = sum(task.size for task in tasks)
         padding = queue.options.padded_size(size) - size
         feeds = [
             (name, _merge(name, tasks, padding, pad=queue.options.pad_variable_length))
             for name in queue.inputs
         ]
-        combined = queue.runner.run(feeds, queue.outputs, timeout=timeout)
+        combined = queue.runner.run(feeds, queue.outputs, caller=caller)
         shares = _split(dict(zip(queue.outputs, combined, strict=True)), tasks, size + padding)
     except ServingError as error:
         for task in tasks:
@@ -184,15 +188,15 @@ def _process(queue: BatchQueue, tasks: list[Task]) -> None:
             task.succeed(share)
 
 
-def _timeout(tasks: Sequence[Task], now: float) -> float | None:
-    """Seconds that the batch may take: as long as its most patient task."""
+def _deadline(tasks: Sequence[Task], now: float) -> float | None:
+    """When the batch is given up: at the deadline of its most patient task."""
     if all(task.deadline is not None and task.deadline <= now for task in tasks):
         raise ServingError(
             grpc.StatusCode.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"
         )
     deadlines = [task.deadline for task in tasks]
     known = [deadline for deadline in deadlines if deadline is not None]
-    return max(known) - now if len(known) == len(deadlines) else None
+    return max(known) if len(known) == len(deadlines) else None
 
 
 def _merge(name: str, tasks: Sequence[Task], padding: int, *, pad: bool) -> Array:
@@ -203,16 +207,16 @@ def _merge(name: str, tasks: Sequence[Task], padding: int, *, pad: bool) -> Arra
     for array in arrays[1:]:
         if array.shape[1:] != arrays[0].shape[1:]:
             raise failed_precondition(
-                f"Tensors with name '{name}' from different tasks have different shapes and padding is turned off. "
-                "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name have equal "
-                "dimensions starting with the first dim."
+                f"Tensors with name '{name}' from different tasks have different shapes and padding is "
+                "turned off. Set pad_variable_length_inputs to true, or ensure that all tensors with the "
+                "same name have equal dimensions starting with the first dim."
             )
     for array in arrays[1:]:
         if array.dtype != arrays[0].dtype:
             raise ServingError(
                 grpc.StatusCode.INTERNAL,
-                "Tensor concat operation failed: INVALID_ARGUMENT: Cannot concatenate tensors that have different "
-                "data types.",
+                "Tensor concat operation failed: INVALID_ARGUMENT: Cannot concatenate tensors that have "
+                "different data types.",
             )
     arrays.extend([arrays[-1][:1]] * padding)
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
@@ -241,8 +245,8 @@ def _split(combined: Mapping[str, Array], tasks: Sequence[Task], size: int) -> l
             raise failed_precondition("Batched output tensor has 0 dimensions")
         if array.shape[0] != size:
             raise failed_precondition(
-                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
-                "tensors"
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of "
+                "the input tensors"
             )
         start = 0
         for task, share in zip(tasks, shares, strict=True):

@@ -62,7 +62,8 @@ def check_model_list(models: config_pb2.ModelConfigList) -> None:
     for model in models.config:
         if _is_relative(model.base_path):
             raise invalid_argument(
-                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+                f"Expected model {model.name} to have an absolute path or URI; "
+                f"got base_path()={model.base_path}"
             )
 
 
@@ -70,8 +71,8 @@ def check_platforms_unchanged(old: config_pb2.ModelConfigList, new: config_pb2.M
     """Refuses another platform for a model that stays.
 
     Raises:
-        ServingError: INVALID_ARGUMENT; also for a model of the old configuration without a platform, which the
-            real server trips over in the same way after such a configuration was refused.
+        ServingError: INVALID_ARGUMENT; also for a model of the old configuration without a platform, which
+            the real server trips over in the same way after such a configuration was refused.
     """
     platforms = {model.name: platform_of(model) for model in old.config}
     for model in new.config:

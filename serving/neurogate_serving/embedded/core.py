@@ -103,8 +103,8 @@ class ServerCore:
                 self._config.WhichOneof("config") and kind != "model_config_list"
             ):
                 raise failed_precondition(
-                    "Cannot transition to requested config. It is only legal to transition from one ModelConfigList "
-                    "to another."
+                    "Cannot transition to requested config. It is only legal to transition from one "
+                    "ModelConfigList to another."
                 )
             if kind is None:
                 _log.info("taking no action for an empty configuration")
@@ -158,8 +158,8 @@ class ServerCore:
             for label, version in sorted(model.version_labels.items()):
                 if not self._may_label(model.name, label, version):
                     raise failed_precondition(
-                        f"Request to assign label to version {version} of model {model.name}, which is not currently "
-                        "available for inference"
+                        f"Request to assign label to version {version} of model {model.name}, which is not "
+                        "currently available for inference"
                     )
                 labels.setdefault(model.name, {})[label] = version
         with self._labels_lock:

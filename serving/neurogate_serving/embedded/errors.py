@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, Protocol
 
 import grpc
 
@@ -13,11 +13,23 @@ TRUNCATED: Final = b"...TRUNCATED"
 _BY_NUMBER: Final = {int(code.value[0]): code for code in grpc.StatusCode}
 
 
+class TensorFlowError(Protocol):
+    """The part of `tf.errors.OpError` that matters here, which need not be imported for it."""
+
+    @property
+    def error_code(self) -> int:
+        """TensorFlow's number of the code."""
+
+    @property
+    def message(self) -> str:
+        """The text."""
+
+
 class ServingError(Exception):
     """A failed call or load: a status code and the text that belongs to it.
 
-    The text may hold lone surrogates ("surrogateescape"), which stand for bytes that are not UTF-8: the text of
-    a broken warm-up record is quoted in the error, whatever it is.
+    The text may hold lone surrogates ("surrogateescape"), which stand for bytes that are not UTF-8: a broken
+    warm-up record is quoted in the error, whatever it is.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
@@ -61,6 +73,6 @@ def not_found(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
 
 
-def from_tensorflow(error: Any) -> ServingError:
+def from_tensorflow(error: TensorFlowError) -> ServingError:
     """The same failure as one of TensorFlow's `OpError`s, text untouched."""
     return ServingError(_BY_NUMBER.get(int(error.error_code), grpc.StatusCode.UNKNOWN), str(error.message))

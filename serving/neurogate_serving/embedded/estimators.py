@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import grpc
 import numpy as np
@@ -13,12 +13,13 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import dtypes
 from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, model_pb2, regression_pb2
 
+from .caller import PATIENT, Caller
 from .errors import ServingError, invalid_argument
 from .predict import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD, set_model_spec
 from .servable import Runner
 from .tensors import Array
 
-SignatureDef = meta_graph_pb2.SignatureDef
+SignatureDef: TypeAlias = meta_graph_pb2.SignatureDef
 
 
 def classify(
@@ -27,12 +28,12 @@ def classify(
     *,
     version: int | None,
     check_method: bool,
-    timeout: float | None = None,
+    caller: Caller = PATIENT,
 ) -> classification_pb2.ClassificationResponse:
     """Runs a Classify request on a loaded version; raises `ServingError`. Arguments as in `predict`."""
     signature = _signature(runner, request.model_spec)
     fetches = _classify_outputs(signature, check_method=check_method)
-    count, results = _run(runner, request.input, [signature.inputs["inputs"].name], fetches, timeout)
+    count, results = _run(runner, request.input, [signature.inputs["inputs"].name], fetches, caller)
     response = classification_pb2.ClassificationResponse()
     set_model_spec(response.model_spec, request.model_spec.name, request.model_spec.signature_name, version)
     _write_classifications(signature, count, results, response.result)
@@ -45,12 +46,12 @@ def regress(
     *,
     version: int | None,
     check_method: bool,
-    timeout: float | None = None,
+    caller: Caller = PATIENT,
 ) -> regression_pb2.RegressionResponse:
     """Runs a Regress request on a loaded version; raises `ServingError`. Arguments as in `predict`."""
     signature = _signature(runner, request.model_spec)
     fetches = _regress_outputs(signature, check_method=check_method)
-    count, results = _run(runner, request.input, [signature.inputs["inputs"].name], fetches, timeout)
+    count, results = _run(runner, request.input, [signature.inputs["inputs"].name], fetches, caller)
     response = regression_pb2.RegressionResponse()
     set_model_spec(response.model_spec, request.model_spec.name, request.model_spec.signature_name, version)
     _write_regressions(signature, count, results, response.result)
@@ -63,7 +64,7 @@ def multi_inference(
     *,
     version: int | None,
     check_method: bool,
-    timeout: float | None = None,
+    caller: Caller = PATIENT,
 ) -> inference_pb2.MultiInferenceResponse:
     """Runs several signatures on one input, in one run of the graph; raises `ServingError`."""
     signatures: dict[str, SignatureDef] = {}
@@ -83,7 +84,7 @@ def multi_inference(
             raise ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
         feeds.add(signature.inputs["inputs"].name)
         signatures[name] = signature
-    count, results = _run(runner, request.input, sorted(feeds), sorted(fetches), timeout)
+    count, results = _run(runner, request.input, sorted(feeds), sorted(fetches), caller)
     response = inference_pb2.MultiInferenceResponse()
     for task in request.tasks:
         signature = signatures[task.model_spec.signature_name or DEFAULT_SIGNATURE]
@@ -96,7 +97,7 @@ def multi_inference(
     return response
 
 
-def _check_task(model_name: str, task: inference_pb2.InferenceTask, seen: Mapping[str, Any]) -> str:
+def _check_task(model_name: str, task: inference_pb2.InferenceTask, seen: Mapping[str, SignatureDef]) -> str:
     """The name of a task's signature, once it is clear that the task fits those before it."""
     if not task.model_spec.name:
         raise invalid_argument("Found ModelSpec with an empty model name.")
@@ -177,14 +178,14 @@ def _run(
     message: input_pb2.Input,
     feeds: Sequence[str],
     fetches: Sequence[str],
-    timeout: float | None,
+    caller: Caller,
 ) -> tuple[int, dict[str, Array]]:
     examples = _examples(message)
     if not examples:
         raise invalid_argument("Input is empty.")
     tensor = np.empty(len(examples), object)
     tensor[:] = examples
-    results = runner.run([(feed, tensor) for feed in feeds], fetches, timeout=timeout)
+    results = runner.run([(feed, tensor) for feed in feeds], fetches, caller=caller)
     return len(examples), dict(zip(fetches, results, strict=True))
 
 
@@ -221,7 +222,8 @@ def _matrix(
         raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
     if _dtype(array) != dtype:
         raise invalid_argument(
-            f"Expected {key} Tensor of {types_pb2.DataType.Name(dtype)}. Got: {types_pb2.DataType.Name(_dtype(array))}"
+            f"Expected {key} Tensor of {types_pb2.DataType.Name(dtype)}. "
+            f"Got: {types_pb2.DataType.Name(_dtype(array))}"
         )
     if array.shape[0] != count:
         raise invalid_argument(f"Expected {key} output batch size of {count}. Got: {array.shape[0]}")
@@ -234,7 +236,8 @@ def _write_regressions(
     array = results[signature.outputs["outputs"].name]
     if not (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)):
         raise invalid_argument(
-            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape(array)}"
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
+            f"{_shape(array)}"
         )
     if array.shape[0] != count:
         raise invalid_argument(

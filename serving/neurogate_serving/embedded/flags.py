@@ -1,8 +1,8 @@
 """The command line: TensorFlow Serving's flags, read as it reads them.
 
-A flag is written `--name=value`; a truth value may be `--name` alone. As with the real server, an argument that
-is no flag at all is reported and ignored. A flag of the real server that this one does not implement is refused
-by name, unless it is given the value that it has anyway.
+A flag is written `--name=value`; a truth value may be `--name` alone. As with the real server, an argument
+that is no flag at all is reported and ignored. A flag of the real server that this one does not implement is
+refused by name, unless it is given the value that it has anyway.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 
 class FlagError(ValueError):
     """A flag has a value that cannot be read, or is not supported."""
 
 
-def _flag(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
+FlagValue = TypeVar("FlagValue", int, str, bool)
+
+
+def _flag(default: FlagValue, text: str) -> FlagValue:
+    value: FlagValue = dataclasses.field(default=default, metadata={"help": text})
+    return value
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def parse_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
     Raises:
         FlagError: A value cannot be read, or a flag is not supported; the message names it.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, int | str | bool] = {}
     unknown: list[str] = []
     for argument in arguments:
         name, equals, text = argument.removeprefix("--").partition("=")
@@ -118,10 +122,10 @@ def parse_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
             values[name] = _value(name, text if equals else "true")
         else:
             unknown.append(argument)
-    return Flags(**values), unknown
+    return Flags(**values), unknown  # type: ignore[arg-type]  # checked by _value
 
 
-def _value(name: str, text: str) -> Any:
+def _value(name: str, text: str) -> int | str | bool:
     kind = _TYPES[name]
     if kind is bool:
         if text not in ("true", "false"):

@@ -36,9 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for argument in unknown:
         _log.warning("unknown argument is ignored: %s", argument)
     if flags.version:
-        print(
-            f"Neurogate model server: {_version('neurogate')}\nTensorFlow Library: {_version('tensorflow')}"
-        )
+        print(f"Neurogate model server: {_version('neurogate')}")  # noqa: T201
+        print(f"TensorFlow Library: {_version('tensorflow')}")  # noqa: T201
         sys.exit(0)
     sys.exit(_serve(flags))
 

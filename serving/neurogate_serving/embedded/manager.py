@@ -105,7 +105,7 @@ class Manager:
             initial.shutdown(wait=False)
 
     def aspire(self, name: str, versions: Sequence[tuple[int, Path]]) -> None:
-        """Sets the wanted versions of a model; a later call replaces an earlier one that was not looked at yet."""
+        """Sets the wanted versions of a model; replaces an earlier call that was not looked at yet."""
         with self._wake:
             self._pending[name] = list(versions)
             self._wake.notify_all()
@@ -227,10 +227,13 @@ class Manager:
                 attempt += 1
                 _log.warning(
                     "load of servable %s failed, retry %d of %d in %g s: %s",
-                    harness.id, attempt, self._options.max_num_load_retries, self._options.load_retry_interval, error,
-                )  # fmt: skip
-            except Exception as error:
-                # Whatever a broken model does to the loader must stay with that model.
+                    harness.id,
+                    attempt,
+                    self._options.max_num_load_retries,
+                    self._options.load_retry_interval,
+                    error,
+                )
+            except Exception as error:  # noqa: BLE001  (a broken model must not take the manager with it)
                 _log.exception("load of servable %s failed unexpectedly", harness.id)
                 raise ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}") from None
             if self._stopping.wait(max(0.0, self._options.load_retry_interval)):
@@ -243,12 +246,13 @@ class Manager:
                 self._update_serving_map()
         except StoppedError:
             return
-        if harness.servable is not None:
-            harness.servable.close()
-        with self._lock:
-            harness.servable = None
-            harness.phase = Phase.UNLOADED
+        # No request holds the version any more, so it has ended for everyone; freeing it may take its time.
         self._bus.publish(harness.id, State.END)
+        with self._lock:
+            servable, harness.servable = harness.servable, None
+            harness.phase = Phase.UNLOADED
+        if servable is not None:
+            servable.close()
         _log.info("servable %s is unloaded", harness.id)
         self._nudge()
 
@@ -270,7 +274,8 @@ def _check_folder(harness: _Harness) -> None:
     if not harness.path.is_dir():
         reason = "Not a directory" if harness.path.exists() else "No such file or directory"
         raise failed_precondition(
-            f"Error while attempting to reserve resources to load servable {harness.id}: {harness.path}; {reason}"
+            f"Error while attempting to reserve resources to load servable {harness.id}: "
+            f"{harness.path}; {reason}"
         )
 
 

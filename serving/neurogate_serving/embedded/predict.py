@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import grpc
+from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
+from .caller import PATIENT, Caller
 from .errors import ServingError, failed_precondition, invalid_argument
 from .servable import Runner
 from .tensors import Array, decode_input, encode
@@ -26,7 +27,7 @@ def predict(
     version: int | None,
     check_method: bool,
     as_content: bool,
-    timeout: float | None = None,
+    caller: Caller = PATIENT,
 ) -> predict_pb2.PredictResponse:
     """Runs a Predict request on a loaded version.
 
@@ -36,7 +37,7 @@ def predict(
         version: Number to name in the response; None for none.
         check_method: Whether the signature's method name must be a known one.
         as_content: Whether results go out as packed bytes instead of typed fields.
-        timeout: Seconds left for the graph; None for no limit.
+        caller: Who waits for the answer.
 
     Raises:
         ServingError: With the real server's code and text, checked in its order.
@@ -54,7 +55,7 @@ def predict(
     _check_number_of_inputs(signature, request)
     feeds = _inputs(signature, request.inputs)
     aliases = _outputs(signature, request.output_filter)
-    results = runner.run(feeds, [signature.outputs[alias].name for alias in aliases], timeout=timeout)
+    results = runner.run(feeds, [signature.outputs[alias].name for alias in aliases], caller=caller)
     response = predict_pb2.PredictResponse()
     set_model_spec(response.model_spec, request.model_spec.name, name, version)
     for alias, result in zip(aliases, results, strict=True):
@@ -77,12 +78,15 @@ def _check_number_of_inputs(
     if len(sent) == len(wanted) or (len(sent) < len(wanted) and signature.defaults):
         return
     raise invalid_argument(
-        f"input size does not match signature: {len(sent)}!={len(wanted)} len({_names(sent)}) != len({_names(wanted)}). "
-        f"Sent extra: {_names(set(sent) - set(wanted))}. Missing but required: {_names(set(wanted) - set(sent))}."
+        f"input size does not match signature: {len(sent)}!={len(wanted)} "
+        f"len({_names(sent)}) != len({_names(wanted)}). Sent extra: {_names(set(sent) - set(wanted))}. "
+        f"Missing but required: {_names(set(wanted) - set(sent))}."
     )
 
 
-def _inputs(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any]) -> list[tuple[str, Array]]:
+def _inputs(
+    signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, tensor_pb2.TensorProto]
+) -> list[tuple[str, Array]]:
     feeds = []
     for alias in sorted(signature.inputs):
         feed_name = signature.inputs[alias].name
@@ -92,9 +96,9 @@ def _inputs(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any]) -> 
             feeds.append((feed_name, decode_input(alias, signature.defaults[alias])))
         else:
             raise invalid_argument(
-                f"Signature input alias: {alias}(feed name: {feed_name}) not found in request and no default value "
-                f"provided. Inputs expected to be in the request {_names(sent)}, or default input alias set: "
-                + ",".join(sorted(signature.defaults))
+                f"Signature input alias: {alias}(feed name: {feed_name}) not found in request and no "
+                f"default value provided. Inputs expected to be in the request {_names(sent)}, or default "
+                "input alias set: " + ",".join(sorted(signature.defaults))
             )
     return feeds
 

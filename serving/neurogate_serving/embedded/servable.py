@@ -1,17 +1,17 @@
 """One loaded SavedModel: its graph, its signatures, and a way to run them.
 
 The model is loaded as TensorFlow's C++ loader does it (graph, variables if there are any, initialisation) and
-run through a plain session with the signature's tensor names. So every signature works, nothing is checked that
-the graph does not check, and errors carry TensorFlow's own texts. `Session.run` and `saved_model.load` would
-check, convert and annotate.
+run through a plain session with the signature's tensor names. So every signature works, nothing is checked
+that the graph does not check, and errors carry TensorFlow's own texts. `Session.run` and `saved_model.load`
+would check, convert and annotate.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 import numpy as np
@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.client import pywrap_tf_session as tf_session
 
+from .caller import PATIENT, Caller
 from .errors import ServingError, failed_precondition, from_tensorflow, invalid_argument, not_found
 from .tensors import Array
 from .wire import is_cut_short
@@ -36,7 +37,7 @@ class Runner(Protocol):
         """The model's signatures, by name."""
 
     def run(
-        self, feeds: Sequence[tuple[str, Array]], fetches: Sequence[str], *, timeout: float | None = None
+        self, feeds: Sequence[tuple[str, Array]], fetches: Sequence[str], *, caller: Caller = PATIENT
     ) -> list[Array]:
         """Feeds tensors by name and returns the fetched ones in order; raises `ServingError`."""
 
@@ -51,12 +52,14 @@ class Servable:
         path: The folder of this version.
     """
 
-    def __init__(self, path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, session: Any) -> None:
+    def __init__(
+        self, path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, session: tf.compat.v1.Session
+    ) -> None:
         self.path = path
         self._signatures = dict(meta_graph.signature_def)
         self._session = session
         self._graph = session.graph
-        self._outputs: dict[str, Any] = {}
+        self._outputs: dict[str, tf_session.TF_Output] = {}
 
     @property
     def signatures(self) -> Mapping[str, meta_graph_pb2.SignatureDef]:
@@ -69,7 +72,7 @@ class Servable:
         fetches: Sequence[str],
         *,
         targets: Sequence[str] = (),
-        timeout: float | None = None,
+        caller: Caller = PATIENT,
     ) -> list[Array]:
         """Runs the part of the graph that `fetches` and `targets` need; other threads run meanwhile.
 
@@ -77,7 +80,7 @@ class Servable:
             feeds: Tensor names and values.
             fetches: Tensor names.
             targets: Names of operations to run for their effect.
-            timeout: Seconds after which TensorFlow gives up (DEADLINE_EXCEEDED); None for never.
+            caller: At whose deadline TensorFlow gives up (DEADLINE_EXCEEDED).
 
         Raises:
             ServingError: With the code and text that TensorFlow gives.
@@ -88,26 +91,25 @@ class Servable:
         outputs = [self._tensor(name, "FetchOutputs node ", ": not found") for name in fetches]
         operations = [self._graph.get_operation_by_name(name)._c_op for name in targets]  # noqa: SLF001
         try:
-            with _run_options(timeout) as options:
+            with _run_options(caller.seconds_left()) as options:
                 # The call behind Session.run, which would check and convert what the graph must judge.
-                return list(
-                    tf_session.TF_SessionRun_wrapper(
-                        self._session._session,
-                        options,
-                        feed_dict,
-                        outputs,
-                        operations,
-                        None,
-                    )
+                results = tf_session.TF_SessionRun_wrapper(
+                    self._session._session,  # noqa: SLF001
+                    options,
+                    feed_dict,
+                    outputs,
+                    operations,
+                    None,
                 )
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from None
+        return [_as_array(result) for result in results]
 
     def close(self) -> None:
         """Frees the session; the servable cannot run any more."""
         self._session.close()
 
-    def _tensor(self, name: str, before: str, after: str = "") -> Any:
+    def _tensor(self, name: str, before: str, after: str = "") -> tf_session.TF_Output:
         output = self._outputs.get(name)
         if output is None:
             operation, _, index = name.partition(":")
@@ -121,8 +123,13 @@ class Servable:
         return output
 
 
+def _as_array(result: object) -> Array:
+    # A result without dimensions comes as a plain value; NumPy would cut zero bytes off the end of a string.
+    return np.array(result, object) if isinstance(result, bytes) else np.asarray(result)
+
+
 @contextlib.contextmanager
-def _run_options(timeout: float | None) -> Any:
+def _run_options(timeout: float | None) -> Iterator[tf_session.TF_Buffer | None]:
     """Run options in the form that the C API takes, or None."""
     if timeout is None:
         yield None
@@ -198,8 +205,8 @@ def _find_meta_graph(model: saved_model_pb2.SavedModel, tags: Sequence[str]) -> 
         if set(meta_graph.meta_info_def.tags) == set(tags):
             return meta_graph
     raise not_found(
-        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect available "
-        "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
+        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect "
+        "available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
     )
 
 
@@ -209,7 +216,7 @@ def _initialise(servable: Servable, meta_graph: meta_graph_pb2.MetaGraphDef) -> 
         for asset in meta_graph.asset_file_def
     ]
     variables = servable.path / "variables" / "variables"
-    # A model without a variables folder loads all the same, and fails where it reads one: as in the real server.
+    # As in the real server, a model without a variables folder loads, and fails where it reads a variable.
     if variables.with_suffix(".index").exists():
         saver = meta_graph.saver_def
         feeds = [(saver.filename_tensor_name, _string(str(variables))), *assets]

@@ -12,8 +12,8 @@ import grpc
 from tensorflow.core.protobuf import config_pb2 as session_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
-from .batch_queue import BatchingOptions, read_batching_options
 from .batching import BatchScheduler
+from .batching_options import BatchingOptions, read_batching_options
 from .config import read_text_proto, single_model_config
 from .core import CoreOptions, ServerCore
 from .errors import ServingError, invalid_argument
@@ -51,7 +51,8 @@ class ModelServer:
             )
         if flags.batching_parameters_file and not flags.enable_batching:
             raise invalid_argument(
-                "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+                "server_options.batching_parameters_file is set without setting "
+                "server_options.enable_batching to true."
             )
         self._flags = flags
         self._config = self._read_config()
@@ -79,7 +80,7 @@ class ModelServer:
             ServingError: A model failed to load, or the port is taken.
             StoppedError: `stop` was called meanwhile.
         """
-        # The port stays closed until models are loaded, which may take long: so look now whether it can be had.
+        # The port stays closed until models are loaded, which may take long: look now whether it can be had.
         _check_port(_HOST, self._flags.port)
         self._core.reload(self._config)
         if self._stopping.is_set():
@@ -181,8 +182,8 @@ def _session_config(flags: Flags) -> session_pb2.ConfigProto:
     if intra > 0 and inter > 0 and both > 0:
         raise invalid_argument(
             "Either configure server_options.tensorflow_session_parallelism or "
-            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
-            "separately. You cannot configure all."
+            "(server_options.tensorflow_intra_op_parallelism, "
+            "server_options.tensorflow_inter_op_parallelism) separately. You cannot configure all."
         )
     if intra > 0 or inter > 0:
         config.intra_op_parallelism_threads, config.inter_op_parallelism_threads = intra, inter

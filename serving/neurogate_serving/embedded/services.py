@@ -1,14 +1,16 @@
 """The gRPC methods: PredictionService, ModelService, and health where it is switched on.
 
-Requests are decoded here and not by gRPC, because an undecodable one must give the status that the real server
-gives; for the same reason unknown methods are answered here.
+Requests are decoded here and not by gRPC, because an undecodable one must give the status that the real
+server gives; for the same reason unknown methods are answered here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -24,15 +26,18 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from .caller import Caller
 from .core import ServerCore
 from .errors import ServingError, invalid_argument, not_found
 from .estimators import classify, multi_inference, regress
 from .predict import predict
+from .servable import Runner
 from .states import StoppedError, VersionId, VersionState
 from .wire import status_proto, version_status
 
 MessageT = TypeVar("MessageT", bound=Message)
 Call = Callable[[bytes, grpc.ServicerContext], bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 _PREDICTION_SERVICE = "/tensorflow.serving.PredictionService/"
 _MODEL_SERVICE = "/tensorflow.serving.ModelService/"
@@ -47,7 +52,7 @@ class Services(grpc.GenericRpcHandler):
     def __init__(self, core: ServerCore, *, health: bool) -> None:
         self._core = core
         self._stopping = threading.Event()
-        self._handlers = {
+        self._handlers: dict[str, Handler] = {
             _PREDICTION_SERVICE + "Predict": _unary(self._predict),
             _PREDICTION_SERVICE + "Classify": _unary(self._classify),
             _PREDICTION_SERVICE + "Regress": _unary(self._regress),
@@ -59,9 +64,9 @@ class Services(grpc.GenericRpcHandler):
         if health:
             self._handlers[_HEALTH + "Check"] = _unary(self._check)
             self._handlers[_HEALTH + "Watch"] = grpc.unary_stream_rpc_method_handler(self._watch)
-        self._unknown = grpc.stream_stream_rpc_method_handler(_unimplemented)
+        self._unknown: Handler = grpc.stream_stream_rpc_method_handler(_unimplemented)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of a method; unknown methods have one too, which answers UNIMPLEMENTED."""
         return self._handlers.get(handler_call_details.method, self._unknown)
 
@@ -73,49 +78,54 @@ class Services(grpc.GenericRpcHandler):
 
     def _predict(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         request = _parse(predict_pb2.PredictRequest(), data)
-        return self._infer(
-            request, context, request.model_spec, predict, as_content=self._core.options.as_content
-        )
+        _require_spec(request)
+        with self._run(request.model_spec, context) as (version, runner, caller):
+            return _serialized(
+                predict(
+                    runner,
+                    request,
+                    version=version,
+                    check_method=self._core.options.check_method,
+                    as_content=self._core.options.as_content,
+                    caller=caller,
+                )
+            )
 
     def _classify(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         request = _parse(classification_pb2.ClassificationRequest(), data)
-        return self._infer(request, context, request.model_spec, classify)
+        _require_spec(request)
+        check = self._core.options.check_method
+        with self._run(request.model_spec, context) as (version, runner, caller):
+            return _serialized(classify(runner, request, version=version, check_method=check, caller=caller))
 
     def _regress(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         request = _parse(regression_pb2.RegressionRequest(), data)
-        return self._infer(request, context, request.model_spec, regress)
+        _require_spec(request)
+        check = self._core.options.check_method
+        with self._run(request.model_spec, context) as (version, runner, caller):
+            return _serialized(regress(runner, request, version=version, check_method=check, caller=caller))
 
     def _multi_inference(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         request = _parse(inference_pb2.MultiInferenceRequest(), data)
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-        return self._infer(request, context, spec, multi_inference, spec_required=False)
+        check = self._core.options.check_method
+        with self._run(spec, context) as (version, runner, caller):
+            return _serialized(
+                multi_inference(runner, request, version=version, check_method=check, caller=caller)
+            )
 
-    def _infer(
-        self,
-        request: Any,
-        context: grpc.ServicerContext,
-        spec: model_pb2.ModelSpec,
-        run: Callable[..., Message],
-        *,
-        spec_required: bool = True,
-        **options: Any,
-    ) -> bytes:
-        if spec_required:
-            _require_spec(request)
+    @contextlib.contextmanager
+    def _run(
+        self, spec: model_pb2.ModelSpec, context: grpc.ServicerContext
+    ) -> Iterator[tuple[int, Runner, Caller]]:
+        """The version that is asked for, held until the answer is serialized."""
         if not context.is_active():
             # Cancelled while it waited for a thread: nobody wants the answer any more.
             raise ServingError(grpc.StatusCode.CANCELLED, "")
-        timeout = context.time_remaining()
+        left = context.time_remaining()
+        deadline = None if left is None else time.monotonic() + left
         with self._core.hold(spec) as (version, runner):
-            response = run(
-                runner,
-                request,
-                version=version.version,
-                check_method=self._core.options.check_method,
-                timeout=timeout,
-                **options,
-            )
-            return response.SerializeToString()
+            yield version.version, runner, Caller(deadline, context.is_active)
 
     def _metadata(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
         request = _parse(get_model_metadata_pb2.GetModelMetadataRequest(), data)
@@ -133,7 +143,7 @@ class Services(grpc.GenericRpcHandler):
         response.model_spec.name = version.name
         response.model_spec.version.value = version.version
         response.metadata["signature_def"].Pack(signatures)
-        return response.SerializeToString()
+        return _serialized(response)
 
     # --- ModelService ------------------------------------------------------------------------
 
@@ -156,15 +166,15 @@ class Services(grpc.GenericRpcHandler):
         request = _parse(model_management_pb2.ReloadConfigRequest(), data)
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
-                "supported"
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
+                "currently supported"
             )
         self._core.reload(request.config)
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         for name in dict.fromkeys(request.metric_names):
             response.metric.add(name=name, int64_value_increase=0)
-        return response.SerializeToString()
+        return _serialized(response)
 
     # --- health ------------------------------------------------------------------------------
 
@@ -185,7 +195,7 @@ class Services(grpc.GenericRpcHandler):
             pass
 
 
-def _unary(call: Call) -> grpc.RpcMethodHandler:
+def _unary(call: Call) -> Handler:
     def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
         try:
             return call(data, context)
@@ -200,12 +210,10 @@ def _unary(call: Call) -> grpc.RpcMethodHandler:
 def _abort(context: grpc.ServicerContext, error: ServingError) -> NoReturn:
     # gRPC takes text or the bytes of it; only bytes carry what is not UTF-8.
     context.abort(error.code, error.details)  # type: ignore[arg-type]
-    raise AssertionError("abort returned")
 
 
 def _unimplemented(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
     context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-    yield b""
 
 
 def _parse(message: MessageT, data: bytes) -> MessageT:
@@ -216,7 +224,11 @@ def _parse(message: MessageT, data: bytes) -> MessageT:
     return message
 
 
-def _require_spec(request: Any) -> None:
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _require_spec(request: Message) -> None:
     if not request.HasField("model_spec"):
         raise invalid_argument("Missing ModelSpec")
 
@@ -238,4 +250,4 @@ def _health_service(data: bytes) -> str:
 
 
 def _health_answer(status: str) -> bytes:
-    return health_pb2.HealthCheckResponse(status=status).SerializeToString()
+    return _serialized(health_pb2.HealthCheckResponse(status=status))

@@ -1,8 +1,8 @@
 """Which versions answer requests: swapped as a whole, and only once every request on the old map is done.
 
-This is what makes a swap of versions invisible to clients: a request holds the map it was looked up in, so the
-version it runs on stays loaded until it ends. As in the real server it also means that a long request, on any
-model, holds the swap half done.
+This is what makes a swap of versions invisible to clients: a request holds the map it was looked up in, so
+the version it runs on stays loaded until it ends. As in the real server it also means that a long request, on
+any model, holds the swap half done.
 """
 
 from __future__ import annotations

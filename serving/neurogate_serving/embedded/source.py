@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from tensorflow_serving.config import file_system_storage_path_source_pb2 as storage_path_pb2
 
-ServableVersionPolicy = storage_path_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+ServableVersionPolicy: TypeAlias = storage_path_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class MonitoredModel:
 
 
 def version_number(name: str) -> int | None:
-    """The version that a folder's name stands for: any decimal of 64 bits, such as `7`, `007`, `+8` or `-4`."""
+    """The version that a folder's name stands for: any decimal of 64 bits, such as `7`, `007`, `+8`, `-4`."""
     match = _NUMBER.match(name)
     number = int(match[1]) if match else None
     return None if number is None or not -_MAX_INT64 - 1 <= number <= _MAX_INT64 else number

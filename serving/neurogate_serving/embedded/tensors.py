@@ -7,6 +7,7 @@ surplus ones are dropped, and values in a field that does not belong to the type
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +38,11 @@ class _Kind:
     # The type of one value in the field, where it is not that of an element: bits of 16-bit floats, halves of
     # complex numbers.
     carrier: np.dtype[Any] | None = None
+
+    @property
+    def is_string(self) -> bool:
+        """Whether elements are byte strings."""
+        return self.field == "string_val"
 
 
 def _kind(number: int, field: str, carrier: type[Any] | None = None) -> _Kind:
@@ -111,7 +117,7 @@ def _shape(proto: tensor_pb2.TensorProto) -> tuple[tuple[int, ...], int]:
 
 def _from_content(proto: tensor_pb2.TensorProto, kind: _Kind, count: int) -> Array:
     content = proto.tensor_content
-    if kind.numpy == object:
+    if kind.is_string:
         return _split_strings(content, count)
     if len(content) != count * kind.numpy.itemsize:
         raise MalformedTensorError(f"{len(content)} bytes for {count} elements")
@@ -145,7 +151,7 @@ def _split_strings(content: bytes, count: int) -> Array:
 
 def _from_field(proto: tensor_pb2.TensorProto, kind: _Kind, count: int) -> Array:
     values = getattr(proto, kind.field)
-    if kind.numpy == object:
+    if kind.is_string:
         strings = np.empty(count, object)
         present = min(len(values), count)
         strings[:present] = values[:present]
@@ -162,7 +168,7 @@ def _from_field(proto: tensor_pb2.TensorProto, kind: _Kind, count: int) -> Array
     return flat
 
 
-def _elements(values: Any, kind: _Kind) -> Array:
+def _elements(values: Sequence[float], kind: _Kind) -> Array:
     if kind.carrier is None:
         # Through 64 bits, so that a number out of range wraps around as a C++ cast does.
         wide = np.array(values, np.int64) if kind.field == "int_val" else np.array(values, kind.numpy)
@@ -185,7 +191,7 @@ def encode(array: Array, proto: tensor_pb2.TensorProto, *, as_content: bool) -> 
         proto.tensor_shape.dim.add(size=size)
     flat = np.ascontiguousarray(array).reshape(-1)
     if as_content:
-        proto.tensor_content = _join_strings(flat) if kind.numpy == object else flat.tobytes()
+        proto.tensor_content = _join_strings(flat) if kind.is_string else flat.tobytes()
         return
     if kind.carrier is not None:
         flat = flat.view(kind.carrier)

@@ -8,8 +8,8 @@ from .errors import ServingError
 def is_cut_short(data: bytes) -> bool:
     """Whether a message that does not parse ends too early, rather than being no message at all.
 
-    The real server reads a model file as a stream, so it reports the end of the file for the one and damage for
-    the other. Only the outermost level is looked at: a field that runs past the end is cut short.
+    The real server reads a model file as a stream, so it reports the end of the file for the one and damage
+    for the other. Only the outermost level is looked at: a field that runs past the end is cut short.
     """
     position = 0
     while position < len(data):
@@ -62,7 +62,7 @@ def _length(value: int) -> bytes:
 def status_proto(error: ServingError | None) -> bytes:
     """A serialized `StatusProto`, whose text need not be UTF-8.
 
-    The real server puts the raw bytes of a broken warm-up record into it; the Python messages would refuse them.
+    The real server puts the raw bytes of a broken warm-up record into it; Python's would refuse.
     """
     if error is None:
         return b""
@@ -71,5 +71,5 @@ def status_proto(error: ServingError | None) -> bytes:
 
 
 def version_status(serialized: bytes, status: bytes) -> bytes:
-    """A `model_version_status` field of GetModelStatusResponse: a serialized `ModelVersionStatus` plus status."""
+    """A `model_version_status` field of GetModelStatusResponse: a serialized message plus its status."""
     return _field(1, serialized + _field(3, status))

@@ -1,0 +1,138 @@
+"""Starts model servers: the embedded one, forked from a process that has imported it, or a real one.
+
+TensorFlow's import takes seconds. A fork server pays for it once, so that every server is still a process of
+its own, with its own flags, port and exit status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Protocol
+
+from neurogate_testing.processes import free_port
+
+_FORK_SERVER = multiprocessing.get_context("forkserver")
+
+
+class ServerProcess(Protocol):
+    """A started model server."""
+
+    address: str
+
+    def exit_status(self) -> int | None:
+        """Its exit status, None while it runs."""
+
+    def stop(self) -> None:
+        """Ends it and waits."""
+
+
+class EmbeddedServer:
+    """The embedded model server in a process of its own."""
+
+    def __init__(self, flags: Sequence[str], folder: Path) -> None:
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self.log = folder / "server.log"
+        _FORK_SERVER.set_forkserver_preload(["neurogate_serving.embedded.server"])
+        self._process: ForkServerProcess = _FORK_SERVER.Process(
+            target=_run_embedded, args=([f"--port={port}", *flags], str(folder), str(self.log)), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def exit_status(self) -> int | None:
+        return self._process.exitcode
+
+    def wait_for_exit(self, seconds: float) -> int | None:
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def stop(self) -> None:
+        if self._process.exitcode is None:
+            self._process.terminate()
+            self._process.join(15)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+
+
+def _run_embedded(flags: list[str], folder: str, log: str) -> None:
+    from neurogate_serving.embedded.main import main
+
+    with Path(log).open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main(flags)
+
+
+class BinaryServer:
+    """A real `tensorflow_model_server`."""
+
+    def __init__(self, binary: str, flags: Sequence[str], folder: Path) -> None:
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self._log = (folder / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            [binary, f"--port={port}", *flags],
+            stdout=self._log,
+            stderr=self._log,
+            cwd=folder,
+            start_new_session=True,
+        )
+
+    def exit_status(self) -> int | None:
+        return self._process.poll()
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(8)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def is_open(address: str) -> bool:
+    """Whether something accepts connections there."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def wait_until_open(server: ServerProcess, seconds: float = 90) -> bool:
+    """Waits until the server accepts connections; False if it ended or takes too long."""
+    end = time.monotonic() + seconds
+    while not is_open(server.address):
+        if time.monotonic() > end or server.exit_status() is not None:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextlib.contextmanager
+def embedded_server(flags: Sequence[str], folder: Path) -> Iterator[EmbeddedServer]:
+    """An embedded model server that accepts calls, stopped when the block ends."""
+    server = EmbeddedServer(flags, folder)
+    try:
+        assert wait_until_open(server), server.log.read_text()
+        yield server
+    finally:
+        server.stop()
