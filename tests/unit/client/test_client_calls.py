@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -260,3 +262,34 @@ def test_many_threads_share_one_client(gateway: FakeGateway) -> None:
         for thread in threads:
             thread.join()
     assert answers == ["notumor"] * 160
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_tls_with_a_certificate_of_ones_own(make_client: Callable[..., Any], tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    server = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+    with fake_gateway(credentials=server) as gateway:
+        target = gateway.address.replace("127.0.0.1", "localhost")
+        with make_client(target, tls=trusted) as client:
+            assert client.classify(b"glioma").top.class_id == "glioma"
+            assert next(client.stream_classify([("k", b"notumor")])).unwrap().top.class_id == "notumor"
+        with make_client(target, tls=True) as client, pytest.raises(errors.GatewayUnreachableError):
+            client.health()
+        with make_client(target) as client, pytest.raises(errors.GatewayUnreachableError):
+            client.health()
