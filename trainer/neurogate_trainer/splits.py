@@ -168,17 +168,17 @@ def assert_disjoint(splits: Splits, audit: AuditReport) -> None:
     Raises:
         LeakageError: It is; the message counts the cases and names one.
     """
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
     clashes: list[str] = []
     for name, records in splits.parts().items():
         for record in records:
-            for key in (
-                f"group {audit.groups.get(record.path, record.path)}",
-                f"content {record.sha256[:12]}",
-            ):
+            group = audit.groups.get(record.path, record.path)
+            for key in (("group", group), ("content", record.sha256)):
                 other_split, other_path = seen.setdefault(key, (name, record.path))
                 if other_split != name:
-                    clashes.append(f"{other_path} ({other_split}) and {record.path} ({name}) share {key}")
+                    clashes.append(
+                        f"{other_path} ({other_split}) and {record.path} ({name}) share a {key[0]}"
+                    )
     if clashes:
         raise LeakageError(f"the splits overlap in {len(clashes)} places, e.g. {clashes[0]}")
 
@@ -234,15 +234,41 @@ def _draw(
     filled = np.zeros_like(targets)
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    parts: list[list[ImageRecord]] = [[] for _ in shares]
+    part_of = np.zeros(len(names), np.int64)
     weights = 1 / np.maximum(targets, 1e-9)
     for row in order:
         group = counts[row]
         growth = ((2 * group * (filled - targets) + group**2) * weights)[:, group > 0].sum(axis=1)
         chosen = int(np.argmin(growth))
         filled[chosen] += group
-        parts[chosen] += members[names[row]]
+        part_of[row] = chosen
+    _give_every_part_every_class(counts, part_of, len(shares))
+    parts: list[list[ImageRecord]] = [[] for _ in shares]
+    for row, name in enumerate(names):
+        parts[part_of[row]] += members[name]
     return [sorted(part, key=lambda record: record.path) for part in parts]
+
+
+def _give_every_part_every_class(
+    counts: npt.NDArray[np.float64], part_of: npt.NDArray[np.int64], parts: int
+) -> None:
+    """Moves small groups into parts that lack a class, where no other part loses one by it.
+
+    Args:
+        counts: [groups, classes], number of images.
+        part_of: int64 [groups], changed in place.
+        parts: Number of parts.
+    """
+    by_size = np.argsort(counts.sum(axis=1), kind="stable")
+    for part in range(parts):
+        for column in range(counts.shape[1]):
+            if counts[part_of == part, column].any():
+                continue
+            for row in by_size[counts[by_size, column] > 0]:
+                left = (counts[part_of == part_of[row]] > 0).sum(axis=0) - (counts[row] > 0)
+                if left[counts[row] > 0].all():
+                    part_of[row] = part
+                    break
 
 
 def _check_classes(index: DatasetIndex, parts: Sequence[Sequence[ImageRecord]]) -> None:

