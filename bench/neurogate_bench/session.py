@@ -31,11 +31,12 @@ def open_context(*, tolerate_others: bool = False) -> tuple[Context, dict[str, A
         "source": machine.describe_source(),
         "load_average": machine.load_average(),
     }
+    pictures = images.write_images(BUILD / "images", defaults["images"])
     context = Context(
         model=defaults["model"],
         side=defaults["side"],
-        prepare=lambda: prepare.ensure(BUILD / "models", defaults["model"], defaults["side"]),
-        images=images.write_images(BUILD / "images", defaults["images"]),
+        prepare=lambda: prepare.ensure(BUILD / "models", pictures, defaults["model"], defaults["side"]),
+        images=pictures,
         cores=cores,
         tolerate_others=tolerate_others,
     )

@@ -41,6 +41,7 @@ class Models:
     def read(cls, folder: Path) -> Models:
         """From the folder that the preparation left."""
         stored: dict[str, Any] = json.loads((folder / "models.json").read_text())
+        del stored["fingerprint"]
         paths = {
             name: folder / stored.pop(name) for name in ("optimised", "plain", "keras", "onnx", "tflite")
         }

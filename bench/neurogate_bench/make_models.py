@@ -1,0 +1,125 @@
+"""Exports one network twice: as the project does it, published with a manifest, and as Keras does it by
+itself.
+
+Speed does not depend on the weights, but checks under load do: the head is fitted so that each picture has a
+class and
+a probability of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from neurogate.v1 import manifest_pb2
+from neurogate_serving import transform
+from neurogate_serving.repository import ModelRepository
+from neurogate_trainer import model as networks
+from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.ood import fit_distance, taps
+from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.saved_model import SavedModel
+from neurogate_trainer.serving_graph import save_serving_graph
+from neurogate_trainer.warmup import write_warmup_requests
+from neurogate_trainer.weights import WeightsError, find_initial_weights, load_into
+
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+# The candidate with the most to compute: a bench on a cheaper score would flatter.
+DISTANCE = "mahalanobis-layers"
+
+
+def build(side: int) -> tuple[keras.Model, str]:
+    """The project's network on ImageNet's weights where they can be had, and where they came from."""
+    network = networks.build_model(TrainConfig(image_size=side), len(CLASSES))
+    try:
+        weights = find_initial_weights("offline", allow_random=False, reporter=NullReporter())
+    except WeightsError:
+        return network, "random"
+    load_into(networks.backbone(network), weights)
+    return network, weights.source
+
+
+def fit_head(network: keras.Model, pixels: np.ndarray) -> None:
+    """Sets the last layer so that picture i is of class i modulo 4, each with another probability."""
+    hidden = keras.Model(network.inputs, network.get_layer(networks.HIDDEN).output)
+    features = np.asarray(hidden(pixels.astype(np.float32), training=False), np.float64)
+    wanted = np.zeros((len(pixels), len(CLASSES)))
+    wanted[np.arange(len(pixels)), np.arange(len(pixels)) % len(CLASSES)] = 2.0 + 0.2 * np.arange(len(pixels))
+    centre = features.mean(axis=0)
+    kernel = np.linalg.pinv(features - centre, rcond=1e-6) @ (wanted - wanted.mean(axis=0))
+    bias = wanted.mean(axis=0) - centre @ kernel
+    network.get_layer(networks.LOGITS).set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+
+
+def manifest_of(
+    spec: manifest_pb2.TransformSpec, goldens: list[manifest_pb2.Golden]
+) -> manifest_pb2.ModelManifest:
+    """All that a manifest must say; this network has learnt nothing, so it claims nothing."""
+    return manifest_pb2.ModelManifest(
+        classes=[
+            manifest_pb2.ModelClass(index=i, id=name, display_name=name) for i, name in enumerate(CLASSES)
+        ],
+        transform=spec,
+        calibration=manifest_pb2.Calibration(temperature=1.0),
+        thresholds=manifest_pb2.DecisionThresholds(abstain_below=0.5),
+        goldens=goldens,
+        notice="A network for measuring speed; its answers mean nothing.",
+    )
+
+
+def main() -> None:
+    """FOLDER MODEL SIDE IMAGE…"""
+    folder, name, side = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    images = [Path(path).read_bytes() for path in sys.argv[4:]]
+    spec = transform.default_spec(side, side)
+    pixels = np.stack([transform.transform(image, spec) for image in images])
+    network, origin = build(side)
+    fit_head(network, pixels)
+    tapped = keras.Model(network.inputs, taps(network, DISTANCE))
+    random = np.random.default_rng(0)
+    many = np.repeat(pixels, 8, axis=0) + random.normal(scale=4, size=(8 * len(pixels), side, side, 3))
+    features = np.asarray(tapped.predict(many.astype(np.float32), batch_size=8, verbose=0))
+    distance = fit_distance(DISTANCE, features, np.arange(len(many)) % len(CLASSES))
+
+    repository = ModelRepository(folder / "models")
+    with repository.staging(name, "bench") as staged:
+        save_serving_graph(network, staged, temperature=1.0, distance=distance)
+        write_warmup_requests(staged, name, pixels)
+        served = SavedModel(staged)
+        goldens = [
+            manifest_pb2.Golden(
+                name=f"slice-{number}",
+                image=image,
+                pixels_sha256=transform.pixels_digest(pixels[number]),
+                probabilities=served(pixels[number : number + 1])["probabilities"][0].tolist(),
+            )
+            for number, image in enumerate(images[: len(CLASSES)])
+        ]
+        published = repository.publish(name, staged, manifest_of(spec, goldens))
+
+    plain = keras.Model(network.inputs, keras.layers.Softmax(name="probabilities")(network.output))
+    plain.save(folder / "network.keras")
+    plain.export(folder / "plain" / "1", verbose=False)
+    loaded: Any = tf.saved_model.load(str(folder / "plain" / "1"))
+    names = list(loaded.signatures["serving_default"].structured_input_signature[1])
+    description = {
+        "side": side,
+        "model": name,
+        "optimised": str(published.path.parent.relative_to(folder)),
+        "plain": "plain",
+        "keras": "network.keras",
+        "onnx": "network.onnx",
+        "tflite": "network.tflite",
+        "plain_input": names[0],
+        "origin": origin,
+    }
+    (folder / "exported.json").write_text(json.dumps(description, indent=1))
+
+
+if __name__ == "__main__":
+    main()
