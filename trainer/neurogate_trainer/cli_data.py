@@ -27,6 +27,8 @@ OutDir = Annotated[
 def _reporting() -> Iterator[Reporter]:
     """Progress on standard error, and known failures as one line instead of a traceback."""
     # Late imports, here and below: `--help` should not wait for scipy and matplotlib.
+    from neurogate_serving.transform import TransformError  # noqa: PLC0415
+
     from neurogate_trainer.datasets.kaggle import FetchError  # noqa: PLC0415
     from neurogate_trainer.datasets.layout import DatasetError  # noqa: PLC0415
     from neurogate_trainer.datasets.phantom.generate import PhantomError  # noqa: PLC0415
@@ -35,7 +37,7 @@ def _reporting() -> Iterator[Reporter]:
     try:
         with console_reporter() as reporter:
             yield reporter
-    except (DatasetError, FetchError, PhantomError, WheelError, OSError) as error:
+    except (DatasetError, FetchError, PhantomError, TransformError, WheelError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -66,6 +67,31 @@ def test_what_the_transform_refuses_is_listed_with_the_reason_and_left_out(tmp_p
     assert reasons["b/pipe.jpg"] == "not a regular file"
 
 
+def test_a_file_name_that_is_no_text_is_listed(tmp_path):
+    root = write_folder(tmp_path / "set", {"a": 5, "b": 5})
+    (root / "a" / os.fsdecode(b"gr\xfc\xdfe.jpg")).write_bytes(encoded(picture(99)))
+    index = build(root)
+    assert [(u.path, u.reason) for u in index.unreadable] == [
+        (r"a/gr\udcfc\udcdfe.jpg", "the file name is not UTF-8")
+    ]
+    index.save(tmp_path / "i")
+    assert DatasetIndex.load(tmp_path / "i", index.root) == index
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    root = write_folder(tmp_path, {"a/inner": 5, "b": 5})
+    original = os.scandir
+
+    def scan(path):
+        if str(path).endswith("inner"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(DatasetError, match="inner cannot be read: Permission denied"):
+        build(root)
+
+
 def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "MAX_FILE_BYTES", 4000)
     root = write_folder(tmp_path, {"a": 5, "b": 5})
@@ -110,7 +136,7 @@ def test_a_failed_save_leaves_the_old_index(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(index_module.sqlite3, "connect", full)
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(DatasetError, match="cannot be written: database or disk is full"):
             index.save(path)
     assert DatasetIndex.load(path, index.root) == index
     assert {entry.name for entry in tmp_path.iterdir()} == {"set", "index.sqlite"}
@@ -144,6 +170,7 @@ def test_another_schema_is_refused(tmp_path):
         ({"a": 5, "b": 2}, "too few readable images of b: found a: 5, b: 2"),
         ({"Training/a": 5, "Training/b": 5, "other/x": 1}, "others beside them"),
         ({"Training/a": 5, "Testing/A": 5}, "'a' and 'A'|'A' and 'a'"),
+        ({"a\n": 5, "b": 5}, "unprintable name"),
         ({"wrapped/Training/a": 5, "wrapped/Testing/b": 5}, "Did you mean .*wrapped"),
         ({"wrapped/a": 5, "wrapped/b": 5}, "give .*wrapped instead"),
     ],

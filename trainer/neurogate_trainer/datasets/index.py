@@ -102,8 +102,19 @@ class DatasetIndex:
         return {class_id: counted[class_id] for class_id in self.classes}
 
     def save(self, path: Path) -> None:
-        """Writes the index as one SQLite file, replacing an older one in one step."""
-        with replacing(path) as temporary, contextlib.closing(sqlite3.connect(temporary)) as database:
+        """Writes the index as one SQLite file, replacing an older one in one step.
+
+        Raises:
+            DatasetError: The disk is full or the folder cannot be written.
+        """
+        try:
+            with replacing(path) as temporary:
+                self._write(temporary)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise DatasetError(f"{path} cannot be written: {error}") from error
+
+    def _write(self, path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as database:
             # The file takes its name only when it is complete, so a journal beside it would protect nothing.
             database.execute("PRAGMA journal_mode=OFF")
             database.executescript(_SCHEMA)
@@ -213,6 +224,12 @@ def _bounded_map(
 
 def _read(root: Path, file: ImageFile, group: str) -> ImageRecord | Unreadable:
     path = root / file.path
+    try:
+        file.path.encode()
+    except UnicodeEncodeError:
+        # What cannot be written down cannot be listed, stored or reported under its own name.
+        name = file.path.encode(errors="backslashreplace").decode()
+        return Unreadable(name, file.class_id, "the file name is not UTF-8")
     try:
         if not path.is_file():
             return Unreadable(file.path, file.class_id, "not a regular file")

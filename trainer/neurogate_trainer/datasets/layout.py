@@ -96,6 +96,9 @@ def _check(root: Path, files: list[ImageFile], folders: list[Path], split_folder
             f"{root} holds no images in class folders: found {found} and {loose} files; {EXPECTED}"
         )
     classes = sorted({file.class_id for file in files})
+    odd = [name for name in classes if not name.isprintable()]
+    if odd:
+        raise DatasetError(f"{root} has a class folder with an unprintable name, {odd[0]!r}; rename it")
     inner = root / classes[0]
     if len(classes) == 1:
         hint = ""
@@ -114,7 +117,7 @@ def _check(root: Path, files: list[ImageFile], folders: list[Path], split_folder
 
 def _files_of(root: Path, class_folder: Path, given_split: str) -> list[ImageFile]:
     files = []
-    for folder, subfolders, names in os.walk(class_folder):
+    for folder, subfolders, names in os.walk(class_folder, onerror=_refuse):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         base = Path(folder)
         files += [
@@ -123,6 +126,11 @@ def _files_of(root: Path, class_folder: Path, given_split: str) -> list[ImageFil
             if not name.startswith(".")
         ]
     return files
+
+
+def _refuse(error: OSError) -> None:
+    # Left to itself, os.walk passes over folders that it cannot read.
+    raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _subfolders(folder: Path) -> list[Path]:
