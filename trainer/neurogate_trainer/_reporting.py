@@ -67,9 +67,9 @@ class NullReporter(ClosingReporter):
 
 
 class TeeReporter(ClosingReporter):
-    """Tells several reporters, in order; closing it closes them all."""
+    """Tells several reporters, in order; closing it closes those that can be closed."""
 
-    def __init__(self, *reporters: ClosingReporter) -> None:
+    def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
 
     def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
@@ -88,9 +88,10 @@ class TeeReporter(ClosingReporter):
             reporter.message(text, level=level)
 
     def close(self) -> None:
-        """Closes all."""
+        """Closes all that can be closed."""
         for reporter in self._reporters:
-            reporter.close()
+            if isinstance(reporter, ClosingReporter):
+                reporter.close()
 
 
 class ThrottledReporter(ClosingReporter):

@@ -1,0 +1,164 @@
+"""`neurogate-trainer`: data sets, training runs, and what can be made again from a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from neurogate_serving.repository import RepositoryError
+
+from neurogate_trainer import cli_data
+from neurogate_trainer.config import PRESETS, TrainConfig, preset
+from neurogate_trainer.progress import (
+    ClosingReporter,
+    JsonLinesReporter,
+    Reporter,
+    TeeReporter,
+    console_reporter,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, evaluate and publish models of brain MRI slices.",
+)
+app.add_typer(cli_data.app, name="data")
+
+RunDir = Annotated[
+    Path, typer.Option("--run-dir", help="Folder of the run; an unfinished run goes on there.")
+]
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, or of Training/ and Testing/.")],
+    *,
+    repository: Annotated[Path, typer.Option(help="Model repository to publish to.")],
+    run_dir: RunDir,
+    model: Annotated[str, typer.Option(help="Name of the model in the repository.")] = "brain_tumor",
+    preset_name: Annotated[str, typer.Option("--preset", help=" or ".join(PRESETS))] = "default",
+    keep_given_test: Annotated[
+        bool, typer.Option("--keep-given-test", help="Test on the data set's own Testing/ folder.")
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="Initial weights: auto, imagenet, offline, or a .keras or .h5 file.")
+    ] = None,
+    allow_random_init: Annotated[
+        bool, typer.Option("--allow-random-init", help="Start from random weights if there are no others.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="Largest number of epochs of fine-tuning.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate of fine-tuning.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    unfrozen_layers: Annotated[int | None, typer.Option(help="How many of the last layers to tune.")] = None,
+    target_risk: Annotated[
+        float | None, typer.Option(help="Error rate aimed at above the abstention threshold.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, another run.")] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bytes from every run on the same CPU.")
+    ] = False,
+    events: Annotated[Path | None, typer.Option(help="Also write events as JSON lines to this file.")] = None,
+) -> None:
+    """Trains a model, evaluates it on sealed images, publishes it, and prints the new version's path."""
+    given: dict[str, Any] = {
+        "initial_weights": weights,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "unfrozen_layers": unfrozen_layers,
+        "target_risk": target_risk,
+        "seed": seed,
+        "keep_given_test": keep_given_test or None,
+        "allow_random_init": allow_random_init or None,
+        "deterministic": deterministic or None,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    with _reporting(events) as reporter:
+        config: TrainConfig = dataclasses.replace(preset(preset_name), **changes)
+        from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
+
+        published = run_training(
+            data, run_dir, repository=repository, model=model, config=config, reporter=reporter
+        )
+    typer.echo(published.path)
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run whose training is finished.")],
+    *,
+    repository: Annotated[Path, typer.Option(help="Model repository to publish to.")],
+    model: Annotated[str, typer.Option(help="Name of the model in the repository.")] = "brain_tumor",
+) -> None:
+    """Publishes a run's model to this repository too; trains only what is missing."""
+    with _reporting(None) as reporter:
+        from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
+        from neurogate_trainer.run_folder import read_settings  # noqa: PLC0415
+
+        config, data = read_settings(run_dir)
+        published = run_training(
+            data, run_dir, repository=repository, model=model, config=config, reporter=reporter
+        )
+    typer.echo(published.path)
+
+
+@app.command()
+def evaluate(run_dir: Annotated[Path, typer.Argument(help="Folder of a run that has published.")]) -> None:
+    """Measures a run's published version on the sealed test split again; rewrites figures and report."""
+    with _reporting(None) as reporter:
+        from neurogate_trainer.pipeline import evaluate_published  # noqa: PLC0415 - TensorFlow takes seconds
+
+        report_path = evaluate_published(run_dir, reporter=reporter)
+    typer.echo(report_path)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Writes report.html from what lies in a run folder, and prints its path."""
+    from neurogate_trainer.report import write_report  # noqa: PLC0415 - matplotlib takes a second
+
+    try:
+        path = write_report(run_dir)
+    except OSError as error:
+        _fail(error)
+    typer.echo(path)
+
+
+@contextlib.contextmanager
+def _reporting(events: Path | None) -> Iterator[Reporter]:
+    """Progress for people on standard error, for programs in a file; known failures as one line."""
+    with contextlib.ExitStack() as stack:
+        try:
+            reporters: list[ClosingReporter] = [stack.enter_context(console_reporter())]
+            if events is not None:
+                reporters.append(stack.enter_context(JsonLinesReporter(events)))
+            yield TeeReporter(*reporters)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on from here", err=True)
+            raise typer.Exit(130) from None
+        # Every error that a user can do something about is one of these; anything else is a defect and
+        # keeps its traceback.
+        except (ValueError, RuntimeError, LookupError, OSError, RepositoryError) as error:
+            if type(error) in {ValueError, RuntimeError, KeyError, IndexError, LookupError}:
+                raise
+            stack.close()
+            _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(1) from error
+
+
+def main() -> None:
+    """The command."""
+    # TensorFlow's own log lines tell a user nothing; whoever wants them sets the variable.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    app()

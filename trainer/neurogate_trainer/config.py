@@ -1,0 +1,226 @@
+"""Everything that decides the outcome of a training run, in one frozen object."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, get_args
+
+BatchNormMode = Literal["frozen", "adapt"]
+
+BACKBONE_LAYERS: Final = 154
+"""Layers of Keras' MobileNetV2 without its classifier."""
+
+
+class ConfigError(ValueError):
+    """A setting is out of its range or unknown; the message names it and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How training images are varied; see `neurogate_trainer.augment`.
+
+    Attributes:
+        enabled: Whether at all.
+        mirror: Whether half of the images are mirrored left to right.
+        rotation: Largest rotation to either side, degrees, 0 to 45.
+        zoom: Largest relative change of size, 0 to 0.5.
+        shift: Largest shift along an axis, share of the side, 0 to 0.5.
+        contrast: Largest relative change of contrast, 0 to 0.9.
+        brightness: Largest shift of the grey levels, of 255, 0 to 128.
+        noise: Largest standard deviation of added noise, of 255, 0 to 64.
+    """
+
+    enabled: bool = True
+    mirror: bool = True
+    rotation: float = 10.0
+    zoom: float = 0.1
+    shift: float = 0.05
+    contrast: float = 0.2
+    brightness: float = 10.0
+    noise: float = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The settings of a run. The defaults are the product's brief.
+
+    Attributes:
+        image_size: Side of the square input in pixels, 32 to 512, a multiple of 32.
+        seed: Of the splits, the initial head, the order of images, augmentation and the bootstrap.
+        initial_weights: "auto", "imagenet", "offline" or a file; see `neurogate_trainer.weights`.
+        allow_random_init: Whether a run may start from random weights when "auto" finds nothing.
+        unfrozen_layers: How many of the last layers of MobileNetV2 (154 in all) are fine-tuned, 0 to 154.
+        batch_norm: What happens to the batch normalisations among them: "adapt" trains them, with
+            `batch_norm_momentum`; "frozen" keeps the statistics of the initial weights.
+        batch_norm_momentum: Share of the running statistics that a batch leaves in place, 0 to 1. Keras'
+            default of 0.999 needs thousands of batches to forget ImageNet.
+        head_units: Width of the hidden layer between the pooled features and the logits, 8 to 4096.
+        dropout: Dropout before the hidden layer and before the logits, each 0 to below 1.
+        l2: Weight of the L2 penalty on the kernels of the two dense layers, at least 0.
+        batch_size: Images per step, 1 to 1024.
+        warmup_epochs: Epochs that train the head alone before fine-tuning, 0 to 1000.
+        warmup_learning_rate: Adam's learning rate in them.
+        epochs: Largest number of epochs of fine-tuning, 0 to 1000.
+        learning_rate: Adam's highest learning rate in them: reached in `ramp_epochs`, then lowered along a
+            half cosine to `final_learning_rate_share` of it at the last epoch.
+        ramp_epochs: Epochs of linear increase, at least 0.
+        final_learning_rate_share: Share of the highest learning rate at the end, 0 to 1.
+        patience: Fine-tuning stops after this many epochs without a better macro F1 on the validation
+            split, at least 1.
+        label_smoothing: Share of the target that is spread over all classes, 0 to below 1.
+        class_weights: Whether an image counts in inverse proportion to the size of its class.
+        augmentation: How training images are varied.
+        fractions: Shares of training, validation and test; they add up to 1.
+        keep_given_test: Whether the data set's own Testing folder is the test split.
+        target_risk: Error rate aimed at among the answers above the abstention threshold, 0 to 1.
+        ood_acceptance: Share of the validation images that the out-of-distribution threshold accepts,
+            above 0, below 1.
+        goldens_per_class: Recorded examples per class in the manifest, 1 to 8.
+        deterministic: Whether two runs on the same CPU must give the same bytes; costs some speed.
+        mixed_precision: Whether to compute in float16 and compile with XLA where there is a GPU.
+    """
+
+    image_size: int = 224
+    seed: int = 0
+    initial_weights: str = "auto"
+    allow_random_init: bool = False
+    unfrozen_layers: int = 50
+    batch_norm: BatchNormMode = "adapt"
+    batch_norm_momentum: float = 0.9
+    head_units: int = 128
+    dropout: tuple[float, float] = (0.3, 0.2)
+    l2: float = 1e-4
+    batch_size: int = 32
+    warmup_epochs: int = 2
+    warmup_learning_rate: float = 1e-3
+    epochs: int = 15
+    learning_rate: float = 1e-4
+    ramp_epochs: float = 0.5
+    final_learning_rate_share: float = 0.05
+    patience: int = 5
+    label_smoothing: float = 0.0
+    class_weights: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    keep_given_test: bool = False
+    target_risk: float = 0.02
+    ood_acceptance: float = 0.95
+    goldens_per_class: int = 1
+    deterministic: bool = False
+    mixed_precision: bool = True
+
+    def __post_init__(self) -> None:
+        problems = [*_out_of_range(self, _BOUNDS), *_out_of_range(self.augmentation, _AUGMENTATION_BOUNDS)]
+        if self.image_size % 32:
+            problems.append(f"image_size is {self.image_size}, expected a multiple of 32")
+        if self.batch_norm not in get_args(BatchNormMode):
+            problems.append(f"batch_norm is {self.batch_norm!r}, expected one of {get_args(BatchNormMode)}")
+        if len(self.dropout) != 2 or not all(0 <= share < 1 for share in self.dropout):
+            problems.append(f"dropout is {self.dropout}, expected two shares from 0 to below 1")
+        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            problems.append(f"fractions is {self.fractions}, expected three shares above 0 that add up to 1")
+        if self.warmup_epochs + self.epochs < 1:
+            problems.append("warmup_epochs and epochs are both 0, so nothing would be trained")
+        if not self.initial_weights.strip():
+            problems.append("initial_weights is empty, expected auto, imagenet, offline or a file")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as config.json holds them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TrainConfig:
+        """The settings in config.json.
+
+        Raises:
+            ConfigError: A setting is unknown or out of its range.
+        """
+        known = {entry.name for entry in fields(cls)}
+        inner = document.get("augmentation", {})
+        unknown = sorted(document.keys() - known) + sorted(
+            inner.keys() - {entry.name for entry in fields(Augmentation)}
+        )
+        if unknown:
+            raise ConfigError(f"unknown settings: {', '.join(unknown)}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+        }
+        return cls(**(values | {"augmentation": Augmentation(**inner)}))
+
+    def flat(self) -> dict[str, str]:
+        """Every setting as text, for the manifest; the augmentation's have "augmentation." in front."""
+        texts: dict[str, str] = {}
+        for name, value in self.to_json().items():
+            if isinstance(value, dict):
+                texts |= {f"{name}.{inner}": json.dumps(entry) for inner, entry in value.items()}
+            else:
+                texts[name] = value if isinstance(value, str) else json.dumps(value)
+        return texts
+
+
+_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "image_size": (32, 512),
+    "seed": (0, 2**31 - 1),
+    "unfrozen_layers": (0, BACKBONE_LAYERS),
+    "batch_norm_momentum": (0, 1),
+    "head_units": (8, 4096),
+    "l2": (0, 1),
+    "batch_size": (1, 1024),
+    "warmup_epochs": (0, 1000),
+    "warmup_learning_rate": (1e-8, 1),
+    "epochs": (0, 1000),
+    "learning_rate": (1e-8, 1),
+    "ramp_epochs": (0, 1000),
+    "final_learning_rate_share": (0, 1),
+    "patience": (1, 1000),
+    "label_smoothing": (0, 0.9),
+    "target_risk": (0, 1),
+    "ood_acceptance": (0.5, 0.999),
+    "goldens_per_class": (1, 8),
+}
+_AUGMENTATION_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "rotation": (0, 45),
+    "zoom": (0, 0.5),
+    "shift": (0, 0.5),
+    "contrast": (0, 0.9),
+    "brightness": (0, 128),
+    "noise": (0, 64),
+}
+
+
+def _out_of_range(settings: object, bounds: Mapping[str, tuple[float, float]]) -> list[str]:
+    complaints = []
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:  # also true of NaN
+            complaints.append(f"{name} is {value}, expected {low:g} to {high:g}")
+    return complaints
+
+
+PRESETS: Final[dict[str, TrainConfig]] = {
+    "default": TrainConfig(),
+    # For the phantom on two cores: a small input, all of the network, a high learning rate, few epochs.
+    "demo": TrainConfig(
+        image_size=96,
+        unfrozen_layers=BACKBONE_LAYERS,
+        warmup_epochs=1,
+        epochs=12,
+        learning_rate=5e-4,
+    ),
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """The settings of a preset.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,93 @@
+"""What a run publishes and what it keeps of the publication."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from google.protobuf import json_format
+from neurogate.v1 import manifest_pb2
+from neurogate_serving.manifest import ManifestError, manifest_digest, read_manifest, serialize_manifest
+from neurogate_serving.repository import ModelRepository, PublishedVersion
+
+from neurogate_trainer import environment
+from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.datasets.index import DatasetIndex
+from neurogate_trainer.export import model_classes
+from neurogate_trainer.run_folder import RunFolder
+from neurogate_trainer.splits import Splits
+from neurogate_trainer.weights import InitialWeights
+
+NOTICE: Final = (
+    "For research and teaching only. Not a medical device: it must not be used for diagnosis, treatment or "
+    "any other decision about a patient. It knows single MRI slices of the classes named here, nothing else."
+)
+PHANTOM_NOTICE: Final = (
+    " Trained and tested on computer-made images with synthetic lesions: its figures say nothing about real "
+    "images."
+)
+
+
+def draft_manifest(
+    run_id: str,
+    *,
+    config: TrainConfig,
+    spec: manifest_pb2.TransformSpec,
+    index: DatasetIndex,
+    splits: Splits,
+    weights: InitialWeights,
+) -> manifest_pb2.ModelManifest:
+    """The manifest's part that is known before the export: what the model is and where it comes from."""
+    digests = sorted(record.sha256 for records in splits.parts().values() for record in records)
+    phantom = "phantom" in index.name.lower()
+    return manifest_pb2.ModelManifest(
+        classes=model_classes(index.classes),
+        transform=spec,
+        lineage=manifest_pb2.Lineage(
+            run_id=run_id,
+            dataset=index.name,
+            dataset_digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+            splits=manifest_pb2.SplitCounts(
+                **{name: len(records) for name, records in splits.parts().items()}
+            ),
+            source_commit=environment.source_commit(),
+            base_weights=weights.source,
+            base_weights_digest=weights.digest,
+            hyperparameters=config.flat(),
+            packages=environment.packages(),
+        ),
+        notice=NOTICE + (PHANTOM_NOTICE if phantom else ""),
+    )
+
+
+def already_published(folder: RunFolder, versions: ModelRepository, model: str) -> PublishedVersion | None:
+    """The version that this run has published, though it may have been killed before it could note that."""
+    for version in reversed(versions.versions(model)):
+        path = versions.path(model, version)
+        try:
+            manifest = read_manifest(path)
+        except (ManifestError, OSError):
+            continue
+        if manifest.lineage.run_id == folder.run_id:
+            return PublishedVersion(model, version, path, manifest)
+    return None
+
+
+def record_publication(folder: RunFolder, published: PublishedVersion) -> None:
+    """Writes manifest.json (without the recorded images) and published.json."""
+    public = manifest_pb2.ModelManifest()
+    public.CopyFrom(published.manifest)
+    for golden in public.goldens:
+        golden.ClearField("image")
+    folder.write("manifest.json", json_format.MessageToDict(public, preserving_proto_field_name=True))
+    digest = manifest_digest(serialize_manifest(published.manifest))
+    folder.write(
+        "published.json",
+        {
+            "model": published.model,
+            "version": published.version,
+            "path": str(published.path),
+            "manifest_digest": digest,
+            "model_digest": published.manifest.model_digest,
+        },
+    )

@@ -1,0 +1,150 @@
+"""The folder of a training run: who owns it, which phases are finished, and small records as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from neurogate_trainer._files import write_atomically
+from neurogate_trainer.audit import AuditReport, ClassConflict, Leak, NearDuplicate
+from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.datasets.index import DatasetIndex
+from neurogate_trainer.progress import JsonLinesReporter, LogReporter, Reporter, TeeReporter
+
+_STATE: Final = "state.json"
+
+
+class RunFolderError(RuntimeError):
+    """The folder belongs to another run, or to another process."""
+
+
+class RunFolder:
+    """A run folder and its `state.json`: `{run_id, data, started, finished}`.
+
+    Attributes:
+        path: The folder.
+        run_id: The run's identifier, made when the folder was new.
+    """
+
+    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+        self.path = path
+        self.run_id: str = state["run_id"]
+        self._state = state
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path, config: TrainConfig, data: Path) -> Iterator[RunFolder]:
+        """A new folder, or that of an unfinished run with the same settings; no other process may use it.
+
+        Raises:
+            RunFolderError: Another process trains in it, or it is of another run, or holds something else.
+            OSError: It cannot be written.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(f"another process is training in {path}") from None
+            yield cls(path, _claim(path, config, data))
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def reporting(self, reporter: Reporter) -> Iterator[Reporter]:
+        """A reporter that tells `reporter`, and writes log.txt and events.jsonl in the folder."""
+        with (
+            (self.path / "log.txt").open("a", encoding="utf-8") as log,
+            LogReporter(log) as lines,
+            JsonLinesReporter(self.path / "events.jsonl") as events,
+        ):
+            yield TeeReporter(reporter, lines, events)
+
+    def finished(self, phase: str) -> bool:
+        """Whether an earlier start has finished this phase."""
+        return phase in self._state["finished"]
+
+    def finish(self, phase: str) -> None:
+        """Notes that a phase is finished."""
+        if not self.finished(phase):
+            self._state["finished"].append(phase)
+            self.write(_STATE, self._state)
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a record, replacing an older one in one step."""
+        write_atomically(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A record that an earlier phase wrote."""
+        content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return content
+
+
+def _claim(path: Path, config: TrainConfig, data: Path) -> dict[str, Any]:
+    location = str(data.expanduser().absolute())
+    if not (path / _STATE).is_file():
+        others = sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
+        if others:
+            raise RunFolderError(
+                f"{path} is not empty (it has {others[0]!r}) and not a run folder; choose another"
+            )
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
+        state = {"run_id": run_id, "data": location, "config": config.to_json(), "finished": []}
+        write_atomically(path / "config.json", (json.dumps(config.to_json(), indent=1) + "\n").encode())
+        write_atomically(path / _STATE, (json.dumps(state, indent=1) + "\n").encode())
+        return state
+    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    found = TrainConfig.from_json(state["config"])
+    if found != config:
+        before, now = found.flat(), config.flat()
+        changed = ", ".join(
+            f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]
+        )
+        raise RunFolderError(
+            f"{path} holds a run with other settings ({changed}); give the same ones to go on with it, "
+            "or choose another folder"
+        )
+    if state["data"] != location:
+        raise RunFolderError(
+            f"{path} holds a run on {state['data']}, not on {location}; choose another folder"
+        )
+    return dict(state)
+
+
+def read_settings(path: Path) -> tuple[TrainConfig, Path]:
+    """Settings and data set of the run in a folder.
+
+    Raises:
+        RunFolderError: There is no run.
+    """
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        return TrainConfig.from_json(state["config"]), Path(state["data"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
+
+
+def read_audit(path: Path, index: DatasetIndex) -> AuditReport:
+    """The audit that `AuditReport.save` wrote for this index."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    groups = {record.path: record.path for record in index.records}
+    for group, members in document["groups"].items():
+        groups |= dict.fromkeys(members, group)
+    return AuditReport(
+        exact_duplicates=tuple(map(tuple, document["exact_duplicates"])),
+        near_duplicates=tuple(NearDuplicate(**pair) for pair in document["near_duplicates"]),
+        near_duplicate_count=document["counts"]["near_duplicate_pairs"],
+        class_conflicts=tuple(
+            ClassConflict(tuple(entry["paths"]), tuple(entry["classes"]), entry["kind"])
+            for entry in document["class_conflicts"]
+        ),
+        leakage=tuple(Leak(**leak) for leak in document["leakage"]),
+        groups=groups,
+    )

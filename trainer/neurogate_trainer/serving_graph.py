@@ -1,0 +1,122 @@
+"""The graph that is served: uint8 images in, four outputs, batch normalisations folded, weights frozen.
+
+Grad-CAM needs no second pass. With the head pooled -> Dense(relu) -> Dense, the gradient of class c's logit
+with respect to the last feature map A [h, w, K] is the same at every position, and known in closed form:
+
+    alpha_kc = sum_j W1[k, j] * 1[hidden_j > 0] * W2[j, c] / (h * w)
+    map_c    = relu(sum_k alpha_kc * A_k)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+from neurogate_serving.manifest import MANIFEST_FILE
+from tensorflow.core.protobuf import fingerprint_pb2
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from neurogate_trainer.fold import fold_batch_norms
+from neurogate_trainer.model import FEATURE_MAP, HIDDEN, LOGITS
+from neurogate_trainer.ood import FeatureDistance, energy, taps
+
+OUTPUTS = ("gradcam", "logits", "ood_score", "probabilities")
+
+
+def save_serving_graph(
+    model: keras.Model, target: Path, *, temperature: float, distance: FeatureDistance | None
+) -> None:
+    """Writes a SavedModel with the signatures "serving_default" and "describe".
+
+    serving_default: images uint8 [N, H, W, 3] -> probabilities, logits f32 [N, C], gradcam f32 [N, h, w, C],
+    ood_score f32 [N]. describe: index int32 [N] -> manifest string [N], read at every call from the asset
+    that `write_manifest` replaces. Equal weights give equal bytes.
+
+    Args:
+        model: The trained network of `build_model`.
+        target: An existing folder.
+        temperature: probabilities = softmax(logits / temperature).
+        distance: The out-of-distribution score; None for the energy score.
+    """
+    module = tf.Module()
+    module.serve = _serve(fold_batch_norms(model), temperature, distance)
+    manifest = target / MANIFEST_FILE
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_bytes(b"")
+    module.manifest = tf.saved_model.Asset(str(manifest))
+    module.describe = _describe(module.manifest)
+    tf.saved_model.save(
+        module,
+        str(target),
+        signatures={"serving_default": module.serve, "describe": module.describe},
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+    )
+    _fix_fingerprint(target / "fingerprint.pb")
+
+
+def _serve(folded: keras.Model, temperature: float, distance: FeatureDistance | None) -> Any:  # noqa: ANN401
+    wanted = [folded.get_layer(name).output for name in (FEATURE_MAP, HIDDEN, LOGITS)]
+    if distance is not None:
+        wanted.append(taps(folded, distance.method))
+    network = keras.Model(folded.inputs, wanted)
+    kernel = ops.convert_to_tensor(folded.get_layer(HIDDEN).kernel)
+    logit_kernel = ops.convert_to_tensor(folded.get_layer(LOGITS).kernel)
+    side = folded.input_shape[1]
+    signature = [tf.TensorSpec([None, side, side, 3], tf.uint8, name="images")]
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def compute(images: Any) -> dict[str, Any]:  # noqa: ANN401 - tensorflow carries no types
+        features, hidden, logits, *tapped = network(tf.cast(images, tf.float32), training=False)
+        return {
+            "gradcam": gradcam(features, hidden, kernel, logit_kernel),
+            "logits": logits,
+            "ood_score": distance(tapped[0]) if distance is not None else energy(logits),
+            "probabilities": tf.nn.softmax(logits / temperature),
+        }
+
+    # Constants let the runtime prepare each kernel once instead of at every call.
+    frozen = convert_variables_to_constants_v2(compute.get_concrete_function())
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def serve(images: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+        return dict(zip(OUTPUTS, frozen(images), strict=True))
+
+    return serve
+
+
+def gradcam(features: Any, hidden: Any, kernel: Any, logit_kernel: Any) -> Any:  # noqa: ANN401
+    """Grad-CAM maps of every class, float32 [N, h, w, C].
+
+    Args:
+        features: The last feature map, float32 [N, h, w, K].
+        hidden: The hidden layer behind its relu, float32 [N, J].
+        kernel: float32 [K, J], from pooled features to the hidden layer.
+        logit_kernel: float32 [J, C].
+    """
+    positions = features.shape[1] * features.shape[2]
+    active = tf.cast(hidden > 0.0, tf.float32)
+    reach = active[:, :, tf.newaxis] * logit_kernel[tf.newaxis]
+    alpha = tf.einsum("kj,njc->nkc", kernel, reach) / float(positions)
+    return tf.nn.relu(tf.einsum("nhwk,nkc->nhwc", features, alpha))
+
+
+def _describe(asset: Any) -> Any:  # noqa: ANN401
+    # An input, though nothing depends on its value: with batching on, TensorFlow Serving wants one.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, name="index")])  # type: ignore[untyped-decorator]
+    def describe(index: Any) -> dict[str, Any]:  # noqa: ANN401
+        return {"manifest": tf.fill(tf.shape(index), tf.io.read_file(asset.asset_path))}
+
+    return describe
+
+
+def _fix_fingerprint(path: Path) -> None:
+    """Replaces the fingerprint's random identifier by one of the content, so that equal models are equal."""
+    fingerprint = fingerprint_pb2.FingerprintDef.FromString(path.read_bytes())
+    fingerprint.uuid = ""
+    content = fingerprint.SerializeToString(deterministic=True)
+    fingerprint.uuid = str(int.from_bytes(hashlib.sha256(content).digest()[:16]))
+    path.write_bytes(fingerprint.SerializeToString(deterministic=True))
