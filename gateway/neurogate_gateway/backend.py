@@ -160,29 +160,10 @@ class TensorFlowServing:
         self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
     ) -> Outputs:
         """Runs one image through "serving_default" of exactly this version."""
-        wanted = ["probabilities", "ood_score", *(["gradcam"] if gradcam else [])]
-        request = _predict_request(model, version, wanted)
-        tensor = request.inputs["images"]
-        tensor.dtype = tfs_pb2.DATA_TYPE_UINT8
-        for size in (1, *pixels.shape):
-            tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = pixels.tobytes()
+        request = predict_images_request(model, version, pixels, gradcam=gradcam)
         response = tfs_pb2.PredictResponse()
         await self._call(self._predict, request, response, seconds)
-        if response.model_spec.version.value != version:
-            raise BackendAnswerInvalidError(
-                f"version {version} was asked, version {response.model_spec.version.value} answered"
-            )
-        probabilities = _floats(response, "probabilities", (1, classes))[0]
-        if (probabilities < 0).any() or (probabilities > 1 + 1e-6).any():
-            raise BackendAnswerInvalidError('"probabilities" holds values outside of 0 to 1')
-        ood_score = float(_floats(response, "ood_score", (1,))[0])
-        maps = None
-        if gradcam:
-            maps = _floats(response, "gradcam", (1, None, None, classes))[0]
-            if (maps < 0).any():
-                raise BackendAnswerInvalidError('"gradcam" holds values below 0')
-        return Outputs(np.minimum(probabilities, np.float32(1)), ood_score, maps)
+        return read_outputs(response, version, classes=classes, gradcam=gradcam)
 
     async def _call(
         self,
@@ -201,6 +182,42 @@ class TensorFlowServing:
             response.ParseFromString(answer)
         except DecodeError as error:
             raise BackendAnswerInvalidError("the model server's answer is not a protobuf message") from error
+
+
+def predict_images_request(
+    model: str, version: int, pixels: Pixels, *, gradcam: bool
+) -> tfs_pb2.PredictRequest:
+    """The call for one image, uint8 [height, width, 3]: a quarter of the bytes that floats would take."""
+    wanted = ["probabilities", "ood_score", *(["gradcam"] if gradcam else [])]
+    request = _predict_request(model, version, wanted)
+    tensor = request.inputs["images"]
+    tensor.dtype = tfs_pb2.DATA_TYPE_UINT8
+    for size in (1, *pixels.shape):
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.tensor_content = pixels.tobytes()
+    return request
+
+
+def read_outputs(response: tfs_pb2.PredictResponse, version: int, *, classes: int, gradcam: bool) -> Outputs:
+    """The outputs for one image, checked against what the version promises.
+
+    Raises:
+        BackendAnswerInvalidError: Another version answered, or an output is missing or makes no sense.
+    """
+    if response.model_spec.version.value != version:
+        raise BackendAnswerInvalidError(
+            f"version {version} was asked, version {response.model_spec.version.value} answered"
+        )
+    probabilities = _floats(response, "probabilities", (1, classes))[0]
+    if (probabilities < 0).any() or (probabilities > 1 + 1e-6).any():
+        raise BackendAnswerInvalidError('"probabilities" holds values outside of 0 to 1')
+    ood_score = float(_floats(response, "ood_score", (1,))[0])
+    maps = None
+    if gradcam:
+        maps = _floats(response, "gradcam", (1, None, None, classes))[0]
+        if (maps < 0).any():
+            raise BackendAnswerInvalidError('"gradcam" holds values below 0')
+    return Outputs(np.minimum(probabilities, np.float32(1)), ood_score, maps)
 
 
 def _predict_request(model: str, version: int, outputs: Sequence[str]) -> tfs_pb2.PredictRequest:
