@@ -55,7 +55,7 @@ def batch(
                 f"the first {position + 1} of {len(images)} images pass the limit of {message_limit:,} bytes "
                 "for one message; use stream_classify, or smaller batches",
                 reason="BATCH_TOO_LARGE",
-                metadata={"limit_bytes": str(message_limit)},
+                metadata={"max_message_bytes": str(message_limit)},
             )
         request.items.add(image=data)
     return request

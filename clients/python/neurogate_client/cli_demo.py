@@ -18,7 +18,7 @@ from neurogate_client.cli_common import EXIT_FAILED, EXIT_INTERRUPTED, fail, pri
 from neurogate_client.cli_demo_report import show_samples, show_summary
 from neurogate_client.client import Client
 from neurogate_client.errors import NeurogateError
-from neurogate_client.servers import QUIET, NotServingError, Servers, published_versions
+from neurogate_client.servers import NotServingError, Servers, published_versions
 
 MODEL = "brain_tumor"
 
@@ -170,7 +170,7 @@ def _environment(folder: Path) -> dict[str, str]:
     # Keras looks there for weights that were downloaded before, so an existing folder stays in use.
     if not (Path.home() / ".keras").exists():
         wanted["KERAS_HOME"] = cache / "keras"
-    return {name: str(path) for name, path in wanted.items()} | QUIET
+    return {name: str(path) for name, path in wanted.items()}
 
 
 def _tell(folder: Path) -> None:

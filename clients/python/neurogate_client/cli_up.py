@@ -17,7 +17,6 @@ from neurogate_client.client import Client
 from neurogate_client.servers import (
     GATEWAY,
     MODEL_SERVER,
-    QUIET,
     NotServingError,
     Servers,
     published_versions,

@@ -38,7 +38,7 @@ def load_image(image: Image, limit: int) -> bytes:
         raise ImageTooLargeError(
             f"{name} has {size:,} bytes; the client's limit is {limit:,} (max_image_bytes, as the gateway's)",
             reason="IMAGE_TOO_LARGE",
-            metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
+            metadata={"size_bytes": str(size), "max_image_bytes": str(limit)},
         )
     return bytes(data)
 

@@ -16,9 +16,6 @@ MODEL_SERVER = "model-server"
 GATEWAY = "gateway"
 READY_SECONDS = 180.0
 
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
-"""Keeps TensorFlow from reporting every graphics card that it does not find."""
-
 
 class NotServingError(Exception):
     """The servers run and still nothing can be served; the message says why."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from neurogate_client import cli
 from neurogate_client.cli_common import printable
 from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, status, version
-from neurogate_testing.processes import free_port, script
+from neurogate_testing.processes import free_port, running, script
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -314,3 +315,22 @@ def test_the_missing_extra_is_named() -> None:
     assert done.returncode == 2
     assert "pip install 'neurogate[cli]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_a_stream_with_130(gateway: FakeGateway, folder: Path) -> None:
+    gateway.script.gate.clear()
+    with running([script("neurogate"), "classify", str(folder), "--target", gateway.address]) as process:
+        assert gateway.script.received.acquire(timeout=60)
+        assert process.stop(signal.SIGINT) == 130
+    assert "Traceback" not in process.output
+    assert gateway.script.cancelled.wait(10)
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(gateway: FakeGateway, folder: Path) -> None:
+    command = [script("neurogate"), "classify", str(folder), "--json", "--target", gateway.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode != 0

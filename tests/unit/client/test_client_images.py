@@ -26,7 +26,7 @@ def test_too_large_names_size_and_limit() -> None:
     ) as caught:
         load_image(b"abcd", 3)
     assert caught.value.reason == "IMAGE_TOO_LARGE"
-    assert caught.value.metadata == {"size_bytes": "4", "limit_bytes": "3"}
+    assert caught.value.metadata == {"size_bytes": "4", "max_image_bytes": "3"}
 
 
 def test_a_huge_file_is_refused_by_its_size_and_not_read(tmp_path: Path) -> None:
