@@ -57,7 +57,7 @@ def up(
     servers = Servers(repository=repository, model=model, port=port, model_server_port=model_server_port)
     log = stderr()
     try:
-        with processes.Supervisor(env=QUIET) as supervisor:
+        with processes.Supervisor() as supervisor:
             servers.start(supervisor, prefixed(log))
             with Client(servers.target) as client:
                 servers.wait_until_ready(supervisor, client)
