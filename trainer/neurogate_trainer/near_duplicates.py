@@ -61,7 +61,7 @@ class NearPairs:
 def find_near_duplicates(root: Path, records: list[ImageRecord], *, reporter: Reporter) -> NearPairs:
     """Compares all hashes, then the thumbnails of those that are close.
 
-    All pairs of hashes are compared in blocks of vectors: about half a second for 10,000 images. Only images
+    All pairs of hashes are compared in blocks of vectors: about a second for 10,000 images. Only images
     with a close hash are decoded again. Images without structure (one gray level) match nothing.
     """
     candidates = _close_hashes(np.array([record.phash for record in records], np.uint64))
