@@ -6,15 +6,17 @@ Serving's gRPC API through the project's own wire-compatible messages, so that n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
+from google.protobuf import empty_pb2, unknown_fields
 from google.protobuf.message import DecodeError, Message
 from neurogate.tfs.v1 import tfs_pb2
 
@@ -33,6 +35,7 @@ _OVERLOAD_RETRY_SECONDS: Final = 0.2
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
+_M = TypeVar("_M", bound=Message)
 _Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 
@@ -124,11 +127,11 @@ class TensorFlowServing:
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
         """Every version of the model that the server has seen; empty for an unknown model."""
         request = tfs_pb2.GetModelStatusRequest(model_spec=tfs_pb2.ModelSpec(name=model))
-        response = tfs_pb2.GetModelStatusResponse()
         try:
-            await self._call(self._status, request, response, seconds)
+            answer = await self._call(self._status, request, seconds)
         except VersionUnloadedError:
             return []
+        response = _read_statuses(answer)
         return [
             BackendVersion(
                 entry.version,
@@ -147,8 +150,7 @@ class TensorFlowServing:
         index = tfs_pb2.Tensor(dtype=tfs_pb2.DATA_TYPE_INT32, int_val=[0])
         index.tensor_shape.dim.add(size=1)
         request.inputs["index"].CopyFrom(index)
-        response = tfs_pb2.PredictResponse()
-        await self._call(self._predict, request, response, seconds)
+        response = _parse(tfs_pb2.PredictResponse, await self._call(self._predict, request, seconds))
         manifest = response.outputs.get("manifest")
         if manifest is None or manifest.dtype != tfs_pb2.DATA_TYPE_STRING:
             raise BackendAnswerInvalidError('signature "describe" does not answer with a string "manifest"')
@@ -161,27 +163,16 @@ class TensorFlowServing:
     ) -> Outputs:
         """Runs one image through "serving_default" of exactly this version."""
         request = predict_images_request(model, version, pixels, gradcam=gradcam)
-        response = tfs_pb2.PredictResponse()
-        await self._call(self._predict, request, response, seconds)
+        response = _parse(tfs_pb2.PredictResponse, await self._call(self._predict, request, seconds))
         return read_outputs(response, version, classes=classes, gradcam=gradcam)
 
-    async def _call(
-        self,
-        method: _Method,
-        request: Message,
-        response: Message,
-        seconds: float,
-    ) -> None:
+    async def _call(self, method: _Method, request: Message, seconds: float) -> bytes:
         if seconds <= 0:
             raise DeadlineTooShortError("no time is left for the model server")
         try:
-            answer = await method(request.SerializeToString(), timeout=seconds)
+            return await method(request.SerializeToString(), timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from error
-        try:
-            response.ParseFromString(answer)
-        except DecodeError as error:
-            raise BackendAnswerInvalidError("the model server's answer is not a protobuf message") from error
 
 
 def predict_images_request(
@@ -248,6 +239,43 @@ def _translate(error: grpc.aio.AioRpcError) -> GatewayError | VersionUnloadedErr
             return BackendAnswerInvalidError(
                 f"the model server refused the call with {code.name}", metadata={"backend_code": code.name}
             )
+
+
+def _parse(kind: type[_M], answer: bytes) -> _M:
+    try:
+        return kind.FromString(answer)
+    except DecodeError as error:
+        raise BackendAnswerInvalidError("the model server's answer is not a protobuf message") from error
+
+
+def _read_statuses(answer: bytes) -> tfs_pb2.GetModelStatusResponse:
+    """The answer to GetModelStatus, even with texts that are not UTF-8.
+
+    The real server puts the raw bytes of a broken warm-up file into the failed version's message, for as long
+    as it runs. That must not hide its other versions.
+    """
+    with contextlib.suppress(DecodeError):
+        return tfs_pb2.GetModelStatusResponse.FromString(answer)
+    response = tfs_pb2.GetModelStatusResponse()
+    for _, entry in _fields(answer):
+        fields = dict(_fields(entry))
+        status = dict(_fields(fields.get(3, b"")))
+        number = fields.get(1, 0)
+        response.model_version_status.add(
+            version=number - 2**64 if number >= 2**63 else number,
+            state=fields.get(2, 0),
+            status=tfs_pb2.StatusProto(
+                error_code=status.get(1, 0), error_message=status.get(2, b"").decode(errors="replace")
+            ),
+        )
+    return response
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Number and raw value of every field: an int of a varint, the bytes of a string or message."""
+    # The stub of the class lacks __iter__, which its documentation shows.
+    for field in unknown_fields.UnknownFieldSet(_parse(empty_pb2.Empty, message)):  # type: ignore[attr-defined]
+        yield field.field_number, field.data
 
 
 def _code_name(number: int) -> str:

@@ -21,7 +21,7 @@ from typing import ClassVar, Final
 
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from neurogate.v1 import error_pb2
 
 DOMAIN: Final = "neurogate"

@@ -1,1 +1,1 @@
-"""Wire-compatible messages for TensorFlow Serving."""
+"""The subset of TensorFlow Serving that the gateway speaks: wire-compatible messages without TensorFlow."""
