@@ -24,8 +24,8 @@ from gateway_startup import FakeBackend, Gateway, build_manifest, sample_image
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
 from neurogate_gateway.answers import Choice, Seconds, classification
-from neurogate_gateway.backend import Outputs, predict_images_request, read_outputs
 from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.wire import Outputs, predict_images_request, read_outputs
 from neurogate_serving.transform import default_spec, transform
 
 
@@ -63,7 +63,7 @@ def stages(image: bytes) -> dict[str, float]:
             lambda: predict_images_request("m", 1, pixels, gradcam=False).SerializeToString(), 1000
         ),
         "read outputs": cpu_us(
-            lambda: read_outputs(tfs_pb2.PredictResponse.FromString(encoded), 1, classes=4, gradcam=False),
+            lambda: read_outputs(encoded, 1, classes=4, gradcam=False),
             2000,
         ),
         "shape answer": cpu_us(lambda: classification(choice, outputs, seconds).SerializeToString(), 2000),

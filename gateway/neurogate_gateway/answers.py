@@ -8,9 +8,9 @@ import uuid
 from google.protobuf import duration_pb2
 from neurogate.v1 import classification_pb2, model_pb2
 
-from .backend import Floats, Outputs
 from .errors import ModelVersionNotFoundError, TopKOutOfRangeError
 from .proof import ServedVersion
+from .wire import Floats, Outputs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import model_pb2
 from neurogate_gateway import transforms
 from neurogate_gateway.admission import Admission, Deadline
-from neurogate_gateway.backend import Outputs, _floats, _single_string
 from neurogate_gateway.classifier import DEADLINE_MARGIN_SECONDS, Classifier
 from neurogate_gateway.errors import (
     BackendAnswerInvalidError,
@@ -28,6 +28,7 @@ from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.services.requests import take_request_id
 from neurogate_gateway.telemetry import CallRecord, configure_logging, current_call, log
 from neurogate_gateway.transforms import TransformPool
+from neurogate_gateway.wire import Outputs, _floats, _single_string, read_statuses
 from neurogate_serving.transform import default_spec
 from neurogate_testing.fake_backend import build_manifest, sample_image
 
@@ -171,6 +172,24 @@ def test_a_string_in_tensor_content(size: int) -> None:
     for wrong in (content + b"x", content[:-1] if size else b"", b"\xff" * 20):
         with pytest.raises(BackendAnswerInvalidError):
             _single_string(wrong)
+
+
+def test_statuses_with_a_text_that_is_not_utf8() -> None:
+    good = tfs_pb2.GetModelStatusResponse()
+    good.model_version_status.add(version=8, state=tfs_pb2.ModelVersionStatus.STATE_AVAILABLE)
+    good.model_version_status.add(version=-4, state=tfs_pb2.ModelVersionStatus.STATE_END)
+    failed = good.model_version_status.add(version=7, state=tfs_pb2.ModelVersionStatus.STATE_END)
+    failed.status.error_code, failed.status.error_message = 3, "Failed to parse warmup record: XY"
+    raw = good.SerializeToString().replace(b"XY", b"\xff\xfe")
+    with pytest.raises(DecodeError):
+        tfs_pb2.GetModelStatusResponse.FromString(raw)
+    read = read_statuses(raw)
+    assert [entry.version for entry in read.model_version_status] == [8, -4, 7]
+    assert [entry.state for entry in read.model_version_status] == [30, 50, 50]
+    assert read.model_version_status[2].status.error_code == 3
+    assert read.model_version_status[2].status.error_message == "Failed to parse warmup record: \ufffd\ufffd"
+    with pytest.raises(BackendAnswerInvalidError):
+        read_statuses(b"\xff\xff\xff")
 
 
 class StubBackend:
