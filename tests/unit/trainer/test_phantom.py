@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,21 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     # One batch of 16 was noted; what came after it is rendered again.
     assert generate_phantom(tmp_path / "cut", settings, workers=1, reporter=QUIET) == 48 - 16
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_two_at_once_render_every_picture_once(tmp_path):
+    rendered = []
+    threads = [
+        threading.Thread(
+            target=lambda: rendered.append(generate_phantom(tmp_path, SMALL, workers=1, reporter=QUIET))
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(rendered) == [0, 16]
 
 
 @pytest.mark.slow
