@@ -213,10 +213,10 @@ def _png(data: bytes) -> Container:
 
 
 def _png_transparency(chunk: bytes, depth: int, color: int) -> bytes:
-    """The tRNS chunk in the values that the decoder compares it with (gray of 2 and 4 bits becomes 8)."""
+    """The tRNS chunk in the values that the decoder compares it with: gray of fewer bits becomes 8."""
     if color == 2 and depth == 16:
         return b""  # the decoder reduces the pixels to 8 bits, so a 16-bit key can no longer be found
-    if color == 0 and depth in {2, 4} and len(chunk) == 14:
+    if color == 0 and depth < 8 and len(chunk) == 14:
         (value,) = struct.unpack_from(">H", chunk, 8)
         body = b"tRNS" + struct.pack(">H", min(value * 255 // (2**depth - 1), 0xFFFF))
         return struct.pack(">L", 2) + body + struct.pack(">L", zlib.crc32(body))

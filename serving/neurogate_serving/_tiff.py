@@ -90,6 +90,11 @@ def _check_kind(integers: dict[int, list[int]], order: str) -> bool:
         raise ImageFormatUnsupportedError(
             "TIFF image has big-endian, compressed, signed or floating-point samples, expected little-endian"
         )
+    if photometric == 6 and compression != 7:
+        # Pillow before 13 reads these as truncated images.
+        raise ImageFormatUnsupportedError(
+            "TIFF image has YCbCr samples without JPEG compression, expected RGB samples or compression 7"
+        )
     if photometric == 3 and len(integers.get(_COLOR_MAP, ())) != 3 * 2**bits:
         raise ImageCorruptError(
             f"TIFF palette image of {bits} bits has no colour map of {3 * 2**bits} values"

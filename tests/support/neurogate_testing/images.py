@@ -196,7 +196,7 @@ def sound() -> dict[str, bytes]:
     kinds["webp-lossless"] = sample("WEBP", lossless=True)
     kinds["webp-alpha"] = sample("WEBP", "RGBA", lossless=True, exact=True)
     kinds["webp-animated"] = animation("WEBP")
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"):
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16", "I", "F"):
         kinds[f"tiff-{mode}"] = sample("TIFF", mode)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
         kinds[f"tiff-{compression}"] = sample("TIFF", compression=compression)

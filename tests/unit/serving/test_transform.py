@@ -199,10 +199,11 @@ def test_the_transparent_colour_of_a_png_is_black_with_8_bits_and_kept_with_16()
     assert transform(images.png([*sixteen, end]), default_spec(2, 1)).tolist() == [[[9, 8, 7], [255, 0, 0]]]
 
 
-def test_lab_and_ycbcr_come_near_the_colours_they_store() -> None:
+def test_lab_and_jpegs_ycbcr_come_near_the_colours_they_store() -> None:
     smooth = Image.linear_gradient("L").resize((61, 47)).convert("RGB")
-    for mode in ("LAB", "YCbCr"):
-        pixels = transform(images.encode(smooth.convert(mode), "TIFF"), SAME_SIZE)
+    stored_in_jpeg = images.encode(smooth, "TIFF", compression="jpeg", quality=95)
+    for data in (images.encode(smooth.convert("LAB"), "TIFF"), stored_in_jpeg):
+        pixels = transform(data, SAME_SIZE)
         assert np.abs(pixels.astype(int) - np.asarray(smooth).astype(int)).max() <= 4
 
 

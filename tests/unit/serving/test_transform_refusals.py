@@ -205,6 +205,10 @@ REFUSED_KINDS = {
         lambda: images.tiff(images.tiff_tags(1, 1, 32, t262=(3, [0]), t339=(3, [3])), bytes(4)),
         "count down to white",
     ),
+    "TIFF of YCbCr without JPEG": (
+        lambda: images.sample("TIFF", "YCbCr"),
+        "YCbCr samples without JPEG compression",
+    ),
     "TIFF of big-endian compressed floats": (
         lambda: images.tiff(images.tiff_tags(1, 1, 32, t259=(3, [8]), t339=(3, [3])), bytes(4), order=">"),
         "big-endian, compressed, signed or floating-point",
