@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -66,6 +69,8 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.001, metavar="S
 
 DEFAULT_TARGET = "localhost:50051"
 
+_FILE_WIDTH = 180
+
 VERDICT_STYLES = {
     Verdict.CONFIDENT: "green",
     Verdict.ABSTAIN: "yellow",
@@ -84,7 +89,9 @@ def stdout() -> Console:
     """Where results go. Names may hold bytes that are no text; they must not end the output."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False)
+    # A file is as wide as its tables; only terminals make them narrow.
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
+    return Console(highlight=False, width=wide)
 
 
 def printable(text: str) -> str:
@@ -98,6 +105,15 @@ def printable(text: str) -> str:
 def cell(text: str, style: str = "") -> Text:
     """Text for a table, taken literally."""
     return Text(printable(text), style=style)
+
+
+def own_name() -> str:
+    """How to call this command again: its name where the shell finds it, and else its path."""
+    found = shutil.which("neurogate")
+    called = Path(sys.argv[0])
+    if called.name != "neurogate" or (found is not None and called.exists() and called.samefile(found)):
+        return "neurogate"
+    return str(called)
 
 
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
@@ -119,7 +135,7 @@ def connected(
         with client:
             yield client
     except errors.GatewayUnreachableError as error:
-        fail(f"{error.message}\nIs it running? `neurogate up` starts one here.", EXIT_UNREACHABLE)
+        fail(f"{error.message}\nIs it running? `{own_name()} up` starts one here.", EXIT_UNREACHABLE)
     except (errors.UnavailableError, errors.OverloadedError, errors.DeadlineExceededError) as error:
         fail(_with_reason(error), EXIT_UNREACHABLE)
     except errors.NeurogateError as error:

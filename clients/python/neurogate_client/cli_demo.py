@@ -14,7 +14,15 @@ from rich.rule import Rule
 from rich.text import Text
 
 from neurogate_client import demo_run, processes
-from neurogate_client.cli_common import EXIT_FAILED, EXIT_INTERRUPTED, fail, printable, stderr, stdout
+from neurogate_client.cli_common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    fail,
+    own_name,
+    printable,
+    stderr,
+    stdout,
+)
 from neurogate_client.cli_demo_report import show_samples, show_summary
 from neurogate_client.client import Client
 from neurogate_client.errors import NeurogateError
@@ -81,7 +89,9 @@ def _train(supervisor: processes.Supervisor, steps: _Steps, folder: Path, sizes:
     missing = demo_run.what_is_missing(paths, MODEL)
     if missing is None:
         versions = published_versions(paths.models, MODEL)
-        steps.note(f"data and a trained version are there (version {versions[-1]}): nothing to make")
+        steps.note(
+            f"version {versions[-1]} and its data are there: nothing to make; remove {folder} for new ones"
+        )
         return
     trainer = processes.program("neurogate-trainer")
     options = [part for key, value in sizes.items() for part in (key, str(value))]
@@ -174,12 +184,14 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _tell(folder: Path) -> None:
-    paths = demo_run.Paths(folder)
+    paths, name = demo_run.Paths(folder), own_name()
+    report = paths.run / "report.html"
     stdout().print(
         "\nNext:\n"
-        f"    neurogate up --repository {paths.models}\n"
-        f"    neurogate classify {paths.data / 'Testing' / 'glioma'}      (from another terminal)\n"
-        f"    open {paths.run / 'report.html'}\n\n"
+        f"    {name} up --repository {paths.models}\n"
+        f"    {name} classify {paths.data / 'Testing' / 'glioma'}      (from another terminal)\n"
+        + (f"    and look at {report}, the report of the training\n" if report.exists() else "")
+        + "\n"
         "Research software, not a medical device. The images are phantoms: how well a model does on them\n"
         "says nothing about patients.",
         soft_wrap=True,

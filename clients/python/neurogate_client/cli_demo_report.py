@@ -19,19 +19,25 @@ from neurogate_client.results import ModelVersion, Verdict
 
 SAMPLES_PER_CLASS = 3
 
+_OTHER_COLUMNS = 68
+"""Cells that the columns beside the image's name take."""
+
 
 def show_samples(console: Console, client: Client, images: list[HeldOut], version: int) -> None:
     """Classifies the first few images of every class one by one and shows the answers."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("image", "truth", "answer", "probability", "verdict", "version", "ms"):
         table.add_column(
-            name, justify="right" if name in {"probability", "version", "ms"} else "left", no_wrap=True
+            name, justify="left" if name in {"image", "truth", "answer", "verdict"} else "right", no_wrap=True
         )
+    # Where room is short, it is the names of the images that are cut, and at their less telling end.
+    room = max(12, console.width - _OTHER_COLUMNS)
     for image in _samples(images):
+        name = image.path.name
         answer = client.classify(image.path, version=version)
         right = answer.top.class_id == image.class_id
         table.add_row(
-            cell(image.path.name),
+            cell(name if len(name) <= room else f"…{name[1 - room :]}"),
             cell(image.class_id),
             cell(answer.top.class_id, "green" if right else "red"),
             f"{answer.top.probability:.1%}",
@@ -39,7 +45,7 @@ def show_samples(console: Console, client: Client, images: list[HeldOut], versio
             str(answer.model.version),
             f"{milliseconds(answer.timings.total):.1f}",
         )
-    console.print(table, soft_wrap=not console.is_terminal)
+    console.print(table)
 
 
 def _samples(images: list[HeldOut]) -> list[HeldOut]:
@@ -91,7 +97,7 @@ def show_summary(
             if answer.verdict is Verdict.CONFIDENT:
                 trusted += 1
                 trusted_right += hit
-    console.print(_counts(seen, right, verdicts), soft_wrap=not console.is_terminal)
+    console.print(_counts(seen, right, verdicts))
     total = sum(seen.values())
     lines = [
         f"\naccuracy through the gateway: {right.total() / total:.1%} ({right.total()} of {total} images)"

@@ -55,7 +55,7 @@ def versions(
     elif not listed:
         fail("the gateway knows no version of its model yet; publish one with `neurogate-trainer train`")
     else:
-        console.print(_table(listed), soft_wrap=not console.is_terminal)
+        console.print(_table(listed))
 
 
 def health(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neurogate_client import processes
-from neurogate_client.cli_common import EXIT_FAILED, EXIT_USAGE, fail, printable, stderr, stdout
+from neurogate_client.cli_common import EXIT_FAILED, EXIT_USAGE, fail, own_name, printable, stderr, stdout
 from neurogate_client.client import Client
 from neurogate_client.servers import (
     GATEWAY,
@@ -47,7 +47,7 @@ def up(
     versions = published_versions(repository, model)
     if not versions:
         fail(
-            f"there is no version of {model} in {repository}; make one with `neurogate demo` or "
+            f"there is no version of {model} in {repository}; make one with `{own_name()} demo` or "
             "`neurogate-trainer train`, or name another folder with --repository",
             EXIT_USAGE,
         )
@@ -88,11 +88,12 @@ def prefixed(log: Console) -> Callable[[str, str], None]:
 
 def _tell(servers: Servers, version: int) -> None:
     option = "" if servers.port == 50051 else f" --target {servers.target}"
+    name = own_name()
     stdout().print(
         f"\nReady: {servers.model} version {version} at {servers.target} (model server: port "
         f"{servers.model_server_port}). From another terminal:\n\n"
-        f"    neurogate classify{option} PATH…\n"
-        f"    neurogate versions{option} {version}\n\n"
+        f"    {name} classify{option} PATH…\n"
+        f"    {name} versions{option} {version}\n\n"
         f'    from neurogate_client import Client\n    Client("{servers.target}").classify("slice.jpg")\n\n'
         "Ctrl-C stops both.\n",
         soft_wrap=True,
