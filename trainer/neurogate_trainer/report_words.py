@@ -204,11 +204,11 @@ def _training_warnings(run: Run) -> list[str]:
 def _quality_warnings(metrics: Json) -> list[str]:
     if not metrics:
         return []
-    lines = [
-        f"Only {count(row['support'], 'test image')} of class {row['class_id']}: its figures are rough."
-        for row in metrics["per_class"]
-        if row["support"] < CLASS_IMAGES_WANTED
-    ]
+    lines: list[str] = []
+    few = [row for row in metrics["per_class"] if row["support"] < CLASS_IMAGES_WANTED]
+    if few:
+        listed = ", ".join(f"{row['class_id']} ({row['support']})" for row in few)
+        lines.append(f"Fewer than {CLASS_IMAGES_WANTED} test images of {listed}: these figures are rough.")
     if metrics["ece"]["value"] > ECE_WANTED:
         lines.append(
             f"The expected calibration error is {metrics['ece']['value']:.3f}, above {ECE_WANTED}: "

@@ -178,7 +178,7 @@ def test_warns_where_it_should(run):
     change(run / "manifest.json", **manifest)
     change(run / "audit.json", counts={"class_conflicts": 2})
     text = read(run).text
-    assert "Only 4 test images of class meningioma" in text
+    assert "Fewer than 30 test images of meningioma (4)" in text
     assert "does not reach the target" in text
     assert "recognised poorly (AUROC 0.700" in text
     assert "started from random weights" in text
