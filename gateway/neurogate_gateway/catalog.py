@@ -164,6 +164,7 @@ class Catalog:
         """Polls until cancelled."""
         try:
             while True:
+                self._wake.clear()
                 try:
                     await self._poll()
                 except Exception as error:  # noqa: BLE001 - a defect here must not end the polling
@@ -179,7 +180,6 @@ class Catalog:
                     entry.proof.cancel()
 
     async def _poll(self) -> None:
-        self._wake.clear()
         try:
             seen = await self._backend.versions(self.model, seconds=_POLL_TIMEOUT_SECONDS)
         except GatewayError as error:

@@ -105,8 +105,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
 
             async def stream(raw: AsyncIterator[bytes], context: _Context) -> None:
-                messages = (_decode(decode, message) async for message in raw)
-                await self._run(method, handler.stream_stream(messages, context), context)
+                # A function and not an expression, which would begin to iterate even if nobody reads.
+                async def messages() -> AsyncIterator[_Message]:
+                    async for message in raw:
+                        yield _decode(decode, message)
+
+                await self._run(method, handler.stream_stream(messages(), context), context)
 
             return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
 

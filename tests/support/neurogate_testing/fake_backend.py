@@ -157,10 +157,8 @@ class FakeBackend:
         self.most_running = 0
         self.cancelled = 0
         """Predictions whose caller went away."""
-        self.status_gate = asyncio.Event()
-        """GetModelStatus waits until it is set, as it is from the beginning."""
-        self.status_gate.set()
         self.polls = 0
+        """Calls of GetModelStatus."""
         self.port = port
         self._server: grpc.aio.Server | None = None
         self._progress = asyncio.Condition()
@@ -235,7 +233,6 @@ class FakeBackend:
     ) -> tfs_pb2.GetModelStatusResponse:
         self.polls += 1
         await self._advanced()
-        await self.status_gate.wait()
         name = request.model_spec.name
         if name != self.model or not self.versions:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}")
