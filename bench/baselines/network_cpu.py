@@ -14,30 +14,20 @@ Run = Callable[[], np.ndarray]
 
 
 def tensorflow_run(path: str, pixels: np.ndarray, *, exported: bool) -> Run:
-    """A SavedModel's own signature, as the model server calls it; the export is fed uint8, the plain one
-    float32."""
+    """A SavedModel in a session, as a model server runs it: only what the gateway asks for is computed."""
     import tensorflow as tf  # noqa: PLC0415 - each runtime is installed in its own environment
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    loaded = tf.saved_model.load(path)
-    function = loaded.signatures["serving_default"]
-    name = next(iter(function.structured_input_signature[1]))
-    images = tf.constant(pixels if exported else pixels.astype(np.float32))
-    if exported:
-        # The server fetches only what is asked for, so that nothing else must be computed here.
-        function = function_of(loaded, function, ["probabilities", "ood_score"])
-        return lambda: function(images)[0].numpy()[0]
-    return lambda: next(iter(function(**{name: images}).values())).numpy()[0]
-
-
-def function_of(loaded: object, function: object, outputs: list[str]) -> Callable[..., list[object]]:
-    """The signature with some of its outputs only, pruned as a session's fetch prunes it."""
-    feeds = [function.inputs[0]]
-    fetches = [function.structured_outputs[name] for name in outputs]
-    pruned = function.prune(feeds, [function.graph.get_tensor_by_name(fetch.name) for fetch in fetches])
-    pruned.keep = loaded  # variables live as long as the object that owns them
-    return pruned
+    options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
+    with session.graph.as_default():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], path)
+    signature = loaded.signature_def["serving_default"]
+    wanted = ["probabilities", "ood_score"] if exported else list(signature.outputs)
+    feed = next(iter(signature.inputs.values())).name
+    fetches = [signature.outputs[name].name for name in wanted]
+    call = session.make_callable(fetches, feed_list=[feed])
+    images = pixels if exported else pixels.astype(np.float32)
+    return lambda: call(images)[0][0]
 
 
 def onnx_run(path: str, pixels: np.ndarray) -> Run:
