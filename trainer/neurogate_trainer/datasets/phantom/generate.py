@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -14,15 +12,22 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from neurogate_trainer._files import is_disk_full, locked, write_atomically
 from neurogate_trainer.datasets.phantom.head import HEAD_REVISION, Head, ensure_head, load_head
+from neurogate_trainer.datasets.phantom.manifest import (
+    JOURNAL_FILE,
+    Row,
+    read_journal,
+    read_sizes,
+    write_manifest,
+)
 from neurogate_trainer.datasets.phantom.notice import README
-from neurogate_trainer.datasets.phantom.render import CLASSES, Description, render
+from neurogate_trainer.datasets.phantom.render import CLASSES, render
 from neurogate_trainer.datasets.phantom.texture import Textures, make_textures
 from neurogate_trainer.progress import Reporter
 
@@ -30,8 +35,6 @@ RENDER_REVISION = 1
 """Raised whenever the same settings give other images."""
 
 SETTINGS_FILE = "phantom.json"
-MANIFEST_FILE = "manifest.csv"
-_JOURNAL = ".rendered.jsonl"
 _BATCH = 16
 _SPLITS = (("Training", "train"), ("Testing", "test"))
 _SHORT = {"glioma": "gl", "meningioma": "me", "notumor": "no", "pituitary": "pi"}
@@ -83,28 +86,6 @@ class _Job:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One finished image, as the manifest lists it."""
-
-    path: str
-    split: str
-    description: Description
-    seed: str
-    size_bytes: int
-    sha256: str
-
-    def flat(self) -> dict[str, str | int | float]:
-        return {
-            "path": self.path,
-            "split": self.split,
-            **asdict(self.description),
-            "seed": self.seed,
-            "size_bytes": self.size_bytes,
-            "sha256": self.sha256,
-        }
-
-
 def generate_phantom(
     out: Path, settings: PhantomSettings | None = None, *, workers: int | None = None, reporter: Reporter
 ) -> int:
@@ -127,8 +108,10 @@ def generate_phantom(
     settings = settings or PhantomSettings()
     out = out.expanduser().absolute()
     try:
-        _claim(out, settings)
+        _refuse_foreign(out)
         with locked(out / ".lock"):
+            # Under the lock, so that of two first calls with different settings one is refused.
+            _claim(out, settings)
             return _generate(out, settings, workers or len(os.sched_getaffinity(0)), reporter)
     except BrokenProcessPool as error:
         raise PhantomError(
@@ -141,15 +124,24 @@ def generate_phantom(
         raise PhantomError(f"{out} cannot be written: {error}") from error
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Before anything is written, even a lock: only an empty folder or one of our own will do."""
+    if out.exists() and not out.is_dir():
+        raise PhantomError(f"{out} is not a folder")
+    if not out.is_dir() or (out / SETTINGS_FILE).is_file():
+        return
+    own = (".lock", f".{SETTINGS_FILE}.")
+    foreign = any(not entry.name.startswith(own) for entry in out.iterdir())
+    # Another call may have claimed the folder while it was listed.
+    if foreign and not (out / SETTINGS_FILE).is_file():
+        raise PhantomError(f"{out} is not empty and holds no phantom data set; choose another folder")
+
+
 def _claim(out: Path, settings: PhantomSettings) -> None:
     """Writes the settings into a new folder, or checks that they are those of the folder."""
     wanted = {"head_revision": HEAD_REVISION, "render_revision": RENDER_REVISION, **asdict(settings)}
     path = out / SETTINGS_FILE
-    if out.exists() and not out.is_dir():
-        raise PhantomError(f"{out} is not a folder")
     if not path.is_file():
-        if out.is_dir() and any(entry.name != ".lock" for entry in out.iterdir()):
-            raise PhantomError(f"{out} is not empty and holds no phantom data set; choose another folder")
         write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
         return
     try:
@@ -172,7 +164,7 @@ def _generate(out: Path, settings: PhantomSettings, workers: int, reporter: Repo
     for leftover in out.glob("*/*/.*.tmp"):
         leftover.unlink(missing_ok=True)
     jobs = _jobs(settings)
-    rows = {row.path: row for row in _journalled(out)}
+    rows = {row.path: row for row in read_journal(out)}
     missing = [job for job in jobs if job.path not in rows]
     for folder in sorted({(out / job.path).parent for job in jobs}):
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,15 +174,15 @@ def _generate(out: Path, settings: PhantomSettings, workers: int, reporter: Repo
     head = ensure_head()
     reporter.phase("phantom", total=len(jobs), unit="images")
     reporter.advance(len(jobs) - len(missing))
-    with (out / _JOURNAL).open("a", encoding="utf-8") as journal:
+    with (out / JOURNAL_FILE).open("a", encoding="utf-8") as journal:
         for batch in _rendered(out, settings, missing, head, workers):
             rows |= {row.path: row for row in batch}
-            journal.writelines(json.dumps(row.flat()) + "\n" for row in batch)
+            journal.writelines(row.to_line() for row in batch)
             journal.flush()
             reporter.advance(len(batch))
     (out / "README.txt").write_text(README, encoding="utf-8")
-    _write_manifest(out / MANIFEST_FILE, [rows[job.path] for job in jobs])
-    (out / _JOURNAL).unlink()
+    write_manifest(out, [rows[job.path] for job in jobs])
+    (out / JOURNAL_FILE).unlink()
     return len(missing)
 
 
@@ -209,8 +201,7 @@ def _is_complete(out: Path, settings: PhantomSettings) -> bool:
     """Whether the manifest lists every image and each has the listed size."""
     expected = {job.path for job in _jobs(settings)}
     try:
-        with (out / MANIFEST_FILE).open(newline="", encoding="utf-8") as handle:
-            listed = {row["path"]: int(row["size_bytes"]) for row in csv.DictReader(handle)}
+        listed = read_sizes(out)
         return listed.keys() == expected and all(
             (out / path).stat().st_size == n for path, n in listed.items()
         )
@@ -218,31 +209,9 @@ def _is_complete(out: Path, settings: PhantomSettings) -> bool:
         return False
 
 
-def _journalled(out: Path) -> Iterator[_Row]:
-    """What an interrupted run finished: the journal's whole lines whose files have the noted size."""
-    with contextlib.suppress(FileNotFoundError):
-        for line in (out / _JOURNAL).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, OSError):
-                flat = json.loads(line)
-                description = Description(**{field.name: flat[field.name] for field in fields(Description)})
-                row = _Row(
-                    flat["path"], flat["split"], description, flat["seed"], flat["size_bytes"], flat["sha256"]
-                )
-                if (out / row.path).stat().st_size == row.size_bytes:
-                    yield row
-
-
-def _write_manifest(path: Path, rows: Sequence[_Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0].flat()), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.flat() for row in rows)
-    write_atomically(path, text.getvalue().encode())
-
-
 def _rendered(
     out: Path, settings: PhantomSettings, jobs: Sequence[_Job], head: Path, workers: int
-) -> Iterator[list[_Row]]:
+) -> Iterator[list[Row]]:
     """Batches of finished images, in order."""
     batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
     if workers == 1 or len(batches) < 4:
@@ -253,7 +222,7 @@ def _rendered(
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(head,)
     )
-    futures: list[Future[list[_Row]]] = []
+    futures: list[Future[list[Row]]] = []
     try:
         futures = [pool.submit(_work, out, settings, batch) for batch in batches]
         for future in futures:
@@ -279,12 +248,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(out: Path, settings: PhantomSettings, jobs: Sequence[_Job]) -> list[_Row]:
+def _work(out: Path, settings: PhantomSettings, jobs: Sequence[_Job]) -> list[Row]:
     head, textures = _worker["tools"]
     return [_write(out, settings, job, head, textures) for job in jobs]
 
 
-def _write(out: Path, settings: PhantomSettings, job: _Job, head: Head, textures: Textures) -> _Row:
+def _write(out: Path, settings: PhantomSettings, job: _Job, head: Head, textures: Textures) -> Row:
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(job.seed)))
     image, description = render(
         head, textures, job.class_id, rng, difficulty=settings.difficulty, size=settings.size
@@ -298,4 +267,4 @@ def _write(out: Path, settings: PhantomSettings, job: _Job, head: Head, textures
     temporary.write_bytes(data)
     temporary.replace(path)
     seed = "/".join(map(str, job.seed))
-    return _Row(job.path, job.split, description, seed, len(data), hashlib.sha256(data).hexdigest())
+    return Row(job.path, job.split, description, seed, len(data), hashlib.sha256(data).hexdigest())
