@@ -28,6 +28,26 @@ _RECORDS: Final = {
 }
 
 
+# What the sections rely on; a file without it was written by something else.
+_REQUIRED: Final = {
+    "metrics": {
+        "support",
+        "classes",
+        "accuracy",
+        "cohen_kappa",
+        "ece",
+        "macro",
+        "weighted",
+        "per_class",
+        "confusion",
+        "reliability",
+        "abstention",
+        "bootstrap",
+    },
+    "calibration": {"temperature", "ece_before", "ece_after"},
+}
+
+
 @dataclass(slots=True)
 class Run:
     """The records of a run folder.
@@ -83,9 +103,15 @@ def read_run(folder: Path) -> Run:
             run.gaps.append(f"{path.name} is missing: {meaning} cannot be shown.")
             continue
         try:
-            run.records[name] = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             run.gaps.append(f"{path.name} cannot be read ({error}): {meaning} cannot be shown.")
+            continue
+        lacking = _REQUIRED.get(name, set()) - (content.keys() if isinstance(content, dict) else set())
+        if lacking:
+            run.gaps.append(f"{path.name} lacks {', '.join(sorted(lacking))}: {meaning} cannot be shown.")
+        else:
+            run.records[name] = content
     if "manifest" in run.records:
         try:
             run.manifest = json_format.ParseDict(

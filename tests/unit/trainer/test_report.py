@@ -144,6 +144,15 @@ def test_lives_with_damaged_records(run, content):
     assert "manifest" in read(run).text
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"support": 3, "accuracy": {"value": 1.0}}'])
+def test_lives_with_records_of_another_structure(run, content):
+    for name in ("metrics", "calibration", "audit", "splits", "history", "ood"):
+        (run / f"{name}.json").write_text(content)
+    text = read(run).text
+    assert "metrics.json lacks" in text
+    assert "was not evaluated" in text
+
+
 def test_escapes_whatever_comes_from_data(drawn_run):
     hostile = '<img src=x onerror="alert(1)">\'&</style><script>alert(2)</script>'
     metrics = json.loads((drawn_run / "metrics.json").read_text())
