@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,13 +129,17 @@ class ServerCore:
             self._manager.start(self.options.initial_load_threads)
             self._source.start()
             reached = self.monitor.wait_until_available(monitored)
-            failed = [version for version, state in reached.items() if state.state is not State.AVAILABLE]
-            if failed:
-                names = "".join(f"{version}, " for version in _in_order(failed))
-                raise ServingError(
-                    grpc.StatusCode.UNKNOWN, f"Some models did not become available: {{{names}}}"
-                )
+            self._raise_if_failed({version for version, state in reached.items() if state.state is State.END})
             self._manager.end_initial_load()
+            # Any version that cannot be loaded ends the start, even an old one beside a good new one.
+            self._raise_if_failed(
+                {
+                    VersionId(name, number)
+                    for name in monitored
+                    for number, state in self.monitor.versions(name)
+                    if state.error is not None
+                }
+            )
             return
         new = monitored.keys() - self._source.models
         # A monitor of its own, so that the end of an earlier life of a model does not count.
@@ -145,6 +149,12 @@ class ServerCore:
             _raise_unless_available(monitor.wait_until_available(new))
         finally:
             self._bus.unsubscribe(monitor)
+
+    @staticmethod
+    def _raise_if_failed(versions: set[VersionId]) -> None:
+        if versions:
+            names = "".join(f"{version}, " for version in _in_order(versions))
+            raise ServingError(grpc.StatusCode.UNKNOWN, f"Some models did not become available: {{{names}}}")
 
     # --- labels ------------------------------------------------------------------------------
 
@@ -175,7 +185,7 @@ class ServerCore:
         return state is not None and state.state is State.AVAILABLE
 
 
-def _in_order(versions: list[VersionId]) -> list[VersionId]:
+def _in_order(versions: Iterable[VersionId]) -> list[VersionId]:
     return sorted(versions, key=lambda version: (version.name, version.version))
 
 

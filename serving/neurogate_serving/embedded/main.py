@@ -45,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _serve(flags: Flags) -> int:
     # TensorFlow reads these when it is imported: its notes on start would drown the server's own.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from .errors import ServingError  # noqa: PLC0415  (the import of TensorFlow takes seconds; flags come first)
+    from .runtime import use_bare_tensorflow  # noqa: PLC0415  (flags are judged before anything heavy)
+
+    use_bare_tensorflow()
+    from .errors import ServingError  # noqa: PLC0415
     from .server import ModelServer  # noqa: PLC0415
     from .states import StoppedError  # noqa: PLC0415
 

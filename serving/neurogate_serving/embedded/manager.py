@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,6 @@ class Manager:
         self._stopping = threading.Event()
         self._load_executor = _executor(options.num_load_threads, "load")
         self._unload_executor = _executor(options.num_unload_threads, "unload")
-        self._loads: list[Future[None]] = []
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
 
     def start(self, initial_load_threads: int) -> None:
@@ -92,17 +91,24 @@ class Manager:
         self._thread.start()
 
     def end_initial_load(self) -> None:
-        """Waits for the loads under way and goes on with the usual number of threads."""
+        """Waits until no load is under way or due, and goes on with the usual number of threads."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping.is_set() or not self._is_loading())
         with self._lock:
             initial, self._load_executor = (
                 self._load_executor,
                 _executor(self._options.num_load_threads, "load"),
             )
-            loads = list(self._loads)
-        while not self._stopping.is_set() and wait(loads, timeout=_TICK_SECONDS).not_done:
-            pass
         if initial is not None:
             initial.shutdown(wait=False)
+
+    def _is_loading(self) -> bool:
+        # Without the lock, which a load may hold for long. Every end of a load wakes who waits for this.
+        return any(
+            harness.phase is Phase.LOADING or (harness.phase is Phase.NEW and harness.aspired)
+            for versions in list(self._managed.values())
+            for harness in list(versions.values())
+        )
 
     def aspire(self, name: str, versions: Sequence[tuple[int, Path]]) -> None:
         """Sets the wanted versions of a model; replaces an earlier call that was not looked at yet."""
@@ -150,8 +156,7 @@ class Manager:
             if self._load_executor is None:
                 self._execute_load(harness)
             else:
-                self._loads = [load for load in self._loads if not load.done()]
-                self._loads.append(self._load_executor.submit(self._execute_load, harness))
+                self._load_executor.submit(self._execute_load, harness)
         elif self._unload_executor is None:
             self._execute_unload(harness)
         else:
@@ -205,6 +210,7 @@ class Manager:
             with self._lock:
                 harness.phase = Phase.FAILED
             self._bus.publish(harness.id, State.END, error)
+            self._nudge()
             return
         except StoppedError:
             return

@@ -1,9 +1,9 @@
 """One loaded SavedModel: its graph, its signatures, and a way to run them.
 
 The model is loaded as TensorFlow's C++ loader does it (graph, variables if there are any, initialisation) and
-run through a plain session with the signature's tensor names. So every signature works, nothing is checked
-that the graph does not check, and errors carry TensorFlow's own texts. `Session.run` and `saved_model.load`
-would check, convert and annotate.
+run through a plain session with the signature's tensor names, by the bindings that `tf.compat.v1.Session` is
+made of. So every signature works, nothing is checked that the graph does not check, and errors carry
+TensorFlow's own texts; the Python front end would check, convert and annotate.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Protocol
 
 import grpc
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.client import pywrap_tf_session as tf_session
+from tensorflow.python.framework import errors
 
 from .caller import PATIENT, Caller
-from .errors import ServingError, failed_precondition, from_tensorflow, invalid_argument, not_found
+from .errors import ServingError, from_tensorflow, not_found
 from .tensors import Array
 from .wire import is_cut_short
 
@@ -53,12 +53,17 @@ class Servable:
     """
 
     def __init__(
-        self, path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, session: tf.compat.v1.Session
+        self, path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, config: config_pb2.ConfigProto
     ) -> None:
         self.path = path
         self._signatures = dict(meta_graph.signature_def)
-        self._session = session
-        self._graph = session.graph
+        self._graph = tf_session.PyGraph()
+        self._operations = _import_graph(self._graph, meta_graph)
+        options = tf_session.TF_NewSessionOptions(target=None, config=config)
+        try:
+            self._session = tf_session.TF_NewSessionRef(self._graph, options)
+        finally:
+            tf_session.TF_DeleteSessionOptions(options)
         self._outputs: dict[str, tf_session.TF_Output] = {}
 
     @property
@@ -89,38 +94,70 @@ class Servable:
             self._tensor(name, "FeedInputs: unable to find feed output "): value for name, value in feeds
         }
         outputs = [self._tensor(name, "FetchOutputs node ", ": not found") for name in fetches]
-        operations = [self._graph.get_operation_by_name(name)._c_op for name in targets]  # noqa: SLF001
+        operations = [self._operation(name) for name in targets]
         try:
             with _run_options(caller.seconds_left()) as options:
-                # The call behind Session.run, which would check and convert what the graph must judge.
                 results = tf_session.TF_SessionRun_wrapper(
-                    self._session._session,  # noqa: SLF001
-                    options,
-                    feed_dict,
-                    outputs,
-                    operations,
-                    None,
+                    self._session, options, feed_dict, outputs, operations, None
                 )
-        except tf.errors.OpError as error:
+        except errors.OpError as error:
             raise from_tensorflow(error) from None
         return [_as_array(result) for result in results]
 
     def close(self) -> None:
         """Frees the session; the servable cannot run any more."""
-        self._session.close()
+        tf_session.TF_CloseSession(self._session)
+        tf_session.TF_DeleteSession(self._session)
+        self._session = None
 
     def _tensor(self, name: str, before: str, after: str = "") -> tf_session.TF_Output:
         output = self._outputs.get(name)
         if output is None:
             operation, _, index = name.partition(":")
-            try:
-                output = tf_session.TF_Output()
-                output.oper = self._graph.get_operation_by_name(operation)._c_op  # noqa: SLF001
-                output.index = int(index or 0)
-            except (KeyError, ValueError):
-                raise not_found(f"{before}{name}{after}") from None
+            if operation not in self._operations or not (index or "0").isdigit():
+                raise not_found(f"{before}{name}{after}")
+            output = tf_session.TF_Output()
+            output.oper = self._operations[operation]
+            output.index = int(index or 0)
             self._outputs[name] = output
         return output
+
+    def _operation(self, name: str) -> tf_session.TF_Operation:
+        if name not in self._operations:
+            raise not_found(f"Operation {name} is not in the graph")
+        return self._operations[name]
+
+
+def _import_graph(
+    graph: tf_session.PyGraph, meta_graph: meta_graph_pb2.MetaGraphDef
+) -> dict[str, tf_session.TF_Operation]:
+    """Fills a graph; returns the operations that signatures, variables, assets and start refer to."""
+    wanted = sorted(_referenced_operations(meta_graph) & {node.name for node in meta_graph.graph_def.node})
+    options = tf_session.TF_NewImportGraphDefOptions()
+    buffer = tf_session.TF_NewBufferFromString(meta_graph.graph_def.SerializeToString())
+    try:
+        tf_session.TF_ImportGraphDefOptionsSetPrefix(options, "")
+        for name in wanted:
+            tf_session.TF_ImportGraphDefOptionsAddReturnOperation(options, name)
+        results = tf_session.TF_GraphImportGraphDefWithResults(graph, buffer, options)
+        operations = tf_session.TF_ImportGraphDefResultsReturnOperations(results)
+        tf_session.TF_DeleteImportGraphDefResults(results)
+    finally:
+        tf_session.TF_DeleteImportGraphDefOptions(options)
+        tf_session.TF_DeleteBuffer(buffer)
+    return dict(zip(wanted, operations, strict=True))
+
+
+def _referenced_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
+    tensors = [
+        info.name
+        for signature in meta_graph.signature_def.values()
+        for info in (*signature.inputs.values(), *signature.outputs.values())
+    ]
+    tensors += [asset.tensor_info.name for asset in meta_graph.asset_file_def]
+    tensors += [meta_graph.saver_def.filename_tensor_name, meta_graph.saver_def.restore_op_name]
+    tensors.append(_init_op(meta_graph))
+    return {tensor.partition(":")[0] for tensor in tensors}
 
 
 def _as_array(result: object) -> Array:
@@ -156,26 +193,15 @@ def load_servable(path: Path, *, tags: Sequence[str], config: config_pb2.ConfigP
         ServingError: It is not a loadable SavedModel; code and text as the real server has them.
     """
     meta_graph = _find_meta_graph(_read(path), tags)
-    graph = tf.Graph()
     try:
-        with graph.as_default():
-            tf.graph_util.import_graph_def(
-                meta_graph.graph_def, name="", producer_op_list=meta_graph.meta_info_def.stripped_op_list
-            )
-        session = tf.compat.v1.Session(graph=graph, config=config)
-    except tf.errors.OpError as error:
+        servable = Servable(path, meta_graph, config)
+    except errors.OpError as error:
         raise from_tensorflow(error) from None
-    except (ValueError, TypeError) as error:
-        raise invalid_argument(str(error)) from None
-    servable = Servable(path, meta_graph, session)
     try:
         _initialise(servable, meta_graph)
     except ServingError:
         servable.close()
         raise
-    except KeyError as error:
-        servable.close()
-        raise failed_precondition(str(error.args[0])) from None
     return servable
 
 

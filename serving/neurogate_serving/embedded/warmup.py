@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tensorflow.python.framework import errors as tf_errors
 from tensorflow.python.lib.io import _pywrap_record_io
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -62,12 +62,12 @@ def _records(file: Path) -> Iterator[bytes]:
     # TensorFlow's own reader: it checks the checksums, and its texts are those of the real server.
     try:
         yield from _pywrap_record_io.RecordIterator(str(file), "")
-    except tf.errors.DataLossError as error:
+    except tf_errors.DataLossError as error:
         raise ServingError(
             grpc.StatusCode.DATA_LOSS,
             f"{error.message}. Please verify your warmup data is in TFRecord format.",
         ) from None
-    except tf.errors.OpError as error:
+    except tf_errors.OpError as error:
         raise from_tensorflow(error) from None
 
 
