@@ -140,7 +140,9 @@ def test_a_wrong_checksum_is_an_error_and_the_next_call_works(start, fetch):
     fetch()
 
 
-@pytest.mark.parametrize("broken", [b"<html>Please log in</html>" * 100, archive_of(FILES)[:-30]])
+@pytest.mark.parametrize(
+    "broken", [b"<html>Please log in</html>" * 100, archive_of(FILES)[:-30]], ids=["page", "cut"]
+)
 def test_a_broken_archive_is_removed_so_that_the_next_call_works(start, fetch, home, broken):
     start(KaggleStub(broken, digest="none"))
     with pytest.raises(FetchError, match="not a whole archive"):
