@@ -210,7 +210,7 @@ PRESETS: Final[dict[str, TrainConfig]] = {
         unfrozen_layers=BACKBONE_LAYERS,
         warmup_epochs=1,
         epochs=12,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
     ),
 }
 

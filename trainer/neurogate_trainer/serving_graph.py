@@ -80,10 +80,20 @@ def _serve(folded: keras.Model, temperature: float, distance: FeatureDistance | 
 
     # Constants let the runtime prepare each kernel once instead of at every call.
     frozen = convert_variables_to_constants_v2(compute.get_concrete_function())
+    graph = frozen.graph.as_graph_def()
+    # The conversion leaves the nodes in an order that differs from process to process.
+    nodes = sorted(graph.node, key=lambda node: str(node.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    entry = frozen.inputs[0].name
+    results = [tensor.name for tensor in frozen.outputs]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def serve(images: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
-        return dict(zip(OUTPUTS, frozen(images), strict=True))
+        values = tf.graph_util.import_graph_def(
+            graph, input_map={entry: images}, return_elements=results, name=""
+        )
+        return dict(zip(OUTPUTS, values, strict=True))
 
     return serve
 
