@@ -34,6 +34,7 @@ def test_uses_public_names_only(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 # The kernel's client sets file modes and event loops in ways that newer libraries deprecate.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(jupyter_client|nbclient|zmq|tornado|traitlets).*")
 def test_runs_to_the_report(notebook, tmp_path, monkeypatch):
