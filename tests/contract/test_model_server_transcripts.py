@@ -36,6 +36,9 @@ class _RunningServer:
     def exit_status(self) -> int | None:
         return None
 
+    def wait_until_watching(self) -> None:
+        pass
+
     def stop(self) -> None:
         pass
 

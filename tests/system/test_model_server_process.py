@@ -83,8 +83,7 @@ def test_sigterm_lets_running_requests_end(start: Start) -> None:
 def test_sigterm_ends_a_server_that_waits_for_its_first_version(start: Start, root: Path) -> None:
     shutil.rmtree(root / "toy/1")
     server = start(wait=False)
-    while "no versions" not in (log := server.log.read_text() if server.log.exists() else ""):
-        assert server.wait_for_exit(0.02) is None, log
+    server.wait_until_watching()
     server._process.terminate()
     assert server.wait_for_exit(20) == 0
 

@@ -44,6 +44,7 @@ _MODEL_SERVICE = "/tensorflow.serving.ModelService/"
 _HEALTH = "/grpc.health.v1.Health/"
 _HEALTH_SERVICES = ("", "PredictionService", "ModelService")
 _HEALTH_NAME_LIMIT = 200
+_FOREVER_SECONDS = 1e8
 
 
 class Services(grpc.GenericRpcHandler):
@@ -123,7 +124,8 @@ class Services(grpc.GenericRpcHandler):
             # Cancelled while it waited for a thread: nobody wants the answer any more.
             raise ServingError(grpc.StatusCode.CANCELLED, "")
         left = context.time_remaining()
-        deadline = None if left is None else time.monotonic() + left
+        # A call without a deadline has one in the far future.
+        deadline = None if left is None or left > _FOREVER_SECONDS else time.monotonic() + left
         with self._core.hold(spec) as (version, runner):
             yield version.version, runner, Caller(deadline, context.is_active)
 

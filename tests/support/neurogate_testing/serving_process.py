@@ -24,6 +24,7 @@ from typing import Protocol
 _RANGE = range(12_000, 32_000)
 # Test runs side by side start at different places.
 _PORTS = itertools.islice(itertools.cycle(_RANGE), os.getpid() * 97 % len(_RANGE), None)
+_SIGNS_OF_A_POLL = ("no versions of servable", "could not find base path", "loading servable")
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -46,6 +47,9 @@ class ServerProcess(Protocol):
 
     def exit_status(self) -> int | None:
         """Its exit status, None while it runs."""
+
+    def wait_until_watching(self) -> None:
+        """Waits until it has looked for versions once, as far as that can be known."""
 
     def stop(self) -> None:
         """Ends it and waits."""
@@ -71,6 +75,14 @@ class EmbeddedServer:
 
     def exit_status(self) -> int | None:
         return self._process.exitcode
+
+    def wait_until_watching(self) -> None:
+        end = time.monotonic() + 60
+        while self.exit_status() is None and time.monotonic() < end:
+            log = self.log.read_text() if self.log.exists() else ""
+            if any(sign in log for sign in _SIGNS_OF_A_POLL):
+                return
+            time.sleep(0.02)
 
     def wait_for_exit(self, seconds: float) -> int | None:
         self._process.join(seconds)
@@ -113,6 +125,9 @@ class BinaryServer:
 
     def exit_status(self) -> int | None:
         return self._process.poll()
+
+    def wait_until_watching(self) -> None:
+        """Nothing is known of its log; it starts in well under a second."""
 
     def stop(self) -> None:
         if self._process.poll() is None:

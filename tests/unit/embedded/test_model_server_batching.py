@@ -262,7 +262,7 @@ def test_closing_a_version_frees_it(make: Make) -> None:
             "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 8",
         ),
         (
-            "max_batch_size { value: 8 }\nenable_large_batch_splitting: true\nmax_execution_batch_size { value: 9 }",
+            "max_batch_size {value: 8} enable_large_batch_splitting: true max_execution_batch_size{value: 9}",
             "max_execution_batch_size must not be above max_batch_size",
         ),
     ],

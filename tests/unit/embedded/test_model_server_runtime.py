@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from neurogate_serving.embedded.runtime import use_bare_tensorflow
+
+CHECK = """
+import sys
+from neurogate_serving.embedded.runtime import use_bare_tensorflow
+use_bare_tensorflow()
+import neurogate_serving.embedded.server
+import tensorflow
+assert not hasattr(tensorflow, "function")
+print(*sorted(name for name in sys.modules if name.partition(".")[0] in ("keras", "h5py", "tensorboard")))
+"""
+
+
+def test_the_server_comes_without_tensorflows_front_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_a_tensorflow_that_is_there_stays_whole() -> None:
+    tensorflow = pytest.importorskip("tensorflow")
+    use_bare_tensorflow()
+    assert sys.modules["tensorflow"] is tensorflow
+    assert callable(tensorflow.function)
