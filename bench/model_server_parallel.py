@@ -2,28 +2,23 @@
 
 Runs the server with one thread per operation, and one, then two clients that call a model which computes for
 some milliseconds. Were the interpreter held during inference, two clients would get no more done than one.
-Figures are medians of several rounds, taken in turns so that a change of the machine's mood meets both.
 
-    python bench/model_server_parallel.py --output bench/results/model_server_parallel.json
+    python bench/model_server_parallel.py
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import psutil
 import tensorflow as tf
+from neurogate_bench import machine, results
+from neurogate_bench.stats import figure, ratios
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from neurogate_testing.processes import free_port, running, script
@@ -69,12 +64,9 @@ def requests_per_second(address: str, clients: int, seconds: float) -> float:
     return sum(counts) / (time.perf_counter() - start)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+def measure(rounds: int, seconds: float) -> dict[int, list[float]]:
+    """Requests per second of one client and of two, by round."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(busy := Busy(), f"{folder}/busy/1", signatures={"serving_default": busy.work})
         port = free_port()
@@ -85,42 +77,54 @@ def main() -> None:
             f"--model_base_path={folder}/busy",
             "--tensorflow_intra_op_parallelism=1",
         ]
-        rates: dict[int, list[float]] = {1: [], 2: []}
-        loads: list[float] = []
         with running(command) as server:
             server.wait_for("Running gRPC ModelServer", seconds=120)
             address = f"127.0.0.1:{port}"
             requests_per_second(address, 2, 1)
-            for _ in range(arguments.rounds):
+            for _ in range(rounds):
                 for clients, values in rates.items():
-                    loads.append(os.getloadavg()[0])
-                    values.append(requests_per_second(address, clients, arguments.seconds))
-    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    result = {
-        "what": "requests per second of two clients, as a multiple of one client's",
-        "ratio": {
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-            "rounds": ratios,
-        },
-        "requests_per_second": {str(clients): values for clients, values in rates.items()},
-        "milliseconds_per_request_alone": 1000 / statistics.median(rates[1]),
-        "machine": {
-            "cores": psutil.cpu_count(logical=False),
-            "threads": psutil.cpu_count(),
-            "platform": platform.platform(),
-            "load_average_before_each_run": loads,
-        },
-        "versions": {name: version(name) for name in ("tensorflow", "grpcio", "neurogate")},
-        "command": "python bench/model_server_parallel.py "
-        f"--rounds {arguments.rounds} --seconds {arguments.seconds:g}",
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text + "\n", encoding="utf-8")
+                    values.append(requests_per_second(address, clients, seconds))
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    cores = machine.pin_to_cores(2)
+    began, started_at, load = time.monotonic(), machine.now(), machine.load_average()
+    rates = measure(arguments.rounds, arguments.seconds)
+    ratio = figure("two clients to one", "throughput", "x", ratios(rates[2], rates[1]))
+    result = results.Result(
+        schema=results.SCHEMA,
+        scenario="model_server_parallel",
+        title="Two clients of the embedded model server",
+        question="Do two clients of the embedded model server use two cores?",
+        started_at=started_at,
+        seconds=round(time.monotonic() - began, 1),
+        backend="embedded",
+        machine=machine.describe_machine(cores),
+        versions=machine.describe_versions(),
+        source=machine.describe_source(),
+        load_average_at_start=load,
+        settings={"rounds": arguments.rounds, "seconds": arguments.seconds, "intra_op_parallelism": 1},
+        commands={"all": "python bench/model_server_parallel.py"},
+        figures=[ratio, *(figure(f"{n} client(s)", "throughput", "1/s", rates[n]) for n in rates)],
+        checks={},
+        targets=[results.target("two clients to one", ">=", 1.6, ratio["median"], "x")],
+        notes=[
+            "The model multiplies matrices on one thread. The clients run on the same cores as the server.",
+            "Rounds with one client and with two alternate.",
+        ],
+        void=[],
+        details={},
+    )
+    print(results.save(result, arguments.results))
+    print(
+        f"two clients did {ratio['median']:.2f} times what one did ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    )
 
 
 if __name__ == "__main__":

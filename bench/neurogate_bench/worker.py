@@ -78,7 +78,10 @@ async def _closed(call: calls.Call, job: dict[str, Any], tally: Tally) -> None:
 async def _open(call: calls.Call, job: dict[str, Any], tally: Tally) -> None:
     """Sends by the clock whatever the answers do: what independent users see."""
     tasks = set()
+    stop = Path(job["stop_file"]) if "stop_file" in job else None
     for number, offset in enumerate(job["arrivals"]):
+        if stop is not None and stop.exists():
+            break
         due = job["start_at"] + offset
         if (wait := due - time.monotonic()) > 0:
             await asyncio.sleep(wait)

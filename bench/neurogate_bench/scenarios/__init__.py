@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from neurogate_bench.context import Context
-from neurogate_bench.scenarios import bulk, contenders, cost, lifecycle, limits, network, soak
+from neurogate_bench.scenarios import bulk, contenders, cost, lifecycle, limits, network, script, soak
 
 Settings = Mapping[str, Any]
 KINDS: dict[str, Callable[[Context, Settings], None]] = {
@@ -22,5 +22,6 @@ KINDS: dict[str, Callable[[Context, Settings], None]] = {
     "stream_count": bulk.stream_count,
     "swap": lifecycle.swap,
     "cold_start": lifecycle.cold_start,
+    "script": script.script,
     "soak": soak.soak,
 }

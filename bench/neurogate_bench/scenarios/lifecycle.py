@@ -94,21 +94,36 @@ def swap(context: Context, settings: Mapping[str, Any]) -> None:
             contender = Contender("gateway", job, [gateway, model_server])
             context.load(contender, counted=False, mode="closed", concurrency=4, seconds=settings["warm_up"])
             rate = settings["share"] * capacity(context, contender, 3)
-            seconds = (settings["swaps"] + 1) * settings["every"]
             begun = time.monotonic()
             publisher = Publisher(
                 models, repository, address, count=settings["swaps"], every=settings["every"]
             )
             publisher.published.update(first.published)
             publisher.start()
-            load, _ = context.load(contender, mode="open", rate=rate, seconds=seconds)
-            publisher.join(timeout=120)
+            load = _load_until_published(context, contender, publisher, rate, settings)
             if publisher.failure:
                 raise publisher.failure
             record.add("gateway", "memory after", "MiB", gateway.resident_mib())
             record.add("model server", "memory after", "MiB", model_server.resident_mib())
     _judge_swap(context, publisher, load, begun + settings["every"])
     record.add("gateway", "rate", "images/s", rate)
+
+
+def _load_until_published(
+    context: Context, contender: Contender, publisher: Publisher, rate: float, settings: Mapping[str, Any]
+) -> Load:
+    """Sends until every version has been out for an interval, however long the machine takes to load them."""
+    stop = ROOT / "build" / "bench" / "swap" / "enough"
+    longest = 60 + 10 * settings["swaps"] * settings["every"]
+    job = context.job(contender, mode="open", rate=rate, seconds=longest, stop_file=str(stop))
+    with context.watched(contender) as observe:
+        used = context.generator.begin(job)
+        publisher.join(timeout=longest - settings["every"])
+        time.sleep(settings["every"])
+        stop.touch()
+        load = context.generator.finish(used)
+        observe(load)
+    return load
 
 
 def _judge_swap(context: Context, publisher: Publisher, load: Load, steady_until: float) -> None:
