@@ -21,6 +21,9 @@ K = TypeVar("K")
 
 _END: Any = object()
 
+# A signal that comes just before a wait does not end it: Ctrl-C would go unnoticed until the wait is over.
+_SLICE_SECONDS = 0.5
+
 Event = Result[K] | grpc.RpcError | NeurogateError | None
 """What the threads of a call tell its consumer: a result, a failure, or the end of the stream."""
 
@@ -39,7 +42,7 @@ def stream(
         while True:
             patience = call.patience()
             try:
-                event = events.get(block=patience > 0, timeout=min(max(patience, 0), threading.TIMEOUT_MAX))
+                event = events.get(block=patience > 0, timeout=min(max(patience, 0), _SLICE_SECONDS))
             except queue.Empty:
                 call.check_patience()
                 continue

@@ -17,4 +17,7 @@ def main() -> None:
             "(The Python client works without it: from neurogate_client import Client)\n"
         )
         sys.exit(2)
+    except KeyboardInterrupt:
+        # What Rich and Typer import takes long enough for somebody to change their mind.
+        sys.exit(130)
     sys.exit(run())
