@@ -13,6 +13,7 @@ import typer
 from neurogate_serving.repository import RepositoryError
 
 from neurogate_trainer import cli_data
+from neurogate_trainer._quiet import quiet_imports
 from neurogate_trainer.config import PRESETS, TrainConfig, preset
 from neurogate_trainer.progress import (
     ClosingReporter,
@@ -82,7 +83,8 @@ def train(
     changes = {name: value for name, value in given.items() if value is not None}
     with _reporting(events) as reporter:
         config: TrainConfig = dataclasses.replace(preset(preset_name), **changes)
-        from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
+        with quiet_imports():
+            from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
 
         published = run_training(
             data, run_dir, repository=repository, model=model, config=config, reporter=reporter
@@ -99,8 +101,9 @@ def export(
 ) -> None:
     """Publishes a run's model to this repository too; trains only what is missing."""
     with _reporting(None) as reporter:
-        from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
-        from neurogate_trainer.run_folder import read_settings  # noqa: PLC0415
+        with quiet_imports():
+            from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
+            from neurogate_trainer.run_folder import read_settings  # noqa: PLC0415
 
         config, data = read_settings(run_dir)
         published = run_training(
@@ -113,7 +116,8 @@ def export(
 def evaluate(run_dir: Annotated[Path, typer.Argument(help="Folder of a run that has published.")]) -> None:
     """Measures a run's published version on the sealed test split again; rewrites figures and report."""
     with _reporting(None) as reporter:
-        from neurogate_trainer.pipeline import evaluate_published  # noqa: PLC0415 - TensorFlow takes seconds
+        with quiet_imports():
+            from neurogate_trainer.pipeline import evaluate_published  # noqa: PLC0415 - as above
 
         report_path = evaluate_published(run_dir, reporter=reporter)
     typer.echo(report_path)

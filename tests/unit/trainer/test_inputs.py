@@ -1,0 +1,121 @@
+import hashlib
+
+import numpy as np
+import pytest
+from neurogate_serving.transform import default_spec, transform
+from neurogate_testing.data_folders import write_folder
+from neurogate_trainer.datasets.index import build_index
+from neurogate_trainer.inputs import EpochBatches, Examples, InputError, balanced_weights, decode_examples
+from neurogate_trainer.progress import NullReporter
+
+SPEC = default_spec(32, 32)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    root = write_folder(tmp_path_factory.mktemp("data"), {"a": 7, "b": 5})
+    return build_index(root, reporter=NullReporter())
+
+
+def decoded(index, cache, records=None) -> Examples:
+    return decode_examples(
+        records or index.records,
+        index.root,
+        SPEC,
+        classes=index.classes,
+        cache=cache,
+        reporter=NullReporter(),
+    )
+
+
+def test_pixels_are_those_of_the_transform_in_order(index, tmp_path):
+    examples = decoded(index, tmp_path)
+    assert examples.pixels.dtype == np.uint8
+    assert isinstance(examples.pixels, np.memmap)
+    for record, pixels, label in zip(index.records, examples.pixels, examples.labels, strict=True):
+        np.testing.assert_array_equal(pixels, transform((index.root / record.path).read_bytes(), SPEC))
+        assert index.classes[label] == record.class_id
+
+
+def test_images_are_decoded_once(index, tmp_path, monkeypatch):
+    first = decoded(index, tmp_path)
+    monkeypatch.setattr("neurogate_trainer.inputs.transform", None)
+    np.testing.assert_array_equal(decoded(index, tmp_path).pixels, first.pixels)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_other_images_are_another_file(index, tmp_path):
+    decoded(index, tmp_path)
+    part = decoded(index, tmp_path, index.records[2:5])
+    assert len(part) == 3
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_changed_or_vanished_image_is_named_and_nothing_stays(index, tmp_path):
+    victim = index.root / index.records[3].path
+    original = victim.read_bytes()
+    try:
+        victim.write_bytes((index.root / index.records[0].path).read_bytes())
+        with pytest.raises(InputError, match="has changed since"):
+            decoded(index, tmp_path)
+        victim.unlink()
+        with pytest.raises(InputError, match=r"a/003\.jpg was readable when indexed"):
+            decoded(index, tmp_path)
+    finally:
+        victim.write_bytes(original)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(index, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("neurogate_trainer.inputs.np.lib.format.open_memmap", full)
+    with pytest.raises(InputError, match="No space left"):
+        decoded(index, tmp_path)
+
+
+def make(count: int) -> Examples:
+    pixels = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    return Examples(pixels, np.arange(count) % 2)
+
+
+def order(batches: EpochBatches) -> list[int]:
+    return [int(image[0, 0, 0]) for at in range(len(batches)) for image in batches[at][0]]
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_leaves_out_a_remainder():
+    weights = balanced_weights(make(11).labels, 2)
+    batches = [EpochBatches(make(11), weights, batch_size=4, seed=1, epoch=epoch) for epoch in (1, 1, 2)]
+    first, again, second = map(order, batches)
+    assert len(first) == len(set(first)) == 8
+    assert first == again
+    assert first != second
+    images, targets, sample_weights = batches[0][0]
+    assert targets.tolist() == [[1.0, 0.0] if image[0, 0, 0] % 2 == 0 else [0.0, 1.0] for image in images]
+    np.testing.assert_allclose(sample_weights, [weights[target.argmax()] for target in targets])
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    batches = EpochBatches(make(3), np.ones(2, np.float32), batch_size=32, seed=0, epoch=0)
+    assert len(batches) == 1
+    assert sorted(order(batches)) == [0, 1, 2]
+
+
+def test_classes_count_the_same_in_all():
+    labels = np.array([0] * 6 + [1] * 2)
+    weights = balanced_weights(labels, 2)
+    assert weights[labels].sum() == pytest.approx(8)
+    assert weights[0] * 6 == pytest.approx(weights[1] * 2)
+    with pytest.raises(ValueError, match="no training image"):
+        balanced_weights(labels, 3)
+
+
+def test_the_cache_name_depends_on_the_transform(index, tmp_path):
+    decoded(index, tmp_path)
+    other = default_spec(32, 64)
+    decode_examples(
+        index.records, index.root, other, classes=index.classes, cache=tmp_path, reporter=NullReporter()
+    )
+    names = {hashlib.sha256(path.name.encode()).hexdigest() for path in tmp_path.iterdir()}
+    assert len(names) == 2

@@ -1,0 +1,246 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from neurogate_trainer.augment import RandomGeometry, RandomIntensity, augmentation_layers
+from neurogate_trainer.config import PRESETS, Augmentation, ConfigError, TrainConfig, preset
+from neurogate_trainer.fold import FoldError, fold_batch_norms
+from neurogate_trainer.model import (
+    FEATURE_MAP,
+    HIDDEN,
+    LOGITS,
+    backbone,
+    build_model,
+    freeze_backbone,
+    unfreeze_last,
+)
+from neurogate_trainer.serving_graph import gradcam
+
+# Keras asks numpy 2 for copies in the way of numpy 1.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+CONFIG = TrainConfig(image_size=32, head_units=16)
+
+
+def shake(model: keras.Model) -> None:
+    """Weights and statistics as a trained network has them: no zeros, no ones."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            layer.set_weights(
+                [
+                    random.uniform(0.5, 1.5, size),
+                    random.normal(0, 0.3, size),
+                    random.normal(0, 0.3, size),
+                    random.uniform(0.2, 2.0, size),
+                ]
+            )
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    model = build_model(CONFIG, 4)
+    shake(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3)).astype(np.float32)
+
+
+def norms(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def test_the_presets_are_valid_and_the_default_is_the_brief():
+    default = preset("default")
+    assert (default.image_size, default.unfrozen_layers, default.batch_size, default.epochs) == (
+        224,
+        50,
+        32,
+        15,
+    )
+    assert (default.learning_rate, default.dropout, default.fractions) == (
+        1e-4,
+        (0.3, 0.2),
+        (0.7, 0.15, 0.15),
+    )
+    assert default.class_weights
+    assert default.augmentation.enabled
+    for config in PRESETS.values():
+        assert TrainConfig.from_json(config.to_json()) == config
+    with pytest.raises(ConfigError, match="default, demo"):
+        preset("fast")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"image_size": 100}, "multiple of 32"),
+        ({"image_size": 4096}, "image_size is 4096"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"unfrozen_layers": 155}, "0 to 154"),
+        ({"batch_norm": "off"}, "batch_norm"),
+        ({"dropout": (0.5, 1.0)}, "dropout"),
+        ({"fractions": (0.7, 0.2, 0.2)}, "fractions"),
+        ({"epochs": 0, "warmup_epochs": 0}, "nothing would be trained"),
+        ({"augmentation": Augmentation(rotation=90)}, "rotation is 90"),
+        ({"initial_weights": " "}, "initial_weights"),
+    ],
+)
+def test_settings_out_of_range_are_named(change, word):
+    with pytest.raises(ConfigError, match=word):
+        TrainConfig(**change)
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ConfigError, match="unknown settings: epoch"):
+        TrainConfig.from_json({"epoch": 3})
+    with pytest.raises(ConfigError, match="unknown settings: rotate"):
+        TrainConfig.from_json({"augmentation": {"rotate": 3}})
+
+
+def test_keras_names_and_layer_count_are_those_we_rely_on(network):
+    # The input and its scaling are ours; Keras' own network begins with an input too.
+    assert len(backbone(network).layers) - 1 == 154
+    assert network.get_layer(FEATURE_MAP).output.shape == (None, 1, 1, 1280)
+    assert network.output.shape == (None, 4)
+
+
+@pytest.mark.parametrize(("count", "trainable_norms"), [(0, 0), (50, 17), (154, 52)])
+def test_the_last_layers_learn(network, count, trainable_norms):
+    unfreeze_last(network, TrainConfig(image_size=32, head_units=16, unfrozen_layers=count))
+    base = backbone(network).layers
+    assert all(layer.trainable for layer in base[len(base) - count :])
+    assert not any(layer.trainable for layer in base[: len(base) - count])
+    assert sum(layer.trainable for layer in norms(network)) == trainable_norms
+    assert all(layer.momentum == CONFIG.batch_norm_momentum for layer in norms(network))
+    assert network.get_layer(HIDDEN).trainable
+    freeze_backbone(network)
+    assert {v.path.split("/")[0] for v in network.trainable_variables} == {HIDDEN, LOGITS}
+
+
+@pytest.mark.parametrize("mode", ["frozen", "adapt"])
+def test_batch_norms_do_in_fit_what_the_settings_say(mode):
+    config = TrainConfig(image_size=32, head_units=8, unfrozen_layers=20, batch_norm=mode)
+    model = build_model(config, 2)
+    shake(model)
+    unfreeze_last(model, config)
+    before = {layer.name: layer.get_weights() for layer in norms(model)}
+    random = np.random.default_rng(3)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    pixels = random.integers(0, 256, (8, 32, 32, 3)).astype(np.float32)
+    model.fit(pixels, random.integers(0, 2, 8), batch_size=8, verbose=0)
+    moved = {
+        layer.name
+        for layer in norms(model)
+        if any(not np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
+    }
+    last = {layer.name for layer in backbone(model).layers[-20:]} & before.keys()
+    assert moved == (last if mode == "adapt" else set())
+    assert last
+
+
+def test_folding_keeps_the_function(network, images):
+    folded = fold_batch_norms(network)
+    assert not norms(folded)
+    assert len(folded.weights) < len(network.weights)
+    np.testing.assert_allclose(
+        folded.predict_on_batch(images), network.predict_on_batch(images), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_folding_half_precision_gives_single():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build_model(CONFIG, 3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    folded = fold_batch_norms(model)
+    assert {layer.compute_dtype for layer in folded.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("between", [keras.layers.ReLU(), None])
+def test_what_cannot_be_folded_is_refused(between):
+    inputs = keras.Input((8, 8, 3))
+    made = keras.layers.Conv2D(4, 3, name="c")(inputs)
+    other = made if between is None else between(made)
+    norm = keras.layers.BatchNormalization(name="n")(other)
+    outputs = [norm, made] if between is None else [norm]
+    with pytest.raises(FoldError, match="n follows"):
+        fold_batch_norms(keras.Model(inputs, [*outputs, keras.layers.ReLU()(made)]))
+
+
+def test_closed_form_gradcam_is_that_of_a_gradient_tape():
+    """All classes, on a network whose last layers were trained for a few steps, maps of 2 x 2."""
+    config = TrainConfig(image_size=64, head_units=16, unfrozen_layers=10)
+    model = build_model(config, 4)
+    shake(model)
+    unfreeze_last(model, config)
+    pixels = np.random.default_rng(2).integers(0, 256, (5, 64, 64, 3)).astype(np.float32)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    model.fit(pixels, np.array([0, 1, 2, 3, 0]), epochs=3, verbose=0)
+    parts = keras.Model(model.inputs, [model.get_layer(FEATURE_MAP).output, model.get_layer(HIDDEN).output])
+    features, hidden = (tf.convert_to_tensor(value) for value in parts.predict_on_batch(pixels))
+    kernel, logit_kernel = model.get_layer(HIDDEN).kernel, model.get_layer(LOGITS).kernel
+    found = gradcam(
+        features, hidden, tf.convert_to_tensor(kernel.value), tf.convert_to_tensor(logit_kernel.value)
+    ).numpy()
+    assert found.shape == (5, 2, 2, 4)
+    for index in range(4):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            pooled = tf.reduce_mean(features, axis=(1, 2))
+            logits = model.get_layer(LOGITS)(model.get_layer(HIDDEN)(pooled))
+            chosen = tf.reduce_sum(logits[:, index])
+        alpha = tf.reduce_mean(tape.gradient(chosen, features), axis=(1, 2))
+        expected = tf.nn.relu(tf.einsum("nhwk,nk->nhw", features, alpha)).numpy()
+        scale = np.abs(expected).max()
+        assert scale > 0
+        np.testing.assert_allclose(found[..., index], expected, atol=1e-4 * scale)
+
+
+def test_augmentation_does_nothing_outside_training(images):
+    for layer in augmentation_layers(Augmentation(), seed=1):
+        np.testing.assert_array_equal(layer(images, training=False), images)
+    assert augmentation_layers(Augmentation(enabled=False), seed=1) == []
+
+
+def test_augmentation_is_random_bounded_and_seeded(images):
+    def changed(seed: int) -> np.ndarray:
+        value = images
+        for layer in augmentation_layers(Augmentation(), seed=seed):
+            value = layer(value, training=True)
+        return np.asarray(value)
+
+    first = changed(1)
+    np.testing.assert_array_equal(first, changed(1))
+    assert not np.array_equal(first, changed(2))
+    assert first.min() >= 0
+    assert first.max() <= 255
+    # Grey stays grey: the noise is the same in every channel.
+    grey = np.repeat(images[..., :1], 3, axis=3)
+    noisy = np.asarray(RandomIntensity(contrast=0.1, brightness=5, noise=5, seed=1)(grey, training=True))
+    np.testing.assert_allclose(noisy[..., 0], noisy[..., 2], atol=1e-4)
+
+
+def test_mirroring_is_left_to_right_only():
+    layer = RandomGeometry(mirror=True, rotation=0, zoom=0, shift=0, seed=0)
+    image = np.zeros((64, 9, 9, 3), np.float32)
+    image[:, 1, 1] = 200
+    found = np.asarray(layer(image, training=True))
+    kept, mirrored = found[:, 1, 1, 0] > 199, found[:, 1, 7, 0] > 199
+    assert (kept ^ mirrored).all()
+    assert 10 < kept.sum() < 54
+
+
+def test_rotation_keeps_the_centre_and_fills_with_black():
+    layer = RandomGeometry(mirror=False, rotation=45, zoom=0, shift=0, seed=0)
+    image = np.full((16, 33, 33, 3), 100, np.float32)
+    found = np.asarray(layer(image, training=True))
+    np.testing.assert_allclose(found[:, 16, 16], 100, atol=1e-3)
+    assert (found[:, 0, 0] < 1).any()
