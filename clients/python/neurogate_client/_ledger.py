@@ -37,8 +37,10 @@ class Ledger(Generic[K]):
         """Notes that an image goes out; returns its key on the wire."""
         with self._lock:
             number = self._open(key)
+            # Sending is no sign of life of the other side; it only begins the wait for the first answer.
+            if self._unanswered == 0:
+                self._touched = time.monotonic()
             self._unanswered += 1
-            self._touched = time.monotonic()
             return str(number)
 
     def refuse(self, key: K, error: NeurogateError) -> Sequence[Result[K]]:
@@ -59,10 +61,11 @@ class Ledger(Generic[K]):
                 raise UnexpectedError(
                     f"the gateway answered an image that was not waiting (key {response.key!r})"
                 )
+            model = _wire.model_ref(response.model)
+            result = _wire.item_result(slot[0], response, model, self._request_id)
             self._unanswered -= 1
             self._touched = time.monotonic()
-            model = _wire.model_ref(response.model)
-            return self._close(number, _wire.item_result(slot[0], response, model, self._request_id))
+            return self._close(number, result)
 
     def waiting(self) -> int:
         """Number of images that are out and not answered."""
@@ -70,7 +73,7 @@ class Ledger(Generic[K]):
             return self._unanswered
 
     def idle_seconds(self) -> float:
-        """How long nothing has moved while images are out; 0 when none is."""
+        """How long no answer has come while images are out; 0 when none is."""
         with self._lock:
             return time.monotonic() - self._touched if self._unanswered else 0.0
 

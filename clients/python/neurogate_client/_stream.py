@@ -106,7 +106,7 @@ class StreamCall(Generic[K]):
         """Does nothing while images are answered, or none is waiting.
 
         Raises:
-            DeadlineExceededError: images wait, and nothing has moved for longer than the settings allow.
+            DeadlineExceededError: images wait, and no answer has come for longer than the settings allow.
         """
         if self.patience() <= 0:
             raise DeadlineExceededError(
@@ -121,23 +121,32 @@ class StreamCall(Generic[K]):
         self._call.cancel()
 
     def _receive(self) -> None:
+        # Whatever ends this thread has to reach the consumer, which would wait for ever.
         try:
             for response in self._call:
                 for result in self._ledger.answer(response):
                     self._deliver(result)
         except (grpc.RpcError, NeurogateError) as error:
             self._deliver(error)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
+            unexpected = UnexpectedError(f"an answer of the gateway cannot be read: {error!r}")
+            unexpected.__cause__ = error
+            self._deliver(unexpected)
         else:
             self._deliver(None)
 
     def _requests(self) -> Iterator[pb.StreamClassifyRequest]:
         yield pb.StreamClassifyRequest(config=self._settings.config)
-        # An exception in here would only reach gRPC's log. The images before it still get their answers.
+        while (request := self._next_request()) is not None:
+            yield request
+
+    def _next_request(self) -> pb.StreamClassifyRequest | None:
+        # An exception in here would only reach gRPC's log, and SystemExit nobody at all. The images before it
+        # still get their answers.
         try:
-            while not self._stopped.is_set():
-                self._window.acquire()
-                if self._stopped.is_set() or (item := next(self._images, _END)) is _END:
-                    return
+            while self._window.acquire() and not self._stopped.is_set():
+                if (item := next(self._images, _END)) is _END:
+                    break
                 key, image = _pair(item)
                 try:
                     data = load_image(image, self._settings.max_image_bytes)
@@ -145,9 +154,10 @@ class StreamCall(Generic[K]):
                     for result in self._ledger.refuse(key, error):
                         self._deliver(result)
                 else:
-                    yield pb.StreamClassifyRequest(key=self._ledger.send(key), image=data)
-        except Exception as error:  # noqa: BLE001 - raised in the caller's loop
+                    return pb.StreamClassifyRequest(key=self._ledger.send(key), image=data)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
             self._source_error = error
+        return None
 
 
 def _pair(item: tuple[K, Image]) -> tuple[K, Image]:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import classification_pb2 as pb
-from neurogate_client import Client, NeurogateError, aio, errors, folder_images
+from neurogate_client import Client, NeurogateError, _wire, aio, errors, folder_images
 from neurogate_client._ledger import Ledger
 from neurogate_testing.fake_gateway import CLASSES, FakeGateway, status
 
@@ -126,6 +127,35 @@ def test_what_the_source_raises_is_raised_after_the_answers_before_it(client: An
     assert seen == [0, 1, 2]
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("leave", [SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_a_source_that_ends_the_program_ends_the_stream(client: Any, leave: type[BaseException]) -> None:
+    class Source(Iterator[tuple[int, bytes]]):
+        def __init__(self) -> None:
+            self._images = images(2)
+
+        def __next__(self) -> tuple[int, bytes]:
+            for item in self._images:
+                return item
+            raise leave("no such file")
+
+    seen: list[int] = []
+    with pytest.raises(leave):
+        seen.extend(each.key for each in client.stream_classify(Source()))
+    assert seen == [0, 1]
+
+
+@pytest.mark.timeout(30)
+def test_an_answer_that_cannot_be_read_ends_the_stream(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: object) -> None:
+        raise OverflowError("a time beyond all calendars")
+
+    monkeypatch.setattr(_wire, "item_result", unreadable)
+    with pytest.raises(errors.UnexpectedError, match=r"cannot be read: OverflowError\('a time") as caught:
+        list(client.stream_classify(images(3), idle_timeout=5))
+    assert isinstance(caught.value.__cause__, OverflowError)
+
+
 @pytest.mark.parametrize("item", [b"glioma", ("k",), None, ["k", b"glioma"]])
 def test_what_is_no_pair_is_a_mistake_of_the_caller(client: Any, item: object) -> None:
     with pytest.raises(TypeError, match=r"stream_classify takes \(key, image\) pairs"):
@@ -161,6 +191,21 @@ def test_a_gateway_that_stops_answering(client: Any, gateway: FakeGateway) -> No
     with pytest.raises(errors.DeadlineExceededError, match=r"for 0\.2 s, with 2 images waiting"):
         list(client.stream_classify(images(100), window=2, idle_timeout=0.2))
     assert gateway.script.cancelled.wait(10)
+
+
+def test_sending_does_not_count_as_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    ledger = Ledger[str](pb.StreamClassifyConfig())
+    assert ledger.idle_seconds() == 0
+    first = ledger.send("a")
+    now += 3
+    ledger.send("b")
+    assert ledger.idle_seconds() == 3
+    ledger.answer(pb.StreamClassifyResponse(key=first))
+    assert ledger.idle_seconds() == 0
+    now += 2
+    assert ledger.idle_seconds() == 2
 
 
 def test_a_slow_source_is_no_silent_gateway(client: Any) -> None:
