@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def export_version(
     save_serving_graph(model, staged, temperature=temperature, distance=distance)
     served = SavedModel(staged)
     parity = check_parity(model, served, examples, temperature=temperature)
+    parity["weights_sha256"] = weights_digest(model)
     files = [root / record.path for record in records]
     goldens = [
         golden
@@ -99,6 +101,17 @@ def export_version(
     pixels = np.stack([transform(golden.image, spec) for golden in goldens])
     write_warmup_requests(staged, name, pixels)
     return Exported(parity, goldens)
+
+
+def weights_digest(model: keras.Model) -> str:
+    """Hex SHA-256 over everything that the network has learnt, in the order of its layers."""
+    digest = hashlib.sha256()
+    for layer in model.layers:
+        # Dropout keeps the state of its random numbers, which no answer depends on.
+        if not isinstance(layer, keras.layers.Dropout):
+            for array in layer.get_weights():
+                digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def check_parity(

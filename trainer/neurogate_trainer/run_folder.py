@@ -89,33 +89,38 @@ class RunFolder:
 
 def _claim(path: Path, config: TrainConfig, data: Path) -> dict[str, Any]:
     location = str(data.expanduser().absolute())
-    if not (path / _STATE).is_file():
-        others = sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
-        if others:
-            raise RunFolderError(
-                f"{path} is not empty (it has {others[0]!r}) and not a run folder; choose another"
-            )
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
-        state = {"run_id": run_id, "data": location, "config": config.to_json(), "finished": []}
-        write_atomically(path / "config.json", (json.dumps(config.to_json(), indent=1) + "\n").encode())
-        write_atomically(path / _STATE, (json.dumps(state, indent=1) + "\n").encode())
-        return state
-    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    found = TrainConfig.from_json(state["config"])
-    if found != config:
-        before, now = found.flat(), config.flat()
-        changed = ", ".join(
-            f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]
-        )
+    known = (path / _STATE).is_file()
+    if not known and (others := sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")):
         raise RunFolderError(
-            f"{path} holds a run with other settings ({changed}); give the same ones to go on with it, "
-            "or choose another folder"
+            f"{path} is not empty (it has {others[0]!r}) and not a run folder; choose another"
         )
-    if state["data"] != location:
+    state = json.loads((path / _STATE).read_text(encoding="utf-8")) if known else {}
+    if state.get("finished"):
+        _check_same(path, state, config, location)
+        return dict(state)
+    # Nothing is finished, so nothing depends on what an earlier start was asked for.
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    state = {
+        "run_id": state.get("run_id") or f"{stamp}-{os.urandom(3).hex()}",
+        "data": location,
+        "config": config.to_json(),
+        "finished": [],
+    }
+    for name, content in (("config.json", config.to_json()), (_STATE, state)):
+        write_atomically(path / name, (json.dumps(content, indent=1) + "\n").encode())
+    return state
+
+
+def _check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, data: str) -> None:
+    before, now = TrainConfig.from_json(state["config"]).flat(), config.flat()
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
+    if changed:
         raise RunFolderError(
-            f"{path} holds a run on {state['data']}, not on {location}; choose another folder"
+            f"{path} holds a run with other settings ({', '.join(changed)}); give the same ones to go on "
+            "with it, or choose another folder"
         )
-    return dict(state)
+    if state["data"] != data:
+        raise RunFolderError(f"{path} holds a run on {state['data']}, not on {data}; choose another folder")
 
 
 def read_settings(path: Path) -> tuple[TrainConfig, Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,41 +28,19 @@ from neurogate_trainer.environment import Compute
 from neurogate_trainer.inputs import EpochBatches, Examples, balanced_weights
 from neurogate_trainer.model import freeze_backbone, unfreeze_last
 from neurogate_trainer.progress import Reporter
+from neurogate_trainer.training_state import (
+    FINE_TUNE,
+    PHASES,
+    STATE_FILE,
+    WARMUP,
+    Progress,
+    State,
+    TrainingError,
+)
 
-WARMUP: Final = "warm-up"
-FINE_TUNE: Final = "fine-tune"
-PHASES: Final = (WARMUP, FINE_TUNE)
 BEST_FILE: Final = "best.keras"
-STATE_FILE: Final = "state.npz"
 
 Floats = npt.NDArray[np.float32]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far training is; what a killed run needs besides the arrays.
-
-    Attributes:
-        phase: The phase that the next epoch belongs to.
-        epoch: Finished epochs of that phase.
-        best_f1: Best macro F1 on the validation split; below 0 before there is any.
-        best_loss: Loss on the validation split in that epoch, which decides between equal scores.
-        best_epoch: Number of its epoch over all phases, from 1.
-        waited: Epochs of fine-tuning since then.
-        history: The entries of history.json.
-    """
-
-    phase: str = WARMUP
-    epoch: int = 0
-    best_f1: float = -1.0
-    best_loss: float = 0.0
-    best_epoch: int = 0
-    waited: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +73,7 @@ class Trainer:
             OSError: The run folder cannot be written.
         """
         checkpoint = self.run_dir / "checkpoint"
-        saved = _State.read(checkpoint / STATE_FILE)
+        saved = State.read(checkpoint / STATE_FILE)
         progress = saved.progress if saved else Progress()
         learner = self._learner()
         with tf.summary.create_file_writer(str(self.run_dir / "tensorboard")).as_default():
@@ -186,7 +164,8 @@ class Trainer:
             self.reporter.advance(1, epoch=number, loss=logs["loss"], accuracy=logs["accuracy"])
 
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=told)
-        fitted = learner.fit(batches, verbose=0, callbacks=[callback]).history
+        # Keras would shuffle the batches once more, by a state that no resumed run could restore.
+        fitted = learner.fit(batches, shuffle=False, verbose=0, callbacks=[callback]).history
         loss = float(fitted["loss"][0])
         if not math.isfinite(loss):
             raise TrainingError(
@@ -224,50 +203,12 @@ class Trainer:
             if name not in {"epoch", "phase"}:
                 tf.summary.scalar(name, value, step=entry["epoch"])
         tf.summary.flush()
-        _State.write(checkpoint / STATE_FILE, learner, progress)
+        State.write(checkpoint / STATE_FILE, learner, progress)
         write_atomically(
             self.run_dir / "history.json", (json.dumps(progress.history, indent=1) + "\n").encode()
         )
         shown = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate")
         self.reporter.advance(0, **{name: entry[name] for name in shown})
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """A saved state: progress, and the arrays of the network, its random numbers and the optimiser."""
-
-    path: Path
-    progress: Progress
-    arrays: list[npt.NDArray[Any]]
-
-    @classmethod
-    def read(cls, path: Path) -> _State | None:
-        """The state in a file; None when there is no such file."""
-        if not path.is_file():
-            return None
-        with np.load(path, allow_pickle=False) as stored:
-            progress = Progress(**json.loads(str(stored["progress"])))
-            arrays = [stored[name] for name in sorted(stored.files) if name != "progress"]
-        return cls(path, progress, arrays)
-
-    @staticmethod
-    def write(path: Path, learner: keras.Model, progress: Progress) -> None:
-        values = [keras.ops.convert_to_numpy(variable) for variable in _variables(learner)]
-        named = {f"{number:05d}": value for number, value in enumerate(values)}
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, progress=np.array(json.dumps(asdict(progress))), **named)
-
-    def restore(self, learner: keras.Model) -> None:
-        variables = _variables(learner)
-        shapes = [tuple(variable.shape) for variable in variables]
-        if shapes != [array.shape for array in self.arrays]:
-            raise TrainingError(f"{self.path} is the state of another network; start a new run folder")
-        for variable, array in zip(variables, self.arrays, strict=True):
-            variable.assign(array)
-
-
-def _variables(learner: keras.Model) -> list[Any]:
-    return [*learner.variables, *learner.optimizer.variables]
 
 
 def _schedule(config: TrainConfig, steps: int) -> Any:  # noqa: ANN401 - Keras carries no types
