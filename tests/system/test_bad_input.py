@@ -181,89 +181,57 @@ def test_a_hundred_megabytes(stubs: tuple[Any, Any]) -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize("kind", SELECTORS)
-def test_selectors(stubs: tuple[Any, Any], kind: str) -> None:
-    classification, _ = stubs
-    selector, code, reason = SELECTORS[kind]
+def through_every_call(
+    classification: Any, without: tuple[str, ...] = (), **fields: Any
+) -> dict[str, tuple[grpc.StatusCode, str]]:
+    """How a good image is refused because of a field that all classifying calls have."""
     image = images.brain_slice()
-    calls = (
-        lambda: classification.Classify(
-            classification_pb2.ClassifyRequest(image=image, model=selector), timeout=30
+    calls: dict[str, Callable[[], Any]] = {
+        "Classify": lambda: classification.Classify(
+            classification_pb2.ClassifyRequest(image=image, **fields), timeout=30
         ),
-        lambda: classification.Explain(
-            classification_pb2.ExplainRequest(image=image, model=selector), timeout=30
+        "Explain": lambda: classification.Explain(
+            classification_pb2.ExplainRequest(image=image, **fields), timeout=30
         ),
-        lambda: classification.BatchClassify(
+        "BatchClassify": lambda: classification.BatchClassify(
             classification_pb2.BatchClassifyRequest(
-                items=[classification_pb2.BatchClassifyItem(image=image)], model=selector
+                items=[classification_pb2.BatchClassifyItem(image=image)], **fields
             ),
             timeout=30,
         ),
-        lambda: list(
+        "StreamClassify": lambda: list(
             classification.StreamClassify(
                 iter(
                     [
                         classification_pb2.StreamClassifyRequest(
-                            config=classification_pb2.StreamClassifyConfig(model=selector), image=image
+                            config=classification_pb2.StreamClassifyConfig(**fields), image=image
                         )
                     ]
                 ),
                 timeout=30,
             )
         ),
-    )
-    assert [refused(call) for call in calls] == [(code, reason)] * 4
+    }
+    return {name: refused(call) for name, call in calls.items() if name not in without}
+
+
+@pytest.mark.parametrize("kind", SELECTORS)
+def test_selectors(stubs: tuple[Any, Any], kind: str) -> None:
+    selector, code, reason = SELECTORS[kind]
+    refusals = through_every_call(stubs[0], model=selector)
+    assert refusals == dict.fromkeys(refusals, (code, reason))
 
 
 @pytest.mark.parametrize("top_k", [-1, 5, 2**31 - 1, -(2**31)])
 def test_top_k(stubs: tuple[Any, Any], top_k: int) -> None:
-    classification, _ = stubs
-    image = images.brain_slice()
-    config = classification_pb2.StreamClassifyConfig(top_k=top_k)
-    calls = (
-        lambda: classification.Classify(
-            classification_pb2.ClassifyRequest(image=image, top_k=top_k), timeout=30
-        ),
-        lambda: classification.BatchClassify(
-            classification_pb2.BatchClassifyRequest(
-                items=[classification_pb2.BatchClassifyItem(image=image)], top_k=top_k
-            ),
-            timeout=30,
-        ),
-        lambda: list(
-            classification.StreamClassify(
-                iter([classification_pb2.StreamClassifyRequest(config=config, image=image)]), timeout=30
-            )
-        ),
-    )
-    assert [refused(call) for call in calls] == [(INVALID, "TOP_K_OUT_OF_RANGE")] * 3
+    refusals = through_every_call(stubs[0], without=("Explain",), top_k=top_k)
+    assert refusals == dict.fromkeys(refusals, (INVALID, "TOP_K_OUT_OF_RANGE"))
 
 
 @pytest.mark.parametrize("request_id", ["x" * 129, "zwölf", "line\nbreak", "\x7f"])
 def test_request_ids(stubs: tuple[Any, Any], request_id: str) -> None:
-    classification, _ = stubs
-    image = images.brain_slice()
-    config = classification_pb2.StreamClassifyConfig(request_id=request_id)
-    calls = (
-        lambda: classification.Classify(
-            classification_pb2.ClassifyRequest(image=image, request_id=request_id), timeout=30
-        ),
-        lambda: classification.Explain(
-            classification_pb2.ExplainRequest(image=image, request_id=request_id), timeout=30
-        ),
-        lambda: classification.BatchClassify(
-            classification_pb2.BatchClassifyRequest(
-                items=[classification_pb2.BatchClassifyItem(image=image)], request_id=request_id
-            ),
-            timeout=30,
-        ),
-        lambda: list(
-            classification.StreamClassify(
-                iter([classification_pb2.StreamClassifyRequest(config=config, image=image)]), timeout=30
-            )
-        ),
-    )
-    assert [refused(call) for call in calls] == [(INVALID, "REQUEST_ID_INVALID")] * 4
+    refusals = through_every_call(stubs[0], request_id=request_id)
+    assert refusals == dict.fromkeys(refusals, (INVALID, "REQUEST_ID_INVALID"))
 
 
 def test_batches(stubs: tuple[Any, Any]) -> None:
