@@ -28,7 +28,8 @@ KEEPALIVE_SECONDS = 30
 _SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p|passthrough):")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:/\[\]@\s]+):(?P<port>[0-9]{1,5})")
 
-# Streams are left out: what was answered before the connection broke would be classified twice.
+# Streams are left out: what was answered before the connection broke would be classified twice. So is the
+# health check, whose question is how things stand at this moment.
 _RETRIED = [
     {"service": "neurogate.v1.ClassificationService", "method": "Classify"},
     {"service": "neurogate.v1.ClassificationService", "method": "BatchClassify"},
@@ -120,7 +121,8 @@ def options(target: Target, max_image_bytes: int) -> list[tuple[str, str | int]]
         # gRPC gives up retrying a call whose bytes do not fit here; its own default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        ("grpc.max_receive_message_length", message_bytes),
+        # What comes has little to do with the size of an image: pictures, manifests, whole lists.
+        ("grpc.max_receive_message_length", -1),
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
@@ -144,8 +146,8 @@ def open_channel(
 
 
 def max_message_bytes(max_image_bytes: int) -> int:
-    """Largest message: what the gateway accepts for the same image limit."""
-    return 2 * max_image_bytes
+    """Largest message that is sent: what the gateway accepts for the same image limit."""
+    return 2 * max_image_bytes + 2**20
 
 
 def check_settings(timeout: float, max_image_bytes: int) -> None:

@@ -93,9 +93,9 @@ def test_batches_that_cannot_be_accepted_are_not_sent(
         with pytest.raises(errors.BatchSizeError, match="at least one image"):
             client.batch_classify([])
         with pytest.raises(
-            errors.BatchSizeError, match=r"first 2 of 3 images pass the limit of 20,000 bytes"
+            errors.BatchSizeError, match=r"first 107 of 120 images pass the limit of 1,068,576 bytes"
         ):
-            client.batch_classify([b"x" * 10_000] * 3)
+            client.batch_classify([b"x" * 10_000] * 120)
         with pytest.raises(errors.ImageTooLargeError):
             client.classify(b"x" * 10_001)
         with pytest.raises(errors.ImageEmptyError):
@@ -116,6 +116,16 @@ def test_explain_gives_map_and_picture(client: Any, gateway: FakeGateway) -> Non
     assert overlay.HasField("alpha")
     client.explain(b"glioma")
     assert not gateway.script.requests[1].overlay.HasField("alpha")
+
+
+def test_a_small_image_limit_does_not_limit_the_answers(
+    make_client: Callable[..., Any], gateway: FakeGateway
+) -> None:
+    large = version(1)
+    large.manifest.goldens.add(name="large", image=bytes(5_000_000))
+    gateway.script.versions = [large]
+    with make_client(gateway.address, max_image_bytes=1000) as client:
+        assert len(client.get_model_version(1).manifest.goldens[-1].image) == 5_000_000
 
 
 def test_explain_refuses_unknown_colours_here_and_unknown_classes_there(client: Any) -> None:

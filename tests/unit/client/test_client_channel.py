@@ -84,7 +84,8 @@ def test_only_unavailable_is_retried_and_streams_never() -> None:
 
 def test_a_whole_image_fits_into_the_retry_buffer() -> None:
     options = dict(_channel.options(Target.parse("localhost:1"), 1000))
-    assert options["grpc.per_rpc_retry_buffer_size"] == options["grpc.max_send_message_length"] == 2000
+    sent = options["grpc.max_send_message_length"]
+    assert options["grpc.per_rpc_retry_buffer_size"] == sent == 2000 + 1024 * 1024
     assert options["grpc.keepalive_time_ms"] == 30_000
 
 
