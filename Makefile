@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := serving gateway trainer clients tests bench
 
-.PHONY: demo up test check format gen released lock bench clean
+.PHONY: demo up test check format gen released lock bench bench-ghz clean
 
 demo: .venv/.installed
 	$(BIN)/neurogate demo
@@ -31,6 +31,10 @@ released: gen
 # Measures what docs/performance.md states; takes a while and wants a quiet machine.
 bench: .venv/.installed
 	$(BIN)/python bench/run.py
+
+# The same calls by the tools that users know; ghz is built from its pinned Go module.
+bench-ghz: .venv/.installed
+	$(BIN)/python bench/ghz.py
 
 # New versions for everyone: dev.txt holds all, the images' files are cuts of it.
 lock: .venv/.installed

@@ -4,8 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 compile() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-        --no-emit-index-url "$@" pyproject.toml
+        --no-emit-index-url "$@"
 }
-compile --upgrade --constraint requirements/limits.in --extra dev --output-file requirements/dev.txt
-compile --constraint requirements/dev.txt --extra gateway --extra cli --output-file requirements/gateway.txt
-compile --constraint requirements/dev.txt --extra trainer --output-file requirements/trainer.txt
+compile --upgrade --constraint requirements/limits.in --extra dev --output-file requirements/dev.txt pyproject.toml
+compile --constraint requirements/dev.txt --extra gateway --extra cli --output-file requirements/gateway.txt pyproject.toml
+compile --constraint requirements/dev.txt --extra trainer --output-file requirements/trainer.txt pyproject.toml
+compile --constraint requirements/dev.txt --output-file requirements/bench.txt requirements/bench.in
