@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := serving gateway trainer clients tests bench
 
-.PHONY: demo up test check format gen released lock bench bench-ghz clean
+.PHONY: demo up test check format gen released lock bench bench-ghz bench-environment clean
 
 demo: .venv/.installed
 	$(BIN)/neurogate demo
@@ -29,7 +29,7 @@ released: gen
 	PATH="$(CURDIR)/$(BIN):$$PATH" buf build --path proto/neurogate --exclude-source-info --as-file-descriptor-set -o proto/released.binpb
 
 # Measures what docs/performance.md states; takes a while and wants a quiet machine.
-bench: .venv/.installed
+bench: .venv/.installed bench-environment
 	$(BIN)/python bench/run.py
 
 # The same calls by the tools that users know; ghz is built from its pinned Go module.
@@ -42,6 +42,14 @@ lock: .venv/.installed
 
 clean:
 	rm -rf .venv build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# What Neurogate is measured against, apart from its own environment.
+bench-environment: build/bench-venv/.installed
+
+build/bench-venv/.installed: requirements/bench.txt pyproject.toml
+	$(PYTHON) -m venv build/bench-venv
+	build/bench-venv/bin/python -m pip install --quiet --require-hashes -r requirements/bench.txt
+	touch $@
 
 # Exact versions with hashes; no index address is written anywhere, so pip's own configuration decides.
 .venv/.installed: requirements/dev.txt pyproject.toml
