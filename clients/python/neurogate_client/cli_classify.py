@@ -31,6 +31,7 @@ from neurogate_client.cli_common import (
     stdout,
 )
 from neurogate_client.cli_output import Csv, JsonLines, Table
+from neurogate_client.errors import ImageUnreadableError
 from neurogate_client.images import Image, folder_images
 
 FEW = 8
@@ -111,10 +112,19 @@ def _images(paths: Iterable[str], limit: int) -> Iterator[tuple[str, Image]]:
             # One byte more than the limit shows that there is too much, without reading it all.
             yield STDIN, sys.stdin.buffer.read(limit + 1)
         elif Path(given).is_dir():
-            for key, image in folder_images(given):
-                yield str(Path(given) / key), image
+            yield from _folder(given)
         else:
             yield given, given
+
+
+def _folder(given: str) -> Iterator[tuple[str, Image]]:
+    try:
+        for key, image in folder_images(given):
+            yield str(Path(given) / key), image
+    except OSError as error:
+        raise ImageUnreadableError(
+            f"cannot read the folder {error.filename}: {error.strerror}", reason="IMAGE_UNREADABLE"
+        ) from error
 
 
 def _survey(paths: Iterable[str]) -> tuple[int, int]:
@@ -123,12 +133,12 @@ def _survey(paths: Iterable[str]) -> tuple[int, int]:
     try:
         for given in paths:
             if given != STDIN and Path(given).is_dir():
-                for key, _ in folder_images(given):
-                    count, longest = count + 1, max(longest, cell_len(str(Path(given) / key)))
+                for name, _ in _folder(given):
+                    count, longest = count + 1, max(longest, cell_len(name))
             else:
                 count, longest = count + 1, max(longest, cell_len(given))
-    except OSError as error:
-        fail(f"cannot read the folder {error.filename}: {error.strerror}")
+    except ImageUnreadableError as error:
+        fail(error.message)
     return count, longest
 
 

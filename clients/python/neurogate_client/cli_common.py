@@ -12,7 +12,6 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from neurogate_client import errors
@@ -118,7 +117,8 @@ def own_name() -> str:
 
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     """Says on stderr what went wrong and ends the command."""
-    stderr().print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    lines = "\n".join(printable(line) for line in message.split("\n"))
+    stderr().print(Text.assemble(("error:", "bold red"), " ", lines), soft_wrap=True)
     raise typer.Exit(status)
 
 

@@ -60,8 +60,7 @@ def up(
         with processes.Supervisor() as supervisor:
             servers.start(supervisor, prefixed(log))
             with Client(servers.target) as client:
-                servers.wait_until_ready(supervisor, client)
-                _tell(servers, max(each.version for each in client.list_model_versions()))
+                _tell(servers, servers.wait_until_ready(supervisor, client))
             while True:
                 supervisor.check()
                 time.sleep(0.2)

@@ -73,9 +73,17 @@ def folder_images(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]
         yield path.relative_to(root), path
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    # A link that leads to itself is no reason to give up the folder it lies in.
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
-        listed = sorted((each.name, each.is_dir(follow_symlinks=False), each.is_file()) for each in entries)
+        listed = sorted((each.name, each.is_dir(follow_symlinks=False), _is_file(each)) for each in entries)
     for name, is_folder, is_file in listed:
         if name.startswith("."):
             continue

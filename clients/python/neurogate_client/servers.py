@@ -73,21 +73,24 @@ class Servers:
             on_line=on_line,
         )
 
-    def wait_until_ready(self, supervisor: processes.Supervisor, client: Client) -> None:
-        """Returns when the gateway has proven a version and takes work.
+    def wait_until_ready(self, supervisor: processes.Supervisor, client: Client) -> int:
+        """Returns when the gateway takes work: the number of the version that answers, "stable".
 
         Raises:
             ChildFailedError: a server has ended.
             NotServingError: every version was refused, or nothing was ready in time.
         """
+        stable: list[int] = []
 
         def ready() -> bool:
             try:
-                if client.health(timeout=2).serving:
-                    return True
+                serving = client.health(timeout=2).serving
                 versions = client.list_model_versions(timeout=2)
             except NeurogateError:
                 return False
+            stable[:] = [each.version for each in versions if "stable" in each.labels]
+            if serving and stable:
+                return True
             if versions and all(each.state is VersionState.REJECTED for each in versions):
                 reasons = "; ".join(f"version {each.version}: {each.state_reason}" for each in versions)
                 raise NotServingError(f"the gateway refuses every version of {self.model}: {reasons}")
@@ -99,3 +102,4 @@ class Servers:
             raise NotServingError(
                 f"no version of {self.model} was ready within {READY_SECONDS:g} s; the log lines say more"
             ) from None
+        return stable[0]

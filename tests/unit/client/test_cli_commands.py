@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import itertools
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from neurogate_client import cli
+from neurogate_client import cli, cli_classify
 from neurogate_client.cli_common import printable
 from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, status, version
 from neurogate_testing.processes import free_port, running, script
@@ -196,6 +198,7 @@ def test_no_gateway_is_exit_status_3(
             "no label 'x' (MODEL_LABEL_NOT_FOUND)",
         ),
         (status(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "no version yet"), 3, "no version yet"),
+        (status(grpc.StatusCode.INTERNAL, "INTERNAL", "\x1b[2J[red]"), 1, r"error: \x1b[2J[red] (INTERNAL)"),
         (
             status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "busy", retry_after=1.5),
             3,
@@ -210,6 +213,22 @@ def test_refusals_of_the_whole_call(
     code, _, err = neurogate("classify", folder, "-t", gateway.address)
     assert code == expected
     assert message in err
+
+
+def test_a_folder_that_goes_away_while_it_is_read(
+    neurogate: Run, gateway: FakeGateway, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = itertools.count()
+
+    def walk(root: str) -> Iterator[tuple[Path, Path]]:
+        if next(walks):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", root)
+        yield Path("x.png"), Path(root) / "x.png"
+
+    monkeypatch.setattr(cli_classify, "folder_images", walk)
+    code, out, err = neurogate("classify", folder, "-t", gateway.address)
+    assert (code, out) == (1, "")
+    assert err == f"error: cannot read the folder {folder}: No such file or directory (IMAGE_UNREADABLE)\n"
 
 
 def test_versions_as_table_and_json(neurogate: Run, gateway: FakeGateway) -> None:

@@ -82,6 +82,7 @@ def test_a_folder_is_walked_in_order_without_what_is_hidden_or_no_image(tmp_path
         path.write_bytes(b"x")
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself.png").symlink_to("itself.png")
     pairs = list(folder_images(str(tmp_path)))
     assert [str(key) for key, _ in pairs] == ["a.tiff", "b/1.JPG", "b/2.png", "b.bmp", "c/d/e.gif", "z.webp"]
     assert all(image == tmp_path / key for key, image in pairs)
