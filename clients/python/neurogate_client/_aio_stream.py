@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent import futures
 from typing import Any, Generic, TypeVar
 
 from neurogate_client._requests import StreamSettings
@@ -62,14 +62,18 @@ class _Source(Iterator[K], Generic[K]):
         self._images = aiter(images)
         self._loop = loop
         self._cancelled = False
-        self._step: Future[K] | None = None
+        self._step: futures.Future[K] | None = None
 
     def __next__(self) -> K:
         step = asyncio.run_coroutine_threadsafe(_step(self._images), self._loop)
         self._step = step
         if self._cancelled:
             step.cancel()
-        item = step.result()
+        try:
+            item = step.result()
+        except futures.CancelledError:
+            # What the source raised came through a future, which has a CancelledError of its own.
+            raise asyncio.CancelledError from None
         if item is _END:
             raise StopIteration
         return item

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import cast
 
 import grpc
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
@@ -75,12 +77,14 @@ def from_status(status: status_pb2.Status) -> NeurogateError:
     bad = error_details_pb2.BadRequest()
     has_retry = False
     for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(retry.DESCRIPTOR):
-            has_retry = detail.Unpack(retry)
-        elif detail.Is(bad.DESCRIPTOR):
-            detail.Unpack(bad)
+        # A detail that cannot be read is none; the status itself still says what happened.
+        with contextlib.suppress(DecodeError):
+            if detail.Is(info.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Is(retry.DESCRIPTOR):
+                has_retry = detail.Unpack(retry)
+            elif detail.Is(bad.DESCRIPTOR):
+                detail.Unpack(bad)
     reason = info.reason if info.domain == DOMAIN else ""
     kind = BY_REASON.get(reason) or _BY_CODE.get(code, errors.UnexpectedError)
     return kind(
@@ -88,9 +92,14 @@ def from_status(status: status_pb2.Status) -> NeurogateError:
         code=code,
         reason=reason,
         metadata=info.metadata,
-        retry_after=retry.retry_delay.ToTimedelta().total_seconds() if has_retry else None,
+        retry_after=seconds(retry.retry_delay) if has_retry else None,
         field_violations=tuple(FieldViolation(each.field, each.description) for each in bad.field_violations),
     )
+
+
+def seconds(duration: duration_pb2.Duration) -> float:
+    """A duration as seconds; also one that a `timedelta` cannot hold."""
+    return duration.seconds + duration.nanos / 1e9
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> NeurogateError:

@@ -13,7 +13,7 @@ from neurogate.v1 import classification_pb2 as pb
 from neurogate_client._ledger import Ledger
 from neurogate_client._requests import StreamSettings
 from neurogate_client._status import from_rpc_error
-from neurogate_client.errors import DeadlineExceededError, NeurogateError, UnexpectedError
+from neurogate_client.errors import CallCancelledError, DeadlineExceededError, NeurogateError, UnexpectedError
 from neurogate_client.images import Image, load_image
 from neurogate_client.results import Result
 
@@ -75,7 +75,11 @@ class StreamCall(Generic[K]):
         self._window = threading.Semaphore(settings.window)
         self._stopped = threading.Event()
         self._source_error: BaseException | None = None
-        self._call = start(self._requests())
+        try:
+            self._call = start(self._requests())
+        except ValueError as error:
+            # So gRPC refuses a channel that is closed.
+            raise CallCancelledError("the client is closed") from error
         threading.Thread(target=self._receive, name="neurogate-stream", daemon=True).start()
 
     def take(self, event: Event[K]) -> Result[K] | None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 
-from neurogate_client._status import from_status
+from neurogate_client._status import from_status, seconds
 from neurogate_client.errors import UnexpectedError
 from neurogate_client.results import (
     ActivationMap,
@@ -92,9 +92,9 @@ def classification(message: pb.Classification, model: ModelRef, request_id: str 
         prediction_id=message.prediction_id,
         ood_score=message.ood_score,
         timings=Timings(
-            queue=timings.queue.ToTimedelta().total_seconds(),
-            transform=timings.transform.ToTimedelta().total_seconds(),
-            predict=timings.predict.ToTimedelta().total_seconds(),
+            queue=seconds(timings.queue),
+            transform=seconds(timings.transform),
+            predict=seconds(timings.predict),
         ),
         request_id=request_id,
     )
@@ -150,7 +150,10 @@ def model_version(message: model_pb2.ModelVersion) -> ModelVersion:
 
 
 def _utc(message: model_pb2.ModelVersion) -> dt.datetime | None:
-    return message.state_time.ToDatetime(tzinfo=dt.UTC) if message.HasField("state_time") else None
+    try:
+        return message.state_time.ToDatetime(tzinfo=dt.UTC) if message.HasField("state_time") else None
+    except (ValueError, OverflowError) as error:
+        raise UnexpectedError(f"version {message.version} has a time beyond the calendar: {error}") from error
 
 
 def health_status(value: int) -> HealthStatus:

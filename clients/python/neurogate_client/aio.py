@@ -31,7 +31,13 @@ from neurogate.v1 import classification_pb2_grpc, model_pb2, model_pb2_grpc
 from neurogate_client import _channel, _requests, _wire
 from neurogate_client._aio_stream import stream
 from neurogate_client._status import from_rpc_error
-from neurogate_client.errors import CallCancelledError, ModelNotReadyError, NeurogateError, UnavailableError
+from neurogate_client.errors import (
+    CallCancelledError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    NeurogateError,
+    UnavailableError,
+)
 from neurogate_client.images import Image, load_image
 from neurogate_client.results import Classification, Explanation, Health, HealthStatus, ModelVersion, Result
 
@@ -66,6 +72,7 @@ class Client:
             if self._credentials is None
             else grpc.aio.secure_channel(self._endpoint.uri, self._credentials, options=self._options)
         )
+        self._closed = False
         self._stream_channel: grpc.Channel | None = None
         self._classification = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -85,6 +92,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes the connections; calls in flight end with `CallCancelledError`."""
+        self._closed = True
         await self._channel.close()
         if self._stream_channel is not None:
             self._stream_channel.close()
@@ -143,9 +151,9 @@ class Client:
     ) -> AsyncGenerator[Result[K], None]:
         """Classifies any number of images, all by one version; see `neurogate_client.Client.stream_classify`.
 
-        `images` may be an asynchronous iterable too; a plain one is stepped in the event loop and must not
-        block. Wrap the generator in `contextlib.aclosing` where the loop over it may end early, so that the
-        call ends at once.
+        `images` may be an asynchronous iterable, which is stepped in the event loop, or a plain one, which is
+        stepped in another thread: it may block, and must leave the loop's objects alone. Wrap the generator
+        in `contextlib.aclosing` where the loop over it may end early, so that the call ends at once.
         """
         limit = _channel.deadline(timeout, timeout)
         config = pb.StreamClassifyConfig(
@@ -223,13 +231,9 @@ class Client:
     ) -> Health:
         """Whether the gateway, or one of its services, takes work; see `neurogate_client.Client.health`."""
         try:
-            response = await self._check(
-                wrappers_pb2.StringValue(value=service), timeout=_channel.deadline(timeout, self._timeout)
-            )
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return Health(service, HealthStatus.SERVICE_UNKNOWN)
-            raise from_rpc_error(error, self.target) from error
+            response = await self._call(self._check, wrappers_pb2.StringValue(value=service), timeout)
+        except ModelNotFoundError:
+            return Health(service, HealthStatus.SERVICE_UNKNOWN)
         return Health(service, _wire.health_status(response.value))
 
     async def wait_until_ready(
@@ -255,6 +259,7 @@ class Client:
         ) from last
 
     def _streams(self) -> classification_pb2_grpc.ClassificationServiceStub:
+        self._check_open()
         if self._stream_channel is None:
             self._stream_channel = _channel.open_channel(self._endpoint, self._credentials, self._options)
         return classification_pb2_grpc.ClassificationServiceStub(self._stream_channel)
@@ -266,6 +271,7 @@ class Client:
         timeout: float | None,
     ) -> _Response:
         limit = _channel.deadline(timeout, self._timeout)
+        self._check_open()
         try:
             return await method(request, timeout=limit)
         except grpc.aio.AioRpcError as error:
@@ -277,6 +283,10 @@ class Client:
             if task is not None and task.cancelling():
                 raise
             raise CallCancelledError("the client was closed during the call") from None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CallCancelledError("the client is closed")
 
 
 async def _load(image: Image, limit: int) -> bytes:

@@ -16,7 +16,13 @@ from neurogate.v1 import classification_pb2_grpc, model_pb2, model_pb2_grpc
 from neurogate_client import _channel, _requests, _wire
 from neurogate_client._status import from_rpc_error
 from neurogate_client._stream import stream
-from neurogate_client.errors import ModelNotReadyError, NeurogateError, UnavailableError
+from neurogate_client.errors import (
+    CallCancelledError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    NeurogateError,
+    UnavailableError,
+)
 from neurogate_client.images import Image, load_image
 from neurogate_client.results import Classification, Explanation, Health, HealthStatus, ModelVersion, Result
 
@@ -33,19 +39,18 @@ class Client:
         with Client("localhost:50051") as client:
             print(client.classify("slice.jpg").top.class_id)
 
-    Every unary call has a deadline, and is tried up to 4 times while the answer is UNAVAILABLE. Errors are
-    `NeurogateError`s; see `neurogate_client.errors`.
+    Every unary call has a deadline, and all but `health` are tried up to 4 times while the answer is
+    UNAVAILABLE. Errors are `NeurogateError`s, after `close()` a `CallCancelledError`; see
+    `neurogate_client.errors`.
 
     Args:
         target: "HOST:PORT", or any gRPC target URI. DNS names may have many addresses; calls go to all in
             turn.
         tls: True for TLS with the system's root certificates, `grpc.ChannelCredentials` for anything more
-            special,
-            False for a plain connection. Unset: plain to this machine, and an error for any other.
+            special, False for a plain connection. Unset: plain to this machine, and an error for any other.
         timeout: seconds for a unary call without a timeout of its own; `math.inf` for none.
         max_image_bytes: largest encoded image that is sent. Set it to the gateway's limit where that is not
-            the
-            default of 16 MiB; messages of twice that pass in both directions.
+            the default of 16 MiB. A request may have twice that and 1 MiB; answers are not limited.
 
     Raises:
         ValueError: a target or setting that cannot work.
@@ -172,8 +177,7 @@ class Client:
             request_id: identifier for the gateway's log.
             window: largest number of images on their way at a time.
             idle_timeout: seconds without any answer, while images are waiting for one, after which the stream
-                ends
-                with `DeadlineExceededError`.
+                ends with `DeadlineExceededError`.
             timeout: seconds for the whole stream.
         """
         limit = _channel.deadline(timeout, timeout)
@@ -255,13 +259,9 @@ class Client:
         Not serving is an answer, and not an error; an error is a gateway that cannot be reached.
         """
         try:
-            response = self._check(
-                wrappers_pb2.StringValue(value=service), timeout=_channel.deadline(timeout, self._timeout)
-            )
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return Health(service, HealthStatus.SERVICE_UNKNOWN)
-            raise from_rpc_error(error, self.target) from error
+            response = self._call(self._check, wrappers_pb2.StringValue(value=service), timeout)
+        except ModelNotFoundError:
+            return Health(service, HealthStatus.SERVICE_UNKNOWN)
         return Health(service, _wire.health_status(response.value))
 
     def wait_until_ready(self, timeout: float = _channel.DEFAULT_TIMEOUT) -> None:
@@ -288,7 +288,11 @@ class Client:
         ) from last
 
     def _call(self, method: Callable[..., _Response], request: Message, timeout: float | None) -> _Response:
+        limit = _channel.deadline(timeout, self._timeout)
         try:
-            return method(request, timeout=_channel.deadline(timeout, self._timeout))
+            return method(request, timeout=limit)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
+        except ValueError as error:
+            # So gRPC refuses a channel that is closed.
+            raise CallCancelledError("the client is closed") from error

@@ -160,6 +160,26 @@ def test_one_version_with_its_manifest(client: Any, gateway: FakeGateway) -> Non
         client.get_model_version(9)
 
 
+def test_a_time_beyond_the_calendar_breaks_the_contract(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.versions = [version(1)]
+    gateway.script.versions[0].state_time.seconds = 10**15
+    with pytest.raises(errors.UnexpectedError, match="version 1 has a time beyond the calendar"):
+        client.list_model_versions()
+
+
+def test_a_closed_client_says_so(gateway: FakeGateway) -> None:
+    client = Client(gateway.address)
+    client.classify(b"glioma")
+    client.close()
+    for call in (
+        lambda: client.classify(b"glioma"),
+        client.health,
+        lambda: list(client.stream_classify([("k", b"glioma")])),
+    ):
+        with pytest.raises(errors.CallCancelledError, match="the client is closed"):
+            call()
+
+
 def test_health(client: Any, gateway: FakeGateway) -> None:
     assert client.health() == Health("", HealthStatus.SERVING)
     assert client.health("neurogate.v1.ModelService").serving

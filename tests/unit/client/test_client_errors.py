@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import neurogate.v1
 import pytest
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from neurogate.v1 import error_pb2
 from neurogate_client import _status, errors
@@ -75,6 +76,16 @@ def test_retry_time_and_field_violations_are_carried() -> None:
     assert isinstance(error, errors.OverloadedError)
     assert error.retry_after == 0.25
     assert error.field_violations == (errors.FieldViolation("top_k", "must be 0 to 4"),)
+
+
+def test_a_detail_that_cannot_be_read_does_not_hide_the_status() -> None:
+    message = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "busy", retry_after=2)
+    message.details[1].value = b"\xff"
+    error = _status.from_status(message)
+    assert type(error) is errors.OverloadedError
+    assert error.retry_after is None
+    message.details[1].Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=10**15)))
+    assert _status.from_status(message).retry_after == 1e15
 
 
 def test_an_unknown_status_number_is_an_unexpected_error() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import classification_pb2 as pb
-from neurogate_client import Client, NeurogateError, _wire, aio, errors, folder_images
+from neurogate_client import Client, NeurogateError, _wire, errors, folder_images
 from neurogate_client._ledger import Ledger
 from neurogate_testing.fake_gateway import CLASSES, FakeGateway, status
 
@@ -266,52 +266,6 @@ def test_closing_the_client_ends_its_streams(gateway: FakeGateway) -> None:
     client.close()
     thread.join(10)
     assert [type(each) for each in caught] == [errors.CallCancelledError]
-
-
-async def test_closing_the_asyncio_client_ends_its_streams_and_calls(gateway: FakeGateway) -> None:
-    gateway.script.gate.clear()
-    client = aio.Client(gateway.address)
-
-    async def consume() -> None:
-        async for _ in client.stream_classify(images(3)):
-            pass
-
-    task = asyncio.create_task(consume())
-    assert await asyncio.to_thread(gateway.script.received.acquire, timeout=10)
-    await client.close()
-    with pytest.raises(errors.CallCancelledError):
-        await task
-
-
-async def test_an_asynchronous_source_and_a_cancelled_consumer(gateway: FakeGateway) -> None:
-    async def source() -> Any:
-        for number in itertools.count():
-            yield number, b"glioma"
-
-    async with aio.Client(gateway.address) as client:
-        seen = 0
-
-        async def consume() -> None:
-            nonlocal seen
-            async for _ in client.stream_classify(source()):
-                seen += 1
-                if seen == 5:
-                    task.cancel()
-
-        task = asyncio.create_task(consume())
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await asyncio.to_thread(gateway.script.cancelled.wait, 10)
-        assert (await client.classify(b"notumor")).top.class_id == "notumor"
-
-
-async def test_a_cancelled_unary_call_stays_cancelled(gateway: FakeGateway) -> None:
-    gateway.script.hang = True
-    async with aio.Client(gateway.address) as client:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await client.classify(b"glioma")
-        assert await asyncio.to_thread(gateway.script.cancelled.wait, 10)
 
 
 def test_an_answer_to_nothing_breaks_the_contract() -> None:
