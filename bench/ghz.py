@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -60,6 +61,9 @@ def run(configuration: Path, address: str) -> dict[str, Any]:
     if done.returncode or not report.exists():
         raise RuntimeError(f"ghz {configuration.name} failed:\n{done.stdout[-500:]}{done.stderr[-1500:]}")
     content: dict[str, Any] = json.loads(report.read_text())
+    if not content.get("latencyDistribution"):
+        reasons = "\n".join(content.get("errorDistribution") or {"no request was sent": 0})
+        raise RuntimeError(f"ghz {configuration.name}: nothing was answered:\n{reasons}")
     return content
 
 
@@ -84,6 +88,9 @@ def book(context: Context, report: dict[str, Any]) -> None:
     for status, number in statuses.items():
         if status != "OK":
             record.problems[f"{name}: {status}"] += number
+            # Shedding is an answer too, and the rate of arrivals is the configuration's choice.
+            if status != "ResourceExhausted":
+                record.invalidate(f"requests failed: {status}")
 
 
 def main() -> int:
@@ -111,6 +118,7 @@ def main() -> int:
         address = arguments.address or str(context.gateway().job["target"])
         for name in arguments.configuration or everything:
             context.say(f"ghz {name}")
+            disturbance = context.disturbance()
             try:
                 report = run(CONFIGURATIONS / f"{name}.json", address)
             except RuntimeError as error:
@@ -120,10 +128,14 @@ def main() -> int:
                 )
                 failed.append(name)
                 continue
+            disturbance()
             book(context, report)
             latencies = percentiles(report)
-            p50, p99 = latencies.get(50, 0), latencies.get(99, 0)
-            context.say(f"  {report['rps']:.1f} requests/s, p50 {p50:.1f}, p99 {p99:.1f} ms")
+            p50, p99 = latencies.get(50, math.nan), latencies.get(99, math.nan)
+            statuses = ", ".join(
+                f"{status} {count}" for status, count in report["statusCodeDistribution"].items()
+            )
+            context.say(f"  {report['rps']:.1f} requests/s, p50 {p50:.1f}, p99 {p99:.1f} ms; {statuses}")
         if not arguments.address:
             settings = {"title": "ghz", "question": QUESTION, "ghz": VERSION, "runs": 1}
             result = result_of(

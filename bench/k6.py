@@ -86,7 +86,10 @@ def main() -> int:
         image = (arguments.image or context.images[0]).resolve()
         for name in arguments.script or TITLES:
             context.say(f"k6 {name}")
-            book(context, name, run(SCRIPTS / f"{name}.js", address, image, arguments.env))
+            disturbance = context.disturbance()
+            metrics = run(SCRIPTS / f"{name}.js", address, image, arguments.env)
+            disturbance()
+            book(context, name, metrics)
         for figure in context.record.figures():
             context.say(f"  {figure['series']}: {figure['metric']} {figure['median']:.4g} {figure['unit']}")
         if not arguments.address:

@@ -77,8 +77,8 @@ def target_section(found: dict[str, Result]) -> str:
 
 def scenario_section(result: Result, pictures: list[str]) -> str:
     """One scenario: question, conditions, table, picture."""
-    settings = result["settings"]
-    runs = f"{settings['runs']} run{'s' if settings['runs'] > 1 else ''}"
+    count = max((len(figure["runs"]) for figure in result["figures"]), default=0)
+    runs = f"{count} run{'s' if count > 1 else ''}"
     lines = [f"## {result['title']}", "", result["question"], ""]
     if result["void"]:
         lines += [f"> **Void:** {'; '.join(result['void'])}.", ""]
@@ -109,17 +109,15 @@ def checks_sentence(result: Result) -> str:
 
 
 def write_report(folder: Path, docs: Path) -> Path:
-    """Writes the page and its pictures and returns the page's path.
-
-    Raises:
-        SystemExit: there is nothing to report.
-    """
+    """Writes the page and its pictures and returns the page's path."""
     found = results.load_all(folder)
-    if not found:
-        raise SystemExit(f"{machine.relative(str(folder))} holds no results: run `make bench` first")
     order = [*read_scenarios()[1], *sorted(found)]
     found = dict(sorted(found.items(), key=lambda entry: order.index(entry[0])))
-    parts = [INTRODUCTION, machine_section(found), target_section(found)]
+    parts = [INTRODUCTION]
+    if found:
+        parts += [machine_section(found), target_section(found)]
+    else:
+        parts.append("There are no results yet: run `make bench`.\n")
     parts += [scenario_section(result, plots.draw(result, docs / "images")) for result in found.values()]
     if FINDINGS.exists():
         parts.append(FINDINGS.read_text())

@@ -33,7 +33,7 @@ CHANNEL_OPTIONS = [
 class Answer(NamedTuple):
     """What is compared: the winning class, its probability, and the version if the protocol tells it."""
 
-    index: int
+    winner: int
     probability: float
     version: int | None
 
@@ -102,7 +102,7 @@ class Classify(_Grpc):
 
     async def open(self) -> None:
         await super().open()
-        self._method = self._channel.unary_unary(
+        self._method: _Method[classification_pb2.ClassifyResponse] = self._channel.unary_unary(
             CLASSIFY, response_deserializer=classification_pb2.ClassifyResponse.FromString
         )
 
@@ -124,7 +124,7 @@ class BatchClassify(_Grpc):
 
     async def open(self) -> None:
         await super().open()
-        self._method = self._channel.unary_unary(
+        self._method: _Method[classification_pb2.BatchClassifyResponse] = self._channel.unary_unary(
             BATCH_CLASSIFY, response_deserializer=classification_pb2.BatchClassifyResponse.FromString
         )
 
@@ -184,7 +184,7 @@ class Predict(_Grpc):
 
     async def open(self) -> None:
         await super().open()
-        self._method = self._channel.unary_unary(
+        self._method: _Method[tfs_pb2.PredictResponse] = self._channel.unary_unary(
             PREDICT, response_deserializer=tfs_pb2.PredictResponse.FromString
         )
 

@@ -188,7 +188,7 @@ class Context:
             server, address = self.model_server()
             call = systems.direct("D1", self.models, address, [server], in_call=True)
             answers = self.generator.ask({**call.job, "images": self._paths()})
-            self._expected = [[answer.index, answer.probability] for answer in answers]
+            self._expected = [[answer.winner, answer.probability] for answer in answers]
         return self._expected
 
     def _paths(self) -> list[str]:
@@ -216,27 +216,34 @@ class Context:
     @contextlib.contextmanager
     def watched(self, contender: Contender, *, counted: bool = True) -> Iterator[Callable[[Load], float]]:
         """Takes the readings around a load; call what it yields with the load to book it and learn the
-        CPU-seconds."""
-        before, busy_before, own_before, began = (
-            contender.cpu_seconds(),
-            self._busy(),
-            self._own(),
-            time.monotonic(),
-        )
+        CPU-seconds that the contender used."""
+        before, disturbance = contender.cpu_seconds(), self.disturbance()
 
         def observe(load: Load) -> float:
-            used = (
-                contender.cpu_seconds() - before + (load.generator_cpu if contender.client_is_part else 0.0)
-            )
+            used = contender.cpu_seconds() - before
+            if contender.client_is_part:
+                used += load.generator_cpu
             if counted:
-                wall = time.monotonic() - began
-                foreign = (self._busy() - busy_before) - (self._own() - own_before)
-                self._book(contender, load, max(0.0, foreign) / (wall * len(self._cores)))
+                disturbance()
+                self._book(contender, load)
             return used
 
         yield observe
 
-    def _book(self, contender: Contender, load: Load, foreign: float) -> None:
+    def disturbance(self) -> Callable[[], None]:
+        """Begins to watch what other programs do; call what it returns at the end to book their share."""
+        busy, own, began = self._busy(), self._own(), time.monotonic()
+
+        def book() -> None:
+            seconds = (self._busy() - busy) - (self._own() - own)
+            foreign = max(0.0, seconds) / ((time.monotonic() - began) * len(self._cores))
+            self.record.foreign_share = max(self.record.foreign_share, foreign)
+            if foreign > FOREIGN_LIMIT and not self._tolerate_others:
+                self.record.invalidate(f"other programs used more than {FOREIGN_LIMIT:.0%} of the cores")
+
+        return book
+
+    def _book(self, contender: Contender, load: Load) -> None:
         record = self.record
         record.checks["answers"] += load.images
         record.checks["requests"] += load.requests
@@ -244,9 +251,6 @@ class Context:
             record.problems[f"{contender.name}: wrong {name}"] += count
         for name, count in load.refusals.items():
             record.problems[f"{contender.name}: {name}"] += count
-        record.foreign_share = max(record.foreign_share, foreign)
-        if foreign > FOREIGN_LIMIT and not self._tolerate_others:
-            record.invalidate(f"other programs used more than {FOREIGN_LIMIT:.0%} of the cores during a run")
         if not contender.client_is_part:
             record.generator_share = max(record.generator_share, load.busiest_share)
             if load.busiest_share > BUSY_LIMIT:
@@ -264,10 +268,9 @@ class Context:
 
     @staticmethod
     def _own() -> float:
-        """CPU-seconds of this process and all below it that are still alive."""
+        """CPU-seconds of this process and all below it, ended ones included."""
         process, total = psutil.Process(), 0.0
         for member in [process, *process.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                times = member.cpu_times()
-                total += times.user + times.system
+                total += sum(member.cpu_times()[:4])
         return total

@@ -156,7 +156,7 @@ class Generator:
     def done(used: list[subprocess.Popen[str]], *, seconds: float) -> bool:
         """Waits up to `seconds` for a worker that still works; whether none does."""
         # A reply is one line and nothing has been read of it yet, so no buffer hides it.
-        return all(select.select([worker.stdout], [], [], seconds)[0] for worker in used)
+        return all(select.select([worker.stdout], [], [], seconds)[0] for worker in used if worker.stdout)
 
     def run(self, job: dict[str, Any], *, seed: int = 0) -> Load:
         """Performs a job and returns its outcome."""

@@ -49,6 +49,11 @@ def draw(result: Result, folder: Path) -> list[str]:
     return names
 
 
+def _title(result: Result) -> str:
+    backend = "" if result["backend"] == "none" else f" ({result['backend']} backend)"
+    return f"{result['title']}{backend}"
+
+
 def _figures(result: Result, metric: str) -> list[Figure]:
     return [figure for figure in result["figures"] if figure["metric"] == metric]
 
@@ -67,7 +72,7 @@ def _bars(metric: str, label: str, *, ours: tuple[str, ...] = ("gateway", "expor
         axes.errorbar(values, names, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         axes.bar_label(bars, [f"  {value:.3g}" for value in values], padding=12)
         axes.set_xlabel(label)
-        axes.set_title(f"{result['title']} ({result['backend']} backend)")
+        axes.set_title(_title(result))
         axes.margins(x=0.14)
 
     return drawing
@@ -86,7 +91,7 @@ def _rates(result: Result, axes: Axes) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("arrivals per second")
     axes.set_ylabel("ms")
-    axes.set_title(f"{result['title']} ({result['backend']} backend)")
+    axes.set_title(_title(result))
     axes.legend(frameon=False)
 
 
@@ -98,7 +103,7 @@ def _payload(result: Result, axes: Axes) -> None:
     axes.fill_between(sizes, low, high, color=OURS, alpha=0.18, linewidth=0)
     axes.set_xlabel("MiB per request")
     axes.set_ylabel("gateway's CPU-ms per image")
-    axes.set_title(result["title"])
+    axes.set_title(_title(result))
 
 
 def _timeline(result: Result, axes: Axes) -> None:
@@ -111,8 +116,8 @@ def _timeline(result: Result, axes: Axes) -> None:
     axes.set_xlabel("seconds")
     axes.set_ylabel("ms per request")
     axes.set_ylim(bottom=0)
-    axes.set_title(f"{result['title']} ({result['backend']} backend)")
-    axes.legend(frameon=False)
+    axes.set_title(_title(result))
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _memory(result: Result, axes: Axes) -> None:
@@ -122,7 +127,7 @@ def _memory(result: Result, axes: Axes) -> None:
     axes.set_xlabel("minutes")
     axes.set_ylabel("resident memory, MiB")
     axes.set_ylim(bottom=0)
-    axes.set_title(f"{result['title']} ({result['backend']} backend)")
+    axes.set_title(_title(result))
 
 
 _DRAWINGS: dict[str, dict[str, Drawing]] = {

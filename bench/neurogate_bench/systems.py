@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from neurogate_bench import processes
 from neurogate_bench.machine import ROOT
@@ -110,7 +110,11 @@ def start_gateway(model: str, backend: str, flags: Sequence[str] = ()) -> tuple[
 def is_serving(address: str) -> bool:
     """What the gateway's own health says."""
     with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
         try:
             reply = check(
                 health_pb2.HealthCheckRequest(service="neurogate.v1.ClassificationService"), timeout=1

@@ -35,7 +35,7 @@ class Expectation:
             return "version"
         if self.answers:
             index, probability = self.answers[number % len(self.answers)]
-            if answer.index != index:
+            if answer.winner != index:
                 return "class"
             if abs(answer.probability - probability) > self.tolerance:
                 return "probability"

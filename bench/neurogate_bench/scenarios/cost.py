@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,8 @@ def startup(context: Context, settings: Mapping[str, Any]) -> None:
             f"--backend-address={backend}",
         ]
         with Server("gateway-startup", [*command, f"--model-name={context.model}"]) as gateway:
-            listening = gateway.wait_until(lambda gateway=gateway: _listening(gateway.output()), every=0.005)
-            serving = gateway.wait_until(
-                lambda port=port: systems.is_serving(f"127.0.0.1:{port}"), every=0.005
-            )
+            listening = gateway.wait_until(partial(_listening, gateway), every=0.005)
+            serving = gateway.wait_until(partial(systems.is_serving, f"127.0.0.1:{port}"), every=0.005)
             context.record.commands["gateway"] = gateway.command
             contender = Contender("gateway", {"call": "classify", "target": f"127.0.0.1:{port}"}, [gateway])
             time.sleep(settings["settle"])
@@ -112,8 +111,8 @@ def startup(context: Context, settings: Mapping[str, Any]) -> None:
     record.judge("idle memory", "<=", 120, record.median("gateway", "idle memory"), "MiB")
 
 
-def _listening(output: str) -> bool:
-    for line in output.splitlines():
+def _listening(gateway: Server) -> bool:
+    for line in gateway.output().splitlines():
         try:
             if json.loads(line).get("event") == "listening":
                 return True

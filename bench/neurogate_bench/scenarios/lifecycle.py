@@ -77,6 +77,7 @@ class Publisher(threading.Thread):
 def swap(context: Context, settings: Mapping[str, Any]) -> None:
     """New versions under steady load: nobody may notice more than a little time."""
     models, record = context.models, context.record
+    record.backend = systems.backend_kind()
     expected = context.expected()
     repository = ROOT / "build" / "bench" / "swap"
     shutil.rmtree(repository, ignore_errors=True)
@@ -159,6 +160,7 @@ def _judge_swap(context: Context, publisher: Publisher, load: Load, steady_until
 def cold_start(context: Context, settings: Mapping[str, Any]) -> None:
     """Model server and gateway from nothing: when they are ready, and what the first caller pays."""
     models, record = context.models, context.record
+    record.backend = systems.backend_kind()
     expected = context.expected()
     flags = ["--tensorflow_intra_op_parallelism=1"]
     for run in range(settings["runs"]):

@@ -39,6 +39,7 @@ def network(context: Context, settings: Mapping[str, Any]) -> None:
                 f"--side={models.side}",
                 f"--seconds={settings['seconds']}",
             ]
+            disturbance = context.disturbance()
             done = subprocess.run(
                 command,
                 capture_output=True,
@@ -49,6 +50,7 @@ def network(context: Context, settings: Mapping[str, Any]) -> None:
             )
             if done.returncode:
                 raise RuntimeError(f"{name} failed:\n{done.stderr[-1500:]}")
+            disturbance()
             measured = json.loads(done.stdout.splitlines()[-1])
             answers[name] = measured["probabilities"]
             record.add(name, "CPU", "ms/image", measured["cpu_ms"])
