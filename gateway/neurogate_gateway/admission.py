@@ -19,6 +19,8 @@ from .errors import DeadlineTooShortError, ImageEmptyError, ImageTooLargeError, 
 
 _SHORTEST_RETRY: Final = 0.05
 _LONGEST_RETRY: Final = 5.0
+_BULK_RETRY_SECONDS: Final = 2.0
+"""Batches and streams last for seconds and more, and nobody knows how long."""
 
 
 class Deadline:
@@ -118,7 +120,11 @@ class Admission:
             OverloadedError: They are.
         """
         if self._in_flight >= self._max_in_flight:
-            raise self._overloaded(f"{self._in_flight} images are in flight, which is the limit")
+            # By then the work that holds the slots now is done.
+            wait = min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
+            raise OverloadedError(
+                f"{self._in_flight} images are in flight, which is the limit", retry_after=wait
+            )
 
     def check_bulk(self) -> None:
         """Refuses one more batch or stream where too many are open.
@@ -127,7 +133,10 @@ class Admission:
             OverloadedError: They are.
         """
         if self._bulk_calls >= self._max_bulk_calls:
-            raise self._overloaded(f"{self._bulk_calls} batches and streams are open, which is the limit")
+            raise OverloadedError(
+                f"{self._bulk_calls} batches and streams are open, which is the limit",
+                retry_after=_BULK_RETRY_SECONDS,
+            )
 
     @contextlib.contextmanager
     def single(self) -> Iterator[None]:
@@ -138,11 +147,10 @@ class Admission:
         """
         self.check_single()
         self._in_flight += 1
-        start = time.monotonic()
         try:
             yield
         finally:
-            self._leave(start)
+            self._leave()
 
     @contextlib.contextmanager
     def bulk_call(self) -> Iterator[None]:
@@ -165,12 +173,15 @@ class Admission:
             await self._turn()
         else:
             self._enter_bulk()
-        start = time.monotonic()
         try:
             yield
         finally:
             self._bulk_images -= 1
-            self._leave(start)
+            self._leave()
+
+    def took(self, seconds: float) -> None:
+        """Takes note of the time that one image was worked on, waits for a version left out."""
+        self._mean_seconds += (seconds - self._mean_seconds) / 32
 
     async def _turn(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -195,9 +206,8 @@ class Admission:
         self._in_flight += 1
         self._bulk_images += 1
 
-    def _leave(self, start: float) -> None:
+    def _leave(self) -> None:
         self._in_flight -= 1
-        self._mean_seconds += (time.monotonic() - start - self._mean_seconds) / 32
         self._wake()
 
     def _wake(self) -> None:
@@ -206,8 +216,3 @@ class Admission:
             if not turn.done():
                 self._enter_bulk()
                 turn.set_result(None)
-
-    def _overloaded(self, message: str) -> OverloadedError:
-        # By then the work that holds the slots now is done.
-        wait = min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
-        return OverloadedError(message, retry_after=wait)

@@ -36,6 +36,7 @@ from .wire import (
 _PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
 _STATUS: Final = "/tensorflow.serving.ModelService/GetModelStatus"
 _OVERLOAD_RETRY_SECONDS: Final = 0.2
+_FAULTS: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 
 _Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
@@ -61,11 +62,15 @@ class VersionRefusedError(VersionUnloadedError):
     """
 
 
+class BackendFaultError(BackendAnswerInvalidError):
+    """Something broke in the model server, which says nothing about the version that was asked."""
+
+
 class Backend(Protocol):
     """A model server.
 
-    Every method may raise `BackendUnavailableError`, `DeadlineTooShortError`, `OverloadedError` (it is full)
-    and `BackendAnswerInvalidError` (it refused, or its answer makes no sense).
+    Every method that asks something may raise `BackendUnavailableError`, `DeadlineTooShortError`,
+    `OverloadedError` (it is full) and `BackendAnswerInvalidError` (it refused, or its answer makes no sense).
     """
 
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
@@ -78,6 +83,9 @@ class Backend(Protocol):
         self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
     ) -> Outputs:
         """Runs one image, uint8 [height, width, 3]. Raises `VersionUnloadedError`."""
+
+    async def disconnected(self) -> None:
+        """Waits until a connection that has stood ends: what answers after that may be another server."""
 
 
 class TensorFlowServing:
@@ -94,7 +102,7 @@ class TensorFlowServing:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 1_000),
                 ("grpc.max_reconnect_backoff_ms", 1_000),
-                # Finds dead connections. The catalog's polls keep data flowing, so that pings are sent only
+                # Finds dead connections. The catalog polls more often than that, so that pings are sent only
                 # when nothing comes back, and the server's limit on idle pings is never met.
                 ("grpc.keepalive_time_ms", 10_000),
                 ("grpc.keepalive_timeout_ms", 5_000),
@@ -110,11 +118,20 @@ class TensorFlowServing:
         """Closes the channel and cancels what is still running on it."""
         await self._channel.close()
 
+    async def disconnected(self) -> None:
+        """Waits until a connection that has stood ends."""
+        state = self._channel.get_state()
+        while state is not grpc.ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state()
+        await self._channel.wait_for_state_change(state)
+
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
         """Every version of the model that the server has seen; empty for an unknown model."""
         request = tfs_pb2.GetModelStatusRequest(model_spec=tfs_pb2.ModelSpec(name=model))
         try:
-            answer = await self._call(self._status, request, seconds)
+            # Polls repeat; the catalog logs what comes of them, once.
+            answer = await self._call(self._status, request, seconds, level=logging.DEBUG)
         except VersionUnloadedError:
             return []
         response = read_statuses(answer)
@@ -141,23 +158,25 @@ class TensorFlowServing:
         answer = await self._call(self._predict, request, seconds)
         return read_outputs(answer, version, classes=classes, gradcam=gradcam)
 
-    async def _call(self, method: _Method, request: Message, seconds: float) -> bytes:
+    async def _call(
+        self, method: _Method, request: Message, seconds: float, *, level: int = logging.WARNING
+    ) -> bytes:
         if seconds <= 0:
             raise DeadlineTooShortError("no time is left for the model server")
         try:
             return await method(request.SerializeToString(), timeout=seconds)
         except grpc.aio.AioRpcError as error:
-            raise _translate(error) from error
+            raise _translate(error, level) from error
 
 
-def _translate(error: grpc.aio.AioRpcError) -> GatewayError | VersionUnloadedError:
+def _translate(error: grpc.aio.AioRpcError, level: int) -> GatewayError | VersionUnloadedError:
     """What a failed call to the model server means here; its own text goes to the log, not to callers."""
     code, text = error.code(), error.details() or ""
     match code:
         case grpc.StatusCode.NOT_FOUND:
             return VersionUnloadedError("the model server has not loaded it")
         case grpc.StatusCode.FAILED_PRECONDITION:
-            log(logging.WARNING, "backend_refused", code=code.name, message=text)
+            log(level, "backend_refused", code=code.name, message=text)
             return VersionRefusedError("the model server refused the call with FAILED_PRECONDITION")
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.ABORTED:
             # CANCELLED is the server's doing here: a cancellation of ours is asyncio.CancelledError.
@@ -167,8 +186,9 @@ def _translate(error: grpc.aio.AioRpcError) -> GatewayError | VersionUnloadedErr
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return OverloadedError("the model server is overloaded", retry_after=_OVERLOAD_RETRY_SECONDS)
         case _:
-            log(logging.WARNING, "backend_refused", code=code.name, message=text)
-            return BackendAnswerInvalidError(
+            log(level, "backend_refused", code=code.name, message=text)
+            kind = BackendFaultError if code in _FAULTS else BackendAnswerInvalidError
+            return kind(
                 f"the model server refused the call with {code.name}", metadata={"backend_code": code.name}
             )
 

@@ -2,16 +2,17 @@
 
 The catalog polls the model server. A version that the server calls AVAILABLE is read and proven (PROVING)
 and only then READY; one that fails is REJECTED until the server loads it anew; one that leaves is RETIRED.
-When the server cannot be reached nothing answers, and when it is back every version is proven again: it may
-be another server.
+When the server cannot be reached, or only the connection to it has ended, nothing answers, and when it is
+back every version is proven again: it may be another server.
+
+The labels "latest" and "stable" both mean the highest READY version.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-import re
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -21,46 +22,31 @@ from neurogate.v1 import model_pb2
 
 from .admission import Deadline
 from .backend import Backend, BackendVersion, VersionUnloadedError
+from .entries import LOADING, PROVING, READY, REJECTED, RETIRED, Entry, State
 from .errors import (
     BackendUnavailableError,
     GatewayError,
-    ModelLabelNotFoundError,
+    InternalError,
     ModelNotFoundError,
     ModelNotReadyError,
-    ModelSelectorInvalidError,
-    ModelVersionNotFoundError,
-    ModelVersionRejectedError,
+    cut,
 )
-from .labels import STABLE, LabelTable
 from .proof import ServedVersion, UnprovenError, prove, read_version
+from .selection import LATEST, STABLE, check_number, label_of, not_answering, tidy
 from .telemetry import log
 from .transforms import TransformPool
 
-State = model_pb2.ModelVersionState
-LOADING: Final = model_pb2.MODEL_VERSION_STATE_LOADING
-PROVING: Final = model_pb2.MODEL_VERSION_STATE_PROVING
-READY: Final = model_pb2.MODEL_VERSION_STATE_READY
-REJECTED: Final = model_pb2.MODEL_VERSION_STATE_REJECTED
-RETIRED: Final = model_pb2.MODEL_VERSION_STATE_RETIRED
-
 _TFS = tfs_pb2.ModelVersionStatus
+_REFUSALS_UNTIL_LOST: Final = 2
 _MISSES_UNTIL_LOST: Final = 3
 """Polls in a row that may time out on a busy server before it counts as lost."""
 _POLL_TIMEOUT_SECONDS: Final = 2.0
+_POLL_AFTER_MISS_SECONDS: Final = 0.5
+_DOUBT_SECONDS: Final = 0.1
 
 
-@dataclasses.dataclass(slots=True)
-class Entry:
-    """One version as the catalog sees it."""
-
-    number: int
-    state: State
-    since: float
-    """Unix time of the last change of state."""
-    reason: str = ""
-    version: ServedVersion | None = None
-    """Its manifest, once read; only a READY one may answer."""
-    proof: asyncio.Task[None] | None = None
+class VersionLostError(BackendUnavailableError):
+    """The version that was chosen cannot be reached, and may be another one when it can."""
 
 
 class Catalog:
@@ -78,7 +64,6 @@ class Catalog:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
-        self.labels = LabelTable()
         self.connected = False
         self.serving = False
         """Whether calls by default are answered."""
@@ -90,6 +75,9 @@ class Catalog:
         self._swap_wait = swap_wait
         self._entries: dict[int, Entry] = {}
         self._misses = 0
+        self._told_lost = False
+        self._ready_lost_at = -math.inf
+        self._polled_at = -math.inf
         self._one_proof = asyncio.Lock()
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
@@ -101,7 +89,7 @@ class Catalog:
 
     def labels_of(self, number: int) -> list[str]:
         """The labels that point to a version, sorted."""
-        return self.labels.of(number, self._ready())
+        return [LATEST, STABLE] if number == self._newest() else []
 
     async def resolve(
         self, selector: model_pb2.ModelSelector, deadline: Deadline
@@ -118,28 +106,40 @@ class Catalog:
         self.check_model(selector.name)
         if selector.WhichOneof("selection") == "version":
             return self._by_number(selector.version), ""
-        label = selector.label if selector.WhichOneof("selection") else STABLE
-        if not label:
-            raise ModelSelectorInvalidError("the label is empty", field="model.label")
-        if label not in self.labels:
-            raise ModelLabelNotFoundError(
-                f"model {self.model} has no label {label!r}", resource=("label", label), field="model.label"
-            )
+        label = label_of(self.model, selector)
         give_up = deadline.capped(self._swap_wait)
         while True:
-            number = self.labels.version(label, self._ready()) if self.connected else None
-            if number is not None:
-                version = self._entries[number].version
-                assert version is not None  # noqa: S101 - READY entries have one
+            number = self._newest() if self.connected else None
+            version = self._entries[number].ready if number is not None else None
+            if version is not None:
                 return version, label
-            remaining = give_up.remaining()
-            if not self._may_soon_be_ready() or remaining <= 0:
+            if not (self._may_soon_be_ready() and await self._changes(give_up)):
                 raise self._not_ready()
-            try:
-                async with asyncio.timeout(remaining):
-                    await self._changed.wait()
-            except TimeoutError:
-                raise self._not_ready() from None
+
+    def current(self, version: ServedVersion) -> bool:
+        """Whether a version that was chosen earlier may still answer, and is still the same."""
+        entry = self._entries.get(version.number)
+        now = entry.ready if entry is not None and self.connected else None
+        return now is version or (now is not None and now.digest == version.digest)
+
+    async def confirm(self, version: ServedVersion, deadline: Deadline) -> None:
+        """Waits until a version that was chosen earlier may answer, which it nearly always may at once.
+
+        Raises:
+            VersionUnloadedError: It was unloaded or rejected, or another one has its number now.
+            VersionLostError: The model server has been away, or the version's new proof has lasted, for too
+                long.
+        """
+        give_up: Deadline | None = None
+        while not self.current(version):
+            entry = self._entries.get(version.number)
+            if self.connected and (entry is None or entry.state not in {LOADING, PROVING}):
+                raise VersionUnloadedError("the version is no longer the one that was chosen")
+            give_up = give_up or deadline.capped(self._swap_wait)
+            if not await self._changes(give_up):
+                raise VersionLostError(
+                    f"version {version.number} of model {self.model} cannot be reached or is proven again"
+                )
 
     def check_model(self, name: str) -> None:
         """Refuses a model name other than the gateway's; empty is fine.
@@ -154,14 +154,19 @@ class Catalog:
 
     def unloaded(self, version: ServedVersion) -> None:
         """Takes note that the model server refused a version as not loaded, and looks again at once."""
-        self._poll_due = True
-        self._wake.set()
+        self._look_again()
         entry = self._entries.get(version.number)
-        if entry is not None and entry.version is version:
+        if entry is not None and entry.ready is version:
             self._withdraw(entry, RETIRED)
+
+    def doubt(self) -> None:
+        """Takes note that a call did not reach the model server, and looks again, but not for each."""
+        if time.monotonic() - self._polled_at >= _DOUBT_SECONDS:
+            self._look_again()
 
     async def run(self) -> None:
         """Polls until cancelled."""
+        watching = asyncio.create_task(self._watch_connection())
         try:
             while True:
                 self._wake.clear()
@@ -169,15 +174,29 @@ class Catalog:
                     await self._poll()
                 except Exception as error:  # noqa: BLE001 - a defect here must not end the polling
                     log(logging.ERROR, "poll_failed", error=error)
+                    self._missed(InternalError("the poll failed unforeseen"))
+                pause = min(self._poll_interval, _POLL_AFTER_MISS_SECONDS if self._misses else math.inf)
                 try:
-                    async with asyncio.timeout(self._poll_interval):
+                    async with asyncio.timeout(pause):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
         finally:
+            watching.cancel()
             for entry in self._entries.values():
                 if entry.proof is not None:
                     entry.proof.cancel()
+
+    async def _watch_connection(self) -> None:
+        while True:
+            # Another server may take the port between two polls, and only this tells.
+            await self._backend.disconnected()
+            self._look_again()
+            self._lose("the connection ended")
+
+    def _look_again(self) -> None:
+        self._poll_due = True
+        self._wake.set()
 
     async def _poll(self) -> None:
         try:
@@ -187,28 +206,38 @@ class Catalog:
         else:
             self._misses = 0
             if not self.connected:
-                self.connected = True
+                self.connected, self._told_lost = True, False
                 log(logging.INFO, "backend_connected", model=self.model)
+                self._notify()
             # Newest first, because proofs run in this order: with several versions loaded, a gateway that has
             # just started must not answer from an old one while the newest waits for its proof.
             for version in sorted(seen, key=lambda version: version.number, reverse=True):
                 self._observe(version)
             for number in self._entries.keys() - {version.number for version in seen}:
                 self._withdraw(self._entries[number], RETIRED)
-        # A wake-up that came during the poll may be about something that the poll did not see yet.
-        self._poll_due = self._wake.is_set()
-        self._notify()
+        self._polled_at = time.monotonic()
+        if self._poll_due and not self._wake.is_set():
+            # A wake-up that came during the poll may be about something that the poll did not see yet.
+            self._poll_due = False
+            self._notify()
+        else:
+            self._tell_health()
 
     def _missed(self, error: GatewayError) -> None:
         self._misses += 1
-        if not isinstance(error, BackendUnavailableError) and self._misses < _MISSES_UNTIL_LOST:
-            return
-        if self.connected or self._misses == 1:
-            log(logging.WARNING, "backend_unreachable", model=self.model, reason=error.message)
+        unreachable = isinstance(error, BackendUnavailableError)
+        if self._misses >= (_REFUSALS_UNTIL_LOST if unreachable else _MISSES_UNTIL_LOST):
+            self._lose(error.message)
+
+    def _lose(self, reason: str) -> None:
+        if not self._told_lost:
+            self._told_lost = True
+            log(logging.WARNING, "backend_unreachable", model=self.model, reason=reason)
         self.connected = False
         for entry in self._entries.values():
             if entry.state != RETIRED:
                 self._withdraw(entry, LOADING)
+        self._notify()
 
     def _observe(self, seen: BackendVersion) -> None:
         entry = self._entries.get(seen.number)
@@ -216,15 +245,15 @@ class Catalog:
             entry = self._entries[seen.number] = Entry(seen.number, LOADING, time.time())
         match seen.state:
             case _TFS.STATE_AVAILABLE:
-                if entry.state in {LOADING, RETIRED}:
-                    self._move(entry, PROVING)
+                if entry.may_be_proven:
+                    self._move(entry, PROVING, entry.reason)
                     entry.proof = asyncio.create_task(self._prove(entry))
             case _TFS.STATE_START | _TFS.STATE_LOADING:
                 self._withdraw(entry, LOADING)
             case _TFS.STATE_END if seen.error:
                 if entry.state != REJECTED:
                     log(logging.WARNING, "version_failed_to_load", version=seen.number, message=seen.error)
-                self._withdraw(entry, REJECTED, f"the model server could not load it: {_tidy(seen.error)}")
+                self._withdraw(entry, REJECTED, f"the model server could not load it: {tidy(seen.error)}")
             case _:
                 self._withdraw(entry, RETIRED)
 
@@ -241,46 +270,55 @@ class Catalog:
             log(logging.ERROR, "version_rejected", version=entry.number, reason=str(error))
             self._move(entry, REJECTED, str(error))
         except (VersionUnloadedError, GatewayError) as error:
-            # Nothing is known about the version; the next poll begins anew.
-            log(logging.WARNING, "proof_interrupted", version=entry.number, reason=str(error))
-            self._move(entry, LOADING)
+            self._interrupted(entry, str(error), fault=isinstance(error, InternalError))
         except Exception as error:  # noqa: BLE001 - a version that breaks the proof must not serve either
-            log(logging.ERROR, "version_rejected", version=entry.number, error=error)
-            self._move(entry, REJECTED, "the proof failed unforeseen; the gateway's log has the details")
+            log(logging.ERROR, "proof_failed", version=entry.number, error=error)
+            self._interrupted(entry, "it failed unforeseen; the gateway's log has the details", fault=True)
         else:
             seconds = round(time.monotonic() - start, 3)
             goldens = len(version.manifest.goldens)
             log(logging.INFO, "version_ready", version=entry.number, goldens=goldens, seconds=seconds)
+            entry.forget_interruptions()
             self._move(entry, READY)
         entry.proof = None
 
+    def _interrupted(self, entry: Entry, reason: str, *, fault: bool) -> None:
+        log(logging.WARNING, "proof_interrupted", version=entry.number, reason=reason)
+        rejected = entry.interrupted(fault=fault)
+        self._move(entry, REJECTED if rejected else LOADING, f"the proof was interrupted: {reason}")
+
     def _by_number(self, number: int) -> ServedVersion:
-        if number < 1:
-            raise ModelSelectorInvalidError(
-                f"the version is {number}, expected at least 1", field="model.version"
-            )
+        check_number(number)
         if not self.connected:
             raise self._not_ready()
         entry = self._entries.get(number)
-        if entry is not None and entry.state == READY and entry.version is not None:
-            return entry.version
-        resource = ("model_version", f"{self.model}/{number}")
-        if entry is not None and entry.state == REJECTED:
-            raise ModelVersionRejectedError(
-                f"version {number} of model {self.model} was rejected: {entry.reason}",
-                resource=resource,
-                metadata={"state_reason": entry.reason},
-            )
-        state = "unknown" if entry is None else State.Name(entry.state).removeprefix("MODEL_VERSION_STATE_")
-        raise ModelVersionNotFoundError(
-            f"model {self.model} has no version {number} that is READY; it is {state}", resource=resource
-        )
+        if entry is None or entry.ready is None:
+            raise not_answering(self.model, number, entry)
+        return entry.ready
 
-    def _ready(self) -> list[int]:
-        return [entry.number for entry in self._entries.values() if entry.state == READY]
+    def _newest(self) -> int | None:
+        return max((entry.number for entry in self._entries.values() if entry.state == READY), default=None)
 
     def _may_soon_be_ready(self) -> bool:
-        return self._poll_due or any(entry.state == PROVING for entry in self._entries.values())
+        # A version that is being loaded is worth waiting for only where the one before has just gone: from
+        # nothing to a first version the wait may be long, and a caller learns more from an error.
+        soon = {PROVING, LOADING} if self._swapping() else {PROVING}
+        return self._poll_due or any(entry.state in soon for entry in self._entries.values())
+
+    def _swapping(self) -> bool:
+        return time.monotonic() - self._ready_lost_at < self._swap_wait
+
+    async def _changes(self, give_up: Deadline) -> bool:
+        """Waits for the next change; whether it came in time."""
+        remaining = give_up.remaining()
+        if remaining <= 0:
+            return False
+        try:
+            async with asyncio.timeout(remaining):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _not_ready(self) -> GatewayError:
         if not self.connected:
@@ -292,10 +330,11 @@ class Catalog:
         if entry.proof is not None:
             entry.proof.cancel()
             entry.proof = None
-        entry.version = None
+        entry.forget_interruptions()
         self._move(entry, state, reason)
 
     def _move(self, entry: Entry, state: State, reason: str = "") -> None:
+        reason = cut(reason)
         if (entry.state, entry.reason) == (state, reason):
             return
         log(
@@ -305,18 +344,22 @@ class Catalog:
             before=State.Name(entry.state),
             state=State.Name(state),
         )
+        if entry.state == READY:
+            self._ready_lost_at = time.monotonic()
         entry.state, entry.reason, entry.since = state, reason, time.time()
         self._notify()
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        ready = self.labels.version(STABLE, self._ready()) is not None
-        # While versions change, calls wait for the next proof rather than fail, so that is no interruption.
-        self.serving = self.connected and (ready or (self.serving and self._may_soon_be_ready()))
-        self.on_change()
+        self._tell_health()
 
-
-def _tidy(text: str) -> str:
-    """The first line without paths: they are the model server's own affair."""
-    return re.sub(r"(?:/[\w.@+-]+){2,}/?", "(path)", text.partition("\n")[0])[:300]
+    def _tell_health(self) -> None:
+        ready = self._newest() is not None
+        # While versions change, calls wait for the next proof rather than fail, so for as long as they wait
+        # that is no interruption.
+        waiting = self.serving and self._swapping() and self._may_soon_be_ready()
+        serving = self.connected and (ready or waiting)
+        if serving != self.serving:
+            self.serving = serving
+            self.on_change()

@@ -16,11 +16,20 @@ from neurogate.v1 import model_pb2
 from .admission import Admission, Deadline
 from .answers import Answer, Choice, Explanation, Seconds, check_top_k, classification, gone
 from .backend import Backend, VersionUnloadedError
-from .catalog import Catalog
-from .errors import BackendAnswerInvalidError, ClassNotFoundError, DeadlineTooShortError, GatewayError
+from .catalog import Catalog, VersionLostError
+from .errors import (
+    BackendAnswerInvalidError,
+    BackendUnavailableError,
+    ClassNotFoundError,
+    DeadlineTooShortError,
+    GatewayError,
+    ModelNotReadyError,
+)
 from .overlay import Overlay
+from .proof import ServedVersion
 from .telemetry import call_record, internal_error
 from .transforms import TransformPool
+from .wire import Outputs, Pixels
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
@@ -132,9 +141,10 @@ class Classifier:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(one(image)) for image in images]
             except ExceptionGroup as failures:
-                if failures.subgroup(VersionUnloadedError) is None:
-                    raise
-                raise VersionUnloadedError("the version was unloaded during a batch") from failures
+                for kind in (VersionUnloadedError, VersionLostError):
+                    if failures.subgroup(kind) is not None:
+                        raise kind("the version went away during a batch") from failures
+                raise
             return choice, [task.result() for task in tasks]
 
         return await self._with_version(selector, top_k, deadline, attempt)
@@ -158,17 +168,21 @@ class Classifier:
 
         Raises:
             VersionUnloadedError: The version is gone, so that the batch or stream cannot go on with it.
+            VersionLostError: Neither can it now, and nobody knows when.
         """
         asked = time.perf_counter()
         try:
             self._admission.check_image(image)
             deadline = deadline.capped(self._image_timeout)
-            async with deadline.enforced(), self._admission.bulk_image():
-                return await self._run(image, choice, asked, gradcam=False, deadline=deadline)
+            async with deadline.enforced():
+                # Before a slot is taken, so that a pause of one stream holds up nobody else.
+                await self._catalog.confirm(choice.version, deadline)
+                async with self._admission.bulk_image():
+                    return await self._run(image, choice, asked, gradcam=False, deadline=deadline)
+        except (VersionUnloadedError, VersionLostError):
+            raise
         except GatewayError as error:
             return error
-        except VersionUnloadedError:
-            raise
         except Exception as defect:  # noqa: BLE001 - a defect that one image meets must not end the others
             return internal_error(defect)
 
@@ -207,7 +221,9 @@ class Classifier:
         try:
             return await attempt(choice)
         except VersionUnloadedError:
-            raise gone(choice.version) from None
+            raise ModelNotReadyError(
+                f"the versions of model {choice.version.model} change too fast for this call"
+            ) from None
 
     async def _run(
         self, image: bytes, choice: Choice, asked: float, gradcam: bool, deadline: Deadline
@@ -215,15 +231,34 @@ class Classifier:
         version = choice.version
         admitted = time.perf_counter()
         transformed = await self._transforms.run(image, version.manifest.transform)
+        while True:
+            await self._catalog.confirm(version, deadline)
+            called = time.perf_counter()
+            outputs = await self._predict(version, transformed.pixels, gradcam=gradcam, deadline=deadline)
+            # What was proven when the image was sent may not be what answered it.
+            if self._catalog.current(version):
+                break
+        predicted = time.perf_counter() - called
+        self._admission.took(transformed.transform_seconds + predicted)
+        seconds = Seconds(
+            queue=admitted - asked + transformed.queue_seconds,
+            transform=transformed.transform_seconds,
+            predict=predicted,
+        )
+        call_record().images += 1
+        return Answer(choice, outputs, classification(choice, outputs, seconds))
+
+    async def _predict(
+        self, version: ServedVersion, pixels: Pixels, *, gradcam: bool, deadline: Deadline
+    ) -> Outputs:
         left = deadline.remaining() - DEADLINE_MARGIN_SECONDS
         if left <= 0:
             raise DeadlineTooShortError("the deadline is too near for the model server")
-        called = time.perf_counter()
         try:
-            outputs = await self._backend.predict(
+            return await self._backend.predict(
                 version.model,
                 version.number,
-                transformed.pixels,
+                pixels,
                 classes=len(version.classes),
                 gradcam=gradcam,
                 seconds=left,
@@ -231,10 +266,6 @@ class Classifier:
         except VersionUnloadedError:
             self._catalog.unloaded(version)
             raise
-        seconds = Seconds(
-            queue=admitted - asked + transformed.queue_seconds,
-            transform=transformed.transform_seconds,
-            predict=time.perf_counter() - called,
-        )
-        call_record().images += 1
-        return Answer(choice, outputs, classification(choice, outputs, seconds))
+        except BackendUnavailableError:
+            self._catalog.doubt()
+            raise

@@ -61,7 +61,7 @@ class Settings:
         0, "Threads that decode and resize; 0 means one per usable core.", low=0, high=256
     )
     poll_interval_seconds: float = _setting(
-        0.5, "Time between two looks at the model server's versions.", low=0.05, high=60
+        0.5, "Time between two looks at the model server's versions.", low=0.05, high=5
     )
     default_timeout_seconds: float = _setting(
         30.0, "Deadline of calls that bring none, and of each image of a batch or stream.", low=0.1, high=3600

@@ -56,11 +56,11 @@ class GatewayError(Exception):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = _cut(message)
+        self.message = cut(message)
         self.field = field
-        self.resource = resource and (resource[0], _cut(resource[1]))
+        self.resource = resource and (resource[0], cut(resource[1]))
         self.retry_after = retry_after
-        self.metadata = {key: _cut(value) for key, value in (metadata or {}).items()}
+        self.metadata = {key: cut(value) for key, value in (metadata or {}).items()}
 
     @classmethod
     def reason_name(cls) -> str:
@@ -305,5 +305,6 @@ TABLE: Final[Mapping[str, type[GatewayError]]] = {leaf.reason_name(): leaf for l
 """Exception (and by it the status) of every reason."""
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """The text, no longer than what fits into an error."""
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"

@@ -70,6 +70,7 @@ class Gateway:
             self._admission,
             window=settings.stream_window,
             window_bytes=settings.max_message_bytes,
+            idle=settings.default_timeout_seconds,
         )
         self._interceptor = CallInterceptor(self._admission)
         self._server, self.port = build_server(

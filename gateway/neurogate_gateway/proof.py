@@ -8,7 +8,6 @@ refused.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from neurogate.v1 import manifest_pb2
 from neurogate_serving.manifest import ManifestError, manifest_digest, parse_manifest
 from neurogate_serving.transform import pixels_digest
 
-from .backend import Backend, VersionRefusedError
+from .backend import Backend, BackendFaultError, VersionRefusedError
 from .errors import BackendAnswerInvalidError, InvalidArgumentError
 from .transforms import TransformPool
 
@@ -39,6 +38,17 @@ class ServedVersion:
     manifest: manifest_pb2.ModelManifest
     digest: str
     """Hex SHA-256 of the serialized manifest."""
+
+    @functools.cached_property
+    def summary(self) -> manifest_pb2.ModelManifest:
+        """The manifest without its large parts, goldens and files; not to be changed."""
+        return manifest_pb2.ModelManifest(
+            **{
+                field.name: value
+                for field, value in self.manifest.ListFields()
+                if field.name not in {"goldens", "files"}
+            }
+        )
 
     @functools.cached_property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -68,6 +78,8 @@ async def read_version(
     try:
         data = await backend.describe(model, number, seconds=seconds_per_call)
         manifest = parse_manifest(data)
+    except BackendFaultError:
+        raise
     except (VersionRefusedError, BackendAnswerInvalidError) as error:
         raise UnprovenError(f"the version does not describe itself: {error}") from error
     except ManifestError as error:
@@ -83,19 +95,17 @@ async def read_version(
 async def prove(
     version: ServedVersion, backend: Backend, transforms: TransformPool, *, seconds_per_call: float
 ) -> None:
-    """Replays every golden.
+    """Replays every golden, one after another, since a proof must not crowd out the callers' images.
 
     Raises:
         UnprovenError: A golden's pixels or probabilities differ.
         VersionUnloadedError: The version went away meanwhile.
         GatewayError: The model server could not be asked; nothing is known.
     """
-    findings = await asyncio.gather(
-        *(
-            _replay(version, golden, backend, transforms, seconds_per_call)
-            for golden in version.manifest.goldens
-        )
-    )
+    findings = [
+        await _replay(version, golden, backend, transforms, seconds_per_call)
+        for golden in version.manifest.goldens
+    ]
     wrong = [finding for finding in findings if finding]
     if wrong:
         raise UnprovenError(f"{len(wrong)} of {len(findings)} goldens differ: {_first(wrong)}")
@@ -123,6 +133,8 @@ async def _replay(
             gradcam=False,
             seconds=seconds_per_call,
         )
+    except BackendFaultError:
+        raise
     except (VersionRefusedError, BackendAnswerInvalidError) as error:
         return f"{golden.name}: {error}"
     expected = np.array(golden.probabilities, dtype=np.float32)

@@ -77,7 +77,8 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        # ASCII alone: some of the control characters beyond it steer terminals.
+        return json.dumps(line, default=str, ensure_ascii=True)
 
 
 def configure_logging(level: str, stream: TextIO | None = None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,8 @@ from neurogate_serving.transform import TransformError, transform
 
 from .errors import TABLE
 from .overlay import Overlay, render_overlay, upright_size
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,10 +52,7 @@ class TransformPool:
             pixels = transform(image, spec)
             return Transformed(pixels, begun - asked, time.perf_counter() - begun)
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-        except TransformError as error:
-            raise TABLE[error.reason](str(error), field="image") from error
+        return await self._in_thread(work)
 
     async def draw(
         self,
@@ -63,6 +64,9 @@ class TransformPool:
         """A map, f32 [h, w], over an image that the transform has accepted, as PNG.
 
         The picture shows the image as the transform reads it, only larger.
+
+        Raises:
+            GatewayError: The image is refused, with the transform's reason.
         """
 
         def work() -> bytes:
@@ -71,4 +75,10 @@ class TransformPool:
             larger.width, larger.height = overlay.picture_size(*upright_size(image))
             return render_overlay(transform(image, larger), values, overlay)
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except TransformError as error:
+            raise TABLE[error.reason](str(error), field="image") from error

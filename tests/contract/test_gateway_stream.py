@@ -7,11 +7,19 @@ import contextlib
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_testing.fake_backend import FakeBackend, sample_image
-from neurogate_testing.gateway_harness import Failure, failure_of, running_gateway, serving_gateway, stream_of
+from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
+from neurogate_testing.gateway_harness import (
+    Failure,
+    Harness,
+    failure_of,
+    running_gateway,
+    serving_gateway,
+    stream_of,
+)
 
 Request = pb.StreamClassifyRequest
 
@@ -318,3 +326,99 @@ async def test_undecodable_bytes_in_a_stream() -> None:
         keys, failed = await broken(call)
         assert keys == ["a"]
         assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED")
+
+
+OTHER_CLASSES = (("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"))
+
+
+def certain(outputs: dict[str, Any]) -> dict[str, Any]:
+    return {**outputs, "probabilities": np.array([[0, 0, 0, 1]], np.float32)}
+
+
+async def loaded_anew(gateway: Harness, backend: FakeBackend, **changes: Any) -> None:
+    backend.unload(1)
+    await gateway.until_state(1, model_pb2.MODEL_VERSION_STATE_RETIRED)
+    backend.add_version(1, **changes)
+
+
+async def restarted(gateway: Harness, backend: FakeBackend, **changes: Any) -> None:
+    await backend.stop()
+    await gateway.until_connected(False)
+    backend.add_version(1, **changes)
+    await backend.start()
+
+
+@pytest.mark.parametrize("swap", [loaded_anew, restarted])
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"manifest": build_manifest(1, classes=OTHER_CLASSES)}, model_pb2.MODEL_VERSION_STATE_READY),
+        ({"change": certain}, model_pb2.MODEL_VERSION_STATE_REJECTED),
+    ],
+    ids=["another model", "broken"],
+)
+async def test_a_stream_does_not_go_on_with_something_else_of_the_same_number(
+    swap: Any, changes: Any, state: Any
+) -> None:
+    async with serving_gateway() as (gateway, backend):
+        call = gateway.classification.StreamClassify()
+        await send(call, Request(key="1", image=sample_image()))
+        assert (await call.read()).key == "1"
+        await swap(gateway, backend, **changes)
+        await gateway.until_state(1, state)
+        await call.write(Request(key="2", image=sample_image()))
+        keys, failed = await broken(call)
+        assert (keys, failed.reason) == ([], "MODEL_VERSION_RETIRED")
+
+
+async def test_an_image_in_flight_is_not_answered_by_something_else() -> None:
+    async with serving_gateway() as (gateway, backend):
+        call = gateway.classification.StreamClassify()
+        backend.versions[1].gate.clear()
+        await send(call, Request(key="1", image=sample_image()))
+        await backend.until(lambda: backend.running == 1)
+        old = backend.versions[1]
+        # The call goes on at the old server while the gateway has learned that the number is another's now.
+        backend.add_version(1, build_manifest(1, classes=OTHER_CLASSES))
+        gateway.gateway.catalog._lose("as if the connection had ended")
+        await gateway.until_ready(1)
+        old.gate.set()
+        keys, failed = await broken(call)
+        assert (keys, failed.reason) == ([], "MODEL_VERSION_RETIRED")
+
+
+async def test_a_stream_pauses_while_the_model_server_is_away() -> None:
+    async with serving_gateway() as (gateway, backend):
+        call = gateway.classification.StreamClassify()
+        await send(call, Request(key="0", image=sample_image()))
+        assert (await call.read()).key == "0"
+        await backend.stop()
+        await gateway.until_connected(False)
+        await send(call, *(Request(key=str(number), image=sample_image()) for number in range(1, 4)))
+        await backend.start()
+        for number in range(1, 4):
+            answer = await call.read()
+            assert (answer.key, answer.HasField("classification")) == (str(number), True)
+        call.cancel()
+
+
+async def test_a_stream_ends_when_the_model_server_stays_away() -> None:
+    async with serving_gateway(swap_wait_seconds=0) as (gateway, backend):
+        call = gateway.classification.StreamClassify()
+        await send(call, Request(key="0", image=sample_image()))
+        assert (await call.read()).key == "0"
+        await backend.stop()
+        await gateway.until_connected(False)
+        await call.write(Request(key="1", image=sample_image()))
+        keys, failed = await broken(call)
+        assert (keys, failed.reason) == ([], "BACKEND_UNAVAILABLE")
+
+
+@pytest.mark.parametrize("before", [[], [config()], [Request(key="a", image=sample_image())]])
+async def test_a_stream_that_does_nothing_gives_its_place_back(before: list[Request]) -> None:
+    async with serving_gateway(default_timeout_seconds=0.1, max_bulk_calls=1) as (gateway, _):
+        call = gateway.classification.StreamClassify()
+        await send(call, *before)
+        _, failed = await broken(call)
+        assert (failed.code, failed.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
+        assert len(await stream_of(gateway, [Request(image=sample_image())])) == 1

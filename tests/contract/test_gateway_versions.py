@@ -117,7 +117,7 @@ async def test_the_proof_comes_before_the_first_answer() -> None:
     async with FakeBackend() as backend:
         backend.add_version(1).gate.clear()
         async with running_gateway(backend) as gateway:
-            await backend.until(lambda: backend.running == 4)
+            await backend.until(lambda: backend.running == 1)
             assert await versions(gateway) == {1: PROVING}
             assert await gateway.check() == NOT_SERVING
             request = pb.ClassifyRequest(image=sample_image(), model=model_pb2.ModelSelector(version=1))
@@ -248,7 +248,7 @@ async def test_a_proof_that_is_interrupted_begins_anew() -> None:
     async with FakeBackend() as backend:
         backend.add_version(1, refusal=(grpc.StatusCode.UNAVAILABLE, "busy"))
         async with running_gateway(backend) as gateway:
-            await backend.until(lambda: len(backend.predicts) >= 8)
+            await backend.until(lambda: len(backend.predicts) >= 2)
             assert await gateway.check() == NOT_SERVING
             backend.versions[1].refusal = None
             await gateway.until_ready(1)
@@ -330,7 +330,7 @@ async def test_health_stays_serving_while_calls_wait_for_the_next_version() -> N
         backend.add_version(2).gate.clear()
         backend.unload(1)
         call = gateway.classification.Classify(REQUEST)
-        await backend.until(lambda: backend.running == 4)
+        await backend.until(lambda: backend.running == 1)
         assert await gateway.check() == SERVING
         backend.versions[2].gate.set()
         assert (await call).model.version == 2
@@ -402,3 +402,44 @@ async def test_the_whole_manifest_of_one_version() -> None:
             response = await gateway.classification.Classify(REQUEST)
             assert response.model.manifest_digest == version.manifest_digest
             assert version.state_time.seconds > 1_600_000_000
+
+
+async def test_a_restart_between_two_polls_is_noticed() -> None:
+    async with serving_gateway(poll_interval_seconds=5) as (gateway, backend):
+        await backend.stop()
+        await gateway.until_connected(False)
+        backend.add_version(1, build_manifest(1, classes=(("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"))))
+        await backend.start()
+        await gateway.until_ready(1)
+        response = await gateway.classification.Classify(REQUEST)
+        assert {score.class_id for score in response.classification.scores} == {"a", "b", "c", "d"}
+
+
+async def test_a_call_by_label_that_meets_two_unloadings_may_be_tried_again() -> None:
+    async with serving_gateway() as (gateway, backend):
+        for number in (1, 2):
+            backend.add_version(number)
+            await gateway.until_ready(number)
+            backend.versions[number].gate.clear()
+        backend.unload(1)
+        call = gateway.classification.Classify(REQUEST)
+        await backend.until(lambda: backend.running == 1)
+        backend.add_version(3)
+        backend.unload(2)
+        await gateway.until_ready(3)
+        backend.versions[3].gate.clear()
+        backend.predicts.clear()
+        backend.versions[2].gate.set()
+        await backend.until(lambda: backend.predicts == [3])
+        backend.unload(3)
+        backend.versions[3].gate.set()
+        failed = await failure(call)
+        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
+
+
+async def test_a_version_that_went_keeps_its_manifest() -> None:
+    async with serving_gateway() as (gateway, backend):
+        backend.unload(1)
+        version = await gateway.until_state(1, RETIRED)
+        assert version.manifest_digest
+        assert version.manifest.goldens

@@ -8,9 +8,10 @@ import re
 from typing import Final
 
 from google.protobuf import timestamp_pb2
-from neurogate.v1 import manifest_pb2, model_pb2, model_pb2_grpc
+from neurogate.v1 import model_pb2, model_pb2_grpc
 
-from neurogate_gateway.catalog import Catalog, Entry
+from neurogate_gateway.catalog import Catalog
+from neurogate_gateway.entries import Entry
 from neurogate_gateway.errors import ModelSelectorInvalidError, ModelVersionNotFoundError, PageInvalidError
 
 from .requests import Context
@@ -81,18 +82,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         )
         if entry.version is not None:
             version.manifest_digest = entry.version.digest
-            version.manifest.CopyFrom(
-                entry.version.manifest if whole else _without_bulk(entry.version.manifest)
-            )
+            version.manifest.CopyFrom(entry.version.manifest if whole else entry.version.summary)
         return version
-
-
-def _without_bulk(manifest: manifest_pb2.ModelManifest) -> manifest_pb2.ModelManifest:
-    short = manifest_pb2.ModelManifest()
-    short.CopyFrom(manifest)
-    short.ClearField("goldens")
-    short.ClearField("files")
-    return short
 
 
 def _token(number: int) -> str:

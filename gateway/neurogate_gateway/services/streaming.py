@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -18,8 +19,10 @@ from neurogate.v1 import classification_pb2
 from neurogate_gateway.admission import Admission, Deadline
 from neurogate_gateway.answers import Answer, Choice, check_top_k, gone
 from neurogate_gateway.backend import VersionUnloadedError
+from neurogate_gateway.catalog import VersionLostError
 from neurogate_gateway.classifier import Classifier
 from neurogate_gateway.errors import (
+    DeadlineTooShortError,
     GatewayError,
     KeyInvalidError,
     ModelVersionRetiredError,
@@ -46,6 +49,11 @@ class _Window:
         self._room = asyncio.Event()
         self._room.set()
 
+    @property
+    def held(self) -> int:
+        """Images that were read and have no answer yet."""
+        return self._held_images
+
     async def opening(self) -> None:
         """Waits until one more image may be read."""
         while self._held_images >= self._images:
@@ -71,12 +79,13 @@ class StreamServer:
     """Serves streams, and can ask all of them to come to an end."""
 
     def __init__(
-        self, classifier: Classifier, admission: Admission, *, window: int, window_bytes: int
+        self, classifier: Classifier, admission: Admission, *, window: int, window_bytes: int, idle: float
     ) -> None:
         self._classifier = classifier
         self._admission = admission
         self._window = window
         self._window_bytes = window_bytes
+        self._idle = idle
         self._open: set[_Stream] = set()
         self._stopping = False
 
@@ -89,7 +98,11 @@ class StreamServer:
         with self._admission.bulk_call():
             deadline = deadline_of(context, math.inf)
             self._admission.check_deadline(deadline)
-            first = await anext(requests, None)
+            try:
+                async with asyncio.timeout(self._idle):
+                    first = await anext(requests, None)
+            except TimeoutError:
+                raise _idle(self._idle) from None
             if first is None:
                 return
             config = first.config
@@ -102,6 +115,7 @@ class StreamServer:
                 deadline,
                 _Window(self._window, self._window_bytes),
                 ordered=not config.allow_out_of_order,
+                idle=self._idle,
             )
             if self._stopping:
                 raise _shutting_down()
@@ -127,9 +141,22 @@ def _shutting_down() -> ShuttingDownError:
     return ShuttingDownError("the gateway is shutting down; send what has no answer to another one")
 
 
+def _idle(seconds: float) -> DeadlineTooShortError:
+    return DeadlineTooShortError(
+        f"no image came for {seconds:g} s while none had an answer to come; open another stream when one does"
+    )
+
+
 class _Stream:
     def __init__(
-        self, classifier: Classifier, choice: Choice, deadline: Deadline, window: _Window, *, ordered: bool
+        self,
+        classifier: Classifier,
+        choice: Choice,
+        deadline: Deadline,
+        window: _Window,
+        *,
+        ordered: bool,
+        idle: float,
     ) -> None:
         self._classifier = classifier
         self._choice = choice
@@ -137,6 +164,8 @@ class _Stream:
         self._deadline = deadline
         self._window = window
         self._ordered = ordered
+        self._idle = idle
+        self._used = time.monotonic()
         # Tasks in the order in which their answers are to be sent; None after the last message was read.
         self._due: asyncio.Queue[asyncio.Task[tuple[Response | None, int]] | None] = asyncio.Queue()
         self._begun = 0
@@ -156,9 +185,21 @@ class _Stream:
             self._reader = tasks.create_task(self._read(first, requests, tasks))
             # Not in the reader itself, which may be cancelled before its first step.
             self._reader.add_done_callback(lambda _: self._due.put_nowait(None))
-            await self._write(context)
+            watching = tasks.create_task(self._watch_idleness())
+            try:
+                await self._write(context)
+            finally:
+                watching.cancel()
         if self._error is not None:
             raise self._error
+
+    async def _watch_idleness(self) -> None:
+        """Ends a stream that does nothing: it holds one of the few places for batches and streams."""
+        left = self._idle
+        while left > 0:
+            await asyncio.sleep(left)
+            left = self._idle if self._window.held else self._used + self._idle - time.monotonic()
+        self.end(_idle(self._idle))
 
     async def _read(
         self,
@@ -167,8 +208,10 @@ class _Stream:
         tasks: asyncio.TaskGroup,
     ) -> None:
         try:
-            if first.image or not first.HasField("config"):
-                await self._begin(first, tasks)
+            image = first.image
+            if image or not first.HasField("config"):
+                await self._begin(first.key, image, tasks)
+            del first, image
             while True:
                 await self._window.opening()
                 message = await anext(requests, None)
@@ -178,41 +221,42 @@ class _Stream:
                     raise StreamConfigNotFirstError(
                         "only the first message of a stream may carry a config", field="config"
                     )
-                await self._begin(message, tasks)
+                # Read once: each access to the field copies all of the image.
+                key, image = message.key, message.image
+                del message
+                await self._begin(key, image, tasks)
+                del image
         except GatewayError as error:
             self._error = self._error or error
 
-    async def _begin(
-        self, message: classification_pb2.StreamClassifyRequest, tasks: asyncio.TaskGroup
-    ) -> None:
-        size = len(message.image)
-        await self._window.enter(size)
+    async def _begin(self, key: str, image: bytes, tasks: asyncio.TaskGroup) -> None:
+        await self._window.enter(len(image))
         self._begun += 1
-        task = tasks.create_task(self._answer(message))
+        task = tasks.create_task(self._answer(key, image))
         if self._ordered:
             self._due.put_nowait(task)
         else:
             task.add_done_callback(self._due.put_nowait)
 
-    async def _answer(self, message: classification_pb2.StreamClassifyRequest) -> tuple[Response | None, int]:
+    async def _answer(self, key: str, image: bytes) -> tuple[Response | None, int]:
         """The answer to one message, None where the stream cannot give one, and the image's size."""
-        key, size = message.key, len(message.image)
+        size = len(image)
         answer: Answer | GatewayError
         try:
             if len(key) > _LONGEST_KEY:
                 answer = _key_too_long(key)
                 key = key[:_LONGEST_KEY]
             else:
-                answer = await self._classifier.classify_for(self._choice, message.image, self._deadline)
+                answer = await self._classifier.classify_for(self._choice, image, self._deadline)
         except VersionUnloadedError:
             self.end(self._retired())
             return None, size
-        response = Response(key=key, model=self._reference)
+        except VersionLostError as lost:
+            self.end(lost)
+            return None, size
         if isinstance(answer, GatewayError):
-            response.error.CopyFrom(answer.to_status())
-        else:
-            response.classification.CopyFrom(answer.classification)
-        return response, size
+            return Response(key=key, model=self._reference, error=answer.to_status()), size
+        return Response(key=key, model=self._reference, classification=answer.classification), size
 
     def _retired(self) -> GatewayError:
         version = self._choice.version
@@ -236,6 +280,7 @@ class _Stream:
             if response is not None:
                 await context.write(response)
             self._window.leave(size)
+            self._used = time.monotonic()
             answered += 1
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import time
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate.v1 import model_pb2
+from neurogate.v1 import manifest_pb2, model_pb2
+from neurogate_gateway import entries
 from neurogate_gateway.admission import Deadline
-from neurogate_gateway.backend import BackendVersion, VersionUnloadedError
-from neurogate_gateway.catalog import LOADING, READY, REJECTED, RETIRED, Catalog
+from neurogate_gateway.backend import BackendFaultError, BackendVersion, VersionUnloadedError
+from neurogate_gateway.catalog import Catalog, VersionLostError
+from neurogate_gateway.entries import LOADING, PROVING, READY, REJECTED, RETIRED
 from neurogate_gateway.errors import (
     BackendUnavailableError,
     DeadlineTooShortError,
     GatewayError,
     ModelNotReadyError,
     ModelSelectorInvalidError,
+    ModelVersionNotFoundError,
+    OverloadedError,
 )
+from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.transforms import TransformPool
 from neurogate_gateway.wire import Outputs, Pixels
 from neurogate_serving.manifest import serialize_manifest
@@ -37,6 +45,14 @@ class ScriptedBackend:
         self.listed: list[BackendVersion] | GatewayError = []
         self.described: list[int] = []
         self.unloaded: set[int] = set()
+        self.connection_ends = asyncio.Event()
+        self.manifests: dict[int, manifest_pb2.ModelManifest] = {}
+        self.failure: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.began = asyncio.Event()
+        self.predicting = 0
+        self.most_predicting = 0
 
     def list_versions(self, *numbers: int, state: States.State = AVAILABLE, error: str = "") -> None:
         self.listed = [BackendVersion(number, state, error) for number in numbers]
@@ -50,17 +66,30 @@ class ScriptedBackend:
         self.described.append(version)
         if version in self.unloaded:
             raise VersionUnloadedError
-        return serialize_manifest(build_manifest(version))
+        return serialize_manifest(self.manifests.get(version) or build_manifest(version))
 
     async def predict(
         self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
     ) -> Outputs:
+        self.predicting += 1
+        self.began.set()
+        self.most_predicting = max(self.most_predicting, self.predicting)
+        try:
+            await self.gate.wait()
+        finally:
+            self.predicting -= 1
+        if self.failure is not None:
+            raise self.failure
         outputs = fake_outputs(pixels[np.newaxis], version)
         return Outputs(outputs["probabilities"][0], float(outputs["ood_score"][0]))
 
+    async def disconnected(self) -> None:
+        await self.connection_ends.wait()
+        self.connection_ends.clear()
+
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, *, swap_wait: float = 5) -> None:
         self.backend = ScriptedBackend()
         self.pool = TransformPool(1)
         self.told: list[bool] = []
@@ -70,7 +99,7 @@ class World:
             model="brain_tumor",
             poll_interval=1,
             proof_timeout=5,
-            swap_wait=5,
+            swap_wait=swap_wait,
             on_change=lambda: self.told.append(self.catalog.serving),
         )
 
@@ -150,8 +179,11 @@ async def test_a_failed_load_is_rejected_and_stays_so(world: World) -> None:
         assert entry.reason == "the model server could not load it: NOT_FOUND: no file in (path): sorry"
 
 
-async def test_an_unreachable_server_is_lost_at_once(world: World) -> None:
+async def test_an_unreachable_server_is_lost_at_the_second_miss(world: World) -> None:
     await world.poll(1)
+    await world.miss(UNREACHABLE)
+    assert world.catalog.serving
+    assert await world.stable() == 1
     await world.miss(UNREACHABLE)
     assert (world.catalog.connected, world.catalog.serving) == (False, False)
     with pytest.raises(BackendUnavailableError):
@@ -255,3 +287,207 @@ async def test_one_broken_poll_does_not_end_the_polling(
 async def test_selectors_that_mean_nothing(world: World, selector: model_pb2.ModelSelector) -> None:
     with pytest.raises(ModelSelectorInvalidError):
         await world.catalog.resolve(selector, Deadline.after(5))
+
+
+OTHER_CLASSES = (("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"))
+FAULT = BackendFaultError("the model server refused the call with INTERNAL")
+OVERLOADED = OverloadedError("full")
+
+
+@contextlib.asynccontextmanager
+async def running(world: World) -> AsyncIterator[None]:
+    task = asyncio.create_task(world.catalog.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def chosen(world: World) -> ServedVersion:
+    version, _ = await world.catalog.resolve(model_pb2.ModelSelector(), Deadline.after(5))
+    return version
+
+
+async def test_an_ended_connection_takes_everything_back_until_it_is_proven_again(world: World) -> None:
+    world.backend.list_versions(1)
+    async with running(world):
+        first = await chosen(world)
+        world.backend.gate.clear()
+        world.backend.manifests[1] = build_manifest(1, classes=OTHER_CLASSES)
+        world.backend.connection_ends.set()
+        while world.catalog.current(first):
+            await world.catalog._changed.wait()
+        waiting = asyncio.create_task(chosen(world))
+        world.backend.gate.set()
+        second = await waiting
+        assert (first.classes[0][0], second.classes[0][0]) == ("glioma", "a")
+        assert not world.catalog.current(first)
+
+
+async def test_a_version_that_was_chosen_is_confirmed_or_not(world: World) -> None:
+    await world.poll(1)
+    version = await chosen(world)
+    await world.catalog.confirm(version, Deadline.after(5))
+    await world.poll(1, state=States.STATE_LOADING)
+    waiting = asyncio.create_task(world.catalog.confirm(version, Deadline.after(5)))
+    await world.poll(1)
+    await waiting
+    world.backend.manifests[1] = build_manifest(1, classes=OTHER_CLASSES)
+    await world.poll(1, state=States.STATE_LOADING)
+    waiting = asyncio.create_task(world.catalog.confirm(version, Deadline.after(5)))
+    await world.poll(1)
+    with pytest.raises(VersionUnloadedError):
+        await waiting
+    await world.poll()
+    with pytest.raises(VersionUnloadedError):
+        await world.catalog.confirm(version, Deadline.after(5))
+
+
+async def test_a_version_that_stays_away_is_lost() -> None:
+    world = World(swap_wait=0)
+    await world.poll(1)
+    version = await chosen(world)
+    for _ in range(2):
+        await world.miss(UNREACHABLE)
+    with pytest.raises(VersionLostError):
+        await world.catalog.confirm(version, Deadline.after(5))
+    world.pool.close()
+
+
+async def test_a_call_that_does_not_reach_the_server_leads_to_a_look(world: World) -> None:
+    await world.poll(1)
+    world.catalog._polled_at -= 1
+    world.catalog.doubt()
+    assert world.catalog._wake.is_set()
+
+
+async def test_goldens_are_replayed_one_after_another_and_stop_with_the_proof(world: World) -> None:
+    await world.poll(1)
+    assert world.backend.most_predicting == 1
+    world.backend.gate.clear()
+    world.backend.began.clear()
+    world.backend.list_versions(1, 2)
+    await world.catalog._poll()
+    await world.backend.began.wait()
+    [proof] = [entry.proof for entry in world.catalog.entries() if entry.proof]
+    world.backend.list_versions(1)
+    await world.catalog._poll()
+    await asyncio.wait([proof])
+    assert world.backend.predicting == 0
+    assert world.states() == {2: RETIRED, 1: READY}
+
+
+@pytest.mark.parametrize("error", [FAULT, MemoryError()])
+async def test_a_passing_fault_does_not_reject(world: World, error: Exception) -> None:
+    world.backend.failure = error
+    await world.poll(1)
+    [entry] = world.catalog.entries()
+    assert entry.state == LOADING
+    assert entry.reason.startswith("the proof was interrupted: ")
+    world.backend.failure = None
+    await world.poll(1)
+    assert (entry.state, entry.reason) == (READY, "")
+
+
+async def test_faults_without_end_reject(world: World) -> None:
+    world.backend.failure = FAULT
+    for _ in range(3):
+        await world.poll(1)
+        [entry] = world.catalog.entries()
+        entry._not_before = 0
+    assert entry.state == REJECTED
+    assert "INTERNAL" in entry.reason
+
+
+async def test_an_overloaded_server_never_rejects_but_is_asked_less_and_less(world: World) -> None:
+    world.backend.failure = OVERLOADED
+    await world.poll(1)
+    [entry] = world.catalog.entries()
+    pauses = []
+    for _ in range(8):
+        assert entry.state == LOADING
+        pauses.append(entry._not_before - time.monotonic())
+        entry._not_before = 0
+        await world.poll(1)
+    assert pauses[0] <= 0 < pauses[1] < pauses[3]
+    assert max(pauses) <= entries._LONGEST_PAUSE_SECONDS
+    described = len(world.backend.described)
+    await world.poll(1)
+    assert len(world.backend.described) == described
+
+
+async def test_health_stops_serving_when_calls_stop_waiting() -> None:
+    world = World(swap_wait=0)
+    await world.poll(1)
+    assert world.catalog.serving
+    world.backend.gate.clear()
+    world.backend.list_versions(2)
+    await world.catalog._poll()
+    assert world.states() == {2: PROVING, 1: RETIRED}
+    assert not world.catalog.serving
+    world.pool.close()
+
+
+async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one_that_went(
+    world: World,
+) -> None:
+    await world.poll(1)
+    world.backend.listed = [
+        BackendVersion(1, States.STATE_END),
+        BackendVersion(2, States.STATE_LOADING),
+    ]
+    await world.catalog._poll()
+    assert world.states() == {2: LOADING, 1: RETIRED}
+    assert world.catalog.serving
+    waiting = asyncio.create_task(world.stable())
+    await asyncio.sleep(0)
+    await world.poll(2)
+    assert await waiting == 2
+
+
+async def test_what_went_is_still_shown(world: World) -> None:
+    await world.poll(1)
+    version = await chosen(world)
+    await world.poll()
+    [entry] = world.catalog.entries()
+    assert entry.version is version
+    assert not world.catalog.current(version)
+    with pytest.raises(ModelVersionNotFoundError):
+        await world.catalog.resolve(model_pb2.ModelSelector(version=1), Deadline.after(5))
+
+
+@pytest.mark.parametrize(("error", "misses"), [(UNREACHABLE, 2), (TIMEOUT, 3), (FAULT, 3)])
+async def test_a_server_that_was_never_there_is_told_once(
+    world: World, error: GatewayError, misses: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "neurogate_gateway")
+    for number in range(1, 8):
+        await world.miss(error)
+        assert caplog.messages.count("backend_unreachable") == (number >= misses)
+
+
+async def test_polls_that_break_count_as_misses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.poll(1)
+
+    async def versions(*_: object, **__: object) -> None:
+        world.catalog._wake.set()
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world.backend, "versions", versions)
+    async with running(world):
+        while world.catalog.connected:
+            await world.catalog._changed.wait()
+    assert not world.catalog.serving
+
+
+async def test_reasons_are_cut(world: World) -> None:
+    manifest = build_manifest(1)
+    manifest.goldens[0].name = "x" * 10_000
+    manifest.goldens[0].pixels_sha256 = "0" * 64
+    world.backend.manifests[1] = manifest
+    await world.poll(1)
+    [entry] = world.catalog.entries()
+    assert entry.state == REJECTED
+    assert len(entry.reason) < 300

@@ -210,6 +210,12 @@ class StubCatalog:
     async def resolve(self, *_: object) -> tuple[ServedVersion, str]:
         return self.version, "stable"
 
+    async def confirm(self, *_: object) -> None:
+        pass
+
+    def current(self, _: ServedVersion) -> bool:
+        return True
+
 
 async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
     backend, pool = StubBackend(), TransformPool(1)

@@ -1,0 +1,73 @@
+"""One version as the catalog keeps it: its state, why, and how its proof went."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import Final
+
+from neurogate.v1 import model_pb2
+
+from .proof import ServedVersion
+
+State = model_pb2.ModelVersionState
+LOADING: Final = model_pb2.MODEL_VERSION_STATE_LOADING
+PROVING: Final = model_pb2.MODEL_VERSION_STATE_PROVING
+READY: Final = model_pb2.MODEL_VERSION_STATE_READY
+REJECTED: Final = model_pb2.MODEL_VERSION_STATE_REJECTED
+RETIRED: Final = model_pb2.MODEL_VERSION_STATE_RETIRED
+
+_FAULTS_UNTIL_REJECTED: Final = 3
+_FIRST_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+
+
+@dataclasses.dataclass(slots=True)
+class Entry:
+    """One version as the catalog sees it."""
+
+    number: int
+    state: State
+    since: float
+    """Unix time of the last change of state."""
+    reason: str = ""
+    version: ServedVersion | None = None
+    """As it was last read; whether it may answer depends on the state alone."""
+    proof: asyncio.Task[None] | None = None
+    _interruptions: int = 0
+    _faults: int = 0
+    _not_before: float = 0.0
+
+    @property
+    def ready(self) -> ServedVersion | None:
+        """The version, while it may answer."""
+        return self.version if self.state == READY else None
+
+    @property
+    def may_be_proven(self) -> bool:
+        """Whether a proof may begin: it has not, and the pause after an interrupted one is over."""
+        return self.state in {LOADING, RETIRED} and time.monotonic() >= self._not_before
+
+    def interrupted(self, *, fault: bool) -> bool:
+        """Takes note of a proof without a result, after which the next one has to wait longer and longer.
+
+        The first is followed by another at the next poll, because what interrupts proofs most often is a
+        model server that just goes or comes.
+
+        Args:
+            fault: Something broke; otherwise the model server was away, slow or busy, which says nothing
+                about the version however often it happens.
+
+        Returns:
+            Whether too many proofs in a row were faults for another one.
+        """
+        pause = _FIRST_PAUSE_SECONDS * 2 ** min(self._interruptions - 1, 10) if self._interruptions else 0.0
+        self._interruptions += 1
+        self._faults += fault
+        self._not_before = time.monotonic() + min(pause, _LONGEST_PAUSE_SECONDS)
+        return self._faults >= _FAULTS_UNTIL_REJECTED
+
+    def forget_interruptions(self) -> None:
+        """The next proof is the first of its kind."""
+        self._interruptions, self._faults, self._not_before = 0, 0, 0.0
