@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := serving gateway trainer clients tests bench
 
-.PHONY: demo up test check format gen released lock bench bench-ghz bench-environment clean
+.PHONY: demo up test check format gen released lock bench bench-ghz bench-k6 bench-environment clean
 
 demo: .venv/.installed
 	$(BIN)/neurogate demo
@@ -33,8 +33,11 @@ bench: .venv/.installed bench-environment
 	$(BIN)/python bench/run.py
 
 # The same calls by the tools that users know; ghz is built from its pinned Go module.
-bench-ghz: .venv/.installed
+bench-ghz: .venv/.installed bench-environment
 	$(BIN)/python bench/ghz.py
+
+bench-k6: .venv/.installed bench-environment
+	$(BIN)/python bench/k6.py
 
 # New versions for everyone: dev.txt holds all, the images' files are cuts of it.
 lock: .venv/.installed
