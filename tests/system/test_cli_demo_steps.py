@@ -61,7 +61,7 @@ signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 rejected = version(1, state="REJECTED")
 rejected.state_reason = "golden glioma-0 differs"
 ready = os.environ.get("GATEWAY") != "rejects"
-with fake_gateway(Script(versions=[version(1) if ready else rejected]), port=port) as gateway:
+with fake_gateway(Script(versions=[version(1, labels=("stable",)) if ready else rejected]), port=port) as gateway:
     gateway.set_serving(ready)
     stopped.wait(60)
 """
