@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 import grpc.aio
+from google.protobuf import descriptor_pool
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from neurogate.v1 import classification_pb2_grpc, model_pb2_grpc
 
 from .config import Settings
+from .descriptors import MethodAwarePool
 from .health import CLASSIFICATION, MODEL, HealthServicer
 from .interceptors import CallInterceptor
 from .services.classification import ClassificationServicer
@@ -63,9 +65,13 @@ def build_server(
     classification_pb2_grpc.add_ClassificationServiceServicer_to_server(classification, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    channelz.add_channelz_servicer(server)
-    names = (CLASSIFICATION, MODEL, "grpc.health.v1.Health", "grpc.channelz.v1.Channelz")
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    names = [CLASSIFICATION, MODEL, "grpc.health.v1.Health"]
+    if settings.channelz:
+        channelz.add_channelz_servicer(server)
+        names.append("grpc.channelz.v1.Channelz")
+    # protobuf's class cannot be derived from, so this one only behaves like it.
+    pool = cast("descriptor_pool.DescriptorPool", MethodAwarePool())
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server, pool=pool)
     try:
         return server, server.add_insecure_port(settings.listen)
     except RuntimeError:

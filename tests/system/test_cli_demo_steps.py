@@ -61,7 +61,8 @@ signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 rejected = version(1, state="REJECTED")
 rejected.state_reason = "golden glioma-0 differs"
 ready = os.environ.get("GATEWAY") != "rejects"
-with fake_gateway(Script(versions=[version(1, labels=("stable",)) if ready else rejected]), port=port) as gateway:
+shown = version(1, labels=("stable",)) if ready else rejected
+with fake_gateway(Script(versions=[shown]), port=port) as gateway:
     gateway.set_serving(ready)
     stopped.wait(60)
 """
