@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from neurogate_serving.repository import RepositoryError
 
 from neurogate_trainer import cli_data
 from neurogate_trainer._quiet import quiet_imports
@@ -147,10 +146,10 @@ def _reporting(events: Path | None) -> Iterator[Reporter]:
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on from here", err=True)
             raise typer.Exit(130) from None
-        # Every error that a user can do something about is one of these; anything else is a defect and
-        # keeps its traceback.
-        except (ValueError, RuntimeError, LookupError, OSError, RepositoryError) as error:
-            if type(error) in {ValueError, RuntimeError, KeyError, IndexError, LookupError}:
+        except Exception as error:
+            # The project's own errors and the system's speak to the user; any other is a defect, and keeps
+            # its traceback.
+            if not (isinstance(error, OSError) or type(error).__module__.startswith("neurogate")):
                 raise
             stack.close()
             _fail(error)

@@ -1,4 +1,4 @@
-"""Batch normalisations folded into the convolutions before them: the same function, fewer operations."""
+"""Batch normalisations and paddings folded into convolutions: the same function, fewer operations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class FoldError(ValueError):
 
 
 def fold_batch_norms(model: keras.Model) -> keras.Model:
-    """A float32 copy of a trained network for inference, without batch normalisations.
+    """A float32 copy of a trained network for inference, without batch normalisations and explicit padding.
 
     With the moving statistics, a batch normalisation computes y = (x - mean) * s + beta with
     s = gamma / sqrt(variance + epsilon). Behind a convolution x = w * input + b, that is the convolution with
-    the kernel w * s (per output channel) and the bias (b - mean) * s + beta. The other layers keep
-    their names.
+    the kernel w * s (per output channel) and the bias (b - mean) * s + beta. A ZeroPadding2D that pads as
+    padding="same" would goes into the convolution behind it, which saves a copy of the feature map. The other
+    layers keep their names.
 
     Args:
         model: A functional model in which every batch normalisation directly follows a convolution without
@@ -30,14 +31,18 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
         FoldError: One does not.
     """
     pairs = {_producer(norm).name: norm for norm in model.layers if _is_norm(norm)}
+    padded = {layer.name: conv.name for layer in model.layers if (conv := _pads_as_same(layer)) is not None}
+    convolutions = set(padded.values())
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         config["dtype"] = "float32"
-        if _is_norm(layer):
+        if _is_norm(layer) or layer.name in padded:
             return keras.layers.Identity(name=layer.name)
         if layer.name in pairs:
             config["use_bias"] = True
+        if layer.name in convolutions:
+            config["padding"] = "same"
         return layer.__class__.from_config(config)
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> keras.KerasTensor:  # noqa: ANN401
@@ -58,6 +63,23 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
 
 def _is_norm(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _pads_as_same(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The convolution behind a padding layer, where its own padding="same" would add the very same zeros."""
+    if not isinstance(layer, keras.layers.ZeroPadding2D) or len(layer._outbound_nodes) != 1:  # noqa: SLF001
+        return None
+    conv = layer._outbound_nodes[0].operation  # noqa: SLF001 - Keras' own way to find a layer's users
+    if not isinstance(conv, _FOLDABLE) or conv.padding != "valid" or set(conv.dilation_rate) != {1}:
+        return None
+    sides = layer.input.shape[1:3]
+    if None in sides:
+        return None
+    for side, given, kernel, stride in zip(sides, layer.padding, conv.kernel_size, conv.strides, strict=True):
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        if tuple(given) != (total // 2, total - total // 2):
+            return None
+    return conv
 
 
 def _producer(norm: keras.layers.Layer) -> keras.layers.Layer:

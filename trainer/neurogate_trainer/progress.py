@@ -40,6 +40,7 @@ from neurogate_trainer._reporting import (
 
 __all__ = [
     "ClosingReporter",
+    "EventFileError",
     "JsonLinesReporter",
     "LogReporter",
     "NullReporter",
@@ -50,6 +51,10 @@ __all__ = [
 ]
 
 _STYLES = {"info": "", "warning": "bold yellow", "error": "bold red"}
+
+
+class EventFileError(ValueError):
+    """A file to which events should be appended holds something else."""
 
 
 class RichReporter(ClosingReporter):
@@ -147,7 +152,7 @@ class JsonLinesReporter(ThrottledReporter):
         clock: Seconds from any origin.
 
     Raises:
-        ValueError: The file exists and its last line is no event.
+        EventFileError: The file exists and its last line is no event.
         OSError: It cannot be written.
     """
 
@@ -213,4 +218,6 @@ def _last_sequence(path: Path) -> int:
     try:
         return int(json.loads(last)["sequence"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a file of events: its last line has no sequence number") from error
+        raise EventFileError(
+            f"{path} is not a file of events: its last line has no sequence number"
+        ) from error

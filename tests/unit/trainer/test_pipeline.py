@@ -1,0 +1,305 @@
+"""One small run from images to a published version, and everything that may happen on the way."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import pytest
+from google.protobuf import json_format
+from neurogate.v1 import manifest_pb2
+from neurogate_serving.manifest import verify_version
+from neurogate_serving.repository import ModelRepository, PublishedVersion, RepositoryError
+from neurogate_testing.data_folders import write_folder
+from neurogate_trainer import evaluate, phases, pipeline
+from neurogate_trainer.audit import audit_dataset
+from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.datasets.index import DatasetIndex
+from neurogate_trainer.datasets.layout import DatasetError
+from neurogate_trainer.export import ExportError
+from neurogate_trainer.model import backbone, build_model
+from neurogate_trainer.phases import PipelineError
+from neurogate_trainer.pipeline import evaluate_published, run_training
+from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_audit
+from neurogate_trainer.splits import LeakageError, Splits
+
+# Keras asks numpy 2 for copies in the way of numpy 1.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    data: Path
+    run_dir: Path
+    repository: Path
+    config: TrainConfig
+    published: PublishedVersion
+
+
+class Recorder(NullReporter):
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.messages: list[str] = []
+
+    def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
+        self.phases.append(name)
+
+    def message(self, text: str, *, level: str = "info") -> None:
+        self.messages.append(text)
+
+
+def start(case: Finished, *, reporter: Recorder | None = None, **changes: object) -> PublishedVersion:
+    case = dataclasses.replace(case, **changes)
+    return run_training(
+        case.data,
+        case.run_dir,
+        repository=case.repository,
+        model="toy",
+        config=case.config,
+        reporter=reporter or Recorder(),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    home = tmp_path_factory.mktemp("pipeline")
+    counts = {
+        f"{split}/{name}": count for split, count in (("Training", 16), ("Testing", 5)) for name in "abc"
+    }
+    data = write_folder(home / "data", counts)
+    donor = build_model(TrainConfig(image_size=32), 3)
+    backbone(donor).save_weights(home / "initial.weights.h5")
+    keras.backend.clear_session()
+    config = TrainConfig(
+        image_size=32,
+        initial_weights=str(home / "initial.weights.h5"),
+        unfrozen_layers=4,
+        head_units=8,
+        batch_size=8,
+        warmup_epochs=1,
+        epochs=1,
+        keep_given_test=True,
+    )
+    case = Finished(data, home / "run", home / "models", config, None)
+    return dataclasses.replace(case, published=start(case))
+
+
+def test_a_version_is_published_and_verifies(finished):
+    published = finished.published
+    assert (published.model, published.version) == ("toy", 1)
+    manifest = verify_version(published.path, model_name="toy")
+    assert [entry.id for entry in manifest.classes] == ["a", "b", "c"]
+    assert (manifest.transform.width, manifest.transform.height) == (32, 32)
+    assert manifest.metrics.support == 15
+    assert "Not a medical device" in manifest.notice
+    assert len(manifest.goldens) == 3
+    lineage = manifest.lineage
+    assert lineage.base_weights == "file"
+    assert len(lineage.base_weights_digest) == len(lineage.dataset_digest) == 64
+    assert (lineage.splits.test, lineage.splits.train + lineage.splits.validation) == (15, 48)
+    assert lineage.hyperparameters["unfrozen_layers"] == "4"
+    assert lineage.hyperparameters["augmentation.rotation"] == "10.0"
+    assert "tensorflow" in lineage.packages
+
+
+def test_the_run_folder_holds_what_a_run_leaves(finished):
+    names = {path.name for path in finished.run_dir.iterdir()}
+    assert {
+        "config.json",
+        "environment.json",
+        "events.jsonl",
+        "log.txt",
+        "index.sqlite",
+        "splits.json",
+        "audit.json",
+        "dataset_stats.json",
+        "history.json",
+        "calibration.json",
+        "ood.json",
+        "export.json",
+        "metrics.json",
+        "predictions.npz",
+        "manifest.json",
+        "published.json",
+        "figures",
+        "checkpoint",
+        "tensorboard",
+        "report.html",
+    } <= names
+    assert "cache" not in names
+    manifest = json_format.ParseDict(
+        json.loads((finished.run_dir / "manifest.json").read_text()), manifest_pb2.ModelManifest()
+    )
+    assert not any(golden.image for golden in manifest.goldens)
+    assert manifest.model_digest == finished.published.manifest.model_digest
+    noted = json.loads((finished.run_dir / "published.json").read_text())
+    assert (noted["version"], noted["path"]) == (1, str(finished.published.path))
+    config = TrainConfig.from_json(json.loads((finished.run_dir / "config.json").read_text()))
+    assert config == finished.config
+    events = [json.loads(line) for line in (finished.run_dir / "events.jsonl").read_text().splitlines()]
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    named = [event["phase"] for event in events if event["event"] == "phase"]
+    assert named[0] == "index"
+    for before, after in (
+        ("split", "inputs"),
+        ("warm-up", "fine-tune"),
+        ("ood", "export"),
+        ("export", "publish"),
+    ):
+        assert named.index(before) < named.index(after)
+
+
+def test_a_finished_run_publishes_nothing_twice(finished):
+    reporter = Recorder()
+    (finished.run_dir / "published.json").unlink()
+    again = start(finished, reporter=reporter)
+    assert again.version == 1
+    assert ModelRepository(finished.repository).versions("toy") == [1]
+    assert any("has published version 1 before" in text for text in reporter.messages)
+    assert (finished.run_dir / "published.json").is_file()
+    assert "fine-tune" not in reporter.phases
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """The fixture's run has drawn them; drawing is most of what an evaluation costs."""
+    monkeypatch.setattr(evaluate, "draw_figures", lambda *_, **__: None)
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Finished:
+    """The finished run in a folder of its own, to be published to another repository."""
+    shutil.copytree(finished.run_dir, tmp_path / "run")
+    return dataclasses.replace(finished, run_dir=tmp_path / "run", repository=tmp_path / "models")
+
+
+def test_another_repository_gets_the_model_without_training(copied, finished, no_figures):
+    reporter = Recorder()
+    again = start(copied, reporter=reporter)
+    assert reporter.phases == ["inputs", "export", "evaluate", "publish"]
+    assert again.version == 1
+    ours, theirs = again.manifest.goldens, finished.published.manifest.goldens
+    assert [golden.image for golden in ours] == [golden.image for golden in theirs]
+    record = json.loads((copied.run_dir / "export.json").read_text())
+    assert (
+        record["weights_sha256"]
+        == json.loads((finished.run_dir / "export.json").read_text())["weights_sha256"]
+    )
+
+
+def test_a_failed_parity_check_publishes_nothing(copied, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ExportError("the exported graph is not the trained network")
+
+    monkeypatch.setattr("neurogate_trainer.export.check_parity", refuse)
+    with pytest.raises(ExportError):
+        start(copied)
+    assert ModelRepository(copied.repository).versions("toy") == []
+    assert [path.name for path in (copied.repository / "toy").iterdir()] == [".lock"]
+
+
+def test_a_leaking_model_is_never_exported(copied, monkeypatch):
+    """Splits that overlap stop the run before anything is staged, whatever happened before."""
+    load = Splits.load
+
+    def overlapping(path: Path, index: DatasetIndex) -> Splits:
+        splits = load(path, index)
+        return dataclasses.replace(splits, test=(*splits.test, splits.train[0]))
+
+    monkeypatch.setattr(Splits, "load", overlapping)
+    with pytest.raises(LeakageError):
+        start(copied)
+    assert not copied.repository.exists()
+
+
+def test_evaluation_can_be_repeated(finished, no_figures):
+    before = json.loads((finished.run_dir / "metrics.json").read_text())
+    (finished.run_dir / "metrics.json").unlink()
+    report = evaluate_published(finished.run_dir, reporter=Recorder())
+    assert report == finished.run_dir / "report.html"
+    assert json.loads((finished.run_dir / "metrics.json").read_text()) == before
+
+
+def test_evaluation_needs_a_publication(copied):
+    (copied.run_dir / "published.json").unlink()
+    with pytest.raises(PipelineError, match="published nothing yet"):
+        evaluate_published(copied.run_dir, reporter=Recorder())
+    with pytest.raises(RunFolderError, match="not the folder of a training run"):
+        evaluate_published(copied.data, reporter=Recorder())
+
+
+def test_the_audit_survives_its_file(finished):
+    index = DatasetIndex.load(finished.run_dir / "index.sqlite", finished.data)
+    expected = audit_dataset(index, reporter=Recorder())
+    found = read_audit(finished.run_dir / "audit.json", index)
+    assert dataclasses.replace(found, groups={}) == dataclasses.replace(expected, groups={})
+
+    def together(groups: dict[str, str]) -> set[frozenset[str]]:
+        return {frozenset(p for p in groups if groups[p] == group) for group in groups.values()}
+
+    assert together(found.groups) == together(expected.groups)
+
+
+def test_other_settings_or_data_do_not_go_on_in_the_folder(finished, tmp_path):
+    with pytest.raises(RunFolderError, match=r"epochs 1 -> 9"):
+        start(finished, config=dataclasses.replace(finished.config, epochs=9))
+    other = write_folder(tmp_path / "other", {"a": 1})
+    with pytest.raises(RunFolderError, match="holds a run on"):
+        start(finished, data=other)
+
+
+def test_a_folder_of_something_else_is_left_alone(finished, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunFolderError, match=r"not empty .*thesis\.tex"):
+        start(finished, run_dir=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"thesis.tex", ".lock"}
+
+
+def test_two_processes_do_not_share_a_run_folder(finished):
+    with (
+        RunFolder.open(finished.run_dir, finished.config, finished.data),
+        pytest.raises(RunFolderError, match="another process is training"),
+    ):
+        start(finished)
+
+
+def test_mistakes_are_found_before_any_work(finished, tmp_path):
+    fresh = {"run_dir": tmp_path / "run", "repository": tmp_path / "models"}
+    with pytest.raises(PipelineError, match="there is no folder"):
+        start(finished, data=tmp_path / "nowhere", **fresh)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RepositoryError, match="model name"):
+        run_training(
+            finished.data,
+            tmp_path / "run",
+            repository=tmp_path,
+            model="../evil",
+            config=finished.config,
+            reporter=Recorder(),
+        )
+    single = write_folder(tmp_path / "single", {"only": 6})
+    with pytest.raises(DatasetError):
+        start(finished, data=single, **fresh)
+    # The mistake costs nothing: the same folder takes the right data set.
+    spaced = write_folder(tmp_path / "spaced", {"no tumour": 6, "glioma": 6})
+    with pytest.raises(PipelineError, match="class folder 'no tumour'"):
+        start(finished, data=spaced, **fresh)
+
+
+def test_a_crash_between_phases_repeats_only_the_unfinished(finished, tmp_path, monkeypatch):
+    case = dataclasses.replace(finished, run_dir=tmp_path / "run", repository=tmp_path / "models")
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phases, "explore", crash)
+    with pytest.raises(KeyboardInterrupt):
+        start(case)
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "examples_phase", crash)
+    reporter = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        start(case, reporter=reporter)
+    assert reporter.phases == ["explore", "weights"]

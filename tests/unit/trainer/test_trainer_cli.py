@@ -1,0 +1,157 @@
+import dataclasses
+import json
+import re
+
+import pytest
+from neurogate_serving.repository import RepositoryError
+from neurogate_testing.runs import make_run
+from neurogate_trainer import cli, pipeline
+from neurogate_trainer.config import PRESETS
+from neurogate_trainer.phases import PipelineError
+from typer.testing import CliRunner
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What `run_training` was called with; it publishes nothing."""
+    calls = []
+
+    class Published:
+        path = "/models/brain_tumor/3"
+
+    def fake(data, run_dir, **rest):
+        calls.append({"data": data, "run_dir": run_dir, **rest})
+        rest["reporter"].phase("index")
+        return Published()
+
+    monkeypatch.setattr(pipeline, "run_training", fake)
+    return calls
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("export",), ("evaluate",), ("report",), ("data",)])
+def test_every_command_explains_itself(command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in plain(result.output)
+
+
+def test_train_takes_the_preset_and_the_changes(called, tmp_path):
+    result = run(
+        "train",
+        tmp_path,
+        "--repository",
+        tmp_path / "models",
+        "--run-dir",
+        tmp_path / "run",
+        "--preset",
+        "demo",
+        "--epochs",
+        3,
+        "--keep-given-test",
+        "--weights",
+        "offline",
+        "--seed",
+        7,
+    )
+    assert result.exit_code == 0
+    assert result.stdout == "/models/brain_tumor/3\n"
+    (call,) = called
+    assert call["model"] == "brain_tumor"
+    assert call["config"] == dataclasses.replace(
+        PRESETS["demo"], epochs=3, keep_given_test=True, initial_weights="offline", seed=7
+    )
+
+
+def test_the_default_is_the_brief(called, tmp_path):
+    run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
+    assert called[0]["config"] == PRESETS["default"]
+
+
+def test_progress_goes_to_standard_error_and_events_to_the_file(called, tmp_path):
+    events = tmp_path / "events.jsonl"
+    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "r", "--events", events)
+    assert "index" in result.stderr
+    assert json.loads(events.read_text().splitlines()[0])["phase"] == "index"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--preset", "fast"], "there is no preset 'fast'; there are default, demo"),
+        (["--image-size", "100"], "image_size is 100, expected a multiple of 32"),
+        (["--learning-rate", "-1"], "learning_rate is -1"),
+        (["--epochs", "-2"], "epochs is -2"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_no_traceback(called, tmp_path, options, words):
+    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run", *options)
+    assert result.exit_code == 1
+    assert f"error: {words}" in result.stderr
+    assert "Traceback" not in result.output
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    "error", [PipelineError("no folder"), RepositoryError("bad name"), OSError(28, "No space left")]
+)
+def test_known_failures_are_one_line(monkeypatch, tmp_path, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "run_training", fail)
+    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
+    assert result.exit_code == 1
+    assert f"error: {error}" in result.stderr
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch, tmp_path):
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(pipeline, "run_training", fail)
+    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_an_interrupt_says_that_it_can_go_on(monkeypatch, tmp_path):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_training", interrupt)
+    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "goes on from here" in result.stderr
+
+
+def test_an_events_file_that_is_something_else_is_refused(called, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes\n")
+    result = run(
+        "train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run", "--events", notes
+    )
+    assert result.exit_code == 1
+    assert "not a file of events" in result.stderr
+    assert notes.read_text() == "my notes\n"
+
+
+def test_report_is_written_and_its_path_printed(tmp_path):
+    make_run(tmp_path, count=40)
+    result = run("report", tmp_path)
+    assert result.stdout == f"{tmp_path / 'report.html'}\n"
+    assert run("report", tmp_path / "none").exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_a_folder_without_a_run_is_named(tmp_path, command):
+    options = ["--repository", tmp_path / "models"] if command == "export" else []
+    result = run(command, tmp_path, *options)
+    assert result.exit_code == 1
+    assert "not the folder of a training run" in result.stderr
