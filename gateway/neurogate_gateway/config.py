@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn
 ENVIRONMENT_PREFIX: Final = "NEUROGATE_GATEWAY_"
 # Kubernetes describes a service called neurogate-gateway to its neighbours by these.
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?")
+_TRUTH: Final = {"true": True, "false": False}
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -25,12 +26,8 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message says which and what would be right."""
 
 
-def _setting(
-    default: object, text: str, *, low: float | None = None, high: float | None = None, secret: bool = False
-) -> Any:  # noqa: ANN401 - like dataclasses.field, it stands for a value of the field's type
-    return dataclasses.field(
-        default=default, metadata={"text": text, "low": low, "high": high, "secret": secret}
-    )
+def _setting(default: object, text: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: ANN401 - like dataclasses.field, it stands for a value of the field's type
+    return dataclasses.field(default=default, metadata={"text": text, "low": low, "high": high})
 
 
 def _cores() -> int:
@@ -78,6 +75,9 @@ class Settings:
     drain_seconds: float = _setting(
         30.0, "Time for accepted calls to finish after SIGTERM or SIGINT.", low=0.0, high=3600
     )
+    channelz: bool = _setting(
+        False, "Whether to serve channelz, which shows peers' addresses to every caller: true or false."
+    )
     log_level: str = _setting("info", f"Least severe log lines to write: {', '.join(LOG_LEVELS)}.")
 
     def __post_init__(self) -> None:
@@ -110,13 +110,6 @@ class Settings:
     def transform_workers(self) -> int:
         """Number of transform threads after "one per core" is resolved."""
         return self.transform_threads or _cores()
-
-    def public(self) -> dict[str, object]:
-        """The settings for a log line, secrets hidden."""
-        return {
-            field.name: "(hidden)" if field.metadata["secret"] else getattr(self, field.name)
-            for field in dataclasses.fields(self)
-        }
 
 
 def split_address(name: str, address: str, *, lowest_port: int) -> tuple[str, int]:
@@ -187,11 +180,11 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     defaults = Settings()
     values: dict[str, Any] = {}
     for name, (source, text) in texts.items():
-        kind: type[int | float | str] = type(getattr(defaults, name))
+        kind: type[bool | int | float | str] = type(getattr(defaults, name))
         try:
-            values[name] = kind(text)
-        except ValueError:
-            wanted = "a whole number" if kind is int else "a number"
+            values[name] = _TRUTH[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError):
+            wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
             raise ConfigError(f"{source} is {text!r}, expected {wanted}") from None
     return Settings(**values)
 

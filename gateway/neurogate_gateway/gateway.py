@@ -29,6 +29,10 @@ _LAST_SECONDS: Final = 5.0
 """For streams to answer what they have read, after the drain time is over."""
 
 
+_CUT_SECONDS: Final = 1.0
+"""For calls that are cut to tell their callers why."""
+
+
 class Gateway:
     """One gateway, from an open port to the last answer."""
 
@@ -72,7 +76,7 @@ class Gateway:
             window_bytes=settings.max_message_bytes,
             idle=settings.default_timeout_seconds,
         )
-        self._interceptor = CallInterceptor(self._admission)
+        self._interceptor = CallInterceptor(self._admission, max_batch_items=settings.max_batch_items)
         self._server, self.port = build_server(
             settings,
             self._interceptor,
@@ -80,7 +84,6 @@ class Gateway:
                 classifier,
                 self._admission,
                 self._streams,
-                max_batch_items=settings.max_batch_items,
                 default_timeout=settings.default_timeout_seconds,
             ),
             ModelServicer(self.catalog),
@@ -113,9 +116,13 @@ class Gateway:
         in_order = await self._calls_end(self._settings.drain_seconds)
         if not in_order and self._streams.stop_reading():
             in_order = await self._calls_end(_LAST_SECONDS)
-        await asyncio.wait([stopping], timeout=1 if in_order else 0)
+        if not in_order:
+            self._interceptor.cut()
+            await self._calls_end(_CUT_SECONDS)
+        await asyncio.wait([stopping], timeout=1)
         await self._server.stop(None)
         await stopping
+        self._interceptor.flush_log()
         log(logging.INFO, "stopped", in_order=in_order)
         if self._polling is not None:
             self._polling.cancel()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -17,15 +16,25 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
+from neurogate.v1.classification_pb2 import BatchClassifyRequest
 
 from .admission import Admission
-from .errors import CallCancelledError, GatewayError, InternalError, RequestMalformedError, ShuttingDownError
-from .telemetry import CallRecord, current_call, internal_error, log
+from .errors import (
+    CallCancelledError,
+    GatewayError,
+    InternalError,
+    OverloadedError,
+    RequestMalformedError,
+    ShuttingDownError,
+)
+from .fields import check_items
+from .telemetry import CallRecord, RefusalLog, current_call, internal_error, log
 
 _OWN_SERVICES: Final = "/neurogate."
 _CLASSIFICATION: Final = "/neurogate.v1.ClassificationService/"
 _SINGLE: Final = {_CLASSIFICATION + "Classify", _CLASSIFICATION + "Explain"}
-_BULK: Final = {_CLASSIFICATION + "BatchClassify", _CLASSIFICATION + "StreamClassify"}
+_BATCH: Final = _CLASSIFICATION + "BatchClassify"
+_BULK: Final = {_BATCH, _CLASSIFICATION + "StreamClassify"}
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _STATUS_BY_NUMBER: Final = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -38,19 +47,30 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Refuses early, maps errors, logs, and knows how many calls are running."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, max_batch_items: int) -> None:
         self._admission = admission
+        self._max_batch_items = max_batch_items
         self._handlers: dict[str, _Handler] = {}
         self._draining = False
-        self._refused = 0
-        self._refused_logged = -math.inf
-        self._active = 0
+        self._cutting = False
+        self._refusals = RefusalLog()
+        self._active: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def drain(self) -> None:
         """Refuses new calls from now on."""
         self._draining = True
+
+    def cut(self) -> None:
+        """Ends the calls that are running; their callers are told that the gateway is shutting down."""
+        self._cutting = True
+        for task in self._active:
+            task.cancel()
+
+    def flush_log(self) -> None:
+        """Writes the refusals that were counted but not written yet."""
+        self._refusals.flush()
 
     async def idle(self) -> None:
         """Waits until no call is running."""
@@ -68,7 +88,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             self._check(method)
         except GatewayError as error:
-            self._note_refusal(error)
+            self._refusals.note(error)
             return _refusing(method, error)
         if method not in self._handlers:
             handler = await continuation(handler_call_details)
@@ -84,20 +104,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._admission.check_single()
         elif method in _BULK:
             self._admission.check_bulk()
-
-    def _note_refusal(self, error: GatewayError) -> None:
-        # One line a second however many are refused: under overload the log must not add to it.
-        self._refused += 1
-        now = time.monotonic()
-        if now - self._refused_logged >= 1:
-            log(
-                logging.WARNING,
-                "refusing",
-                count=self._refused,
-                reason=error.reason_name(),
-                message=error.message,
-            )
-            self._refused, self._refused_logged = 0, now
 
     def _wrap(self, method: str, handler: _Handler) -> _Handler:
         """The handler, given raw bytes, so that undecodable ones are an error like any other."""
@@ -116,6 +122,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def unary(raw: bytes, context: _Context) -> _Message:
             async def call() -> _Message:
+                if method == _BATCH:
+                    check_items(raw, BatchClassifyRequest.ITEMS_FIELD_NUMBER, self._max_batch_items)
                 return await handler.unary_unary(_decode(decode, raw), context)
 
             return await self._run(method, call(), context)
@@ -125,15 +133,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _run(self, method: str, call: Awaitable[_Message], context: _Context) -> _Message:
         record = CallRecord(method)
         token = current_call.set(record)
-        self._active += 1
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._active.add(task)
         self._idle.clear()
         start = time.perf_counter()
         try:
             response = await call
         except GatewayError as error:
-            _log_end(record, start, error)
+            if isinstance(error, OverloadedError):
+                self._refusals.note(error)
+            else:
+                _log_end(record, start, error)
             await _abort(context, error, record)
         except asyncio.CancelledError:
+            if self._cutting:
+                ended = ShuttingDownError("the gateway is shutting down and could not wait for this call")
+                _log_end(record, start, ended)
+                await _abort(context, ended, record)
             _log_end(record, start, CallCancelledError("the caller has gone"))
             raise
         except Exception as defect:  # noqa: BLE001 - the last line before the caller
@@ -145,7 +162,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return response
         finally:
             current_call.reset(token)
-            self._active -= 1
+            self._active.discard(task)
             if not self._active:
                 self._idle.set()
 

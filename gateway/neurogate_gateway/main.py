@@ -7,6 +7,7 @@ instant, and gRPC reads its own environment when it is imported.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
@@ -56,7 +57,7 @@ def main() -> None:
         print(f"neurogate-gateway: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(2)
     configure_logging(settings.log_level)
-    log(logging.INFO, "starting", settings=settings.public())
+    log(logging.INFO, "starting", settings=dataclasses.asdict(settings))
     # gRPC's core writes lines of its own to stderr, which are not JSON and say nothing that is not told here.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(asyncio.run(_serve(settings)))

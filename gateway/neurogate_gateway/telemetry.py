@@ -6,6 +6,8 @@ logged at level debug, refused ones at info, defects at error with the stack tra
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextvars
 import dataclasses
 import json
@@ -15,7 +17,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
-from .errors import InternalError
+from .errors import GatewayError, InternalError
 
 _LOGGER: Final = logging.getLogger("neurogate_gateway")
 
@@ -63,6 +65,36 @@ def internal_error(defect: Exception) -> InternalError:
     return InternalError(
         "an internal error occurred; the gateway's log has the details", metadata={"request_id": request_id}
     )
+
+
+class RefusalLog:
+    """Writes what is refused by the number, once a second: under overload the log must not add to it."""
+
+    def __init__(self) -> None:
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, error: GatewayError) -> None:
+        """Counts one refusal; the first after a quiet second is written at once."""
+        self._counts[error.reason_name()] += 1
+        if self._timer is None:
+            self._write()
+
+    def flush(self) -> None:
+        """Writes what was counted since."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for reason, count in self._counts.items():
+            log(logging.WARNING, "refusing", reason=reason, count=count)
+        self._counts.clear()
+
+    def _write(self) -> None:
+        quiet = not self._counts
+        self._timer = None
+        self.flush()
+        if not quiet:
+            self._timer = asyncio.get_running_loop().call_later(1, self._write)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
+from neurogate_gateway import interceptors
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import (
     Failure,
@@ -166,6 +167,19 @@ async def test_bad_batches() -> None:
         assert (failed.code, failed.reason) == (INVALID, "BATCH_TOO_LARGE")
         assert failed.metadata == {"max_batch_items": "3"}
         assert len((await batch(pb.BatchClassifyRequest(items=[pb.BatchClassifyItem()] * 3))).results) == 3
+
+
+async def test_a_batch_of_millions_is_refused_without_being_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(decode: Any, raw: bytes) -> Any:
+        raise AssertionError(f"{len(raw)} bytes were parsed")
+
+    async with serving_gateway() as (gateway, _):
+        method = gateway.channel.unary_unary("/neurogate.v1.ClassificationService/BatchClassify")
+        monkeypatch.setattr(interceptors, "_decode", parse)
+        failed = await failure(method(b"\n\x00" * 2**23))
+        assert (failed.code, failed.reason) == (INVALID, "BATCH_TOO_LARGE")
+        failed = await failure(method(b"\x12\x00" * 2**23))
+        assert (failed.code, failed.reason) == (INVALID, "REQUEST_MALFORMED")
 
 
 @pytest.mark.parametrize(

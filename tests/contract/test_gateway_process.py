@@ -205,8 +205,9 @@ async def test_flags_beat_the_environment() -> None:
         assert await process.end() == 0
 
 
-async def test_reflection() -> None:
-    async with serving_gateway() as (gateway, _):
+@pytest.mark.parametrize("channelz", [True, False])
+async def test_reflection(channelz: bool) -> None:
+    async with serving_gateway(channelz=channelz) as (gateway, _):
         reflection = reflection_pb2_grpc.ServerReflectionStub(gateway.channel).ServerReflectionInfo()
         await reflection.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         listed = {service.name for service in (await reflection.read()).list_services_response.service}
@@ -214,8 +215,8 @@ async def test_reflection() -> None:
             "neurogate.v1.ClassificationService",
             "neurogate.v1.ModelService",
             "grpc.health.v1.Health",
-            "grpc.channelz.v1.Channelz",
             "grpc.reflection.v1alpha.ServerReflection",
+            *(["grpc.channelz.v1.Channelz"] if channelz else []),
         }
         symbol = "neurogate.v1.ClassificationService"
         await reflection.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
@@ -223,7 +224,30 @@ async def test_reflection() -> None:
         reflection.cancel()
 
 
-async def test_channelz() -> None:
+async def test_channelz_is_served_only_when_asked_for() -> None:
+    request = channelz_pb2.GetServersRequest()
+    async with serving_gateway(channelz=True) as (gateway, _):
+        assert (await channelz_pb2_grpc.ChannelzStub(gateway.channel).GetServers(request)).server
     async with serving_gateway() as (gateway, _):
-        channelz = channelz_pb2_grpc.ChannelzStub(gateway.channel)
-        assert (await channelz.GetServers(channelz_pb2.GetServersRequest())).server
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channelz_pb2_grpc.ChannelzStub(gateway.channel).GetServers(request)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_whatever_the_end_of_the_drain_cuts_is_told_why() -> None:
+    async with FakeBackend() as backend, serving_command(backend, "--drain-seconds", "0") as (process, stub):
+        backend.versions[1].gate.clear()
+        backend.running = 0
+        items = [pb.BatchClassifyItem(image=sample_image())]
+        calls = [stub.Classify(REQUEST), stub.BatchClassify(pb.BatchClassifyRequest(items=items))]
+        silent = stub.StreamClassify()
+        await backend.until(lambda: backend.running == 2)
+        process.process.terminate()
+        for call in (*calls, silent.read()):
+            with pytest.raises(grpc.aio.AioRpcError) as cut:
+                await call
+            assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert failure_of(cut.value).reason == "SHUTTING_DOWN"
+        assert await process.end() == 0
+        ended = [line["reason"] for line in process.lines if line["event"] == "call"]
+        assert set(ended) == {"SHUTTING_DOWN"}

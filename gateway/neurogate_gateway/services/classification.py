@@ -10,7 +10,7 @@ from neurogate.v1 import classification_pb2, classification_pb2_grpc
 from neurogate_gateway.admission import Admission
 from neurogate_gateway.answers import check_top_k
 from neurogate_gateway.classifier import Classifier
-from neurogate_gateway.errors import BatchEmptyError, BatchTooLargeError, GatewayError
+from neurogate_gateway.errors import BatchEmptyError, GatewayError
 from neurogate_gateway.overlay import Overlay
 
 from .requests import Context, deadline_of, take_request_id
@@ -26,13 +26,11 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         admission: Admission,
         streams: StreamServer,
         *,
-        max_batch_items: int,
         default_timeout: float,
     ) -> None:
         self._classifier = classifier
         self._admission = admission
         self._streams = streams
-        self._max_batch_items = max_batch_items
         self._default_timeout = default_timeout
 
     async def Classify(  # noqa: N802 - the contract's name
@@ -54,17 +52,14 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
     async def BatchClassify(  # noqa: N802 - the contract's name
         self, request: classification_pb2.BatchClassifyRequest, context: Context
     ) -> classification_pb2.BatchClassifyResponse:
-        """Classifies several images with one version, a status for each."""
+        """Classifies several images with one version, a status for each.
+
+        That there are not too many has been checked before the message was parsed.
+        """
         request_id = take_request_id(request.request_id)
         check_top_k(request.top_k)
         if not request.items:
             raise BatchEmptyError("the batch has no items", field="items")
-        if len(request.items) > self._max_batch_items:
-            raise BatchTooLargeError(
-                f"the batch has {len(request.items)} items, the limit is {self._max_batch_items}",
-                field="items",
-                metadata={"max_batch_items": str(self._max_batch_items)},
-            )
         with self._admission.bulk_call():
             choice, answers = await self._classifier.classify_batch(
                 [item.image for item in request.items],

@@ -23,10 +23,12 @@ from neurogate_gateway.errors import (
     DeadlineTooShortError,
     ImageCorruptError,
     ImageFormatUnsupportedError,
+    OverloadedError,
+    ShuttingDownError,
 )
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.services.requests import take_request_id
-from neurogate_gateway.telemetry import CallRecord, configure_logging, current_call, log
+from neurogate_gateway.telemetry import CallRecord, RefusalLog, configure_logging, current_call, log
 from neurogate_gateway.transforms import TransformPool
 from neurogate_gateway.wire import Outputs, _floats, _single_string, read_statuses
 from neurogate_serving.transform import default_spec
@@ -63,6 +65,25 @@ def test_stack_traces_stay_on_one_line(stream: io.StringIO) -> None:
     log(logging.ERROR, "defect", error=ZeroDivisionError("x"))
     [line] = lines(stream)
     assert "ZeroDivisionError: x" in line["stack"]
+
+
+def test_no_control_character_reaches_the_terminal(stream: io.StringIO) -> None:
+    log(logging.INFO, "x", text="\x1b[2J \x9b31m \u2028")
+    assert stream.getvalue().strip().isprintable()
+
+
+async def test_refusals_are_counted_and_none_is_lost(stream: io.StringIO) -> None:
+    refusals = RefusalLog()
+    refusals.note(OverloadedError("full"))
+    assert [(line["reason"], line["count"]) for line in lines(stream)] == [("OVERLOADED", 1)]
+    for error in (OverloadedError("full"), OverloadedError("full"), ShuttingDownError("bye")):
+        refusals.note(error)
+    assert len(lines(stream)) == 1
+    refusals.flush()
+    told = [(line["reason"], line["count"]) for line in lines(stream)[1:]]
+    assert told == [("OVERLOADED", 2), ("SHUTTING_DOWN", 1)]
+    refusals.flush()
+    assert len(lines(stream)) == 3
 
 
 @pytest.mark.parametrize("request_id", ["", "a", "x" * 128, "spaces and ~!@#"])

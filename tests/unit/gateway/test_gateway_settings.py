@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from neurogate_gateway import config
 from neurogate_gateway.config import ConfigError, Settings, parse_settings, split_address
 
 
@@ -24,6 +23,7 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
             "backend_address": "h:2",
             "model_name": "m",
             "log_level": "debug",
+            "channelz": "True",
         }.get(field.name, str(field.metadata["high"]))
         flag = "--" + field.name.replace("_", "-")
         by_flag = parse_settings([flag, value], {})
@@ -145,20 +145,6 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--" + field.name.replace("_", "-") in text
 
 
-def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = dataclasses.make_dataclass(
-        "WithSecret",
-        [("token", str, config._setting("", "A secret.", secret=True))],
-        bases=(Settings,),
-        frozen=True,
-        kw_only=True,
-        slots=True,
-    )
-    public = secret(token="hunter2").public()
-    assert public["token"] == "(hidden)"
-    assert public["listen"] == Settings().listen
-
-
 def test_settings_cannot_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().listen = "x"  # type: ignore[misc]
@@ -168,4 +154,4 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
     text = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
     for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
-        assert f"| `{flag}` | `{field.default}` |" in text, flag
+        assert f"| `{flag}` | `{str(field.default).lower()}` |" in text, flag

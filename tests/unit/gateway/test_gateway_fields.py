@@ -1,0 +1,37 @@
+"""Counting items in bytes that are not parsed."""
+
+from __future__ import annotations
+
+import pytest
+from neurogate.v1 import classification_pb2 as pb
+from neurogate_gateway.errors import BatchTooLargeError, RequestMalformedError
+from neurogate_gateway.fields import check_items
+
+ITEMS = pb.BatchClassifyRequest.ITEMS_FIELD_NUMBER
+
+
+def batch(count: int, size: int = 300) -> bytes:
+    items = [pb.BatchClassifyItem(image=bytes(size))] * count
+    return pb.BatchClassifyRequest(items=items, top_k=-1, request_id="x" * 100).SerializeToString()
+
+
+@pytest.mark.parametrize("size", [0, 1, 200, 20_000, 3_000_000])
+def test_batches_up_to_the_limit_pass(size: int) -> None:
+    check_items(b"", ITEMS, 3)
+    check_items(batch(3, size), ITEMS, 3)
+    with pytest.raises(BatchTooLargeError):
+        check_items(batch(4, size), ITEMS, 3)
+
+
+def test_fields_of_newer_contracts_pass() -> None:
+    check_items(batch(1) + b"\xa0\x06\x96\x01" + b"\xa5\x06abcd" + b"\xa1\x06abcdefgh", ITEMS, 1)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"\x12\x00" * 100, b"\x0b\x0c", b"\x0f", b"\x0a", b"\x0a\xff", b"\xff" * 20],
+    ids=["many fields", "group", "no wire type", "no length", "half a length", "endless number"],
+)
+def test_what_is_no_message_of_ours_is_malformed(raw: bytes) -> None:
+    with pytest.raises(RequestMalformedError):
+        check_items(raw, ITEMS, 3)
