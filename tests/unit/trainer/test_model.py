@@ -154,6 +154,19 @@ def test_folding_keeps_the_function(network, images):
     )
 
 
+@pytest.mark.parametrize(("side", "folds"), [(8, True), (9, False)])
+def test_padding_is_folded_only_where_the_convolution_would_add_the_same_zeros(side, folds):
+    """Padding ((0, 1), (0, 1)) is that of stride 2 and kernel 3 over an even side, not over an odd one."""
+    inputs = keras.Input((side, side, 3))
+    outputs = keras.layers.ZeroPadding2D(((0, 1), (0, 1)))(inputs)
+    outputs = keras.layers.DepthwiseConv2D(3, strides=2, padding="valid")(outputs)
+    model = keras.Model(inputs, outputs)
+    folded = fold_batch_norms(model)
+    assert any(isinstance(layer, keras.layers.ZeroPadding2D) for layer in folded.layers) is not folds
+    pixels = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    np.testing.assert_allclose(folded.predict_on_batch(pixels), model.predict_on_batch(pixels), atol=1e-6)
+
+
 def test_folding_half_precision_gives_single():
     keras.config.set_dtype_policy("mixed_float16")
     try:
