@@ -31,7 +31,8 @@ from .errors import (
     ModelNotReadyError,
     cut,
 )
-from .proof import ServedVersion, UnprovenError, prove, read_version
+from .proof import ServedVersion
+from .proving import attempt_proof
 from .selection import LATEST, STABLE, check_number, label_of, not_answering, tidy
 from .telemetry import log
 from .transforms import TransformPool
@@ -258,34 +259,12 @@ class Catalog:
                 self._withdraw(entry, RETIRED)
 
     async def _prove(self, entry: Entry) -> None:
-        start = time.monotonic()
-        try:
-            async with self._one_proof:
-                version = await read_version(
-                    self.model, entry.number, self._backend, seconds_per_call=self._proof_timeout
-                )
-                entry.version = version
-                await prove(version, self._backend, self._transforms, seconds_per_call=self._proof_timeout)
-        except UnprovenError as error:
-            log(logging.ERROR, "version_rejected", version=entry.number, reason=str(error))
-            self._move(entry, REJECTED, str(error))
-        except (VersionUnloadedError, GatewayError) as error:
-            self._interrupted(entry, str(error), fault=isinstance(error, InternalError))
-        except Exception as error:  # noqa: BLE001 - a version that breaks the proof must not serve either
-            log(logging.ERROR, "proof_failed", version=entry.number, error=error)
-            self._interrupted(entry, "it failed unforeseen; the gateway's log has the details", fault=True)
-        else:
-            seconds = round(time.monotonic() - start, 3)
-            goldens = len(version.manifest.goldens)
-            log(logging.INFO, "version_ready", version=entry.number, goldens=goldens, seconds=seconds)
-            entry.forget_interruptions()
-            self._move(entry, READY)
+        async with self._one_proof:
+            state, reason = await attempt_proof(
+                entry, self.model, self._backend, self._transforms, seconds_per_call=self._proof_timeout
+            )
+        self._move(entry, state, reason)
         entry.proof = None
-
-    def _interrupted(self, entry: Entry, reason: str, *, fault: bool) -> None:
-        log(logging.WARNING, "proof_interrupted", version=entry.number, reason=reason)
-        rejected = entry.interrupted(fault=fault)
-        self._move(entry, REJECTED if rejected else LOADING, f"the proof was interrupted: {reason}")
 
     def _by_number(self, number: int) -> ServedVersion:
         check_number(number)
