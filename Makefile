@@ -3,7 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := serving gateway trainer clients tests bench
 
-.PHONY: demo up test check format gen released lock bench bench-ghz bench-k6 bench-environment clean
+.DEFAULT_GOAL := help
+
+.PHONY: help demo up test check format gen released lock bench bench-ghz bench-k6 bench-environment clean
+
+help:
+	@echo "make demo    data, training, model server, gateway, classified images; about ten minutes the first time"
+	@echo "make up      model server and gateway over what the demo left"
+	@echo "make test    the tests"
+	@echo "make check   formatting, lint, types, import rules, contract, images"
+	@echo "make bench   what docs/performance.md states, measured on this machine"
 
 demo: .venv/.installed
 	$(BIN)/neurogate demo
@@ -56,6 +65,9 @@ build/bench-venv/.installed: requirements/bench.txt pyproject.toml
 
 # Exact versions with hashes; no index address is written anywhere, so pip's own configuration decides.
 .venv/.installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
+	    f"Neurogate needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; set PYTHON, as in: make PYTHON=python3.12 demo")'
+	@echo "Installing into .venv: some minutes and 3 GB, most of it TensorFlow"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -28,6 +28,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from neurogate_trainer._reporting import (
     ClosingReporter,
@@ -65,13 +66,19 @@ class RichReporter(ClosingReporter):
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", style="cyan"),
+            # Takes what is left of the line, so that long figures never squeeze the bar and the times.
+            TextColumn(
+                "{task.fields[figures]}",
+                style="cyan",
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
             console=self._console,
+            expand=True,
         )
         self._bars.start()
         self._task: TaskID | None = None
