@@ -127,6 +127,12 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) ->
     """Writes report.html from what lies in a run folder, and prints its path."""
     from neurogate_trainer.report import write_report  # noqa: PLC0415 - matplotlib takes a second
 
+    if not (run_dir / "config.json").is_file():
+        _fail(
+            FileNotFoundError(
+                f"{run_dir} is no run folder: it has no config.json, which every run begins with"
+            )
+        )
     try:
         path = write_report(run_dir)
     except OSError as error:

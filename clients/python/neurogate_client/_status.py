@@ -111,6 +111,12 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> NeurogateError:
         return from_status(status)
     if code is StatusCode.UNAVAILABLE:
         return errors.GatewayUnreachableError(f"no gateway answers at {target}: {text}")
+    if code is StatusCode.UNIMPLEMENTED:
+        return errors.UnexpectedError(
+            f"what answers at {target} is no Neurogate gateway, or too old for this call (a gateway listens "
+            "on port 50051 unless told otherwise; 8500 is the model server's)",
+            code=code,
+        )
     if code is StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceededError(f"no answer from {target} within the timeout")
     if code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
