@@ -107,11 +107,15 @@ def gradcam(features: Any, hidden: Any, kernel: Any, logit_kernel: Any) -> Any: 
         kernel: float32 [K, J], from pooled features to the hidden layer.
         logit_kernel: float32 [J, C].
     """
-    positions = features.shape[1] * features.shape[2]
+    height, width, channels = features.shape[1:]
     active = tf.cast(hidden > 0.0, tf.float32)
-    reach = active[:, :, tf.newaxis] * logit_kernel[tf.newaxis]
-    alpha = tf.einsum("kj,njc->nkc", kernel, reach) / float(positions)
-    return tf.nn.relu(tf.einsum("nhwk,nkc->nhwc", features, alpha))
+    # [N, C, J] times [J, K]: one product with a constant, whatever the number of images and classes.
+    reach = active[:, tf.newaxis, :] * tf.transpose(logit_kernel)[tf.newaxis]
+    units, classes = logit_kernel.shape
+    alpha = tf.matmul(tf.reshape(reach, (-1, units)), tf.transpose(kernel)) / float(height * width)
+    weights = tf.reshape(alpha, (-1, classes, channels))
+    maps = tf.matmul(tf.reshape(features, (-1, height * width, channels)), weights, transpose_b=True)
+    return tf.nn.relu(tf.reshape(maps, (-1, height, width, classes)))
 
 
 def _describe(asset: Any) -> Any:  # noqa: ANN401
