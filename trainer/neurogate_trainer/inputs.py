@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.transform import TransformError, transform
 
@@ -24,6 +24,9 @@ from neurogate_trainer.progress import Reporter
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Batch = tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+_BATCHES_AHEAD: Final = 4
 
 
 class InputError(RuntimeError):
@@ -129,11 +132,11 @@ def balanced_weights(labels: Labels, classes: int) -> npt.NDArray[np.float32]:
     return (len(labels) / (classes * counts)).astype(np.float32)
 
 
-class EpochBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras carries no types
+class EpochBatches:
     """The batches of one epoch: (uint8 images, one-hot labels, weights), in an order that the seed fixes.
 
     A remainder smaller than a batch is left out, since its statistics would disturb the batch
-    normalisations; the next epoch leaves out others. A thread prepares batches while the model is busy.
+    normalisations; the next epoch leaves out others.
 
     Args:
         examples: The training images.
@@ -152,7 +155,6 @@ class EpochBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras carrie
         seed: int,
         epoch: int,
     ) -> None:
-        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=8)
         self._examples = examples
         self._weights = class_weights
         self._size = min(batch_size, len(examples))
@@ -161,9 +163,26 @@ class EpochBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras carrie
     def __len__(self) -> int:
         return len(self._order) // self._size
 
-    def __getitem__(self, index: int) -> tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         # In ascending order the memory-mapped file is read forwards; within a batch, order means nothing.
         chosen = np.sort(self._order[index * self._size : (index + 1) * self._size])
         labels = self._examples.labels[chosen]
         targets = np.eye(len(self._weights), dtype=np.float32)[labels]
         return self._examples.pixels[chosen], targets, self._weights[labels]
+
+
+def as_dataset(batches: Sequence[Batch] | EpochBatches) -> tf.data.Dataset:
+    """Batches for `fit`, in their order, prepared by a thread while the model is busy."""
+    signature = tuple(tf.TensorSpec((None, *part.shape[1:]), tf.as_dtype(part.dtype)) for part in batches[0])
+    count = len(batches)
+    made = tf.data.Dataset.from_generator(
+        lambda: (batches[index] for index in range(count)), output_signature=signature
+    )
+    options = tf.data.Options()
+    # There is nothing to tune, and the end of an epoch would wait for the tuner's thread, which looks up only
+    # every five seconds. (Keras' own PyDataset has the same wait and no way to turn it off.)
+    options.autotune.enabled = False
+    complete = made.apply(tf.data.experimental.assert_cardinality(count))
+    return complete.prefetch(_BATCHES_AHEAD).with_options(options)

@@ -25,7 +25,7 @@ from neurogate_trainer._files import replacing, write_atomically
 from neurogate_trainer.augment import augmentation_layers
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.environment import Compute
-from neurogate_trainer.inputs import EpochBatches, Examples, balanced_weights
+from neurogate_trainer.inputs import EpochBatches, Examples, as_dataset, balanced_weights
 from neurogate_trainer.model import freeze_backbone, unfreeze_last
 from neurogate_trainer.progress import Reporter
 from neurogate_trainer.training_state import (
@@ -164,8 +164,7 @@ class Trainer:
             self.reporter.advance(1, epoch=number, loss=logs["loss"], accuracy=logs["accuracy"])
 
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=told)
-        # Keras would shuffle the batches once more, by a state that no resumed run could restore.
-        fitted = learner.fit(batches, shuffle=False, verbose=0, callbacks=[callback]).history
+        fitted = learner.fit(as_dataset(batches), verbose=0, callbacks=[callback]).history
         loss = float(fitted["loss"][0])
         if not math.isfinite(loss):
             raise TrainingError(

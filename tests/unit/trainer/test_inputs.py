@@ -5,7 +5,14 @@ import pytest
 from neurogate_serving.transform import default_spec, transform
 from neurogate_testing.data_folders import write_folder
 from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.inputs import EpochBatches, Examples, InputError, balanced_weights, decode_examples
+from neurogate_trainer.inputs import (
+    EpochBatches,
+    Examples,
+    InputError,
+    as_dataset,
+    balanced_weights,
+    decode_examples,
+)
 from neurogate_trainer.progress import NullReporter
 
 SPEC = default_spec(32, 32)
@@ -94,6 +101,18 @@ def test_an_epoch_shows_each_image_at_most_once_and_leaves_out_a_remainder():
     images, targets, sample_weights = batches[0][0]
     assert targets.tolist() == [[1.0, 0.0] if image[0, 0, 0] % 2 == 0 else [0.0, 1.0] for image in images]
     np.testing.assert_allclose(sample_weights, [weights[target.argmax()] for target in targets])
+
+
+def test_the_dataset_gives_the_batches_in_order_and_knows_how_many():
+    batches = EpochBatches(make(11), np.ones(2, np.float32), batch_size=4, seed=1, epoch=1)
+    dataset = as_dataset(batches)
+    assert int(dataset.cardinality()) == len(batches) == 2
+    for at, parts in enumerate(dataset.as_numpy_iterator()):
+        for found, expected in zip(parts, batches[at], strict=True):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+    # With it, every second epoch would end with seconds of waiting.
+    assert dataset.options().autotune.enabled is False
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch():
