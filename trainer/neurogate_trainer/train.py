@@ -164,7 +164,7 @@ class Trainer:
             self.reporter.advance(1, epoch=number, loss=logs["loss"], accuracy=logs["accuracy"])
 
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=told)
-        fitted = learner.fit(as_dataset(batches), verbose=0, callbacks=[callback]).history
+        fitted = learner.fit(as_dataset(batches), shuffle=False, verbose=0, callbacks=[callback]).history
         loss = float(fitted["loss"][0])
         if not math.isfinite(loss):
             raise TrainingError(
