@@ -19,6 +19,14 @@ def test_the_temperature_is_found(temperature):
     assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.1)
 
 
+def test_few_images_hardly_move_the_temperature_and_many_do():
+    logits, labels = sample(6000, 3.0)
+    few, more, many = (fit_temperature(logits[:count], labels[:count]) for count in (10, 200, 6000))
+    assert 1.0 < few < more < many
+    assert many == pytest.approx(3.0, rel=0.1)
+    assert few < 2
+
+
 def test_scaling_improves_the_calibration_error_and_no_answer():
     logits, labels = sample(2000, 3.0)
     record = calibrate(logits, labels, target_risk=0.1)
