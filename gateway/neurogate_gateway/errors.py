@@ -4,19 +4,20 @@
     ├── InvalidArgumentError    INVALID_ARGUMENT     the request can never succeed as it is
     ├── NotFoundError           NOT_FOUND            it names something that is not here
     ├── PreconditionError       FAILED_PRECONDITION  it names something that may not be used
-    ├── OverloadedError         RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to return
+    ├── AbortedError            ABORTED              it met another change; read again, then decide again
+    ├── ExhaustedError          RESOURCE_EXHAUSTED   too much at once; RetryInfo may say when to return
     ├── DeadlineTooShortError   DEADLINE_EXCEEDED    too late, or about to be
     ├── CallCancelledError      CANCELLED            the caller has gone
     ├── UnavailableError        UNAVAILABLE          the only status that is for automatic retry
     └── InternalError           INTERNAL             not the caller's fault; the log has the details
 
-A leaf carries one reason of error.proto, its branch the status. `TABLE` is made from the leaves, and tests
-hold it to error.proto and to docs/errors.md.
+A leaf carries one reason of error.proto, its branch the status. `error_table.TABLE` is made from the leaves,
+those of `release_errors` and `training_errors` included, and tests hold it to error.proto and docs/errors.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from google.protobuf import any_pb2, duration_pb2
@@ -230,10 +231,21 @@ class ModelVersionRejectedError(PreconditionError):
     reason = error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED
 
 
-class OverloadedError(GatewayError):
-    """More work is in flight than the gateway admits."""
+class AbortedError(GatewayError):
+    """The request met another change."""
+
+    code = code_pb2.ABORTED
+
+
+class ExhaustedError(GatewayError):
+    """Too much at once."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
+
+
+class OverloadedError(ExhaustedError):
+    """More work is in flight than the gateway admits."""
+
     reason = error_pb2.ERROR_REASON_OVERLOADED
 
 
@@ -292,17 +304,6 @@ class BackendAnswerInvalidError(InternalError):
     """The model server answered with something that the version's manifest does not allow."""
 
     reason = error_pb2.ERROR_REASON_BACKEND_ANSWER_INVALID
-
-
-def _leaves(branch: type[GatewayError]) -> Iterator[type[GatewayError]]:
-    if "reason" in vars(branch):
-        yield branch
-    for child in branch.__subclasses__():
-        yield from _leaves(child)
-
-
-TABLE: Final[Mapping[str, type[GatewayError]]] = {leaf.reason_name(): leaf for leaf in _leaves(GatewayError)}
-"""Exception (and by it the status) of every reason."""
 
 
 def cut(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.transform import TransformError, transform
 
-from .errors import TABLE
+from .error_table import TABLE
 from .overlay import Overlay, render_overlay, upright_size
 
 _T = TypeVar("_T")

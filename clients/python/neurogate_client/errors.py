@@ -12,19 +12,32 @@ Catch the branch that says what to do:
     │   │   └── ImageUnreadableError   IMAGE_UNREADABLE: the file could not be read here; never sent
     │   ├── InvalidOptionError         TOP_K_OUT_OF_RANGE, REQUEST_ID_INVALID, KEY_INVALID, PAGE_INVALID,
     │   │                              MODEL_SELECTOR_INVALID, CLASS_NOT_FOUND, OVERLAY_INVALID,
-    │   │                              STREAM_CONFIG_NOT_FIRST
+    │   │                              STREAM_CONFIG_NOT_FIRST, ROUTING_KEY_INVALID, REQUEST_ID_REUSED,
+    │   │                              TRAFFIC_SPLIT_INVALID, CHANGE_REASON_INVALID, RESUME_TOKEN_INVALID,
+    │   │                              UPLOAD_SEQUENCE_INVALID, EXAMPLE_DIGEST_MISMATCH, FEEDBACK_INVALID,
+    │   │                              FILTER_INVALID, HYPERPARAMETER_INVALID, EXAMPLE_NAME_INVALID
     │   └── BatchSizeError             BATCH_EMPTY, BATCH_TOO_LARGE
     ├── ModelError                     no version can answer as asked
     │   ├── ModelNotFoundError         NOT_FOUND: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND,
     │   │                              MODEL_LABEL_NOT_FOUND
     │   └── ModelRejectedError         FAILED_PRECONDITION: MODEL_VERSION_REJECTED
-    ├── UnavailableError               UNAVAILABLE: try again later (unary calls already were)
+    ├── ReleaseError                   FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK, RELEASE_NOT_MANAGED,
+    │   │                              MODEL_VERSION_NOT_READY, EVALUATION_IMPOSSIBLE
+    │   └── GateRefusedError           GATE_REFUSED
+    ├── ReleaseChangedError            ABORTED: ETAG_MISMATCH; read the release again, then decide again
+    ├── TrainingError                  FAILED_PRECONDITION: RECORDS_DISABLED, EXAMPLE_CONFLICT,
+    │                                  EXAMPLES_TOO_FEW, RETRAINING_ENDED, LAUNCHER_NOT_CONFIGURED
+    ├── RecordNotFoundError            NOT_FOUND: PREDICTION_NOT_FOUND, BASE_VERSION_NOT_FOUND,
+    │                                  RETRAINING_NOT_FOUND
+    ├── UnavailableError               UNAVAILABLE: try again later (unary calls already were);
+    │   │                              RELEASE_UNAVAILABLE, RECORDS_UNAVAILABLE
     │   ├── ModelNotReadyError         MODEL_NOT_READY
     │   ├── BackendUnavailableError    BACKEND_UNAVAILABLE
     │   ├── ModelRetiredError          MODEL_VERSION_RETIRED: begin the stream anew
     │   ├── ShuttingDownError          SHUTTING_DOWN
     │   └── GatewayUnreachableError    nothing that speaks for a gateway answered
-    ├── OverloadedError                RESOURCE_EXHAUSTED: OVERLOADED; wait `retry_after` seconds
+    ├── OverloadedError                RESOURCE_EXHAUSTED: OVERLOADED; wait `retry_after` seconds;
+    │                                  RETRAINING_QUEUE_FULL, EXAMPLE_STORE_FULL
     ├── MessageTooLargeError           RESOURCE_EXHAUSTED: a message beyond the gateway's limit for messages
     ├── DeadlineExceededError          DEADLINE_EXCEEDED: DEADLINE_TOO_SHORT, or no answer in time
     ├── CallCancelledError             CANCELLED: CALL_CANCELLED, or the client was closed
@@ -142,6 +155,34 @@ class ModelRejectedError(ModelError):
     """The gateway refused the version because it failed its proof."""
 
     default_code = StatusCode.FAILED_PRECONDITION
+
+
+class ReleaseError(NeurogateError):
+    """The release is not in a state that allows this change."""
+
+    default_code = StatusCode.FAILED_PRECONDITION
+
+
+class GateRefusedError(ReleaseError):
+    """The gate refuses the version; the message and the metadata name the rules that it breaks."""
+
+
+class ReleaseChangedError(NeurogateError):
+    """Somebody else changed the release meanwhile; read it again, then decide again."""
+
+    default_code = StatusCode.ABORTED
+
+
+class TrainingError(NeurogateError):
+    """Examples or retrainings are not in a state that allows this call."""
+
+    default_code = StatusCode.FAILED_PRECONDITION
+
+
+class RecordNotFoundError(NeurogateError):
+    """There is no such prediction, retraining or base version."""
+
+    default_code = StatusCode.NOT_FOUND
 
 
 class UnavailableError(NeurogateError):

@@ -36,16 +36,18 @@ COLOR_MAP_VIRIDIS: ColorMap
 COLOR_MAP_INFERNO: ColorMap
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("image", "model", "top_k", "request_id")
+    __slots__ = ("image", "model", "top_k", "request_id", "routing_key")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     model: _model_pb2.ModelSelector
     top_k: int
     request_id: str
-    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    routing_key: str
+    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
     __slots__ = ("classification", "model", "request_id")
@@ -94,16 +96,18 @@ class Timings(_message.Message):
     def __init__(self, queue: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., transform: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., predict: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class BatchClassifyRequest(_message.Message):
-    __slots__ = ("items", "model", "top_k", "request_id")
+    __slots__ = ("items", "model", "top_k", "request_id", "routing_key")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[BatchClassifyItem]
     model: _model_pb2.ModelSelector
     top_k: int
     request_id: str
-    def __init__(self, items: _Optional[_Iterable[_Union[BatchClassifyItem, _Mapping]]] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    routing_key: str
+    def __init__(self, items: _Optional[_Iterable[_Union[BatchClassifyItem, _Mapping]]] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
 
 class BatchClassifyItem(_message.Message):
     __slots__ = ("image",)
@@ -140,16 +144,18 @@ class StreamClassifyRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StreamClassifyConfig, _Mapping]] = ..., key: _Optional[str] = ..., image: _Optional[bytes] = ...) -> None: ...
 
 class StreamClassifyConfig(_message.Message):
-    __slots__ = ("model", "top_k", "allow_out_of_order", "request_id")
+    __slots__ = ("model", "top_k", "allow_out_of_order", "request_id", "routing_key")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     ALLOW_OUT_OF_ORDER_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
     model: _model_pb2.ModelSelector
     top_k: int
     allow_out_of_order: bool
     request_id: str
-    def __init__(self, model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., allow_out_of_order: bool = ..., request_id: _Optional[str] = ...) -> None: ...
+    routing_key: str
+    def __init__(self, model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., allow_out_of_order: bool = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
 
 class StreamClassifyResponse(_message.Message):
     __slots__ = ("key", "classification", "error", "model")
@@ -164,18 +170,20 @@ class StreamClassifyResponse(_message.Message):
     def __init__(self, key: _Optional[str] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., model: _Optional[_Union[_model_pb2.ModelVersionRef, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("image", "model", "class_id", "overlay", "request_id")
+    __slots__ = ("image", "model", "class_id", "overlay", "request_id", "routing_key")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     OVERLAY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     model: _model_pb2.ModelSelector
     class_id: str
     overlay: OverlayOptions
     request_id: str
-    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., class_id: _Optional[str] = ..., overlay: _Optional[_Union[OverlayOptions, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    routing_key: str
+    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., class_id: _Optional[str] = ..., overlay: _Optional[_Union[OverlayOptions, _Mapping]] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
 
 class OverlayOptions(_message.Message):
     __slots__ = ("color_map", "alpha", "max_side")

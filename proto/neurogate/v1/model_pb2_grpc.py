@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """Reads the gateway's catalog of model versions.
+    """Reads the gateway's catalog of model versions, and moves callers from one version to another.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,45 @@ class ModelServiceStub(object):
                 request_serializer=neurogate_dot_v1_dot_model__pb2.GetModelVersionRequest.SerializeToString,
                 response_deserializer=neurogate_dot_v1_dot_model__pb2.GetModelVersionResponse.FromString,
                 _registered_method=True)
+        self.WatchModelVersions = channel.unary_stream(
+                '/neurogate.v1.ModelService/WatchModelVersions',
+                request_serializer=neurogate_dot_v1_dot_model__pb2.WatchModelVersionsRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_model__pb2.WatchModelVersionsResponse.FromString,
+                _registered_method=True)
+        self.GetRelease = channel.unary_unary(
+                '/neurogate.v1.ModelService/GetRelease',
+                request_serializer=neurogate_dot_v1_dot_model__pb2.GetReleaseRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_model__pb2.GetReleaseResponse.FromString,
+                _registered_method=True)
+        self.PromoteModelVersion = channel.unary_unary(
+                '/neurogate.v1.ModelService/PromoteModelVersion',
+                request_serializer=neurogate_dot_v1_dot_model__pb2.PromoteModelVersionRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_model__pb2.PromoteModelVersionResponse.FromString,
+                _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/neurogate.v1.ModelService/RollbackModel',
+                request_serializer=neurogate_dot_v1_dot_model__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_model__pb2.RollbackModelResponse.FromString,
+                _registered_method=True)
+        self.SetTrafficSplit = channel.unary_unary(
+                '/neurogate.v1.ModelService/SetTrafficSplit',
+                request_serializer=neurogate_dot_v1_dot_model__pb2.SetTrafficSplitRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_model__pb2.SetTrafficSplitResponse.FromString,
+                _registered_method=True)
+        self.EvaluateModelVersion = channel.unary_unary(
+                '/neurogate.v1.ModelService/EvaluateModelVersion',
+                request_serializer=neurogate_dot_v1_dot_model__pb2.EvaluateModelVersionRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_model__pb2.EvaluateModelVersionResponse.FromString,
+                _registered_method=True)
+        self.ListReleaseChanges = channel.unary_unary(
+                '/neurogate.v1.ModelService/ListReleaseChanges',
+                request_serializer=neurogate_dot_v1_dot_model__pb2.ListReleaseChangesRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_model__pb2.ListReleaseChangesResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
-    """Reads the gateway's catalog of model versions.
+    """Reads the gateway's catalog of model versions, and moves callers from one version to another.
     """
 
     def ListModelVersions(self, request, context):
@@ -60,6 +95,58 @@ class ModelServiceServicer(object):
 
     def GetModelVersion(self, request, context):
         """Returns one version with its whole manifest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchModelVersions(self, request, context):
+        """Sends the present state first (every version, then the release), and then every change as it happens.
+        With the resume_token of an earlier response it goes on behind that one, as long as the gateway still
+        remembers it; otherwise the present state comes again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRelease(self, request, context):
+        """Returns which version each label means, how traffic is split, and what shadow and guards have seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteModelVersion(self, request, context):
+        """Makes a READY version "stable"; the one before becomes "previous" and stays loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """Makes "previous" the "stable" version again; the two change places.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTrafficSplit(self, request, context):
+        """Sets which version gets a share of the traffic (canary) and which gets copies of it (shadow).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluateModelVersion(self, request, context):
+        """Measures a READY version and "stable" on the sealed evaluation images, through the gateway's own
+        transform and the served versions, and says what the gate makes of it. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReleaseChanges(self, request, context):
+        """Lists the audit record of the release, newest first: who changed what, when and why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +165,41 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=neurogate_dot_v1_dot_model__pb2.GetModelVersionRequest.FromString,
                     response_serializer=neurogate_dot_v1_dot_model__pb2.GetModelVersionResponse.SerializeToString,
             ),
+            'WatchModelVersions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchModelVersions,
+                    request_deserializer=neurogate_dot_v1_dot_model__pb2.WatchModelVersionsRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_model__pb2.WatchModelVersionsResponse.SerializeToString,
+            ),
+            'GetRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRelease,
+                    request_deserializer=neurogate_dot_v1_dot_model__pb2.GetReleaseRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_model__pb2.GetReleaseResponse.SerializeToString,
+            ),
+            'PromoteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteModelVersion,
+                    request_deserializer=neurogate_dot_v1_dot_model__pb2.PromoteModelVersionRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_model__pb2.PromoteModelVersionResponse.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=neurogate_dot_v1_dot_model__pb2.RollbackModelRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_model__pb2.RollbackModelResponse.SerializeToString,
+            ),
+            'SetTrafficSplit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTrafficSplit,
+                    request_deserializer=neurogate_dot_v1_dot_model__pb2.SetTrafficSplitRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_model__pb2.SetTrafficSplitResponse.SerializeToString,
+            ),
+            'EvaluateModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateModelVersion,
+                    request_deserializer=neurogate_dot_v1_dot_model__pb2.EvaluateModelVersionRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_model__pb2.EvaluateModelVersionResponse.SerializeToString,
+            ),
+            'ListReleaseChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReleaseChanges,
+                    request_deserializer=neurogate_dot_v1_dot_model__pb2.ListReleaseChangesRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_model__pb2.ListReleaseChangesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'neurogate.v1.ModelService', rpc_method_handlers)
@@ -87,7 +209,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Reads the gateway's catalog of model versions.
+    """Reads the gateway's catalog of model versions, and moves callers from one version to another.
     """
 
     @staticmethod
@@ -134,6 +256,195 @@ class ModelService(object):
             '/neurogate.v1.ModelService/GetModelVersion',
             neurogate_dot_v1_dot_model__pb2.GetModelVersionRequest.SerializeToString,
             neurogate_dot_v1_dot_model__pb2.GetModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchModelVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neurogate.v1.ModelService/WatchModelVersions',
+            neurogate_dot_v1_dot_model__pb2.WatchModelVersionsRequest.SerializeToString,
+            neurogate_dot_v1_dot_model__pb2.WatchModelVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.ModelService/GetRelease',
+            neurogate_dot_v1_dot_model__pb2.GetReleaseRequest.SerializeToString,
+            neurogate_dot_v1_dot_model__pb2.GetReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.ModelService/PromoteModelVersion',
+            neurogate_dot_v1_dot_model__pb2.PromoteModelVersionRequest.SerializeToString,
+            neurogate_dot_v1_dot_model__pb2.PromoteModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.ModelService/RollbackModel',
+            neurogate_dot_v1_dot_model__pb2.RollbackModelRequest.SerializeToString,
+            neurogate_dot_v1_dot_model__pb2.RollbackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTrafficSplit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.ModelService/SetTrafficSplit',
+            neurogate_dot_v1_dot_model__pb2.SetTrafficSplitRequest.SerializeToString,
+            neurogate_dot_v1_dot_model__pb2.SetTrafficSplitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.ModelService/EvaluateModelVersion',
+            neurogate_dot_v1_dot_model__pb2.EvaluateModelVersionRequest.SerializeToString,
+            neurogate_dot_v1_dot_model__pb2.EvaluateModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReleaseChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.ModelService/ListReleaseChanges',
+            neurogate_dot_v1_dot_model__pb2.ListReleaseChangesRequest.SerializeToString,
+            neurogate_dot_v1_dot_model__pb2.ListReleaseChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

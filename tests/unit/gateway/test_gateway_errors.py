@@ -10,7 +10,8 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2
 from neurogate.v1 import error_pb2
 from neurogate_gateway import errors
-from neurogate_gateway.errors import TABLE, GatewayError, OverloadedError
+from neurogate_gateway.error_table import TABLE
+from neurogate_gateway.errors import GatewayError, OverloadedError
 from neurogate_serving import transform
 
 ROOT = Path(__file__).parents[3]
@@ -55,6 +56,8 @@ def test_only_unavailable_is_for_retry() -> None:
         "BACKEND_UNAVAILABLE",
         "SHUTTING_DOWN",
         "MODEL_VERSION_RETIRED",
+        "RECORDS_UNAVAILABLE",
+        "RELEASE_UNAVAILABLE",
     }
 
 
