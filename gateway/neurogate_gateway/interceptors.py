@@ -8,10 +8,12 @@ the inner life of the gateway.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -35,6 +37,12 @@ _CLASSIFICATION: Final = "/neurogate.v1.ClassificationService/"
 _SINGLE: Final = {_CLASSIFICATION + "Classify", _CLASSIFICATION + "Explain"}
 _BATCH: Final = _CLASSIFICATION + "BatchClassify"
 _BULK: Final = {_BATCH, _CLASSIFICATION + "StreamClassify"}
+_MAKE_HANDLER: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _STATUS_BY_NUMBER: Final = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -108,27 +116,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: _Handler) -> _Handler:
         """The handler, given raw bytes, so that undecodable ones are an error like any other."""
         decode = handler.request_deserializer
-        if handler.request_streaming:
 
-            async def stream(raw: AsyncIterator[bytes], context: _Context) -> None:
-                # A function and not an expression, which would begin to iterate even if nobody reads.
-                async def messages() -> AsyncIterator[_Message]:
-                    async for message in raw:
-                        yield _decode(decode, message)
+        # A function and not an expression, which would begin to iterate even if nobody reads.
+        async def messages(raw: AsyncIterator[bytes]) -> AsyncIterator[_Message]:
+            async for message in raw:
+                yield _decode(decode, message)
 
-                await self._run(method, handler.stream_stream(messages(), context), context)
-
-            return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
-
-        async def unary(raw: bytes, context: _Context) -> _Message:
-            async def call() -> _Message:
+        async def call(raw: Any, context: _Context) -> _Message:  # noqa: ANN401 - bytes, or an iterator of them
+            if handler.request_streaming:
+                request = messages(raw)
+            else:
                 if method == _BATCH:
                     check_items(raw, BatchClassifyRequest.ITEMS_FIELD_NUMBER, self._max_batch_items)
-                return await handler.unary_unary(_decode(decode, raw), context)
+                request = _decode(decode, raw)
+            answer = _behaviour(handler)(request, context)
+            if not inspect.isasyncgen(answer):
+                return await answer
+            async with contextlib.aclosing(answer):
+                async for response in answer:
+                    await context.write(response)
+            return None
 
-            return await self._run(method, call(), context)
+        async def run(raw: Any, context: _Context) -> _Message:  # noqa: ANN401 - as above
+            return await self._run(method, call(raw, context), context)
 
-        return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
+        make = _MAKE_HANDLER[handler.request_streaming, handler.response_streaming]
+        return make(run, None, handler.response_serializer)
 
     async def _run(self, method: str, call: Awaitable[_Message], context: _Context) -> _Message:
         record = CallRecord(method)
@@ -165,6 +178,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._active.discard(task)
             if not self._active:
                 self._idle.set()
+
+
+def _behaviour(handler: _Handler) -> Callable[[_Message, _Context], Any]:
+    """The function behind a handler, whichever of the four kinds it is."""
+    kinds = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
+    return cast("Callable[[_Message, _Context], Any]", next(kind for kind in kinds if kind is not None))
 
 
 def _decode(decode: Callable[[bytes], _Message], raw: bytes) -> _Message:

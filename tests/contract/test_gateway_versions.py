@@ -443,3 +443,13 @@ async def test_a_version_that_went_keeps_its_manifest() -> None:
         version = await gateway.until_state(1, RETIRED)
         assert version.manifest_digest
         assert version.manifest.goldens
+
+
+async def test_a_gateway_without_a_release_says_so() -> None:
+    async with serving_gateway() as (gateway, _):
+        for name in ("PromoteModelVersion", "RollbackModel", "SetTrafficSplit", "ListReleaseChanges"):
+            failed = await failure(getattr(gateway.models, name)(getattr(model_pb2, f"{name}Request")()))
+            assert (failed.code, failed.reason) == (
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "RELEASE_NOT_MANAGED",
+            )

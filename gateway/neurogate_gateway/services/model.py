@@ -8,12 +8,13 @@ import re
 from typing import Final
 
 from google.protobuf import timestamp_pb2
-from neurogate.v1 import model_pb2, model_pb2_grpc
+from neurogate.v1 import model_pb2
 
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.entries import Entry
 from neurogate_gateway.errors import ModelSelectorInvalidError, ModelVersionNotFoundError, PageInvalidError
 
+from .release import ReleaseMethods
 from .requests import Context
 
 _DEFAULT_PAGE: Final = 50
@@ -21,7 +22,7 @@ _LARGEST_PAGE: Final = 100
 _TOKEN: Final = re.compile(r"versions-below:([1-9][0-9]{0,18})")
 
 
-class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+class ModelServicer(ReleaseMethods):
     """Lists and returns model versions."""
 
     def __init__(self, catalog: Catalog) -> None:
