@@ -17,6 +17,7 @@ from neurogate_trainer.calibrate import calibrate
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord, build_index
 from neurogate_trainer.evaluate import Evaluation, evaluate_run
+from neurogate_trainer.evaluation_set import write_evaluation_set
 from neurogate_trainer.explore import explore
 from neurogate_trainer.inputs import Examples, decode_examples
 from neurogate_trainer.model import backbone, build_model
@@ -85,7 +86,10 @@ def splits_phase(run: Run, index: DatasetIndex, audit: AuditReport) -> Splits:
     """The splits, which share no group."""
     path = run.folder.path / "splits.json"
     if run.folder.finished("split"):
-        return Splits.load(path, index)
+        splits = Splits.load(path, index)
+        # Runs of a release that did not write it get theirs here.
+        write_evaluation_set(run.folder.path, index.root, splits.test)
+        return splits
     run.phase("split")
     splits = split_dataset(
         index,
@@ -96,6 +100,7 @@ def splits_phase(run: Run, index: DatasetIndex, audit: AuditReport) -> Splits:
     )
     assert_disjoint(splits, audit)
     splits.save(path)
+    write_evaluation_set(run.folder.path, index.root, splits.test)
     sizes = ", ".join(f"{len(records)} {name}" for name, records in splits.parts().items())
     run.reporter.message(f"splits: {sizes}, {len(splits.dropped)} left out")
     run.folder.finish("split")

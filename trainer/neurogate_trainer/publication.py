@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 from google.protobuf import json_format
@@ -13,6 +12,7 @@ from neurogate_serving.repository import ModelRepository, PublishedVersion
 from neurogate_trainer import environment
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.datasets.index import DatasetIndex
+from neurogate_trainer.evaluation_set import images_digest
 from neurogate_trainer.export import model_classes
 from neurogate_trainer.run_folder import RunFolder
 from neurogate_trainer.splits import Splits
@@ -38,7 +38,7 @@ def draft_manifest(
     weights: InitialWeights,
 ) -> manifest_pb2.ModelManifest:
     """The manifest's part that is known before the export: what the model is and where it comes from."""
-    digests = sorted(record.sha256 for records in splits.parts().values() for record in records)
+    digests = [record.sha256 for records in splits.parts().values() for record in records]
     phantom = "phantom" in index.name.lower()
     return manifest_pb2.ModelManifest(
         classes=model_classes(index.classes),
@@ -46,7 +46,7 @@ def draft_manifest(
         lineage=manifest_pb2.Lineage(
             run_id=run_id,
             dataset=index.name,
-            dataset_digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+            dataset_digest=images_digest(digests),
             splits=manifest_pb2.SplitCounts(
                 **{name: len(records) for name, records in splits.parts().items()}
             ),

@@ -1,6 +1,7 @@
 """One small run from images to a published version, and everything that may happen on the way."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_the_run_folder_holds_what_a_run_leaves(finished):
         "log.txt",
         "index.sqlite",
         "splits.json",
+        "evaluation.json",
         "audit.json",
         "dataset_stats.json",
         "history.json",
@@ -149,6 +151,20 @@ def test_the_run_folder_holds_what_a_run_leaves(finished):
         ("export", "publish"),
     ):
         assert named.index(before) < named.index(after)
+
+
+def test_the_sealed_test_split_lies_beside_it(finished):
+    path = finished.run_dir / "evaluation.json"
+    content = json.loads(path.read_text())
+    assert (content["revision"], content["root"]) == (1, str(finished.data))
+    sealed = json.loads((finished.run_dir / "splits.json").read_text())["test"]
+    assert content["images"] == sealed
+    digests = [
+        hashlib.sha256((finished.data / entry["path"]).read_bytes()).hexdigest()
+        for entry in content["images"]
+    ]
+    assert digests == [entry["sha256"] for entry in sealed]
+    assert content["digest"] == hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
 def test_a_finished_run_publishes_nothing_twice(finished):
@@ -216,10 +232,13 @@ def test_a_leaking_model_is_never_exported(copied, monkeypatch):
 
 def test_evaluation_can_be_repeated(finished, no_figures):
     before = json.loads((finished.run_dir / "metrics.json").read_text())
-    (finished.run_dir / "metrics.json").unlink()
+    for name in ("metrics.json", "evaluation.json"):
+        (finished.run_dir / name).unlink()
     report = evaluate_published(finished.run_dir, reporter=Recorder())
     assert report == finished.run_dir / "report.html"
     assert json.loads((finished.run_dir / "metrics.json").read_text()) == before
+    # A run of a release that did not write it gets it here.
+    assert (finished.run_dir / "evaluation.json").is_file()
 
 
 def test_evaluation_needs_a_publication(copied):
