@@ -1,0 +1,52 @@
+"""ExampleFilter as conditions of a query."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+import sqlalchemy as sa
+from neurogate.v1 import training_pb2
+
+from neurogate_gateway.training_errors import FilterInvalidError
+
+from .schema import examples
+
+_SOURCES = {
+    training_pb2.EXAMPLE_SOURCE_UPLOAD: "UPLOAD",
+    training_pb2.EXAMPLE_SOURCE_FEEDBACK: "FEEDBACK",
+}
+
+
+def check_filter(chosen: training_pb2.ExampleFilter, *, field: str) -> None:
+    """Refuses a filter that no example can fit, or that cannot be read.
+
+    Raises:
+        FilterInvalidError: It is one.
+    """
+    if chosen.source not in {training_pb2.EXAMPLE_SOURCE_UNSPECIFIED, *_SOURCES}:
+        raise FilterInvalidError(f"source {chosen.source} is unknown", field=f"{field}.source")
+    if any(not class_id for class_id in chosen.class_ids):
+        raise FilterInvalidError("a class_id is empty", field=f"{field}.class_ids")
+    moments = []
+    for name in ("from_time", "to_time"):
+        if chosen.HasField(name):
+            try:
+                moments.append(getattr(chosen, name).ToDatetime(UTC))
+            except ValueError:
+                raise FilterInvalidError(f"{name} is no moment", field=f"{field}.{name}") from None
+    if len(moments) == 2 and moments[0] >= moments[1]:
+        raise FilterInvalidError("from_time is not before to_time", field=f"{field}.to_time")
+
+
+def example_conditions(chosen: training_pb2.ExampleFilter) -> list[sa.ColumnElement[bool]]:
+    """Conditions on `examples` that a checked filter stands for."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if chosen.class_ids:
+        conditions.append(examples.c.class_id.in_(sorted(set(chosen.class_ids))))
+    if chosen.source in _SOURCES:
+        conditions.append(examples.c.source == _SOURCES[chosen.source])
+    if chosen.HasField("from_time"):
+        conditions.append(examples.c.create_time >= chosen.from_time.ToDatetime(UTC))
+    if chosen.HasField("to_time"):
+        conditions.append(examples.c.create_time < chosen.to_time.ToDatetime(UTC))
+    return conditions

@@ -1,0 +1,1 @@
+"""Steps of the schema, run when a gateway opens the records."""

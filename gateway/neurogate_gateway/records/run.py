@@ -1,0 +1,121 @@
+"""One retraining as the records have it, and the examples that it learns from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf import timestamp_pb2
+from neurogate.v1 import model_pb2, training_pb2
+
+from .states import RunState
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One retraining, as a row has it.
+
+    Attributes:
+        number: Order of arrival.
+        run_id: Its identifier, 32 hexadecimal digits; also fit for a folder's name.
+        request_id: The caller's; None where there was none.
+        request_digest: Of what was asked under it.
+        state: Where it stands.
+        spec: What it is to do, defaults filled in.
+        launcher: Who is to run the trainer.
+        create_time, start_time, end_time: Queued, RUNNING, ended.
+        last_sequence: Of its last event.
+        trainer_sequence: Of the last event of the trainer that is recorded; 0 before the first.
+        version: The version that came out; 0 for none.
+        gate: What the gate said; None before.
+        error: Why it FAILED; empty otherwise.
+        actor: Who asked for it.
+        examples_digest: Hex SHA-256 over the examples' identifiers, sorted, a newline after each.
+        examples_by_class: How many joined.
+        handle: The launcher's words by which it finds the trainer again; empty before there is one.
+        owner: The gateway that looks after it; empty for none.
+        lease_time: Until when the owner is taken for alive.
+        cancel_requested, cancel_reason: Whether its owner is to end it, and why.
+    """
+
+    number: int
+    run_id: str
+    request_id: str | None
+    request_digest: str
+    state: RunState
+    spec: training_pb2.RetrainingSpec
+    launcher: str
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+    last_sequence: int
+    trainer_sequence: int
+    version: int
+    gate: model_pb2.GateReport | None
+    error: str
+    actor: str
+    examples_digest: str
+    examples_by_class: Mapping[str, int]
+    handle: str
+    owner: str
+    lease_time: datetime | None
+    cancel_requested: bool
+    cancel_reason: str
+
+    @classmethod
+    def from_row(cls, row: sa.Row[Any]) -> Run:
+        """The retraining in a row of `runs`."""
+        values: dict[str, Any] = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+        values["state"] = RunState(values["state"])
+        values["spec"] = training_pb2.RetrainingSpec.FromString(values["spec"])
+        if values["gate"] is not None:
+            values["gate"] = model_pb2.GateReport.FromString(values["gate"])
+        return cls(**values)
+
+    def message(self) -> training_pb2.Retraining:
+        """The retraining as callers see it."""
+        return training_pb2.Retraining(
+            retraining_id=self.run_id,
+            state=self.state.message,
+            spec=self.spec,
+            create_time=timestamp(self.create_time),
+            start_time=timestamp(self.start_time),
+            end_time=timestamp(self.end_time),
+            last_sequence=self.last_sequence,
+            version=self.version,
+            gate=self.gate,
+            error=self.error,
+            actor=self.actor,
+            examples_by_class=self.examples_by_class,
+            examples_digest=self.examples_digest,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunExample:
+    """One example that a retraining learns from; the bytes are in the image store under `example_id`."""
+
+    example_id: str
+    class_id: str
+    name: str
+    group: str
+
+
+def timestamp(moment: datetime | None) -> timestamp_pb2.Timestamp | None:
+    """The moment as messages have it."""
+    if moment is None:
+        return None
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def examples_digest(example_ids: Iterable[str]) -> str:
+    """Hex SHA-256 over identifiers of examples, sorted, a newline after each."""
+    return hashlib.sha256(
+        "".join(f"{identifier}\n" for identifier in sorted(example_ids)).encode()
+    ).hexdigest()

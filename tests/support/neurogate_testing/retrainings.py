@@ -1,0 +1,74 @@
+"""Retrainings and their events for tests of whoever uses the run store."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from neurogate.v1 import training_pb2
+from neurogate_gateway.records.changes import Changes
+from neurogate_gateway.records.claims import RunClaims
+from neurogate_gateway.records.database import Database
+from neurogate_gateway.records.run import Run
+from neurogate_gateway.records.runs import RunStore
+from neurogate_gateway.records.schema import examples
+
+
+class Retrainings:
+    """The stores over one database, and short words to fill them."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.changes = Changes()
+        self.runs = RunStore(self.database, self.changes)
+        self.claims = RunClaims(self.database, self.changes)
+
+    def start(self, **changes: Any) -> Run:
+        """A retraining that waits."""
+        run, _ = self.start_or_find(**changes)
+        return run
+
+    def start_or_find(self, **changes: Any) -> tuple[Run, bool]:
+        """The same, and whether it is new."""
+        spec = changes.pop("spec", training_pb2.RetrainingSpec(from_scratch=True))
+        settings: dict[str, Any] = {
+            "launcher": "local",
+            "actor": "tester",
+            "request_id": "",
+            "request_digest": "",
+            "most_queued": 100,
+            "check_counts": lambda _: None,
+        }
+        return self.runs.create(spec, **settings | changes)
+
+    def add_examples(self, count: int, class_id: str = "glioma", **changes: Any) -> list[str]:
+        """Rows of examples without images; returns their identifiers."""
+        moment = dt.datetime.now(dt.UTC)
+        identifiers = [f"{class_id.encode().hex()[:8]:0>8}{number:056x}" for number in range(count)]
+        row = {
+            "class_id": class_id,
+            "name": "",
+            "source": "UPLOAD",
+            "create_time": moment,
+            "width": 8,
+            "height": 8,
+            "size_bytes": 100,
+            "prediction_id": "",
+            "group": "",
+            "actor": "tester",
+        }
+        with self.database.write() as connection:
+            connection.execute(
+                sa.insert(examples), [row | changes | {"example_id": name} for name in identifiers]
+            )
+        return identifiers
+
+    def close(self) -> None:
+        """Closes the database."""
+        self.database.close()
+
+
+def log_event(text: str) -> training_pb2.RetrainingEvent:
+    """A line of a trainer's log."""
+    return training_pb2.RetrainingEvent(log=training_pb2.RetrainingLogLine(level="info", text=text))

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from neurogate_testing.databases import postgresql_server, records_url
+
+__all__ = ["postgresql_server", "records_url"]
