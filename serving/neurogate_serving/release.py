@@ -1,0 +1,261 @@
+"""The release of a model: which version each label means, kept beside the versions for everyone to agree on.
+
+    <root>/<model>/.release.json        the release, with the change that made it so
+    <root>/<model>/.release-log.jsonl   the audit record, one change a line
+    <root>/<model>/.release.lock        held while one of the two changes
+
+A change is one replacement of the document, so a crash leaves the old release or the new one. The record
+follows it: what a crash kept out is there in the document, and is written before the next change.
+
+The names start with a dot, so TensorFlow Serving does not see them. Locks are flock(2) on open files, so they
+end with their process, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from . import _release_log as record
+from ._files import replace_file
+from ._names import MODEL_NAME_RULE, is_model_name
+from ._release_format import (
+    ACTIONS,
+    CANDIDATE,
+    GUARD,
+    PROMOTE,
+    RETIRE,
+    ROLLBACK,
+    SET_TRAFFIC,
+    Change,
+    FormatError,
+    Release,
+    State,
+    decode_release,
+    encode_release,
+)
+from .repository import RepositoryError
+
+__all__ = [
+    "ACTIONS",
+    "CANDIDATE",
+    "GUARD",
+    "PROMOTE",
+    "RETIRE",
+    "ROLLBACK",
+    "SET_TRAFFIC",
+    "Change",
+    "Changed",
+    "Draft",
+    "EtagMismatchError",
+    "Release",
+    "ReleaseDamagedError",
+    "ReleaseStore",
+    "RequestIdReusedError",
+    "State",
+]
+
+_T = TypeVar("_T")
+
+_DOCUMENT: Final = ".release.json"
+_LOG: Final = ".release-log.jsonl"
+_LOCK: Final = ".release.lock"
+
+
+class EtagMismatchError(RepositoryError):
+    """The release has changed since its etag was read."""
+
+
+class RequestIdReusedError(RepositoryError):
+    """The request_id belongs to a change that asked for something else."""
+
+
+class ReleaseDamagedError(RepositoryError):
+    """The document or the record cannot be understood; the message names the file and what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A change as somebody wants it; attributes as in `Change`."""
+
+    action: str
+    state: State
+    actor: str
+    reason: str = ""
+    forced: bool = False
+    gate: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What a change has come to.
+
+    Attributes:
+        release: The release right after it.
+        change: Its line of the audit record.
+        repeated: Whether it had been made before, under the same request_id.
+    """
+
+    release: Release
+    change: Change
+    repeated: bool = False
+
+
+class ReleaseStore:
+    """The release of one model, for any number of processes at once. Every method may block on the disk."""
+
+    def __init__(self, root: Path, model: str) -> None:
+        """Names the files; nothing is read yet.
+
+        Raises:
+            RepositoryError: The model's name is not valid.
+        """
+        if not is_model_name(model):
+            raise RepositoryError(f"model name {model!r} is not valid, expected {MODEL_NAME_RULE}")
+        self._folder = root.absolute() / model
+        self._document = self._folder / _DOCUMENT
+        self._log = self._folder / _LOG
+
+    def stamp(self) -> tuple[int, ...]:
+        """Something that differs whenever the document does, at the price of one look at its name."""
+        try:
+            seen = self._document.stat()
+        except FileNotFoundError:
+            return ()
+        return (seen.st_ino, seen.st_mtime_ns, seen.st_size)
+
+    def read(self) -> Release:
+        """The release now; an empty one before the first change.
+
+        Raises:
+            ReleaseDamagedError: The document cannot be understood.
+            OSError: It cannot be read.
+        """
+        try:
+            content = self._document.read_bytes()
+        except FileNotFoundError:
+            return Release()
+        try:
+            return decode_release(content)
+        except FormatError as error:
+            raise ReleaseDamagedError(
+                f"{self._document} is damaged ({error}); the last line of {_LOG} says what it held"
+            ) from None
+
+    def change(
+        self,
+        decide: Callable[[Release], Draft],
+        *,
+        etag: str = "",
+        request_id: str = "",
+        content: Mapping[str, object] | None = None,
+    ) -> Changed:
+        """Changes the release, while nobody else does.
+
+        Args:
+            decide: What to make of the release as it is now; may raise, and then nothing changes.
+            etag: Of the release that the caller has seen; empty for whatever is there.
+            request_id: The caller's name for the change; a repeat gets the first answer, whatever has
+                happened since. Empty for none.
+            content: What the caller asked for, to tell a repeat from another change under the same name.
+
+        Raises:
+            EtagMismatchError: The release is another one by now.
+            RequestIdReusedError: The request_id belongs to a change that asked for something else.
+            ReleaseDamagedError: A file cannot be understood; nothing changes until a person has looked.
+            OSError: Something could not be written. The release is still the old one.
+        """
+        asked = _digest(content or {})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._sweep()
+            release = self.read()
+            self._catch_up(release)
+            earlier = self._find(request_id) if request_id else None
+            if earlier is not None:
+                if earlier.content != asked:
+                    raise RequestIdReusedError(
+                        f"request_id {request_id!r} belongs to change {earlier.sequence}, "
+                        "which asked for something else"
+                    )
+                after = Release(state=earlier.state, last_change=earlier)
+                return Changed(release=after, change=earlier, repeated=True)
+            if etag and etag != release.etag:
+                raise EtagMismatchError(f"the release is at {release.etag} by now, not at {etag}")
+            draft = decide(release)
+            change = Change(
+                sequence=release.revision + 1,
+                time=time.time(),
+                labels_before=release.state.labels,
+                request_id=request_id,
+                content=asked if request_id else "",
+                **{field.name: getattr(draft, field.name) for field in dataclasses.fields(draft)},
+            )
+            document = encode_release(change)
+            # As everybody else will read it, down to the digits of its numbers: so all agree on the etag.
+            after = decode_release(document)
+            replace_file(self._document, document)
+            # From here on it is done. A record that cannot be written now is completed by the next change.
+            with contextlib.suppress(OSError):
+                record.complete(self._log, after.change)
+            return Changed(release=after, change=after.change)
+
+    def changes(self, *, below: int = 2**63, size: int = 50) -> list[Change]:
+        """Up to `size` changes whose sequence is below a limit, newest first.
+
+        Raises:
+            ReleaseDamagedError: The document or the record cannot be understood.
+            OSError: They cannot be read.
+        """
+        last = self.read().last_change
+        found = self._guarded(lambda: record.page(self._log, below=below, size=size))
+        recorded = found[0].sequence if found else 0
+        if last is not None and recorded < last.sequence < below:
+            # A crash kept it out of the record.
+            found = [last, *found][:size]
+        return found
+
+    def _find(self, request_id: str) -> Change | None:
+        return self._guarded(lambda: record.find(self._log, request_id))
+
+    def _catch_up(self, release: Release) -> None:
+        last = release.last_change
+        if last is not None:
+            self._guarded(lambda: record.complete(self._log, last))
+        elif recorded := self._guarded(lambda: record.last_sequence(self._log)):
+            raise ReleaseDamagedError(
+                f"{self._document} is missing, but {_LOG} holds {recorded} changes; restore it from the last "
+                "line, or move the record away to begin anew"
+            )
+
+    def _guarded(self, read: Callable[[], _T]) -> _T:
+        try:
+            return read()
+        except FormatError as error:
+            raise ReleaseDamagedError(f"{self._log} is damaged: {error}") from None
+
+    def _sweep(self) -> None:
+        """Removes what a killed process left of a document in the making; the caller holds the lock."""
+        for path in self._folder.glob(f".{_DOCUMENT}.*.tmp"):
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,187 @@
+"""The release among processes: promotions that race, and changes killed at every step."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from neurogate_serving.release import PROMOTE, Draft, Release, ReleaseStore, State
+
+MODEL = "brain_tumor"
+ROUNDS = 50
+
+PREAMBLE = """
+import fcntl, json, os, signal, sys
+from pathlib import Path
+from neurogate_serving.release import PROMOTE, Draft, EtagMismatchError, ReleaseStore, State
+store = ReleaseStore(Path(sys.argv[1]), "brain_tumor")
+
+def to(version):
+    def decide(release):
+        state = State(labels={"stable": version}, highest=max(release.state.highest, version))
+        return Draft(action=PROMOTE, state=state, actor=f"process {os.getpid()}")
+    return decide
+"""
+
+# Each line of input is the etag that all racers have seen; the answer says who won.
+RACE = (
+    PREAMBLE
+    + """
+for line in sys.stdin:
+    etag, version = line.split()
+    try:
+        print(json.dumps(["won", store.change(to(int(version)), etag=etag).change.sequence]), flush=True)
+    except EtagMismatchError:
+        print(json.dumps(["lost", 0]), flush=True)
+"""
+)
+
+# Forks once per step, so that the imports are paid once. The child kills itself before or after the n-th call
+# of any function by which the file system changes.
+KILLED_AT_EVERY_STEP = (
+    PREAMBLE
+    + """
+def killing(function, budget, when):
+    def call(*args, **options):
+        if when == "before" and budget[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **options)
+        if when == "after" and budget[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        budget[0] -= 1
+        return result
+    return call
+
+sys.stdout.flush()
+for when in ("before", "after"):
+    step = 0
+    while True:
+        child = os.fork()
+        if not child:
+            budget = [step]
+            for name in ("mkdir", "open", "fsync", "fchmod", "replace", "unlink", "ftruncate", "write"):
+                setattr(os, name, killing(getattr(os, name), budget, when))
+            fcntl.flock = killing(fcntl.flock, budget, when)
+            store.change(to(1000 + step), request_id=f"{when}-{step}")
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        print(json.dumps({"when": when, "step": step, "killed": killed, "status": status}), flush=True)
+        sys.stdin.readline()
+        if not killed:
+            break
+        step += 1
+"""
+)
+
+MANY = (
+    PREAMBLE
+    + """
+for turn in range(int(sys.argv[2])):
+    store.change(to(turn + 1), request_id=f"{os.getpid()}-{turn}")
+"""
+)
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.communicate()
+    assert process.returncode == 0
+
+
+def stable(version: int) -> Draft:
+    return Draft(action=PROMOTE, state=State(labels={"stable": version}, highest=version), actor="parent")
+
+
+def test_of_promotions_that_saw_the_same_release_one_wins(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path, MODEL)
+    racers = [start(RACE, tmp_path) for _ in range(2)]
+    for turn in range(ROUNDS):
+        etag = store.read().etag
+        for number, racer in enumerate(racers):
+            assert racer.stdin is not None
+            racer.stdin.write(f"{etag} {turn * 10 + number + 1}\n")
+            racer.stdin.flush()
+        answers = []
+        for racer in racers:
+            assert racer.stdout is not None
+            answers.append(json.loads(racer.stdout.readline()))
+        assert sorted(outcome for outcome, _ in answers) == ["lost", "won"]
+        winner = next(number for number, (outcome, _) in enumerate(answers) if outcome == "won")
+        release = store.read()
+        assert release.state.labels == {"stable": turn * 10 + winner + 1}
+        assert release.revision == answers[winner][1] == turn + 1
+    for racer in racers:
+        end(racer)
+    assert [change.sequence for change in store.changes(size=100)] == list(range(ROUNDS, 0, -1))
+
+
+def test_a_change_killed_at_any_step_is_made_or_not_made(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path, MODEL)
+    before = store.change(lambda _: stable(1)).release
+    killer = start(KILLED_AT_EVERY_STEP, tmp_path)
+    assert killer.stdout is not None
+    assert killer.stdin is not None
+    steps = {"before": 0, "after": 0}
+    outcomes = set()
+    for line in killer.stdout:
+        report = json.loads(line)
+        wanted = 1000 + report["step"]
+        now = store.read()
+        assert now == before or (now.revision, now.state.labels) == (before.revision + 1, {"stable": wanted})
+        made = now != before
+        outcomes.add(made)
+        # The record shows what the release says, whether or not its line was written.
+        assert store.changes(size=1) == [now.last_change]
+        # Who asks again under the same name gets it once, never twice.
+        request_id = f"{report['when']}-{report['step']}"
+
+        def again(_: Release, version: int = wanted) -> Draft:
+            return stable(version)
+
+        assert store.change(again, request_id=request_id).repeated is made
+        before = store.read()
+        assert [change.sequence for change in store.changes(size=1000)] == list(range(before.revision, 0, -1))
+        assert not list((tmp_path / MODEL).glob("*.tmp"))
+        if report["killed"]:
+            steps[report["when"]] += 1
+        else:
+            assert report["status"] == 0
+        killer.stdin.write("\n")
+        killer.stdin.flush()
+    end(killer)
+    assert min(steps.values()) >= 8
+    assert outcomes == {True, False}
+
+
+def test_changes_of_many_processes_leave_a_record_without_gaps(tmp_path: Path) -> None:
+    processes = [start(MANY, tmp_path, 25) for _ in range(4)]
+    store = ReleaseStore(tmp_path, MODEL)
+    # Whatever can be read at any moment is whole, and never goes back.
+    revision = 0
+    while any(process.poll() is None for process in processes):
+        now = store.read().revision
+        assert now >= revision
+        revision = now
+    for process in processes:
+        end(process)
+    changes = store.changes(size=1000)
+    assert [change.sequence for change in changes] == list(range(100, 0, -1))
+    for later, earlier in itertools.pairwise(changes):
+        assert later.labels_before == earlier.state.labels
+    assert len({change.request_id for change in changes}) == 100
+
+
+pytestmark = pytest.mark.timeout(120)
