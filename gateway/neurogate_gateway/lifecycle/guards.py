@@ -1,0 +1,178 @@
+"""Live guards: what callers' own images show of a version that has just begun to answer.
+
+Images are counted into windows. A window above a limit is a breach; several in a row fire. A window counts
+as good only when it is clearly below the limit, so a version that hovers at it does not escape by one good
+window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from neurogate.v1 import model_pb2
+
+from .policy import GuardPolicy
+
+ERROR_RATE: Final = "error_rate"
+LATENCY: Final = "latency"
+ABSTENTION_RATE: Final = "abstention_rate"
+PROBABILITY_SHIFT: Final = "probability_shift"
+NAMES: Final = (ERROR_RATE, LATENCY, ABSTENTION_RATE, PROBABILITY_SHIFT)
+
+_UNITS: Final = {LATENCY: " ms"}
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """One image that a version was asked about.
+
+    Attributes:
+        milliseconds: From admission to answer.
+        probabilities: f32 [C]; None when the version failed on the image.
+        abstained: Whether the verdict was another one than CONFIDENT.
+    """
+
+    milliseconds: float
+    probabilities: npt.NDArray[np.float32] | None
+    abstained: bool = False
+
+
+class Window:
+    """Sums over the images of one window."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._errors = 0
+        self._abstained = 0
+        self._milliseconds: list[float] = []
+        self._sum: Floats | None = None
+
+    def add(self, sample: Sample) -> None:
+        """Takes one image."""
+        self.images += 1
+        self._milliseconds.append(sample.milliseconds)
+        if sample.probabilities is None:
+            self._errors += 1
+            return
+        self._abstained += sample.abstained
+        values = sample.probabilities.astype(np.float64)
+        self._sum = values if self._sum is None or self._sum.shape != values.shape else self._sum + values
+
+    @property
+    def error_rate(self) -> float:
+        """Share of images that the version failed on."""
+        return self._errors / self.images if self.images else 0.0
+
+    @property
+    def abstention_rate(self) -> float:
+        """Share of answers that abstain."""
+        answered = self.images - self._errors
+        return self._abstained / answered if answered else 0.0
+
+    @property
+    def latency(self) -> float:
+        """95th percentile, in milliseconds."""
+        return float(np.quantile(self._milliseconds, 0.95)) if self._milliseconds else 0.0
+
+    @property
+    def mean(self) -> Floats | None:
+        """Mean probabilities, f64 [C]; None without an answer."""
+        answered = self.images - self._errors
+        return self._sum / answered if self._sum is not None and answered else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Firing:
+    """A guard that has fired, and on what."""
+
+    name: str
+    version: int
+    value: float
+    limit: float
+    windows: int
+    images: int
+
+    def __str__(self) -> str:
+        unit = _UNITS.get(self.name, "")
+        return (
+            f"guard {self.name}: version {self.version} had {self.value:.4g}{unit} over the last "
+            f"{self.images} images, above {self.limit:.4g}{unit} for {self.windows} windows in a row"
+        )
+
+
+class Guards:
+    """Watches one version, against the images that another one answers."""
+
+    def __init__(self, version: int, policy: GuardPolicy, reference: Floats | None = None) -> None:
+        """Begins with an empty window.
+
+        Args:
+            version: Number of the version that is watched.
+            policy: Limits.
+            reference: Mean probabilities of the version it is compared with, f64 [C]; None until `compare`.
+        """
+        self.version = version
+        self._policy = policy
+        self._limits: dict[str, float] = {
+            ERROR_RATE: policy.max_error_rate,
+            LATENCY: policy.max_latency_ms,
+            ABSTENTION_RATE: policy.max_abstention_rate,
+            PROBABILITY_SHIFT: policy.max_probability_shift,
+        }
+        self._breaches = dict.fromkeys(NAMES, 0)
+        self._values = dict.fromkeys(NAMES, 0.0)
+        self._window = Window()
+        self._reference = reference
+
+    def compare(self, reference: Floats) -> None:
+        """Takes over what the other version says on average, f64 [C]."""
+        self._reference = reference
+
+    def add(self, sample: Sample) -> Firing | None:
+        """Takes one image; what has fired, when this image ended a window and a guard fires."""
+        self._window.add(sample)
+        if self._window.images < self._policy.window:
+            return None
+        window, self._window = self._window, Window()
+        fired = None
+        for name, value in self._measure(window).items():
+            limit = self._limits[name]
+            self._values[name] = value
+            if value > limit:
+                self._breaches[name] += 1
+            elif value <= limit * self._policy.release_below:
+                self._breaches[name] = 0
+            if fired is None and self._breaches[name] >= self._policy.breaches_to_fire:
+                fired = Firing(name, self.version, value, limit, self._breaches[name], window.images)
+        return fired
+
+    def _measure(self, window: Window) -> dict[str, float]:
+        values = {
+            ERROR_RATE: window.error_rate,
+            LATENCY: window.latency,
+            ABSTENTION_RATE: window.abstention_rate,
+        }
+        mean = window.mean
+        if mean is not None and self._reference is not None and mean.shape == self._reference.shape:
+            values[PROBABILITY_SHIFT] = float(np.abs(mean - self._reference).sum() / 2)
+        return values
+
+    def states(self) -> list[model_pb2.GuardState]:
+        """What every guard saw in its last whole window, and how full the present one is."""
+        return [
+            model_pb2.GuardState(
+                name=name,
+                version=self.version,
+                value=self._values[name],
+                limit=self._limits[name],
+                breaches=self._breaches[name],
+                breaches_to_fire=self._policy.breaches_to_fire,
+                images=self._window.images,
+            )
+            for name in NAMES
+        ]

@@ -1,0 +1,110 @@
+"""Live guards and the agreement matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from neurogate_gateway.lifecycle.agreement import Agreement
+from neurogate_gateway.lifecycle.guards import Firing, Guards, Sample
+from neurogate_gateway.lifecycle.policy import GuardPolicy
+
+POLICY = GuardPolicy(
+    window=10,
+    breaches_to_fire=3,
+    release_below=0.5,
+    max_error_rate=0.2,
+    max_latency_ms=100,
+    max_abstention_rate=0.4,
+    max_probability_shift=0.3,
+)
+EVEN = np.array([0.5, 0.5], dtype=np.float32)
+
+
+def window(
+    guards: Guards, *, errors: int = 0, ms: float = 10, abstained: int = 0, answer: np.ndarray = EVEN
+) -> Firing | None:
+    """One whole window; what fired at its end."""
+    fired = None
+    for index in range(POLICY.window):
+        sample = Sample(ms, None if index < errors else answer, index >= POLICY.window - abstained)
+        fired = guards.add(sample)
+        assert fired is None or index == POLICY.window - 1
+    return fired
+
+
+@pytest.mark.parametrize(
+    ("bad", "name", "value"),
+    [
+        ({"errors": 3}, "error_rate", 0.3),
+        ({"ms": 101.0}, "latency", 101.0),
+        ({"abstained": 5}, "abstention_rate", 0.5),
+        ({"answer": np.array([0.9, 0.1], dtype=np.float32)}, "probability_shift", 0.4),
+    ],
+)
+def test_each_guard_fires_after_windows_in_a_row(bad: dict[str, object], name: str, value: float) -> None:
+    guards = Guards(7, POLICY, EVEN.astype(np.float64))
+    assert window(guards) is None
+    assert window(guards, **bad) is None  # type: ignore[arg-type]
+    assert window(guards, **bad) is None  # type: ignore[arg-type]
+    fired = window(guards, **bad)  # type: ignore[arg-type]
+    assert fired is not None
+    assert (fired.name, fired.version, fired.windows, fired.images) == (name, 7, 3, 10)
+    assert fired.value == pytest.approx(value)
+    assert name in str(fired)
+    assert "version 7" in str(fired)
+    state = next(state for state in guards.states() if state.name == name)
+    assert (state.breaches, state.breaches_to_fire, state.version) == (3, 3, 7)
+    assert state.value == pytest.approx(value)
+
+
+def test_a_clearly_good_window_forgives_and_a_doubtful_one_does_not() -> None:
+    guards = Guards(1, POLICY)
+    for _ in range(5):
+        assert window(guards, errors=3) is None
+        assert window(guards, errors=3) is None
+        assert window(guards, errors=1) is None
+    assert window(guards, errors=3) is None
+    assert window(guards, errors=2) is None
+    assert window(guards, errors=3) is None
+    assert window(guards, errors=2) is None
+    assert window(guards, errors=3) is not None
+
+
+def test_exactly_at_the_limit_is_no_breach() -> None:
+    guards = Guards(1, POLICY)
+    for _ in range(10):
+        assert window(guards, errors=2, ms=100, abstained=3) is None
+
+
+def test_without_a_reference_there_is_no_shift() -> None:
+    guards = Guards(1, POLICY)
+    far = np.array([1.0, 0.0], dtype=np.float32)
+    for _ in range(5):
+        assert window(guards, answer=far) is None
+    guards.compare(np.array([0.0, 1.0]))
+    assert [window(guards, answer=far) is not None for _ in range(3)] == [False, False, True]
+    # Of another number of classes nothing can be said.
+    guards.compare(np.array([0.0, 0.5, 0.5]))
+    guards = Guards(1, POLICY, np.array([1.0, 0.0, 0.0]))
+    assert [window(guards, answer=far) for _ in range(4)] == [None] * 4
+
+
+def test_a_version_that_answers_nothing() -> None:
+    guards = Guards(1, POLICY, EVEN.astype(np.float64))
+    fired = [window(guards, errors=10) for _ in range(3)][-1]
+    assert fired is not None
+    assert (fired.name, fired.value) == ("error_rate", 1.0)
+
+
+def test_agreement_counts_classes_and_shift() -> None:
+    agreement = Agreement(1, 2, ("a", "b"))
+    empty = agreement.message()
+    assert (empty.compared, empty.mean_probability_shift, list(empty.counts)) == (0, 0.0, [0, 0, 0, 0])
+    agreement.add(np.array([0.9, 0.1], dtype=np.float32), np.array([0.7, 0.3], dtype=np.float32))
+    agreement.add(np.array([0.8, 0.2], dtype=np.float32), np.array([0.4, 0.6], dtype=np.float32))
+    agreement.dropped, agreement.failed = 3, 1
+    message = agreement.message()
+    assert list(message.counts) == [1, 1, 0, 0]
+    assert message.mean_probability_shift == pytest.approx(0.3)
+    assert (message.compared, message.dropped, message.failed, agreement.agreed) == (2, 3, 1, 1)
+    assert (message.stable_version, message.shadow_version, list(message.class_ids)) == (1, 2, ["a", "b"])

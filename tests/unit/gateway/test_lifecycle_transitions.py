@@ -1,0 +1,129 @@
+"""What a promotion, a rollback and the rest make of the labels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from neurogate_gateway.lifecycle import transitions
+from neurogate_gateway.release_errors import NothingToRollBackError, TrafficSplitInvalidError
+from neurogate_serving.release import State
+
+NOW = 1000.0
+LIVE = State(labels={"stable": 2, "previous": 1, "candidate": 3}, highest=3)
+
+
+def test_a_promotion_keeps_the_version_before_as_previous() -> None:
+    after = transitions.promote(LIVE, 3, now=NOW)
+    assert after.labels == {"stable": 3, "previous": 2}
+    assert after.draining == {1: NOW}
+    assert after.promoted_at == NOW
+    assert transitions.promote(after, 3, now=NOW + 1) == after
+
+
+def test_the_first_version_has_nothing_before_it() -> None:
+    after = transitions.first(State(), 4, now=NOW)
+    assert (after.labels, after.highest, after.promoted_at) == ({"stable": 4}, 4, None)
+
+
+def test_a_rollback_swaps_and_can_be_undone() -> None:
+    promoted = transitions.promote(LIVE, 3, now=NOW)
+    back = transitions.rollback(promoted, now=NOW + 1)
+    assert back.labels == {"stable": 2, "previous": 3}
+    assert back.promoted_at is None
+    assert transitions.rollback(back, now=NOW + 2).labels == promoted.labels
+    with pytest.raises(NothingToRollBackError):
+        transitions.rollback(State(labels={"stable": 1}), now=NOW)
+
+
+def test_promoting_the_canary_ends_it() -> None:
+    split = transitions.split(LIVE, canary=3, percent=10, shadow=0, now=NOW)
+    assert (split.labels["canary"], split.canary_percent) == (3, 10)
+    after = transitions.promote(split, 3, now=NOW)
+    assert (after.labels, after.canary_percent) == ({"stable": 3, "previous": 2}, 0)
+
+
+def test_rolling_back_to_the_canary_ends_it() -> None:
+    split = transitions.split(LIVE, canary=1, percent=5, shadow=0, now=NOW)
+    after = transitions.rollback(split, now=NOW)
+    assert (after.labels["stable"], "canary" in after.labels, after.canary_percent) == (1, False, 0)
+
+
+def test_a_split_is_the_whole_split() -> None:
+    both = transitions.split(LIVE, canary=3, percent=0.5, shadow=1, now=NOW)
+    assert both.labels == {**LIVE.labels, "canary": 3, "shadow": 1}
+    none = transitions.split(both, canary=0, percent=0, shadow=0, now=NOW)
+    assert (none.labels, none.canary_percent) == (LIVE.labels, 0)
+    assert transitions.end_canary(both, now=NOW).labels == {**LIVE.labels, "shadow": 1}
+
+
+@pytest.mark.parametrize(
+    ("canary", "percent", "shadow", "field"),
+    [
+        (2, 10, 0, "canary_version"),
+        (0, 0, 2, "shadow_version"),
+        (-1, 10, 0, "canary_version"),
+        (0, 0, -1, "shadow_version"),
+        (3, 0, 0, "canary_percent"),
+        (3, -1, 0, "canary_percent"),
+        (3, 100.1, 0, "canary_percent"),
+        (3, math.nan, 0, "canary_percent"),
+        (3, math.inf, 0, "canary_percent"),
+        (0, 10, 0, "canary_version"),
+        (3, 10, 3, "shadow_version"),
+    ],
+)
+def test_splits_that_make_no_sense(canary: int, percent: float, shadow: int, field: str) -> None:
+    with pytest.raises(TrafficSplitInvalidError) as refusal:
+        transitions.split(LIVE, canary=canary, percent=percent, shadow=shadow, now=NOW)
+    assert refusal.value.field == field
+
+
+def test_what_lost_its_label_drains_until_it_is_retired_or_wanted_again() -> None:
+    state = transitions.candidate(LIVE, 4, now=NOW)
+    assert state.draining == {3: NOW}
+    assert transitions.split(state, canary=0, percent=0, shadow=3, now=NOW + 1).draining == {}
+    later = transitions.promote(state, 4, now=NOW + 5)
+    assert later.draining == {1: NOW + 5, 3: NOW}
+    assert transitions.retire(later, [3]).draining == {1: NOW + 5}
+    assert transitions.retire(later, [3]).labels == later.labels
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["promote", "rollback", "canary", "shadow", "candidate", "end"]),
+            st.integers(1, 5),
+        )
+    )
+)
+def test_no_version_is_lost_on_any_way(steps: list[tuple[str, int]]) -> None:
+    """Whatever had a label has one, or drains; a canary has a share and no other version has."""
+    state = transitions.first(State(), 1, now=0)
+    ever = {1}
+    for turn, (action, version) in enumerate(steps):
+        try:
+            match action:
+                case "promote":
+                    state = transitions.promote(state, version, now=turn)
+                case "rollback":
+                    state = transitions.rollback(state, now=turn)
+                case "canary":
+                    state = transitions.split(state, canary=version, percent=50, shadow=0, now=turn)
+                case "shadow":
+                    state = transitions.split(state, canary=0, percent=0, shadow=version, now=turn)
+                case "candidate":
+                    state = transitions.candidate(state, version, now=turn)
+                case "end":
+                    state = transitions.end_canary(state, now=turn)
+        except (NothingToRollBackError, TrafficSplitInvalidError):
+            continue
+        ever |= {*state.labels.values()}
+        assert {*state.labels.values(), *state.draining} == ever
+        assert not {*state.labels.values()} & state.draining.keys()
+        assert state.labels["stable"] not in {state.labels.get("canary"), state.labels.get("previous")}
+        assert ("canary" in state.labels) == (state.canary_percent > 0)
+        assert state.highest == max(ever)
