@@ -3,7 +3,8 @@
 Two kinds of work share the slots. A single call takes a slot at once or is refused, so that callers learn
 of overload in a millisecond. The images of batches and streams wait their turn, first come first served,
 and together hold at most half of the slots, so that bulk work never shuts single calls out. The number of
-batches and streams themselves is limited too.
+batches and streams themselves is limited too. Images that no caller waits for are let in only while there is
+little else to do.
 """
 
 from __future__ import annotations
@@ -67,11 +68,13 @@ class Admission:
         self._max_image_bytes = max_image_bytes
         self._max_in_flight = max_in_flight
         self._max_bulk_images = max(1, max_in_flight // 2)
+        self._max_quiet_images = max(1, max_in_flight // 16)
         self._max_bulk_calls = max_bulk_calls
         self._min_deadline = min_deadline
         self._in_flight = 0
         self._bulk_images = 0
         self._bulk_calls = 0
+        self._quiet_images = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean_seconds = 0.05
 
@@ -178,6 +181,21 @@ class Admission:
         finally:
             self._bulk_images -= 1
             self._leave()
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Room for one image that no caller waits for; it takes no slot from those that one does.
+
+        Raises:
+            OverloadedError: Callers keep a quarter of the slots busy, or enough such images are under way.
+        """
+        if self._in_flight * 4 > self._max_in_flight or self._quiet_images >= self._max_quiet_images:
+            raise OverloadedError("callers come first", retry_after=_SHORTEST_RETRY)
+        self._quiet_images += 1
+        try:
+            yield
+        finally:
+            self._quiet_images -= 1
 
     def took(self, seconds: float) -> None:
         """Takes note of the time that one image was worked on, waits for a version left out."""

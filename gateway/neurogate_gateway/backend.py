@@ -34,9 +34,16 @@ from .wire import (
 )
 
 _PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
+_RELOAD: Final = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 _STATUS: Final = "/tensorflow.serving.ModelService/GetModelStatus"
 _OVERLOAD_RETRY_SECONDS: Final = 0.2
 _FAULTS: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+
+_UNREACHED: Final = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 
 _Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
@@ -66,6 +73,10 @@ class BackendFaultError(BackendAnswerInvalidError):
     """Something broke in the model server, which says nothing about the version that was asked."""
 
 
+class ReloadRefusedError(Exception):
+    """The model server does not take a configuration over; the message has its status and its own words."""
+
+
 class Backend(Protocol):
     """A model server.
 
@@ -84,8 +95,14 @@ class Backend(Protocol):
     ) -> Outputs:
         """Runs one image, uint8 [height, width, 3]. Raises `VersionUnloadedError`."""
 
+    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
+        """Has the server take a configuration over. Raises `ReloadRefusedError`."""
+
     async def disconnected(self) -> None:
         """Waits until a connection that has stood ends: what answers after that may be another server."""
+
+    async def close(self) -> None:
+        """Ends the connection and cancels what is still running on it."""
 
 
 class TensorFlowServing:
@@ -102,10 +119,11 @@ class TensorFlowServing:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 1_000),
                 ("grpc.max_reconnect_backoff_ms", 1_000),
-                # Finds dead connections. The catalog polls more often than that, so that pings are sent only
-                # when nothing comes back, and the server's limit on idle pings is never met.
-                ("grpc.keepalive_time_ms", 10_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
+                # Finds servers that hang, which a busy one does not: its transport still answers. Polls come
+                # more often than that, so that pings are sent only when nothing comes back, and the server's
+                # limit on idle pings is never met.
+                ("grpc.keepalive_time_ms", 1_000),
+                ("grpc.keepalive_timeout_ms", 800),
                 # A proxy in the environment is for the web, not for the neighbour.
                 ("grpc.enable_http_proxy", 0),
             ],
@@ -113,6 +131,7 @@ class TensorFlowServing:
         # Without deserializers, so that an undecodable answer is this module's error and not gRPC's.
         self._predict: _Method = self._channel.unary_unary(_PREDICT)
         self._status: _Method = self._channel.unary_unary(_STATUS)
+        self._reload: _Method = self._channel.unary_unary(_RELOAD)
 
     async def close(self) -> None:
         """Closes the channel and cancels what is still running on it."""
@@ -157,6 +176,16 @@ class TensorFlowServing:
         request = predict_images_request(model, version, pixels, gradcam=gradcam)
         answer = await self._call(self._predict, request, seconds)
         return read_outputs(answer, version, classes=classes, gradcam=gradcam)
+
+    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
+        """Has the server take a configuration over; new models are loaded when this returns."""
+        request = tfs_pb2.ReloadConfigRequest(config=config)
+        try:
+            await self._reload(request.SerializeToString(), timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _UNREACHED:
+                raise _translate(error, logging.WARNING) from error
+            raise ReloadRefusedError(f"{error.code().name}: {error.details()}") from error
 
     async def _call(
         self, method: _Method, request: Message, seconds: float, *, level: int = logging.WARNING

@@ -6,33 +6,28 @@ It knows messages of the contract but nothing of gRPC: servicers call it, and so
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from neurogate.v1 import model_pb2
 
 from .admission import Admission, Deadline
 from .answers import Answer, Choice, Explanation, Seconds, check_top_k, classification, gone
-from .backend import Backend, VersionUnloadedError
+from .backend import VersionUnloadedError
 from .catalog import Catalog, VersionLostError
 from .errors import (
     BackendAnswerInvalidError,
-    BackendUnavailableError,
     ClassNotFoundError,
-    DeadlineTooShortError,
     GatewayError,
     ModelNotReadyError,
 )
+from .outcomes import Outcome, OutcomeObserver
 from .overlay import Overlay
-from .proof import ServedVersion
-from .telemetry import call_record, internal_error
+from .telemetry import call_record, internal_error, log
 from .transforms import TransformPool
-from .wire import Outputs, Pixels
-
-DEADLINE_MARGIN_SECONDS: Final = 0.01
-"""Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
 
 _T = TypeVar("_T")
 
@@ -46,19 +41,26 @@ class Classifier:
         admission: Admission,
         catalog: Catalog,
         transforms: TransformPool,
-        backend: Backend,
         image_timeout: float,
         window: int,
     ) -> None:
+        self.observers: tuple[OutcomeObserver, ...] = ()
+        """Who is told of every image's outcome."""
         self._admission = admission
         self._catalog = catalog
         self._transforms = transforms
-        self._backend = backend
+        self._fleet = catalog.fleet
         self._image_timeout = image_timeout
         self._window = window
 
     async def classify(
-        self, image: bytes, selector: model_pb2.ModelSelector, *, top_k: int, deadline: Deadline
+        self,
+        image: bytes,
+        selector: model_pb2.ModelSelector,
+        *,
+        top_k: int,
+        deadline: Deadline,
+        key: str = "",
     ) -> Answer:
         """One image by itself.
 
@@ -67,6 +69,7 @@ class Classifier:
             selector: Which version.
             top_k: Number of scores; 0 means all.
             deadline: By when.
+            key: The caller's side of the traffic split, as in `Catalog.resolve`.
 
         Raises:
             GatewayError: Why there is no answer.
@@ -76,7 +79,7 @@ class Classifier:
         async def attempt(choice: Choice) -> Answer:
             return await self._run(image, choice, asked, gradcam=False, deadline=deadline)
 
-        return await self._single(image, selector, top_k, deadline, attempt)
+        return await self._single(image, selector, attempt, top_k=top_k, deadline=deadline, key=key)
 
     async def explain(
         self,
@@ -86,6 +89,7 @@ class Classifier:
         class_id: str,
         overlay: Overlay,
         deadline: Deadline,
+        key: str = "",
     ) -> Explanation:
         """One image by itself, with the evidence for one class.
 
@@ -95,6 +99,7 @@ class Classifier:
             class_id: Which class; empty means the most probable one.
             overlay: How the picture is drawn.
             deadline: By when.
+            key: The caller's side of the traffic split, as in `Catalog.resolve`.
 
         Raises:
             GatewayError: Why there is no answer.
@@ -118,10 +123,16 @@ class Classifier:
             picture = await self._transforms.draw(image, version.manifest.transform, values, overlay)
             return Explanation(answer, explained, values, picture)
 
-        return await self._single(image, selector, 0, deadline, attempt)
+        return await self._single(image, selector, attempt, top_k=0, deadline=deadline, key=key)
 
     async def classify_batch(
-        self, images: Sequence[bytes], selector: model_pb2.ModelSelector, *, top_k: int, deadline: Deadline
+        self,
+        images: Sequence[bytes],
+        selector: model_pb2.ModelSelector,
+        *,
+        top_k: int,
+        deadline: Deadline,
+        key: str = "",
     ) -> tuple[Choice, list[Answer | GatewayError]]:
         """Several images by one version; what fails by itself has its error in the place of the answer.
 
@@ -147,15 +158,17 @@ class Classifier:
                 raise
             return choice, [task.result() for task in tasks]
 
-        return await self._with_version(selector, top_k, deadline, attempt)
+        return await self._with_version(selector, attempt, top_k=top_k, deadline=deadline, key=key)
 
-    async def choose(self, selector: model_pb2.ModelSelector, top_k: int, deadline: Deadline) -> Choice:
+    async def choose(
+        self, selector: model_pb2.ModelSelector, top_k: int, deadline: Deadline, key: str = ""
+    ) -> Choice:
         """The version that a selector means now.
 
         Raises:
             GatewayError: There is none, or it cannot give so many scores.
         """
-        version, label = await self._catalog.resolve(selector, deadline)
+        version, label = await self._catalog.resolve(selector, deadline, key)
         call_record().version = version.number
         check_top_k(top_k, version)
         return Choice(version, label, top_k)
@@ -190,34 +203,38 @@ class Classifier:
         self,
         image: bytes,
         selector: model_pb2.ModelSelector,
+        attempt: Callable[[Choice], Awaitable[_T]],
+        *,
         top_k: int,
         deadline: Deadline,
-        attempt: Callable[[Choice], Awaitable[_T]],
+        key: str,
     ) -> _T:
         self._admission.check_image(image)
         self._admission.check_deadline(deadline)
         with self._admission.single():
             async with deadline.enforced():
-                return await self._with_version(selector, top_k, deadline, attempt)
+                return await self._with_version(selector, attempt, top_k=top_k, deadline=deadline, key=key)
 
     async def _with_version(
         self,
         selector: model_pb2.ModelSelector,
+        attempt: Callable[[Choice], Awaitable[_T]],
+        *,
         top_k: int,
         deadline: Deadline,
-        attempt: Callable[[Choice], Awaitable[_T]],
+        key: str,
     ) -> _T:
         """Runs `attempt` with the version that is meant; once more if the model server has just unloaded it.
 
         Only for a choice by label: who names a number gets that version or an error.
         """
-        choice = await self.choose(selector, top_k, deadline)
+        choice = await self.choose(selector, top_k, deadline, key)
         try:
             return await attempt(choice)
         except VersionUnloadedError:
             if not choice.label:
                 raise gone(choice.version) from None
-        choice = await self.choose(selector, top_k, deadline)
+        choice = await self.choose(selector, top_k, deadline, key)
         try:
             return await attempt(choice)
         except VersionUnloadedError:
@@ -231,13 +248,19 @@ class Classifier:
         version = choice.version
         admitted = time.perf_counter()
         transformed = await self._transforms.run(image, version.manifest.transform)
-        while True:
-            await self._catalog.confirm(version, deadline)
-            called = time.perf_counter()
-            outputs = await self._predict(version, transformed.pixels, gradcam=gradcam, deadline=deadline)
-            # What was proven when the image was sent may not be what answered it.
-            if self._catalog.current(version):
-                break
+        try:
+            while True:
+                await self._catalog.confirm(version, deadline)
+                called = time.perf_counter()
+                outputs = await self._fleet.predict(
+                    version, transformed.pixels, gradcam=gradcam, deadline=deadline
+                )
+                # What was proven when the image was sent may not be what answered it.
+                if outputs is not None:
+                    break
+        except GatewayError as error:
+            self._tell(choice, image, None, error, admitted)
+            raise
         predicted = time.perf_counter() - called
         self._admission.took(transformed.transform_seconds + predicted)
         seconds = Seconds(
@@ -246,26 +269,18 @@ class Classifier:
             predict=predicted,
         )
         call_record().images += 1
-        return Answer(choice, outputs, classification(choice, outputs, seconds))
+        answer = Answer(choice, outputs, classification(choice, outputs, seconds))
+        self._tell(choice, image, answer, None, admitted)
+        return answer
 
-    async def _predict(
-        self, version: ServedVersion, pixels: Pixels, *, gradcam: bool, deadline: Deadline
-    ) -> Outputs:
-        left = deadline.remaining() - DEADLINE_MARGIN_SECONDS
-        if left <= 0:
-            raise DeadlineTooShortError("the deadline is too near for the model server")
-        try:
-            return await self._backend.predict(
-                version.model,
-                version.number,
-                pixels,
-                classes=len(version.classes),
-                gradcam=gradcam,
-                seconds=left,
-            )
-        except VersionUnloadedError:
-            self._catalog.unloaded(version)
-            raise
-        except BackendUnavailableError:
-            self._catalog.doubt()
-            raise
+    def _tell(
+        self, choice: Choice, image: bytes, answer: Answer | None, error: GatewayError | None, since: float
+    ) -> None:
+        if not self.observers:
+            return
+        outcome = Outcome(choice, image, answer, error, time.perf_counter() - since, call_record().caller())
+        for observer in self.observers:
+            try:
+                observer.observe(outcome)
+            except Exception as defect:  # noqa: BLE001 - who only looks on must not fail the call
+                log(logging.ERROR, "observer_failed", observer=type(observer).__name__, error=defect)

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 ENVIRONMENT_PREFIX: Final = "NEUROGATE_GATEWAY_"
+DNS_PREFIX: Final = "dns:///"
+"""Begins a backend_address whose addresses are looked up, again and again."""
 # Kubernetes describes a service called neurogate-gateway to its neighbours by these.
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?")
 _TRUTH: Final = {"true": True, "false": False}
@@ -39,8 +41,15 @@ class Settings:
     """Everything that an operator may set; docs/gateway.md has the same table with the reasons."""
 
     listen: str = _setting("127.0.0.1:50051", "Address to listen on, HOST:PORT; port 0 takes a free one.")
-    backend_address: str = _setting("127.0.0.1:8500", "Model server's gRPC address, HOST:PORT.")
+    backend_address: str = _setting(
+        "127.0.0.1:8500",
+        "Model servers' gRPC addresses: HOST:PORT with commas between, or dns:///NAME:PORT.",
+    )
     model_name: str = _setting("brain_tumor", "Name of the model on the model server.")
+    repository: str = _setting(
+        "",
+        "Folder of the model repository; versions are held to their files there. Empty: no access.",
+    )
     max_image_bytes: int = _setting(
         16 * 2**20, "Largest encoded image; every message limit follows from it.", low=1024, high=512 * 2**20
     )
@@ -92,7 +101,7 @@ class Settings:
             if low is not None and not low <= value <= high:
                 raise ConfigError(f"{field.name} is {value}, expected {low} to {high}")
         split_address("listen", self.listen, lowest_port=0)
-        split_address("backend_address", self.backend_address, lowest_port=1)
+        _check_backends(self.backend_address)
         if not self.model_name or not self.model_name.isprintable() or "/" in self.model_name:
             raise ConfigError(f"model_name is {self.model_name!r}, expected a name without slashes")
         if self.log_level not in LOG_LEVELS:
@@ -110,6 +119,21 @@ class Settings:
     def transform_workers(self) -> int:
         """Number of transform threads after "one per core" is resolved."""
         return self.transform_threads or _cores()
+
+
+def _check_backends(backends: str) -> None:
+    """Refuses what does not say where the model servers are.
+
+    Raises:
+        ConfigError: It is neither a list of addresses nor a name to resolve.
+    """
+    addresses = [backends.removeprefix(DNS_PREFIX)]
+    if not backends.startswith(DNS_PREFIX):
+        addresses = [address.strip() for address in backends.split(",")]
+        if len(set(addresses)) < len(addresses):
+            raise ConfigError(f"backend_address is {backends!r}, which names an address twice")
+    for address in addresses:
+        split_address("backend_address", address, lowest_port=1)
 
 
 def split_address(name: str, address: str, *, lowest_port: int) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""One version as the catalog keeps it: its state, why, and how its proof went."""
+"""One version on one model server: its state there, why, and how its proof went."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from neurogate.v1 import model_pb2
 
 from .proof import ServedVersion
+from .rejection import Rejection
 
 State = model_pb2.ModelVersionState
 LOADING: Final = model_pb2.MODEL_VERSION_STATE_LOADING
@@ -25,15 +26,19 @@ _LONGEST_PAUSE_SECONDS: Final = 10.0
 
 @dataclasses.dataclass(slots=True)
 class Entry:
-    """One version as the catalog sees it."""
+    """One version as one model server has it."""
 
     number: int
     state: State
     since: float
     """Unix time of the last change of state."""
     reason: str = ""
+    kind: Rejection | None = None
+    """Of a REJECTED version."""
     version: ServedVersion | None = None
     """As it was last read; whether it may answer depends on the state alone."""
+    proofs: int = 0
+    """How often it became READY."""
     proof: asyncio.Task[None] | None = None
     _interruptions: int = 0
     _faults: int = 0

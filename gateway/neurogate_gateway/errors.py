@@ -46,6 +46,7 @@ class GatewayError(Exception):
 
     code: ClassVar[code_pb2.Code]
     reason: ClassVar[error_pb2.ErrorReason]
+    usual_retry_after: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class GatewayError(Exception):
         self.message = cut(message)
         self.field = field
         self.resource = resource and (resource[0], cut(resource[1]))
-        self.retry_after = retry_after
+        self.retry_after = self.usual_retry_after if retry_after is None else retry_after
         self.metadata = {key: cut(value) for key, value in (metadata or {}).items()}
 
     @classmethod
@@ -272,12 +273,14 @@ class UnavailableError(GatewayError):
 class ModelNotReadyError(UnavailableError):
     """No version of the model is READY yet."""
 
+    usual_retry_after = 0.5
     reason = error_pb2.ERROR_REASON_MODEL_NOT_READY
 
 
 class BackendUnavailableError(UnavailableError):
-    """The model server cannot be reached."""
+    """No model server can be reached."""
 
+    usual_retry_after = 0.5
     reason = error_pb2.ERROR_REASON_BACKEND_UNAVAILABLE
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+from pathlib import Path
 from typing import Final
 
 from .admission import Admission
@@ -13,8 +14,13 @@ from .backend import TensorFlowServing
 from .catalog import Catalog
 from .classifier import Classifier
 from .config import Settings, split_address
+from .discovery import discover
+from .fleet import Fleet
 from .health import HealthServicer
+from .integrity import NoRepository, RepositoryIntegrity
 from .interceptors import CallInterceptor
+from .proving import Prover
+from .quiet import QuietRunner
 from .server import build_server
 from .services.classification import ClassificationServicer
 from .services.model import ModelServicer
@@ -50,27 +56,35 @@ class Gateway:
             max_bulk_calls=settings.max_bulk_calls,
             min_deadline=settings.min_deadline_seconds,
         )
-        self._backend = TensorFlowServing(settings.backend_address)
         self._transforms = TransformPool(settings.transform_workers)
-        self.catalog = Catalog(
-            self._backend,
+        prover = Prover(
             self._transforms,
+            RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository(),
             model=settings.model_name,
+            seconds_per_call=settings.default_timeout_seconds,
+        )
+        self.fleet = Fleet(
+            discover(settings.backend_address),
+            TensorFlowServing,
+            prover,
             poll_interval=settings.poll_interval_seconds,
-            proof_timeout=settings.default_timeout_seconds,
+        )
+        self.catalog = Catalog(
+            self.fleet,
+            model=settings.model_name,
             swap_wait=settings.swap_wait_seconds,
             on_change=lambda: self._health.set_serving(self.catalog.serving),
         )
-        classifier = Classifier(
+        self.classifier = Classifier(
             admission=self._admission,
             catalog=self.catalog,
             transforms=self._transforms,
-            backend=self._backend,
             image_timeout=settings.default_timeout_seconds,
             window=settings.stream_window,
         )
+        self.quiet = QuietRunner(self._admission, self.fleet, self._transforms)
         self._streams = StreamServer(
-            classifier,
+            self.classifier,
             self._admission,
             window=settings.stream_window,
             window_bytes=settings.max_message_bytes,
@@ -81,7 +95,7 @@ class Gateway:
             settings,
             self._interceptor,
             ClassificationServicer(
-                classifier,
+                self.classifier,
                 self._admission,
                 self._streams,
                 default_timeout=settings.default_timeout_seconds,
@@ -99,7 +113,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Takes calls and begins to look for versions."""
-        self._polling = asyncio.create_task(self.catalog.run())
+        self._polling = asyncio.create_task(self.fleet.run())
         await self._server.start()
         log(logging.INFO, "listening", address=self.address, pid=os.getpid())
 
@@ -127,7 +141,7 @@ class Gateway:
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.wait([self._polling])
-        await self._backend.close()
+        await self.fleet.close()
         self._transforms.close()
 
     async def _calls_end(self, seconds: float) -> bool:

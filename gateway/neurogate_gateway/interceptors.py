@@ -144,7 +144,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return make(run, None, handler.response_serializer)
 
     async def _run(self, method: str, call: Awaitable[_Message], context: _Context) -> _Message:
-        record = CallRecord(method)
+        record = CallRecord(method, caller=context.peer)
         token = current_call.set(record)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks

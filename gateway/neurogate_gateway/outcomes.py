@@ -1,4 +1,11 @@
-"""What became of one image, for those who count, compare or record it off the callers' path."""
+"""What became of one image, for those who count, compare or record it off the callers' path.
+
+Every image that a version was asked about has one outcome, whether it came alone, in a batch, in a stream or
+for an explanation. A failure is one when it is the version's or the model server's: it cannot be reached, is
+full, answers nonsense, breaks, or does not answer by the deadline that was passed on to it. What is refused
+before the version is asked is none: an image that cannot be decoded, a deadline that is over already, too
+much in flight. Nor is what another attempt or another choice of version makes good unseen by the caller.
+"""
 
 from __future__ import annotations
 

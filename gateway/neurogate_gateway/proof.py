@@ -14,19 +14,17 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.manifest import ManifestError, manifest_digest, parse_manifest
-from neurogate_serving.transform import pixels_digest
+from neurogate_serving.transform import TRANSFORM_REVISION, pixels_digest
 
 from .backend import Backend, BackendFaultError, VersionRefusedError
 from .errors import BackendAnswerInvalidError, InvalidArgumentError
+from .rejection import Rejection, UnprovenError
 from .transforms import TransformPool
 
 _DEFAULT_TOLERANCE: Final = 1e-3
-
-
-class UnprovenError(Exception):
-    """The version must not serve; the message says why, for people."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +79,28 @@ async def read_version(
     except BackendFaultError:
         raise
     except (VersionRefusedError, BackendAnswerInvalidError) as error:
-        raise UnprovenError(f"the version does not describe itself: {error}") from error
+        raise UnprovenError(
+            Rejection.NOT_DESCRIBED, f"the version does not describe itself: {error}"
+        ) from error
     except ManifestError as error:
-        raise UnprovenError(f"the manifest is not valid: {error}") from error
+        raise UnprovenError(_kind_of_invalid(data), f"the manifest is not valid: {error}") from error
     if (manifest.model_name, manifest.version) != (model, number):
         raise UnprovenError(
+            Rejection.MANIFEST_OF_ANOTHER,
             f"the manifest is of {manifest.model_name} version {manifest.version}, "
-            f"but the model server gave it for {model} version {number}"
+            f"but the model server gave it for {model} version {number}",
         )
     return ServedVersion(model, number, manifest, manifest_digest(data))
+
+
+def _kind_of_invalid(data: bytes) -> Rejection:
+    """Tells a manifest from the future, which another gateway may well serve, from a broken one."""
+    try:
+        revision = manifest_pb2.ModelManifest.FromString(data).transform.revision
+    except DecodeError:
+        return Rejection.MANIFEST_INVALID
+    known = revision in {0, TRANSFORM_REVISION}
+    return Rejection.MANIFEST_INVALID if known else Rejection.TRANSFORM_UNKNOWN
 
 
 async def prove(
@@ -108,7 +119,9 @@ async def prove(
     ]
     wrong = [finding for finding in findings if finding]
     if wrong:
-        raise UnprovenError(f"{len(wrong)} of {len(findings)} goldens differ: {_first(wrong)}")
+        raise UnprovenError(
+            Rejection.GOLDENS_DIFFER, f"{len(wrong)} of {len(findings)} goldens differ: {_first(wrong)}"
+        )
 
 
 async def _replay(

@@ -2,46 +2,86 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
+from collections.abc import Callable
 
 from .backend import Backend, VersionUnloadedError
 from .entries import LOADING, READY, REJECTED, Entry, State
 from .errors import GatewayError, InternalError
-from .proof import UnprovenError, prove, read_version
+from .integrity import FilesUnreadableError, Integrity
+from .proof import ServedVersion, prove, read_version
+from .rejection import Rejection, UnprovenError
 from .telemetry import log
 from .transforms import TransformPool
 
 
-async def attempt_proof(
-    entry: Entry, model: str, backend: Backend, transforms: TransformPool, *, seconds_per_call: float
-) -> tuple[State, str]:
-    """Reads and proves a version, and leaves in the entry what was read and how often it was interrupted.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """The state that a version is in after an attempt, and why."""
 
-    Returns:
-        The state that the version is in now, and why: READY, REJECTED, or LOADING when nothing was found out.
-    """
-    start = time.monotonic()
-    try:
-        version = await read_version(model, entry.number, backend, seconds_per_call=seconds_per_call)
-        entry.version = version
-        await prove(version, backend, transforms, seconds_per_call=seconds_per_call)
-    except UnprovenError as error:
-        log(logging.ERROR, "version_rejected", version=entry.number, reason=str(error))
-        return REJECTED, str(error)
-    except (VersionUnloadedError, GatewayError) as error:
-        return _interrupted(entry, str(error), fault=isinstance(error, InternalError))
-    except Exception as error:  # noqa: BLE001 - a version that breaks the proof must not serve either
-        log(logging.ERROR, "proof_failed", version=entry.number, error=error)
-        return _interrupted(entry, "it failed unforeseen; the gateway's log has the details", fault=True)
-    seconds = round(time.monotonic() - start, 3)
-    goldens = len(version.manifest.goldens)
-    log(logging.INFO, "version_ready", version=entry.number, goldens=goldens, seconds=seconds)
-    entry.forget_interruptions()
-    return READY, ""
+    state: State
+    reason: str = ""
+    kind: Rejection | None = None
 
 
-def _interrupted(entry: Entry, reason: str, *, fault: bool) -> tuple[State, str]:
+class Prover:
+    """Proves versions on any of the model servers."""
+
+    def __init__(
+        self,
+        transforms: TransformPool,
+        integrity: Integrity,
+        *,
+        model: str,
+        seconds_per_call: float,
+    ) -> None:
+        self.model = model
+        self._transforms = transforms
+        self._integrity = integrity
+        self._seconds_per_call = seconds_per_call
+
+    async def attempt(
+        self, entry: Entry, backend: Backend, admit: Callable[[ServedVersion], ServedVersion]
+    ) -> Verdict:
+        """Reads and proves a version, and leaves in the entry what was read and how often it was interrupted.
+
+        Args:
+            entry: The version.
+            backend: The model server that has it.
+            admit: Has the last word on a version that is proven: gives the object to go on with, or raises
+                `UnprovenError`. Nothing is awaited between it and the return.
+
+        Returns:
+            READY, REJECTED, or LOADING when nothing was found out.
+        """
+        start = time.monotonic()
+        seconds = self._seconds_per_call
+        try:
+            version = await read_version(self.model, entry.number, backend, seconds_per_call=seconds)
+            entry.version = version
+            await self._integrity.check(version)
+            await prove(version, backend, self._transforms, seconds_per_call=seconds)
+            entry.version = admit(version)
+        except UnprovenError as error:
+            return Verdict(REJECTED, str(error), error.kind)
+        except FilesUnreadableError as error:
+            return _interrupted(entry, str(error), fault=False)
+        except (VersionUnloadedError, GatewayError) as error:
+            return _interrupted(entry, str(error), fault=isinstance(error, InternalError))
+        except Exception as error:  # noqa: BLE001 - a version that breaks the proof must not serve either
+            log(logging.ERROR, "proof_failed", version=entry.number, error=error)
+            return _interrupted(entry, "it failed unforeseen; the gateway's log has the details", fault=True)
+        took = round(time.monotonic() - start, 3)
+        goldens = len(version.manifest.goldens)
+        log(logging.INFO, "version_ready", version=entry.number, goldens=goldens, seconds=took)
+        entry.forget_interruptions()
+        return Verdict(READY)
+
+
+def _interrupted(entry: Entry, reason: str, *, fault: bool) -> Verdict:
     rejected = entry.interrupted(fault=fault)
     log(logging.WARNING, "proof_interrupted", version=entry.number, reason=reason, rejected=rejected)
-    return REJECTED if rejected else LOADING, f"the proof was interrupted: {reason}"
+    reason = f"the proof was interrupted: {reason}"
+    return Verdict(REJECTED, reason, Rejection.PROOF_FAILED) if rejected else Verdict(LOADING, reason)

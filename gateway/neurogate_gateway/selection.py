@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Protocol
 
 from neurogate.v1 import model_pb2
 
-from .entries import REJECTED, Entry, State
+from .entries import REJECTED, State
 from .errors import (
     GatewayError,
     ModelLabelNotFoundError,
@@ -15,13 +15,25 @@ from .errors import (
     ModelVersionNotFoundError,
     ModelVersionRejectedError,
 )
-
-LATEST: Final = "latest"
-STABLE: Final = "stable"
+from .routing import LATEST, STABLE, Routing
 
 
-def label_of(model: str, selector: model_pb2.ModelSelector) -> str:
+class _Stands(Protocol):
+    """Where a version stands: an entry or a view."""
+
+    @property
+    def state(self) -> State: ...
+    @property
+    def reason(self) -> str: ...
+
+
+def label_of(model: str, selector: model_pb2.ModelSelector, routing: Routing | None = None) -> str:
     """The label that a selector without a version names.
+
+    Args:
+        model: The gateway's.
+        selector: What the caller sent.
+        routing: Which labels there are beside "latest" and "stable".
 
     Raises:
         ModelSelectorInvalidError: It is empty.
@@ -31,9 +43,10 @@ def label_of(model: str, selector: model_pb2.ModelSelector) -> str:
         return STABLE
     if not selector.label:
         raise ModelSelectorInvalidError("the label is empty", field="model.label")
-    if selector.label not in {LATEST, STABLE}:
+    known = {LATEST, STABLE, *(routing.labels if routing is not None else ())}
+    if selector.label not in known:
         raise ModelLabelNotFoundError(
-            f"model {model} has no label {selector.label!r}, only {LATEST!r} and {STABLE!r}",
+            f"model {model} has no label {selector.label!r}, only {_listed(known)}",
             resource=("label", selector.label),
             field="model.label",
         )
@@ -52,7 +65,7 @@ def check_number(number: int) -> None:
         )
 
 
-def not_answering(model: str, number: int, entry: Entry | None) -> GatewayError:
+def not_answering(model: str, number: int, entry: _Stands | None) -> GatewayError:
     """Why a version that is not READY does not answer."""
     resource = ("model_version", f"{model}/{number}")
     if entry is not None and entry.state == REJECTED:
@@ -70,3 +83,8 @@ def not_answering(model: str, number: int, entry: Entry | None) -> GatewayError:
 def tidy(text: str) -> str:
     """The first line of the model server's words, without paths: those are its own affair."""
     return re.sub(r"(?:/[\w.@+-]+){2,}/?", "(path)", text.partition("\n")[0])[:300]
+
+
+def _listed(labels: set[str]) -> str:
+    *others, last = (repr(label) for label in sorted(labels))
+    return f"{', '.join(others)} and {last}"

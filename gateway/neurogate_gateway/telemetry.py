@@ -14,6 +14,7 @@ import json
 import logging
 import sys
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
@@ -30,6 +31,8 @@ class CallRecord:
     request_id: str = ""
     version: int = 0
     images: int = 0
+    caller: Callable[[], str] = str
+    """The peer's identity, looked up only where somebody wants to know."""
 
     def identify(self) -> str:
         """The request_id for the log: the caller's, else one made now."""

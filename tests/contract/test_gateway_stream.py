@@ -380,7 +380,7 @@ async def test_an_image_in_flight_is_not_answered_by_something_else() -> None:
         old = backend.versions[1]
         # The call goes on at the old server while the gateway has learned that the number is another's now.
         backend.add_version(1, build_manifest(1, classes=OTHER_CLASSES))
-        gateway.gateway.catalog._lose("as if the connection had ended")
+        gateway.gateway.fleet.member(backend.address).lose("as if the connection had ended")
         await gateway.until_ready(1)
         old.gate.set()
         keys, failed = await broken(call)

@@ -13,7 +13,7 @@ from neurogate_gateway.classifier import Classifier
 from neurogate_gateway.errors import BatchEmptyError, GatewayError
 from neurogate_gateway.overlay import Overlay
 
-from .requests import Context, deadline_of, take_request_id
+from .requests import Context, deadline_of, take_request_id, take_routing_key
 from .streaming import StreamServer
 
 
@@ -38,12 +38,14 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
     ) -> classification_pb2.ClassifyResponse:
         """Classifies one image."""
         request_id = take_request_id(request.request_id)
+        key = take_routing_key(request.routing_key, request_id)
         check_top_k(request.top_k)
         answer = await self._classifier.classify(
             request.image,
             request.model,
             top_k=request.top_k,
             deadline=deadline_of(context, self._default_timeout),
+            key=key,
         )
         return classification_pb2.ClassifyResponse(
             classification=answer.classification, model=answer.choice.reference, request_id=request_id
@@ -57,6 +59,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         That there are not too many has been checked before the message was parsed.
         """
         request_id = take_request_id(request.request_id)
+        key = take_routing_key(request.routing_key, request_id)
         check_top_k(request.top_k)
         if not request.items:
             raise BatchEmptyError("the batch has no items", field="items")
@@ -66,6 +69,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
                 request.model,
                 top_k=request.top_k,
                 deadline=deadline_of(context, math.inf),
+                key=key,
             )
         return classification_pb2.BatchClassifyResponse(
             results=[
@@ -91,12 +95,14 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
     ) -> classification_pb2.ExplainResponse:
         """Classifies one image and draws where the evidence for a class lies."""
         request_id = take_request_id(request.request_id)
+        key = take_routing_key(request.routing_key, request_id)
         explanation = await self._classifier.explain(
             request.image,
             request.model,
             class_id=request.class_id,
             overlay=Overlay.from_options(request.overlay),
             deadline=deadline_of(context, self._default_timeout),
+            key=key,
         )
         height, width = explanation.values.shape
         return classification_pb2.ExplainResponse(

@@ -11,8 +11,8 @@ from google.protobuf import timestamp_pb2
 from neurogate.v1 import model_pb2
 
 from neurogate_gateway.catalog import Catalog
-from neurogate_gateway.entries import Entry
 from neurogate_gateway.errors import ModelSelectorInvalidError, ModelVersionNotFoundError, PageInvalidError
+from neurogate_gateway.views import VersionView
 
 from .release import ReleaseMethods
 from .requests import Context
@@ -40,15 +40,15 @@ class ModelServicer(ReleaseMethods):
                 f"page_size is {request.page_size}, expected 0 to {_LARGEST_PAGE}", field="page_size"
             )
         size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
-        entries = self._catalog.entries()
+        views = self._catalog.fleet.versions()
         if request.page_token:
             # By number and not by position: versions that come meanwhile shift no page.
             below = _read_token(request.page_token)
-            entries = [entry for entry in entries if entry.number < below]
-        page = entries[:size]
+            views = [view for view in views if view.number < below]
+        page = views[:size]
         return model_pb2.ListModelVersionsResponse(
-            versions=[self._version(entry, whole=False) for entry in page],
-            next_page_token=_token(page[-1].number) if len(entries) > size else "",
+            versions=[version_message(self._catalog, view, whole=False) for view in page],
+            next_page_token=_token(page[-1].number) if len(views) > size else "",
         )
 
     async def GetModelVersion(  # noqa: N802 - the contract's name
@@ -62,29 +62,44 @@ class ModelServicer(ReleaseMethods):
             raise ModelSelectorInvalidError(
                 f"the version is {request.version}, expected at least 1", field="version"
             )
-        for entry in self._catalog.entries():
-            if entry.number == request.version:
-                return model_pb2.GetModelVersionResponse(version=self._version(entry, whole=True))
-        raise ModelVersionNotFoundError(
-            f"model {self._catalog.model} has no version {request.version}",
-            resource=("model_version", f"{self._catalog.model}/{request.version}"),
-        )
+        view = self._catalog.fleet.view(request.version)
+        if view is None:
+            raise ModelVersionNotFoundError(
+                f"model {self._catalog.model} has no version {request.version}",
+                resource=("model_version", f"{self._catalog.model}/{request.version}"),
+            )
+        return model_pb2.GetModelVersionResponse(version=version_message(self._catalog, view, whole=True))
 
-    def _version(self, entry: Entry, *, whole: bool) -> model_pb2.ModelVersion:
-        since = timestamp_pb2.Timestamp()
-        since.FromMilliseconds(round(entry.since * 1000))
-        version = model_pb2.ModelVersion(
-            model=self._catalog.model,
-            version=entry.number,
-            state=entry.state,
-            state_reason=entry.reason,
-            labels=self._catalog.labels_of(entry.number),
-            state_time=since,
-        )
-        if entry.version is not None:
-            version.manifest_digest = entry.version.digest
-            version.manifest.CopyFrom(entry.version.manifest if whole else entry.version.summary)
-        return version
+
+def version_message(catalog: Catalog, view: VersionView, *, whole: bool) -> model_pb2.ModelVersion:
+    """A version as the contract has it; its manifest without the large parts unless `whole`."""
+    version = model_pb2.ModelVersion(
+        model=catalog.model,
+        version=view.number,
+        state=view.state,
+        state_reason=view.reason,
+        labels=catalog.labels_of(view.number),
+        state_time=_time(view.since),
+        backends=[
+            model_pb2.BackendVersion(
+                address=there.address,
+                state=there.state,
+                state_reason=there.reason,
+                state_time=_time(there.since),
+            )
+            for there in view.backends
+        ],
+    )
+    if view.version is not None:
+        version.manifest_digest = view.version.digest
+        version.manifest.CopyFrom(view.version.manifest if whole else view.version.summary)
+    return version
+
+
+def _time(unix: float) -> timestamp_pb2.Timestamp:
+    time = timestamp_pb2.Timestamp()
+    time.FromMilliseconds(round(unix * 1000))
+    return time
 
 
 def _token(number: int) -> str:

@@ -8,9 +8,10 @@ import grpc.aio
 
 from neurogate_gateway.admission import Deadline
 from neurogate_gateway.errors import RequestIdInvalidError
+from neurogate_gateway.release_errors import RoutingKeyInvalidError
 from neurogate_gateway.telemetry import call_record
 
-_LONGEST_REQUEST_ID: Final = 128
+_LONGEST: Final = 128
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -21,14 +22,29 @@ def take_request_id(request_id: str, *, field: str = "request_id") -> str:
     Raises:
         RequestIdInvalidError: It is too long, or not printable ASCII.
     """
-    if len(request_id) > _LONGEST_REQUEST_ID:
-        raise RequestIdInvalidError(
-            f"request_id has {len(request_id)} characters, the limit is {_LONGEST_REQUEST_ID}", field=field
-        )
-    if not (request_id.isascii() and (not request_id or request_id.isprintable())):
-        raise RequestIdInvalidError("request_id has characters that are not printable ASCII", field=field)
+    if complaint := _complaint("request_id", request_id):
+        raise RequestIdInvalidError(complaint, field=field)
     call_record().request_id = request_id
     return request_id
+
+
+def take_routing_key(routing_key: str, request_id: str, *, field: str = "routing_key") -> str:
+    """What decides a caller's side of a traffic split: the routing_key, checked, else the request_id.
+
+    Raises:
+        RoutingKeyInvalidError: It is too long, or not printable ASCII.
+    """
+    if complaint := _complaint("routing_key", routing_key):
+        raise RoutingKeyInvalidError(complaint, field=field)
+    return routing_key or request_id
+
+
+def _complaint(name: str, value: str) -> str:
+    if len(value) > _LONGEST:
+        return f"{name} has {len(value)} characters, the limit is {_LONGEST}"
+    if not (value.isascii() and (not value or value.isprintable())):
+        return f"{name} has characters that are not printable ASCII"
+    return ""
 
 
 def deadline_of(context: Context, default_seconds: float) -> Deadline:

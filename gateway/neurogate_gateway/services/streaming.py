@@ -30,7 +30,7 @@ from neurogate_gateway.errors import (
     StreamConfigNotFirstError,
 )
 
-from .requests import Context, deadline_of, take_request_id
+from .requests import Context, deadline_of, take_request_id, take_routing_key
 
 _LONGEST_KEY: Final = 256
 
@@ -106,9 +106,10 @@ class StreamServer:
             if first is None:
                 return
             config = first.config
-            take_request_id(config.request_id, field="config.request_id")
+            request_id = take_request_id(config.request_id, field="config.request_id")
+            key = take_routing_key(config.routing_key, request_id, field="config.routing_key")
             check_top_k(config.top_k)
-            choice = await self._classifier.choose(config.model, config.top_k, deadline)
+            choice = await self._classifier.choose(config.model, config.top_k, deadline, key)
             stream = _Stream(
                 self._classifier,
                 choice,

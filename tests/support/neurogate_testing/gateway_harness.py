@@ -42,17 +42,17 @@ class Harness:
     async def until_state(self, version: int, state: model_pb2.ModelVersionState) -> model_pb2.ModelVersion:
         """Waits until a version has a state, and returns it."""
         while True:
-            changed = self.gateway.catalog._changed
-            for entry in self.gateway.catalog.entries():
-                if (entry.number, entry.state) == (version, state):
-                    request = model_pb2.GetModelVersionRequest(version=version)
-                    return (await self.models.GetModelVersion(request)).version
+            changed = self.gateway.fleet._changed
+            view = self.gateway.fleet.view(version)
+            if view is not None and view.state == state:
+                request = model_pb2.GetModelVersionRequest(version=version)
+                return (await self.models.GetModelVersion(request)).version
             await changed.wait()
 
     async def until_connected(self, connected: bool) -> None:
-        """Waits until the catalog can, or cannot, reach the model server."""
-        while self.gateway.catalog.connected is not connected:
-            await self.gateway.catalog._changed.wait()
+        """Waits until the gateway can, or cannot, reach any model server."""
+        while self.gateway.fleet.connected is not connected:
+            await self.gateway.fleet._changed.wait()
 
     async def check(self, service: str = "") -> int:
         """One health check."""
@@ -68,12 +68,14 @@ class Harness:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(backend: FakeBackend | str, **changes: Any) -> AsyncIterator[Harness]:
-    """A gateway in front of a backend; `changes` are settings."""
+async def running_gateway(*backends: FakeBackend | str, **changes: Any) -> AsyncIterator[Harness]:
+    """A gateway in front of some backends; `changes` are settings."""
     settings = Settings(
         **{
             "listen": "127.0.0.1:0",
-            "backend_address": backend if isinstance(backend, str) else backend.address,
+            "backend_address": ",".join(
+                backend if isinstance(backend, str) else backend.address for backend in backends
+            ),
             "poll_interval_seconds": 0.05,
             "drain_seconds": 0.0,
             **changes,

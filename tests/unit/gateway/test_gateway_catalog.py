@@ -16,6 +16,7 @@ from neurogate_gateway import entries
 from neurogate_gateway.admission import Deadline
 from neurogate_gateway.backend import BackendFaultError, BackendVersion, VersionUnloadedError
 from neurogate_gateway.catalog import Catalog, VersionLostError
+from neurogate_gateway.discovery import discover
 from neurogate_gateway.entries import LOADING, PROVING, READY, REJECTED, RETIRED
 from neurogate_gateway.errors import (
     BackendUnavailableError,
@@ -26,7 +27,10 @@ from neurogate_gateway.errors import (
     ModelVersionNotFoundError,
     OverloadedError,
 )
+from neurogate_gateway.fleet import Fleet
+from neurogate_gateway.integrity import NoRepository
 from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.proving import Prover
 from neurogate_gateway.transforms import TransformPool
 from neurogate_gateway.wire import Outputs, Pixels
 from neurogate_serving.manifest import serialize_manifest
@@ -83,9 +87,15 @@ class ScriptedBackend:
         outputs = fake_outputs(pixels[np.newaxis], version)
         return Outputs(outputs["probabilities"][0], float(outputs["ood_score"][0]))
 
+    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
+        raise AssertionError
+
     async def disconnected(self) -> None:
         await self.connection_ends.wait()
         self.connection_ends.clear()
+
+    async def close(self) -> None:
+        pass
 
 
 class World:
@@ -93,33 +103,36 @@ class World:
         self.backend = ScriptedBackend()
         self.pool = TransformPool(1)
         self.told: list[bool] = []
+        prover = Prover(self.pool, NoRepository(), model="brain_tumor", seconds_per_call=5)
+        self.fleet = Fleet(discover("a:1"), lambda _: self.backend, prover, poll_interval=1)
+        self.member = self.fleet.member("a:1")
         self.catalog = Catalog(
-            self.backend,
-            self.pool,
+            self.fleet,
             model="brain_tumor",
-            poll_interval=1,
-            proof_timeout=5,
             swap_wait=swap_wait,
             on_change=lambda: self.told.append(self.catalog.serving),
         )
 
+    def entries(self) -> list[entries.Entry]:
+        return [self.member.entries[number] for number in sorted(self.member.entries, reverse=True)]
+
     async def poll(self, *numbers: int, state: States.State = AVAILABLE, error: str = "") -> None:
         """One poll that sees these versions, and the proofs that follow from it."""
         self.backend.list_versions(*numbers, state=state, error=error)
-        await self.catalog._poll()
+        await self.member.poll()
         await self.proofs()
 
     async def miss(self, error: GatewayError) -> None:
         """One poll that fails."""
         self.backend.listed = error
-        await self.catalog._poll()
+        await self.member.poll()
 
     async def proofs(self) -> None:
-        while proofs := [entry.proof for entry in self.catalog.entries() if entry.proof]:
+        while proofs := [entry.proof for entry in self.entries() if entry.proof]:
             await asyncio.wait(proofs)
 
     def states(self) -> dict[int, int]:
-        return {entry.number: entry.state for entry in self.catalog.entries()}
+        return {entry.number: entry.state for entry in self.entries()}
 
     async def stable(self, seconds: float = 5) -> int:
         version, _ = await self.catalog.resolve(model_pb2.ModelSelector(), Deadline.after(seconds))
@@ -174,7 +187,7 @@ async def test_unloading_retires(world: World, state: States.State) -> None:
 async def test_a_failed_load_is_rejected_and_stays_so(world: World) -> None:
     for _ in range(2):
         await world.poll(1, state=States.STATE_END, error="NOT_FOUND: no file in /models/m/1: sorry")
-        [entry] = world.catalog.entries()
+        [entry] = world.entries()
         assert entry.state == REJECTED
         assert entry.reason == "the model server could not load it: NOT_FOUND: no file in (path): sorry"
 
@@ -185,7 +198,7 @@ async def test_an_unreachable_server_is_lost_at_the_second_miss(world: World) ->
     assert world.catalog.serving
     assert await world.stable() == 1
     await world.miss(UNREACHABLE)
-    assert (world.catalog.connected, world.catalog.serving) == (False, False)
+    assert (world.fleet.connected, world.catalog.serving) == (False, False)
     with pytest.raises(BackendUnavailableError):
         await world.stable()
     await world.poll(1)
@@ -226,8 +239,8 @@ async def test_waiting_ends_with_the_deadline(world: World) -> None:
 
 async def test_a_call_waits_for_the_poll_that_follows_an_unloading(world: World) -> None:
     await world.poll(1)
-    version, _ = await world.catalog.resolve(model_pb2.ModelSelector(), Deadline.after(5))
-    world.catalog.unloaded(version)
+    [entry] = world.entries()
+    world.member._unloaded(entry, entry.proofs)
     assert world.catalog.serving
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
@@ -238,10 +251,11 @@ async def test_a_call_waits_for_the_poll_that_follows_an_unloading(world: World)
 
 async def test_news_of_an_older_proof_do_not_touch_the_newer(world: World) -> None:
     await world.poll(1)
-    version, _ = await world.catalog.resolve(model_pb2.ModelSelector(), Deadline.after(5))
+    [entry] = world.entries()
+    proofs = entry.proofs
     await world.poll()
     await world.poll(1)
-    world.catalog.unloaded(version)
+    world.member._unloaded(entry, proofs)
     assert world.states() == {1: READY}
 
 
@@ -263,14 +277,14 @@ async def test_one_broken_poll_does_not_end_the_polling(
     async def poll() -> None:
         nonlocal polls
         polls += 1
-        world.catalog._wake.set()
+        world.member._wake.set()
         await asyncio.sleep(0)
         if polls == 3:
             done.set()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(world.catalog, "_poll", poll)
-    running = asyncio.create_task(world.catalog.run())
+    monkeypatch.setattr(world.member, "poll", poll)
+    running = asyncio.create_task(world.fleet.run())
     await done.wait()
     running.cancel()
     await asyncio.wait([running])
@@ -296,7 +310,7 @@ OVERLOADED = OverloadedError("full")
 
 @contextlib.asynccontextmanager
 async def running(world: World) -> AsyncIterator[None]:
-    task = asyncio.create_task(world.catalog.run())
+    task = asyncio.create_task(world.fleet.run())
     try:
         yield
     finally:
@@ -317,7 +331,7 @@ async def test_an_ended_connection_takes_everything_back_until_it_is_proven_agai
         world.backend.manifests[1] = build_manifest(1, classes=OTHER_CLASSES)
         world.backend.connection_ends.set()
         while world.catalog.current(first):
-            await world.catalog._changed.wait()
+            await world.fleet._changed.wait()
         waiting = asyncio.create_task(chosen(world))
         world.backend.gate.set()
         second = await waiting
@@ -357,9 +371,9 @@ async def test_a_version_that_stays_away_is_lost() -> None:
 
 async def test_a_call_that_does_not_reach_the_server_leads_to_a_look(world: World) -> None:
     await world.poll(1)
-    world.catalog._polled_at -= 1
-    world.catalog.doubt()
-    assert world.catalog._wake.is_set()
+    world.member._polled_at -= 1
+    world.member._doubt()
+    assert world.member._wake.is_set()
 
 
 async def test_goldens_are_replayed_one_after_another_and_stop_with_the_proof(world: World) -> None:
@@ -368,11 +382,11 @@ async def test_goldens_are_replayed_one_after_another_and_stop_with_the_proof(wo
     world.backend.gate.clear()
     world.backend.began.clear()
     world.backend.list_versions(1, 2)
-    await world.catalog._poll()
+    await world.member.poll()
     await world.backend.began.wait()
-    [proof] = [entry.proof for entry in world.catalog.entries() if entry.proof]
+    [proof] = [entry.proof for entry in world.entries() if entry.proof]
     world.backend.list_versions(1)
-    await world.catalog._poll()
+    await world.member.poll()
     await asyncio.wait([proof])
     assert world.backend.predicting == 0
     assert world.states() == {2: RETIRED, 1: READY}
@@ -382,7 +396,7 @@ async def test_goldens_are_replayed_one_after_another_and_stop_with_the_proof(wo
 async def test_a_passing_fault_does_not_reject(world: World, error: Exception) -> None:
     world.backend.failure = error
     await world.poll(1)
-    [entry] = world.catalog.entries()
+    [entry] = world.entries()
     assert entry.state == LOADING
     assert entry.reason.startswith("the proof was interrupted: ")
     world.backend.failure = None
@@ -394,7 +408,7 @@ async def test_faults_without_end_reject(world: World) -> None:
     world.backend.failure = FAULT
     for _ in range(3):
         await world.poll(1)
-        [entry] = world.catalog.entries()
+        [entry] = world.entries()
         entry._not_before = 0
     assert entry.state == REJECTED
     assert "INTERNAL" in entry.reason
@@ -403,7 +417,7 @@ async def test_faults_without_end_reject(world: World) -> None:
 async def test_an_overloaded_server_never_rejects_but_is_asked_less_and_less(world: World) -> None:
     world.backend.failure = OVERLOADED
     await world.poll(1)
-    [entry] = world.catalog.entries()
+    [entry] = world.entries()
     pauses = []
     for _ in range(8):
         assert entry.state == LOADING
@@ -423,7 +437,7 @@ async def test_health_stops_serving_when_calls_stop_waiting() -> None:
     assert world.catalog.serving
     world.backend.gate.clear()
     world.backend.list_versions(2)
-    await world.catalog._poll()
+    await world.member.poll()
     assert world.states() == {2: PROVING, 1: RETIRED}
     assert not world.catalog.serving
     world.pool.close()
@@ -437,7 +451,7 @@ async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one
         BackendVersion(1, States.STATE_END),
         BackendVersion(2, States.STATE_LOADING),
     ]
-    await world.catalog._poll()
+    await world.member.poll()
     assert world.states() == {2: LOADING, 1: RETIRED}
     assert world.catalog.serving
     waiting = asyncio.create_task(world.stable())
@@ -450,7 +464,7 @@ async def test_what_went_is_still_shown(world: World) -> None:
     await world.poll(1)
     version = await chosen(world)
     await world.poll()
-    [entry] = world.catalog.entries()
+    [entry] = world.entries()
     assert entry.version is version
     assert not world.catalog.current(version)
     with pytest.raises(ModelVersionNotFoundError):
@@ -471,14 +485,14 @@ async def test_polls_that_break_count_as_misses(world: World, monkeypatch: pytes
     await world.poll(1)
 
     async def versions(*_: object, **__: object) -> None:
-        world.catalog._wake.set()
+        world.member._wake.set()
         await asyncio.sleep(0)
         raise ZeroDivisionError
 
     monkeypatch.setattr(world.backend, "versions", versions)
     async with running(world):
-        while world.catalog.connected:
-            await world.catalog._changed.wait()
+        while world.fleet.connected:
+            await world.fleet._changed.wait()
     assert not world.catalog.serving
 
 
@@ -488,6 +502,6 @@ async def test_reasons_are_cut(world: World) -> None:
     manifest.goldens[0].pixels_sha256 = "0" * 64
     world.backend.manifests[1] = manifest
     await world.poll(1)
-    [entry] = world.catalog.entries()
+    [entry] = world.entries()
     assert entry.state == REJECTED
     assert len(entry.reason) < 300

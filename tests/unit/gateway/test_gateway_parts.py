@@ -17,7 +17,10 @@ from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import model_pb2
 from neurogate_gateway import transforms
 from neurogate_gateway.admission import Admission, Deadline
-from neurogate_gateway.classifier import DEADLINE_MARGIN_SECONDS, Classifier
+from neurogate_gateway.catalog import Catalog
+from neurogate_gateway.classifier import Classifier
+from neurogate_gateway.discovery import discover
+from neurogate_gateway.entries import READY, Entry
 from neurogate_gateway.errors import (
     BackendAnswerInvalidError,
     DeadlineTooShortError,
@@ -26,7 +29,10 @@ from neurogate_gateway.errors import (
     OverloadedError,
     ShuttingDownError,
 )
+from neurogate_gateway.fleet import DEADLINE_MARGIN_SECONDS, Fleet
+from neurogate_gateway.integrity import NoRepository
 from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.proving import Prover
 from neurogate_gateway.services.requests import take_request_id
 from neurogate_gateway.telemetry import CallRecord, RefusalLog, configure_logging, current_call, log
 from neurogate_gateway.transforms import TransformPool
@@ -224,27 +230,19 @@ class StubBackend:
         return Outputs(np.full(4, 0.25, np.float32), 0.0)
 
 
-class StubCatalog:
-    def __init__(self) -> None:
-        self.version = ServedVersion("brain_tumor", 1, build_manifest(1), "d")
-
-    async def resolve(self, *_: object) -> tuple[ServedVersion, str]:
-        return self.version, "stable"
-
-    async def confirm(self, *_: object) -> None:
-        pass
-
-    def current(self, _: ServedVersion) -> bool:
-        return True
-
-
 async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
     backend, pool = StubBackend(), TransformPool(1)
+    prover = Prover(pool, NoRepository(), model="brain_tumor", seconds_per_call=5)
+    fleet = Fleet(discover("a:1"), lambda _: backend, prover, poll_interval=1)  # type: ignore[arg-type,return-value]
+    member = fleet.member("a:1")
+    member.connected = True
+    version = ServedVersion("brain_tumor", 1, build_manifest(1), "d")
+    member.entries[1] = Entry(1, READY, 0.0, version=version)
+    fleet.changed(member)
     classifier = Classifier(
         admission=Admission(max_image_bytes=10**6, max_in_flight=2, max_bulk_calls=1, min_deadline=0),
-        catalog=StubCatalog(),  # type: ignore[arg-type]
+        catalog=Catalog(fleet, model="brain_tumor", swap_wait=1),
         transforms=pool,
-        backend=backend,  # type: ignore[arg-type]
         image_timeout=30,
         window=2,
     )

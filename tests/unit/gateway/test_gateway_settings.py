@@ -154,4 +154,5 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
     text = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
     for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
-        assert f"| `{flag}` | `{str(field.default).lower()}` |" in text, flag
+        shown = "none" if field.default == "" else f"`{str(field.default).lower()}`"
+        assert f"| `{flag}` | {shown} |" in text, flag

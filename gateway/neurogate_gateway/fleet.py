@@ -1,0 +1,343 @@
+"""The model servers together: which versions are READY on which of them, and how one image finds its way.
+
+Calls go round robin over the servers on which the pinned version is READY, the doubtful ones last. A call
+that does not reach its server, or finds the version unloaded there, is tried on one more before its caller
+learns of it. Two servers that hold different bytes under one version number never both serve it: the one that
+was proven later is rejected.
+
+For whoever manages the release, this is what there is to build on:
+
+- `ready` and `versions` tell where every version stands, `subscribe` of every change,
+- `subscribe_connections` tells when a server is there (again) and has to be given its configuration,
+- `reload` gives a configuration to all servers, or to some.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Final
+
+from neurogate.tfs.v1 import tfs_pb2
+
+from .admission import Deadline
+from .backend import Backend, ReloadRefusedError, VersionUnloadedError
+from .errors import BackendUnavailableError, DeadlineTooShortError, GatewayError
+from .listeners import Listeners
+from .member import Member
+from .proof import ServedVersion
+from .proving import Prover
+from .rejection import Rejection, UnprovenError
+from .telemetry import log
+from .views import VersionView, view_of
+from .wire import Outputs, Pixels
+
+DEADLINE_MARGIN_SECONDS: Final = 0.01
+"""Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
+_LAST_ANSWERS_SECONDS: Final = 60.0
+
+
+class Fleet:
+    """All model servers of one model; `run` keeps it up to date."""
+
+    def __init__(
+        self,
+        addresses: AsyncIterator[tuple[str, ...]],
+        connect: Callable[[str], Backend],
+        prover: Prover,
+        *,
+        poll_interval: float,
+    ) -> None:
+        self.connected = False
+        """Whether any model server can be reached."""
+        self.ready_lost_at = -math.inf
+        """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
+        self._addresses = addresses
+        self._connect = connect
+        self._prover = prover
+        self._poll_interval = poll_interval
+        self._members: dict[str, Member] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._views: dict[int, VersionView] = {}
+        self._ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
+        self._newest: int | None = None
+        self._turn = 0
+        self._changed = asyncio.Event()
+        self._found = False
+        self._on_version: Listeners[[VersionView]] = Listeners()
+        self._on_connection: Listeners[[str, bool]] = Listeners()
+        self._on_look: Listeners[[]] = Listeners()
+        self._told_connected: set[str] = set()
+
+    @property
+    def looking(self) -> bool:
+        """Whether something is known to have happened on a model server that nobody has looked at yet."""
+        return not self._found or any(member.looking for member in self._members.values())
+
+    @property
+    def newest(self) -> int | None:
+        """The highest READY version."""
+        return self._newest
+
+    @property
+    def backends(self) -> Mapping[str, bool]:
+        """Address of every model server, and whether it can be reached."""
+        return {address: member.connected for address, member in self._members.items()}
+
+    def versions(self) -> list[VersionView]:
+        """Every version that was ever seen, newest first."""
+        return [self._views[number] for number in sorted(self._views, reverse=True)]
+
+    def view(self, number: int) -> VersionView | None:
+        """One version; None when it was never seen."""
+        return self._views.get(number)
+
+    def ready(self, number: int) -> ServedVersion | None:
+        """A version, while it is READY on at least one model server."""
+        found = self._ready.get(number)
+        return found[0] if found is not None else None
+
+    def subscribe(self, told: Callable[[VersionView], None]) -> Callable[[], None]:
+        """Has `told` called with every version that changes, on any model server, right after the change.
+
+        Returns:
+            What ends it.
+        """
+        return self._on_version.add(told)
+
+    def subscribe_connections(self, told: Callable[[str, bool], None]) -> Callable[[], None]:
+        """Has `told` called with address and whether it can be reached, whenever that changes.
+
+        A model server that can be reached (again) may be another process than before, and knows nothing of
+        an earlier `reload`.
+
+        Returns:
+            What ends it.
+        """
+        return self._on_connection.add(told)
+
+    def subscribe_looks(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Has `told` called after every change and every look at a model server: time passes in between.
+
+        Returns:
+            What ends it.
+        """
+        return self._on_look.add(told)
+
+    async def changes(self, give_up: Deadline) -> bool:
+        """Waits for the next change of anything; whether it came in time."""
+        remaining = give_up.remaining()
+        if remaining <= 0:
+            return False
+        try:
+            async with asyncio.timeout(remaining):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Has everyone who waits for a change look again, and health too."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._on_look.tell()
+
+    async def predict(
+        self, version: ServedVersion, pixels: Pixels, *, gradcam: bool, deadline: Deadline
+    ) -> Outputs | None:
+        """Runs one image, uint8 [height, width, 3], on one of the model servers that have the version READY.
+
+        Returns:
+            What the version says; None when what answered may have been another one.
+
+        Raises:
+            VersionUnloadedError: The model servers that were asked have not loaded it any more.
+            BackendUnavailableError: None that was asked can be reached.
+            GatewayError: As the backend has it.
+        """
+        first = self._next(version)
+        if first is None:
+            raise VersionUnloadedError("no model server has it any more")
+        try:
+            return await first.predict(version, pixels, gradcam=gradcam, seconds=_left(deadline))
+        except (VersionUnloadedError, BackendUnavailableError):
+            second = self._next(version, but=first)
+            if second is None:
+                raise
+        return await second.predict(version, pixels, gradcam=gradcam, seconds=_left(deadline))
+
+    async def reload(
+        self,
+        config: tfs_pb2.ModelServerConfig,
+        *,
+        addresses: Iterable[str] | None = None,
+        seconds: float = 10.0,
+    ) -> dict[str, GatewayError | ReloadRefusedError | None]:
+        """Gives a configuration to every model server, or to those at some addresses, all at once.
+
+        Returns:
+            By address: None when it was taken over, else why not. A server that cannot be reached has its
+            error like any other.
+        """
+        chosen = list(self._members if addresses is None else addresses)
+
+        async def one(address: str) -> GatewayError | ReloadRefusedError | None:
+            member = self._members.get(address)
+            if member is None:
+                return BackendUnavailableError(f"there is no model server at {address} any more")
+            try:
+                await member.backend.reload(config, seconds=seconds)
+            except (GatewayError, ReloadRefusedError) as error:
+                return error
+            member.look_again()
+            return None
+
+        results = await asyncio.gather(*(one(address) for address in chosen))
+        return dict(zip(chosen, results, strict=True))
+
+    async def run(self) -> None:
+        """Finds model servers, and polls them, until cancelled."""
+        try:
+            async for addresses in self._addresses:
+                self.set_members(addresses)
+        finally:
+            tasks = [*self._tasks.values(), *self._leaving]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        """Closes the connections and cancels what is still running on them; after `run` has ended."""
+        for member in self._members.values():
+            await member.backend.close()
+
+    def set_members(self, addresses: Iterable[str]) -> None:
+        """Takes in model servers that are new, and lets those go that are not named any more."""
+        wanted = dict.fromkeys(addresses)
+        for address in self._members.keys() - wanted:
+            member, task = self._members.pop(address), self._tasks.pop(address)
+            task.cancel()
+            log(logging.INFO, "backend_left", backend=address)
+            leaving = asyncio.create_task(_last_answers(member))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        for address in wanted:
+            member = self.member(address)
+            if address not in self._tasks:
+                self._tasks[address] = asyncio.create_task(member.run())
+        self._refresh()
+
+    def member(self, address: str) -> Member:
+        """The model server at an address, taken in where it is new; `run` begins to poll it."""
+        self._found = True
+        if address not in self._members:
+            backend = self._connect(address)
+            self._members[address] = Member(
+                address, backend, self._prover, self, poll_interval=self._poll_interval
+            )
+        return self._members[address]
+
+    def changed(self, member: Member) -> None:  # noqa: ARG002 - what has changed is found by comparison
+        """A member tells that a version on it, or its connection, has changed."""
+        self._refresh()
+
+    def polled(self, member: Member) -> None:  # noqa: ARG002 - each counts alike
+        """A member tells that it has polled."""
+        self._on_look.tell()
+
+    def admit(self, member: Member, version: ServedVersion) -> ServedVersion:
+        """The object for a proven version: that of the other members, so that all are one.
+
+        Raises:
+            UnprovenError: Another member serves something else under its number.
+        """
+        for other in self._members.values():
+            known = other.ready(version.number) if other is not member else None
+            if known is None:
+                continue
+            if known.digest != version.digest:
+                raise UnprovenError(
+                    Rejection.NUMBER_TAKEN,
+                    f"the model server at {other.address} already serves another version {version.number}: "
+                    f"its manifest has digest {known.digest[:12]}…, this one {version.digest[:12]}…",
+                )
+            return known
+        return version
+
+    def elsewhere(self, member: Member, number: int) -> bool:
+        """Whether a member other than this one, and not doubtful, can answer for a version."""
+        _, members = self._ready.get(number, (None, ()))
+        return any(other is not member and not other.doubtful for other in members)
+
+    def _next(self, version: ServedVersion, *, but: Member | None = None) -> Member | None:
+        """Whose turn it is for an image: one after another, the doubtful ones only for want of others."""
+        found = self._ready.get(version.number)
+        if found is None or found[0].digest != version.digest:
+            return None
+        members = found[1]
+        self._turn += 1
+        reserve = None
+        for offset in range(len(members)):
+            member = members[(self._turn + offset) % len(members)]
+            if member is but:
+                continue
+            if not member.doubtful:
+                return member
+            reserve = reserve or member
+        return reserve
+
+    def _refresh(self) -> None:
+        """Works out anew what all members together mean, and tells who asked to be told."""
+        members = list(self._members.values())
+        self.connected = any(member.connected for member in members)
+        numbers = self._views.keys() | {number for member in members for number in member.entries}
+        ready_before = self._ready
+        self._ready = {}
+        changes = []
+        for number in sorted(numbers, reverse=True):
+            entries = [(member.address, entry) for member in members if (entry := member.entries.get(number))]
+            view = view_of(number, entries, self._views.get(number))
+            if view != self._views.get(number):
+                self._views[number] = view
+                changes.append(view)
+            having = tuple(member for member in members if member.ready(number) is not None)
+            if having:
+                version = having[0].ready(number)
+                assert version is not None  # noqa: S101 - nothing happened in between
+                self._ready[number] = (version, having)
+        self._newest = max(self._ready, default=None)
+        if ready_before.keys() - self._ready.keys():
+            self.ready_lost_at = time.monotonic()
+        self.wake()
+        for view in changes:
+            self._on_version.tell(view)
+        self._tell_connections()
+
+    def _tell_connections(self) -> None:
+        now = {address for address, member in self._members.items() if member.connected}
+        before, self._told_connected = self._told_connected, now
+        for address in sorted(now ^ before):
+            self._on_connection.tell(address, address in now)
+
+
+def _left(deadline: Deadline) -> float:
+    left = deadline.remaining() - DEADLINE_MARGIN_SECONDS
+    if left <= 0:
+        raise DeadlineTooShortError("the deadline is too near for the model server")
+    return left
+
+
+async def _last_answers(member: Member) -> None:
+    """Lets the predictions on a model server that was taken out of the fleet end, and closes it."""
+    try:
+        async with asyncio.timeout(_LAST_ANSWERS_SECONDS):
+            await member.idle()
+    except TimeoutError:
+        pass
+    finally:
+        await member.backend.close()

@@ -1,0 +1,64 @@
+"""Images that no caller waits for: the shadow's copies, and those by which the gate judges a version.
+
+They take the same way as a caller's image, and nobody observes them. They never make a caller wait: while
+there is more than a little to do they are refused, and whoever brought them drops them or comes back later.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .admission import Admission, Deadline
+from .answers import Answer, Choice, Seconds, classification
+from .backend import VersionUnloadedError
+from .errors import ModelNotReadyError
+from .fleet import Fleet
+from .transforms import TransformPool
+
+
+class QuietRunner:
+    """Runs single images through a version."""
+
+    def __init__(self, admission: Admission, fleet: Fleet, transforms: TransformPool) -> None:
+        self._admission = admission
+        self._fleet = fleet
+        self._transforms = transforms
+
+    async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+        """What a version says about one encoded image; all classes, chosen by no label.
+
+        Args:
+            number: A version that is READY.
+            image: Encoded.
+            seconds: Time for it.
+
+        Raises:
+            OverloadedError: Callers come first now.
+            ModelNotReadyError: The version is not READY (any more).
+            GatewayError: Why there is no answer.
+        """
+        self._admission.check_image(image)
+        asked = time.perf_counter()
+        deadline = Deadline.after(seconds)
+        with self._admission.quiet():
+            async with deadline.enforced():
+                version = self._fleet.ready(number)
+                if version is None:
+                    raise ModelNotReadyError(f"version {number} is not READY")
+                transformed = await self._transforms.run(image, version.manifest.transform)
+                called = time.perf_counter()
+                try:
+                    outputs = await self._fleet.predict(
+                        version, transformed.pixels, gradcam=False, deadline=deadline
+                    )
+                except VersionUnloadedError:
+                    outputs = None
+                if outputs is None:
+                    raise ModelNotReadyError(f"version {number} went away meanwhile")
+        choice = Choice(version, "", 0)
+        took = Seconds(
+            queue=called - asked - transformed.transform_seconds,
+            transform=transformed.transform_seconds,
+            predict=time.perf_counter() - called,
+        )
+        return Answer(choice, outputs, classification(choice, outputs, took))
