@@ -24,8 +24,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.training_errors import ExampleStoreFullError, RecordsUnavailableError
 
+_DRIVERS: Final = {"sqlite", "postgresql+psycopg"}
 _BUSY_SECONDS: Final = 20.0
 _WRITING: Final = "neurogate_writing"
 _DISK_FULL: Final = ("database or disk is full", "No space left on device")
@@ -56,18 +58,20 @@ class Database:
         except sa.exc.ArgumentError as error:
             raise RecordsSetupError("the URL of the records cannot be read, expected scheme://…") from error
         self.name = self._url.render_as_string(hide_password=True)
-        self.is_postgresql = self._url.get_backend_name() == "postgresql"
-        if not self.is_postgresql and self._url.get_backend_name() != "sqlite":
+        if self._url.drivername not in _DRIVERS or self._url.database in {None, "", ":memory:"}:
             raise RecordsSetupError(
-                f"the records are at {self.name}, expected sqlite:///… or postgresql+psycopg://…"
+                f"the records are at {self.name!r}, expected sqlite:///FILE or postgresql+psycopg://…/DATABASE"
             )
+        self.is_postgresql = self._url.get_backend_name() == "postgresql"
         self.engine = self._make_engine()
         try:
             with self._one_at_a_time():
                 self._migrate()
-        except sa.exc.DBAPIError as error:
+        except (sa.exc.DBAPIError, GatewayError, OSError) as error:
             self.engine.dispose()
-            raise RecordsSetupError(f"the records at {self.name} cannot be opened: {error.orig}") from error
+            cause = error.__cause__ if isinstance(error, GatewayError) else error
+            told = cause.orig if isinstance(cause, sa.exc.DBAPIError) else cause
+            raise RecordsSetupError(f"the records at {self.name} cannot be opened: {told}") from error
         except BaseException:
             self.engine.dispose()
             raise
@@ -154,7 +158,7 @@ class Database:
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         """Keeps two processes from turning a new SQLite file into a database at once."""
-        if self.is_postgresql or not self._url.database or self._url.database == ":memory:":
+        if self.is_postgresql:
             yield
             return
         descriptor = os.open(f"{self._url.database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
+from typing import Final
 
 import sqlalchemy as sa
 from neurogate.v1 import training_pb2
@@ -11,7 +12,7 @@ from neurogate_gateway.training_errors import FilterInvalidError
 
 from .schema import examples
 
-_SOURCES = {
+SOURCES: Final = {
     training_pb2.EXAMPLE_SOURCE_UPLOAD: "UPLOAD",
     training_pb2.EXAMPLE_SOURCE_FEEDBACK: "FEEDBACK",
 }
@@ -23,7 +24,7 @@ def check_filter(chosen: training_pb2.ExampleFilter, *, field: str) -> None:
     Raises:
         FilterInvalidError: It is one.
     """
-    if chosen.source not in {training_pb2.EXAMPLE_SOURCE_UNSPECIFIED, *_SOURCES}:
+    if chosen.source not in {training_pb2.EXAMPLE_SOURCE_UNSPECIFIED, *SOURCES}:
         raise FilterInvalidError(f"source {chosen.source} is unknown", field=f"{field}.source")
     if any(not class_id for class_id in chosen.class_ids):
         raise FilterInvalidError("a class_id is empty", field=f"{field}.class_ids")
@@ -43,8 +44,8 @@ def example_conditions(chosen: training_pb2.ExampleFilter) -> list[sa.ColumnElem
     conditions: list[sa.ColumnElement[bool]] = []
     if chosen.class_ids:
         conditions.append(examples.c.class_id.in_(sorted(set(chosen.class_ids))))
-    if chosen.source in _SOURCES:
-        conditions.append(examples.c.source == _SOURCES[chosen.source])
+    if chosen.source in SOURCES:
+        conditions.append(examples.c.source == SOURCES[chosen.source])
     if chosen.HasField("from_time"):
         conditions.append(examples.c.create_time >= chosen.from_time.ToDatetime(UTC))
     if chosen.HasField("to_time"):

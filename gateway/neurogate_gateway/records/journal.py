@@ -1,0 +1,202 @@
+"""The journal of predictions: taken note of on the event loop, written in batches by a thread of its own.
+
+A call pays for one append to a queue; digests, rows and commits happen elsewhere. The queue is bounded, in
+predictions and in bytes of images. What does not fit is dropped and counted: the journal never holds up or
+fails a call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from neurogate.v1 import classification_pb2
+
+from neurogate_gateway.errors import GatewayError
+from neurogate_gateway.outcomes import Outcome
+from neurogate_gateway.telemetry import log
+
+from .predictions import PredictionStore
+
+_BATCH: Final = 128
+"""Rows of one transaction. Small, because building them holds the interpreter, which calls need too."""
+_PAUSE_SECONDS: Final = 0.25
+_RETRY_SECONDS: Final = 1.0
+_LAST_SECONDS: Final = 5.0
+_TELL_SECONDS: Final = 10.0
+_VERDICT: Final = classification_pb2.Verdict
+
+
+class Journal:
+    """An OutcomeObserver that keeps predictions.
+
+    Args:
+        store: Where they are kept.
+        keep_images: Whether their images are kept too.
+        most_waiting: Predictions that may wait to be written.
+        most_waiting_bytes: Bytes of their images.
+    """
+
+    def __init__(
+        self,
+        store: PredictionStore,
+        *,
+        keep_images: bool,
+        most_waiting: int = 4096,
+        most_waiting_bytes: int = 16 * 2**20,
+    ) -> None:
+        self._store = store
+        self._keep_images = keep_images
+        self._most_waiting = most_waiting
+        self._most_waiting_bytes = most_waiting_bytes
+        self._waiting: deque[tuple[float, Outcome]] = deque()
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._due = threading.Condition(self._lock)
+        self._taken = 0
+        self._done = 0
+        self._flush_to = 0
+        self._closing = False
+        self.written = 0
+        self.dropped = 0
+        self._told_dropped = 0
+        self._told_at = -_TELL_SECONDS
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread.start()
+
+    def observe(self, outcome: Outcome) -> None:
+        """Takes note of a prediction; failures are none."""
+        if outcome.answer is None:
+            return
+        size = len(outcome.image)
+        with self._lock:
+            # One image may always enter, however large.
+            full = self._waiting_bytes and (
+                len(self._waiting) >= self._most_waiting
+                or self._waiting_bytes + size > self._most_waiting_bytes
+            )
+            if full or self._closing:
+                self.dropped += 1
+                return
+            self._waiting.append((time.time(), outcome))
+            self._waiting_bytes += size
+            self._taken += 1
+            if len(self._waiting) == _BATCH:
+                self._due.notify_all()
+
+    def flush(self, seconds: float = _LAST_SECONDS) -> bool:
+        """Waits, in any thread but the loop's, until what was observed before is written or dropped.
+
+        Returns:
+            Whether it was in time.
+        """
+        with self._lock:
+            wanted = self._flush_to = self._taken
+            self._due.notify_all()
+            return self._due.wait_for(lambda: self._done >= wanted, seconds)
+
+    def close(self) -> None:
+        """Writes what waits, for as long as a few seconds, and ends."""
+        with self._lock:
+            self._closing = True
+            self._due.notify_all()
+        self._thread.join(2 * _LAST_SECONDS)
+        self._tell_dropped(last=True)
+
+    def _work(self) -> None:
+        give_up: float | None = None
+        while True:
+            with self._lock:
+                self._due.wait_for(
+                    lambda: self._closing or len(self._waiting) >= _BATCH or self._flush_to > self._done,
+                    _PAUSE_SECONDS,
+                )
+                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+                closing = self._closing
+            if closing and give_up is None:
+                give_up = time.monotonic() + _LAST_SECONDS
+            if batch:
+                self._write(batch, give_up)
+                self._tell_dropped()
+            elif closing:
+                return
+
+    def _write(self, batch: Sequence[tuple[float, Outcome]], give_up: float | None) -> None:
+        rows, images = [], {}
+        for moment, outcome in batch:
+            digest = hashlib.sha256(outcome.image).hexdigest()
+            if self._keep_images:
+                images[digest] = outcome.image
+            rows.append(_row(moment, outcome, digest))
+        size = sum(len(outcome.image) for _, outcome in batch)
+        kept = self._try(rows, images, give_up)
+        with self._lock:
+            self._waiting_bytes -= size
+            self._done += len(batch)
+            if kept:
+                self.written += len(batch)
+            else:
+                self.dropped += len(batch)
+            self._due.notify_all()
+
+    def _try(self, rows: list[dict[str, Any]], images: dict[str, bytes], give_up: float | None) -> bool:
+        """Writes a batch, again and again while the database is away and somebody may wait for it."""
+        while True:
+            try:
+                self._store.add(rows, images)
+                return True
+            except GatewayError as error:
+                log(logging.WARNING, "journal_not_written", reason=error.reason_name(), message=error.message)
+            except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
+                log(logging.ERROR, "journal_not_written", error=error)
+                return False
+            with self._lock:
+                self._due.wait_for(lambda: self._closing, _RETRY_SECONDS)
+                if self._closing and give_up is None:
+                    give_up = time.monotonic() + _LAST_SECONDS
+            if give_up is not None and time.monotonic() >= give_up:
+                return False
+            if give_up is not None:
+                time.sleep(0.1)
+
+    def _tell_dropped(self, *, last: bool = False) -> None:
+        fresh = self.dropped - self._told_dropped
+        if fresh and (last or time.monotonic() - self._told_at >= _TELL_SECONDS):
+            self._told_dropped, self._told_at = self.dropped, time.monotonic()
+            log(logging.WARNING, "journal_dropped", predictions=fresh, total=self.dropped)
+
+
+def _row(moment: float, outcome: Outcome, digest: str) -> dict[str, Any]:
+    answer = outcome.answer
+    assert answer is not None  # noqa: S101 - others are not taken
+    version, told = outcome.choice.version, answer.classification
+    probabilities = answer.outputs.probabilities.tolist()
+    timings = told.timings
+    return {
+        "prediction_id": told.prediction_id,
+        "create_time": datetime.fromtimestamp(moment, UTC),
+        "model": version.model,
+        "version": version.number,
+        "label": outcome.choice.label,
+        "manifest_digest": version.digest,
+        "transform_revision": version.manifest.transform.revision,
+        "image_digest": digest,
+        "class_id": version.classes[max(range(len(probabilities)), key=probabilities.__getitem__)][0],
+        "scores": {
+            class_id: round(value, 6)
+            for (class_id, _), value in zip(version.classes, probabilities, strict=True)
+        },
+        "verdict": _VERDICT.Name(told.verdict).removeprefix("VERDICT_"),
+        "ood_score": told.ood_score,
+        "queue_seconds": timings.queue.ToNanoseconds() / 1e9,
+        "transform_seconds": timings.transform.ToNanoseconds() / 1e9,
+        "predict_seconds": timings.predict.ToNanoseconds() / 1e9,
+        "total_seconds": outcome.seconds,
+        "caller": outcome.caller,
+    }

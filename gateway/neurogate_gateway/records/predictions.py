@@ -1,0 +1,80 @@
+"""Predictions as the journal keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from .database import Database
+from .images import ImageStore
+from .schema import predictions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """What feedback needs to know of one."""
+
+    prediction_id: str
+    class_id: str
+    verdict: str
+    image_digest: str
+    image_kept: bool
+
+
+class PredictionStore:
+    """The predictions of one database and one image store."""
+
+    def __init__(self, database: Database, images: ImageStore) -> None:
+        self._database = database
+        self._images = images
+
+    def add(self, rows: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]) -> None:
+        """Keeps predictions, and images that are to be kept with them.
+
+        Args:
+            rows: Values of the columns.
+            images: Bytes by digest; those for which there is no room are left out, and their rows say so.
+        """
+        if not images:
+            self._insert(rows, kept=set())
+            return
+        with self._images.adding():
+            refused = self._images.put(images)
+            self._insert(rows, kept=images.keys() - refused.keys())
+
+    def find(self, prediction_id: str) -> Prediction | None:
+        """One prediction, if it is kept."""
+        columns = [predictions.c[field.name] for field in dataclasses.fields(Prediction)]
+        query = sa.select(*columns).where(predictions.c.prediction_id == prediction_id)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else Prediction(*row)
+
+    def forget_images(self, before: timedelta) -> None:
+        """Lets go of the images of older predictions; the next sweep of the image store removes them."""
+        with self._database.write() as connection:
+            old = predictions.c.create_time < self._database.now(connection) - before
+            connection.execute(
+                sa.update(predictions).where(predictions.c.image_kept, old).values(image_kept=False)
+            )
+
+    def forget(self, before: timedelta, most: int) -> None:
+        """Removes predictions that are older, and the oldest of more than `most`."""
+        newest = sa.select(sa.func.max(predictions.c.number)).scalar_subquery()
+        with self._database.write() as connection:
+            old = predictions.c.create_time < self._database.now(connection) - before
+            connection.execute(
+                sa.delete(predictions).where(sa.or_(old, predictions.c.number <= newest - most))
+            )
+
+    def _insert(self, rows: Sequence[Mapping[str, Any]], kept: set[str]) -> None:
+        with self._database.write() as connection:
+            # A batch may come again after an error of which nobody knows whether it was before the commit.
+            connection.execute(
+                self._database.insert_new(predictions),
+                [{**row, "image_kept": row["image_digest"] in kept} for row in rows],
+            )

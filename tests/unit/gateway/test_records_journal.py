@@ -1,0 +1,152 @@
+"""The journal: bounded, written by its own thread, and never in a caller's way."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from neurogate_gateway.answers import Answer, Choice, Seconds, classification
+from neurogate_gateway.errors import ImageCorruptError
+from neurogate_gateway.outcomes import Outcome
+from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.records.journal import Journal
+from neurogate_gateway.records.opened import Records
+from neurogate_gateway.records.predictions import PredictionStore
+from neurogate_gateway.records.schema import predictions
+from neurogate_gateway.training_errors import RecordsUnavailableError
+from neurogate_gateway.wire import Outputs
+from neurogate_testing.manifests import sound_manifest
+
+CHOICE = Choice(ServedVersion("brain_tumor", 3, sound_manifest(version=3), "d" * 64), "stable", 1)
+
+
+class GatedStore:
+    """A store of predictions that waits until it may write, and fails as often as it is told."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.failures = 0
+        self.written: list[Mapping[str, Any]] = []
+
+    def add(self, rows: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]) -> None:
+        self.entered.set()
+        assert self.gate.wait(60)
+        if self.failures:
+            self.failures -= 1
+            raise RecordsUnavailableError("away")
+        self.written.extend(rows)
+
+
+def outcome(image: bytes = b"image") -> Outcome:
+    outputs = Outputs(np.array([0.1, 0.2, 0.6, 0.1], np.float32), 1.5)
+    told = classification(CHOICE, outputs, Seconds(0.001, 0.002, 0.003))
+    return Outcome(CHOICE, image, Answer(CHOICE, outputs, told), None, 0.01, "ipv4:127.0.0.1:9")
+
+
+def gated(**changes: Any) -> tuple[Journal, GatedStore]:
+    store = GatedStore()
+    return Journal(cast("PredictionStore", store), keep_images=False, **changes), store
+
+
+@pytest.fixture
+def records(tmp_path: Path, records_url: str) -> Iterator[Records]:
+    opened = Records(tmp_path / "data", records_url, max_store_bytes=1_000_000)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("keep_images", [True, False])
+def test_a_prediction_is_written_with_all_that_decided_it(records: Records, keep_images: bool) -> None:
+    journal = Journal(records.predictions, keep_images=keep_images)
+    seen = outcome()
+    journal.observe(seen)
+    assert journal.flush()
+    with records.database.read() as connection:
+        row = connection.execute(sa.select(predictions)).one()
+    digest = hashlib.sha256(b"image").hexdigest()
+    assert seen.answer is not None
+    assert row.prediction_id == seen.answer.classification.prediction_id
+    assert (row.model, row.version, row.label, row.manifest_digest) == ("brain_tumor", 3, "stable", "d" * 64)
+    assert row.transform_revision == CHOICE.version.manifest.transform.revision
+    assert (row.image_digest, row.image_kept) == (digest, keep_images)
+    assert (row.class_id, row.verdict) == ("notumor", "CONFIDENT")
+    assert row.scores == {"glioma": 0.1, "meningioma": 0.2, "notumor": 0.6, "pituitary": 0.1}
+    assert (row.queue_seconds, row.transform_seconds, row.predict_seconds) == (0.001, 0.002, 0.003)
+    assert (row.total_seconds, row.ood_score, row.caller) == (0.01, 1.5, "ipv4:127.0.0.1:9")
+    assert records.images.path(digest).exists() == keep_images
+    journal.close()
+
+
+def test_closing_writes_what_waits(records: Records) -> None:
+    journal = Journal(records.predictions, keep_images=False)
+    for _ in range(300):
+        journal.observe(outcome())
+    journal.close()
+    assert (journal.written, journal.dropped) == (300, 0)
+    with records.database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(predictions)).scalar_one() == 300
+
+
+def test_failures_are_no_predictions() -> None:
+    journal, store = gated()
+    store.gate.set()
+    journal.observe(Outcome(CHOICE, b"x", None, ImageCorruptError("bad"), 0.1))
+    journal.close()
+    assert store.written == []
+
+
+def test_what_does_not_fit_is_dropped_and_counted() -> None:
+    journal, store = gated(most_waiting=3)
+    journal.observe(outcome())
+    assert store.entered.wait(60)
+    for _ in range(5):
+        journal.observe(outcome())
+    assert journal.dropped == 2
+    store.gate.set()
+    journal.close()
+    assert (len(store.written), journal.written, journal.dropped) == (4, 4, 2)
+
+
+def test_images_that_wait_are_bounded_too_but_one_always_fits() -> None:
+    journal, store = gated(most_waiting_bytes=100)
+    journal.observe(outcome(b"x" * 500))
+    assert store.entered.wait(60)
+    journal.observe(outcome(b"y"))
+    assert journal.dropped == 1
+    store.gate.set()
+    assert journal.flush()
+    store.gate.clear()
+    journal.observe(outcome(b"z" * 60))
+    journal.observe(outcome(b"z" * 60))
+    store.gate.set()
+    journal.close()
+    assert (journal.written, journal.dropped) == (2, 2)
+
+
+def test_a_database_that_comes_back_gets_what_waited() -> None:
+    journal, store = gated()
+    store.failures = 1
+    store.gate.set()
+    journal.observe(outcome())
+    assert journal.flush(30)
+    assert (journal.written, journal.dropped) == (1, 0)
+    journal.close()
+    journal.observe(outcome())
+    assert journal.dropped == 1
+
+
+def test_a_database_that_stays_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neurogate_gateway.records.journal._LAST_SECONDS", 0.3)
+    journal, store = gated()
+    store.failures = 10**9
+    store.gate.set()
+    journal.observe(outcome())
+    journal.close()
+    assert (journal.written, journal.dropped) == (0, 1)
