@@ -154,10 +154,11 @@ class Catalog:
         return view.state if view is not None else None
 
     def _may_soon_be_ready(self, label: str) -> bool:
+        if self.fleet.looking or not self.fleet.connected:
+            # Nobody knows when a model server comes back, and calls that wait for it would fill all slots.
+            return self.fleet.looking
         # A version that is being loaded is worth waiting for only where the one before has just gone: from
         # nothing to a first version the wait may be long, and a caller learns more from an error.
-        if self.fleet.looking:
-            return True
         soon = {PROVING, LOADING} if self._swapping() else {PROVING}
         if self.routing is None or label == LATEST:
             return any(view.state in soon for view in self.fleet.versions())

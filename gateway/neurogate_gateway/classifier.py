@@ -21,9 +21,11 @@ from .catalog import Catalog, VersionLostError
 from .errors import (
     BackendAnswerInvalidError,
     ClassNotFoundError,
+    DeadlineTooShortError,
     GatewayError,
     ModelNotReadyError,
 )
+from .fleet import DEADLINE_MARGIN_SECONDS
 from .outcomes import Outcome, OutcomeObserver
 from .overlay import Overlay
 from .telemetry import call_record, internal_error, log
@@ -260,6 +262,11 @@ class Classifier:
                     break
         except GatewayError as error:
             self._tell(choice, image, None, error, admitted)
+            raise
+        except asyncio.CancelledError:
+            # By the caller, who may have any reason, or by the deadline that the version let pass.
+            if deadline.remaining() <= DEADLINE_MARGIN_SECONDS:
+                self._tell(choice, image, None, DeadlineTooShortError("the deadline passed"), admitted)
             raise
         predicted = time.perf_counter() - called
         self._admission.took(transformed.transform_seconds + predicted)

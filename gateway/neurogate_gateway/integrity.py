@@ -71,7 +71,9 @@ class RepositoryIntegrity:
             verify_version(folder, model_name=version.model)
             digest = manifest_digest((folder / MANIFEST_FILE).read_bytes())
         except ManifestError as error:
+            # Paths are the operator's affair.
             told = str(error).removeprefix(f"{folder}: ").replace(f"{folder}/", "")
+            told = told.replace(str(folder), f"version {version.number}")
             raise UnprovenError(
                 Rejection.FILES_DIFFER, f"the files differ from the manifest: {told}"
             ) from error

@@ -1,0 +1,129 @@
+"""Versions are held to their files, once, and again when a file has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from neurogate_gateway import integrity
+from neurogate_gateway.integrity import FilesUnreadableError, RepositoryIntegrity
+from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.rejection import Rejection, UnprovenError
+from neurogate_serving.manifest import manifest_digest, serialize_manifest, write_manifest
+from neurogate_testing.manifests import fill_version, sound_manifest
+
+VARIABLES = "variables/variables.data-00000-of-00001"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "brain_tumor" / "7"
+
+
+@pytest.fixture
+def version(folder: Path) -> ServedVersion:
+    """A version as the model server describes it, and its files."""
+    fill_version(folder)
+    manifest = write_manifest(folder, sound_manifest(version=7))
+    return ServedVersion("brain_tumor", 7, manifest, manifest_digest(serialize_manifest(manifest)))
+
+
+@pytest.fixture
+def checker(tmp_path: Path) -> Iterator[RepositoryIntegrity]:
+    made = RepositoryIntegrity(tmp_path)
+    yield made
+    made.close()
+
+
+async def test_sound_files(checker: RepositoryIntegrity, version: ServedVersion) -> None:
+    await checker.check(version)
+
+
+def tamper(folder: Path) -> None:
+    path = folder / VARIABLES
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+
+
+def cut(folder: Path) -> None:
+    (folder / VARIABLES).write_bytes(b"short")
+
+
+def remove(folder: Path) -> None:
+    (folder / VARIABLES).unlink()
+
+
+def add(folder: Path) -> None:
+    (folder / "extra").write_bytes(b"")
+
+
+def link(folder: Path) -> None:
+    (folder / VARIABLES).rename(folder.parent / "moved")
+    (folder / VARIABLES).symlink_to(folder.parent / "moved")
+
+
+def replace_manifest(folder: Path) -> None:
+    manifest = sound_manifest(version=7)
+    manifest.notice = "Another one."
+    write_manifest(folder, manifest)
+
+
+def remove_manifest(folder: Path) -> None:
+    (folder / "assets" / "neurogate_manifest.binpb").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (tamper, f"{VARIABLES} has digest"),
+        (cut, f"{VARIABLES} has 5 bytes"),
+        (remove, f"{VARIABLES} is missing"),
+        (add, "extra is not in the manifest"),
+        (link, "is neither a file nor a directory"),
+        (replace_manifest, "the repository's manifest has digest"),
+        (remove_manifest, "no manifest"),
+    ],
+)
+async def test_other_files(
+    checker: RepositoryIntegrity,
+    version: ServedVersion,
+    folder: Path,
+    change: Callable[[Path], None],
+    reason: str,
+) -> None:
+    await checker.check(version)
+    change(folder)
+    for _ in range(2):
+        with pytest.raises(UnprovenError, match=reason) as caught:
+            await checker.check(version)
+        assert caught.value.kind is Rejection.FILES_DIFFER
+        assert str(folder) not in str(caught.value)
+
+
+async def test_what_cannot_be_seen_is_not_judged(
+    checker: RepositoryIntegrity, version: ServedVersion
+) -> None:
+    other = ServedVersion("brain_tumor", 8, version.manifest, version.digest)
+    with pytest.raises(FilesUnreadableError, match="version 8 cannot be read: No such file"):
+        await checker.check(other)
+
+
+async def test_files_are_read_once_and_again_when_one_has_changed(
+    checker: RepositoryIntegrity, version: ServedVersion, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    verify = integrity.verify_version
+
+    def counting(folder: Path, *, model_name: str) -> object:
+        read.append(folder)
+        return verify(folder, model_name=model_name)
+
+    monkeypatch.setattr(integrity, "verify_version", counting)
+    for _ in range(3):
+        await checker.check(version)
+    assert len(read) == 1
+    (folder / VARIABLES).touch()
+    await checker.check(version)
+    assert len(read) == 2
