@@ -138,7 +138,7 @@ def _metrics(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
 
 
 def _lineage(lineage: manifest_pb2.Lineage) -> Iterator[str]:
-    for name in ("dataset_digest", "base_weights_digest"):
+    for name in ("dataset_digest", "base_weights_digest", "examples_digest"):
         value = getattr(lineage, name)
         if value and not _SHA256.fullmatch(value):
             yield f"lineage.{name} is {value!r}, expected 64 lower-case hex digits or nothing"

@@ -13,7 +13,8 @@ import typer
 
 from neurogate_trainer import cli_data
 from neurogate_trainer._quiet import quiet_imports
-from neurogate_trainer.config import PRESETS, TrainConfig, preset
+from neurogate_trainer._stopping import STOPPED_STATUS, stop_on_sigterm
+from neurogate_trainer.config import PRESETS, ConfigError, TrainConfig, preset
 from neurogate_trainer.progress import (
     ClosingReporter,
     JsonLinesReporter,
@@ -80,15 +81,55 @@ def train(
         "deterministic": deterministic or None,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    with _reporting(events) as reporter:
+    with _reporting(events) as told:
         config: TrainConfig = dataclasses.replace(preset(preset_name), **changes)
         with quiet_imports():
             from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
 
-        published = run_training(
-            data, run_dir, repository=repository, model=model, config=config, reporter=reporter
+        told.published = run_training(
+            data, run_dir, repository=repository, model=model, config=config, reporter=told.reporter
         )
-    typer.echo(published.path)
+    typer.echo(told.published.path)
+
+
+@app.command()
+def retrain(
+    base_run: Annotated[Path, typer.Argument(help="Run folder whose data set, splits and settings to take.")],
+    *,
+    examples: Annotated[Path, typer.Option(help="JSON document that lists the new examples.")],
+    repository: Annotated[Path, typer.Option(help="Model repository to publish to.")],
+    run_dir: RunDir,
+    model: Annotated[str, typer.Option(help="Name of the model in the repository.")] = "brain_tumor",
+    warm_start: Annotated[
+        Path | None, typer.Option(help="Run folder of the version to start from; default: initial weights.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting that differs from the base run's: NAME=VALUE."),
+    ] = None,
+    run_id: Annotated[str, typer.Option(help="Identifier of a new run.")] = "",
+    events: Annotated[Path | None, typer.Option(help="Also write events as JSON lines to this file.")] = None,
+) -> None:
+    """Trains on a base run's data and new examples, tests on the same sealed images, publishes a version."""
+    with _reporting(events) as told:
+        pairs = [text.partition("=") for text in changes or []]
+        if wrong := [name for name, equals, _ in pairs if not equals]:
+            raise ConfigError(f"--set {wrong[0]}: expected NAME=VALUE")
+        with quiet_imports():
+            from neurogate_trainer.pipeline import run_retraining  # noqa: PLC0415 - TensorFlow takes seconds
+
+        told.published = run_retraining(
+            base_run,
+            run_dir,
+            examples=examples,
+            warm_start=warm_start,
+            changes={name: value for name, _, value in pairs},
+            repository=repository,
+            model=model,
+            reporter=told.reporter,
+            run_id=run_id,
+        )
+    typer.echo(told.published.path)
 
 
 @app.command()
@@ -99,14 +140,14 @@ def export(
     model: Annotated[str, typer.Option(help="Name of the model in the repository.")] = "brain_tumor",
 ) -> None:
     """Publishes a run's model to this repository too; trains only what is missing."""
-    with _reporting(None) as reporter:
+    with _reporting(None) as told:
         with quiet_imports():
             from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
             from neurogate_trainer.run_folder import read_settings  # noqa: PLC0415
 
         config, data = read_settings(run_dir)
         published = run_training(
-            data, run_dir, repository=repository, model=model, config=config, reporter=reporter
+            data, run_dir, repository=repository, model=model, config=config, reporter=told.reporter
         )
     typer.echo(published.path)
 
@@ -114,11 +155,11 @@ def export(
 @app.command()
 def evaluate(run_dir: Annotated[Path, typer.Argument(help="Folder of a run that has published.")]) -> None:
     """Measures a run's published version on the sealed test split again; rewrites figures and report."""
-    with _reporting(None) as reporter:
+    with _reporting(None) as told:
         with quiet_imports():
             from neurogate_trainer.pipeline import evaluate_published  # noqa: PLC0415 - as above
 
-        report_path = evaluate_published(run_dir, reporter=reporter)
+        report_path = evaluate_published(run_dir, reporter=told.reporter)
     typer.echo(report_path)
 
 
@@ -140,19 +181,41 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) ->
     typer.echo(path)
 
 
+@dataclasses.dataclass(slots=True)
+class _Told:
+    """Who is told how a command goes, and what it has published in the end."""
+
+    reporter: Reporter
+    published: Any = None
+
+
 @contextlib.contextmanager
-def _reporting(events: Path | None) -> Iterator[Reporter]:
+def _reporting(events: Path | None) -> Iterator[_Told]:
     """Progress for people on standard error, for programs in a file; known failures as one line."""
     with contextlib.ExitStack() as stack:
+        lines: JsonLinesReporter | None = None
+
+        def end(outcome: str, *, version: int | None = None, reason: str = "") -> None:
+            # A full disk must not hide what went wrong before.
+            with contextlib.suppress(OSError):
+                if lines is not None:
+                    lines.end(outcome, version=version, reason=reason)
+
         try:
             reporters: list[ClosingReporter] = [stack.enter_context(console_reporter())]
             if events is not None:
-                reporters.append(stack.enter_context(JsonLinesReporter(events)))
-            yield TeeReporter(*reporters)
-        except KeyboardInterrupt:
+                lines = stack.enter_context(JsonLinesReporter(events))
+                reporters.append(lines)
+            told = _Told(TeeReporter(*reporters))
+            yield told
+            if told.published is not None:
+                end("published", version=told.published.version)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            end("stopped", reason="a signal asked for it")
             typer.echo("stopped; the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else STOPPED_STATUS) from None
         except Exception as error:
+            end("failed", reason=str(error) or type(error).__name__)
             # The project's own errors and the system's speak to the user; any other is a defect, and keeps
             # its traceback.
             if not (isinstance(error, OSError) or type(error).__module__.startswith("neurogate")):
@@ -170,4 +233,5 @@ def main() -> None:
     """The command."""
     # TensorFlow's own log lines tell a user nothing; whoever wants them sets the variable.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stop_on_sigterm()
     app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,21 @@ class NearPairs:
         )
 
 
-def find_near_duplicates(root: Path, records: list[ImageRecord], *, reporter: Reporter) -> NearPairs:
+def find_near_duplicates(
+    root: Path, records: Sequence[ImageRecord], *, since: int = 0, reporter: Reporter
+) -> NearPairs:
     """Compares all hashes, then the thumbnails of those that are close.
 
     All pairs of hashes are compared in blocks of vectors: about a second for 10,000 images. Only images
     with a close hash are decoded again. Images without structure (one gray level) match nothing.
+
+    Args:
+        root: What the records' paths are relative to.
+        records: The images.
+        since: Pairs of images before this position are known already, so they are not looked for.
+        reporter: Told about every image that is decoded.
     """
-    candidates = _close_hashes(np.array([record.phash for record in records], np.uint64))
+    candidates = _close_hashes(np.array([record.phash for record in records], np.uint64), since)
     wanted = np.unique(np.concatenate((candidates.left, candidates.right)))
     reporter.phase("audit", total=len(wanted), unit="images")
     thumbnails = np.zeros((len(wanted), _THUMBNAIL, _THUMBNAIL), np.float32)
@@ -83,16 +92,17 @@ def find_near_duplicates(root: Path, records: list[ImageRecord], *, reporter: Re
     return _unique(candidates.take(candidates.correlation >= MIN_CORRELATION))
 
 
-def _close_hashes(hashes: npt.NDArray[np.uint64]) -> NearPairs:
+def _close_hashes(hashes: npt.NDArray[np.uint64], since: int) -> NearPairs:
     flipped = mirrored(hashes)
     lefts, rights, found, turned = [], [], [], []
     for start in range(0, len(hashes), _BLOCK):
         block = hashes[start : start + _BLOCK]
+        first = max(start, since)
         for others, is_mirrored in ((hashes, False), (flipped, True)):
-            between = distances(block, others[start:])
-            left, right = np.nonzero(np.triu(between <= MAX_DISTANCE, k=1))
+            between = distances(block, others[first:])
+            left, right = np.nonzero(np.triu(between <= MAX_DISTANCE, k=1 - (first - start)))
             lefts.append(left + start)
-            rights.append(right + start)
+            rights.append(right + first)
             found.append(between[left, right])
             turned.append(np.full(len(left), is_mirrored))
     if not lefts:

@@ -24,11 +24,18 @@ from neurogate_trainer.model import backbone, build_model
 from neurogate_trainer.ood import FeatureDistance, fit_ood
 from neurogate_trainer.ood_sources import foreign_images
 from neurogate_trainer.progress import Reporter
+from neurogate_trainer.retraining import Retraining
 from neurogate_trainer.run_folder import RunFolder, read_audit
 from neurogate_trainer.splits import Splits, assert_disjoint, split_dataset
 from neurogate_trainer.train import predict_logits
 from neurogate_trainer.training_state import STATE_FILE
-from neurogate_trainer.weights import InitialWeights, find_initial_weights, load_into
+from neurogate_trainer.weights import (
+    InitialWeights,
+    find_initial_weights,
+    load_into,
+    load_whole,
+    version_weights,
+)
 
 CACHE: Final = "cache"
 _CLASS_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -40,13 +47,14 @@ class PipelineError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What every phase needs."""
+    """What every phase needs; `retraining` is None in a first training."""
 
     folder: RunFolder
     config: TrainConfig
     data: Path
     spec: manifest_pb2.TransformSpec
     reporter: Reporter
+    retraining: Retraining | None = None
 
     def phase(self, name: str) -> None:
         """Begins a phase without a count."""
@@ -126,10 +134,14 @@ def network_phase(run: Run, index: DatasetIndex) -> tuple[keras.Model, InitialWe
         if (run.folder.path / "checkpoint" / STATE_FILE).is_file():
             return network, weights
     run.phase("weights")
-    weights = find_initial_weights(
-        run.config.initial_weights, allow_random=run.config.allow_random_init, reporter=run.reporter
-    )
-    load_into(backbone(network), weights)
+    if run.retraining is not None and run.retraining.checkpoint is not None:
+        weights = version_weights(run.retraining.checkpoint, run.reporter)
+        load_whole(network, weights)
+    else:
+        weights = find_initial_weights(
+            run.config.initial_weights, allow_random=run.config.allow_random_init, reporter=run.reporter
+        )
+        load_into(backbone(network), weights)
     run.folder.write("weights.json", {"source": weights.source, "digest": weights.digest})
     run.folder.finish("weights")
     return network, weights

@@ -8,6 +8,7 @@ report. Each phase leaves its result in the run folder. A run that is killed goe
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from neurogate_serving.manifest import read_manifest
@@ -15,6 +16,7 @@ from neurogate_serving.repository import ModelRepository, PublishedVersion
 from neurogate_serving.transform import default_spec
 
 from neurogate_trainer import environment
+from neurogate_trainer._stopping import past_stopping
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.evaluate import evaluation_metrics
 from neurogate_trainer.export import decision_thresholds, export_version, manifest_calibration
@@ -35,13 +37,22 @@ from neurogate_trainer.phases import (
 from neurogate_trainer.progress import Reporter
 from neurogate_trainer.publication import already_published, draft_manifest, record_publication
 from neurogate_trainer.report import write_report
-from neurogate_trainer.run_folder import RunFolder, read_settings
+from neurogate_trainer.retraining import Retraining, joining_phases, plan_retraining, tuned
+from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_run_id, read_settings
 from neurogate_trainer.splits import assert_disjoint
 from neurogate_trainer.train import Trainer
 
 
 def run_training(
-    data: Path, run_dir: Path, *, repository: Path, model: str, config: TrainConfig, reporter: Reporter
+    data: Path,
+    run_dir: Path,
+    *,
+    repository: Path,
+    model: str,
+    config: TrainConfig,
+    reporter: Reporter,
+    run_id: str = "",
+    retraining: Retraining | None = None,
 ) -> PublishedVersion:
     """Trains a model on a data set and publishes it as the next version.
 
@@ -52,6 +63,8 @@ def run_training(
         model: Name of the model in it.
         config: The settings.
         reporter: Told about everything.
+        run_id: Identifier of a new run; made up where it is empty.
+        retraining: What makes it one, from `run_retraining`. An unfinished run stays what it is.
 
     Raises:
         PipelineError: There is no data set, or one of its classes has a name that cannot be served.
@@ -68,16 +81,81 @@ def run_training(
     versions.versions(model)  # refuses a bad name before any work
     if not data.is_dir():
         raise PipelineError(f"there is no folder {data}; expected a data set of class folders")
-    with RunFolder.open(run_dir, config, data) as folder, folder.reporting(reporter) as told:
-        if (done := already_published(folder, versions, model)) is not None:
+    record = retraining.to_json() if retraining is not None else None
+    with (
+        RunFolder.open(run_dir, config, data, run_id=run_id, retraining=record) as folder,
+        folder.reporting(reporter) as told,
+    ):
+        if (done := already_published(folder.run_id, versions, model)) is not None:
             told.message(f"run {folder.run_id} has published version {done.version} before")
             _finish(folder, done, told)
             return done
         told.message(f"run {folder.run_id} in {folder.path}")
-        run = Run(folder, config, data, default_spec(config.image_size, config.image_size), told)
+        plan = Retraining(**folder.retraining) if folder.retraining is not None else None
+        spec = default_spec(config.image_size, config.image_size)
+        run = Run(folder, config, data, spec, told, plan)
+        if plan is not None:
+            joining_phases(folder, config, plan, told)
         published = _run(run, versions, model)
         _finish(folder, published, told)
         return published
+
+
+def run_retraining(
+    base_run: Path,
+    run_dir: Path,
+    *,
+    examples: Path,
+    warm_start: Path | None,
+    changes: Mapping[str, str],
+    repository: Path,
+    model: str,
+    reporter: Reporter,
+    run_id: str = "",
+) -> PublishedVersion:
+    """Trains on a base run's data set and new examples, and publishes the next version.
+
+    The test split stays the base run's, so that versions can be compared; see `neurogate_trainer.joining`.
+
+    Args:
+        base_run: Folder of the run whose data set, splits and settings are taken over.
+        run_dir: The run folder: new, or that of the same retraining, unfinished.
+        examples: The document that lists the examples; see `datasets.examples.read_examples`.
+        warm_start: Folder of the run that published the version to start from; None for initial weights.
+        changes: Settings that differ from the base run's, as text by name; see `retraining.TUNABLE`.
+        repository: Root of the model repository.
+        model: Name of the model in it.
+        reporter: Told about everything.
+        run_id: Identifier of a new run; made up where it is empty.
+
+    Raises:
+        ExamplesError: The examples cannot be learnt from.
+        ConfigError: A setting cannot be changed so.
+        RunFolderError: `base_run` or `warm_start` is not the folder of a finished run; or as `run_training`.
+        Exception: What else `run_training` raises.
+    """
+    config, data = read_settings(base_run)
+    config = tuned(config, changes)
+    parent: PublishedVersion | None = None
+    if warm_start is not None:
+        parent = already_published(read_run_id(warm_start), ModelRepository(repository), model)
+        if parent is None:
+            raise RunFolderError(
+                f"the run in {warm_start} has published no version of {model} to {repository}"
+            )
+    retraining = plan_retraining(
+        base_run, examples, warm_start=warm_start, parent_version=parent.version if parent else None
+    )
+    return run_training(
+        data,
+        run_dir,
+        repository=repository,
+        model=model,
+        config=config,
+        reporter=reporter,
+        run_id=run_id,
+        retraining=retraining,
+    )
 
 
 def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
@@ -111,13 +189,20 @@ def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
         run.folder.write("export.json", exported.parity)
         evaluation = evaluation_phase(run, staged, splits, index)
         manifest = draft_manifest(
-            run.folder.run_id, config=run.config, spec=run.spec, index=index, splits=splits, weights=weights
+            run.folder.run_id,
+            config=run.config,
+            spec=run.spec,
+            index=index,
+            splits=splits,
+            weights=weights,
+            retraining=run.retraining,
         )
         manifest.calibration.CopyFrom(manifest_calibration(calibration))
         manifest.thresholds.CopyFrom(decision_thresholds(calibration, ood))
         manifest.metrics.CopyFrom(evaluation_metrics(evaluation.metrics, evaluation.ood_auroc))
         manifest.goldens.extend(exported.goldens)
         run.phase("publish")
+        past_stopping()
         return versions.publish(model, staged, manifest)
 
 

@@ -151,7 +151,9 @@ class JsonLinesReporter(ThrottledReporter):
 
     Every event has `sequence` (from 1, continuing where an existing file ends), `time` (UTC, ISO 8601),
     `event` and `phase`. The events are "phase" (with `total`, `unit`), "progress" (`step`, `total`,
-    `epoch` or null, `metrics`) and "message" (`level`, `text`).
+    `epoch` or null, `metrics`), "message" (`level`, `text`) and, once a process has come to its end, "end"
+    (`outcome`: "published", "failed" or "stopped"; `version` or null; `reason`). Every line is written at
+    once, and whole.
 
     Args:
         path: The file; made with its folder when missing. The torn last line of a killed run is cut off.
@@ -174,6 +176,11 @@ class JsonLinesReporter(ThrottledReporter):
     def message(self, text: str, *, level: str = "info") -> None:
         """Writes a "message" event."""
         self._write({"event": "message", "phase": self._name, "level": level, "text": text})
+
+    def end(self, outcome: str, *, version: int | None = None, reason: str = "") -> None:
+        """Writes an "end" event after what was held back."""
+        self._flush()
+        self._write({"event": "end", "outcome": outcome, "version": version, "reason": reason})
 
     def close(self) -> None:
         """Writes what was held back and closes the file."""

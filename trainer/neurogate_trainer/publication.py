@@ -14,6 +14,7 @@ from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.datasets.index import DatasetIndex
 from neurogate_trainer.evaluation_set import images_digest
 from neurogate_trainer.export import model_classes
+from neurogate_trainer.retraining import Retraining
 from neurogate_trainer.run_folder import RunFolder
 from neurogate_trainer.splits import Splits
 from neurogate_trainer.weights import InitialWeights
@@ -36,6 +37,7 @@ def draft_manifest(
     index: DatasetIndex,
     splits: Splits,
     weights: InitialWeights,
+    retraining: Retraining | None = None,
 ) -> manifest_pb2.ModelManifest:
     """The manifest's part that is known before the export: what the model is and where it comes from."""
     digests = [record.sha256 for records in splits.parts().values() for record in records]
@@ -55,20 +57,22 @@ def draft_manifest(
             base_weights_digest=weights.digest,
             hyperparameters=config.flat(),
             packages=environment.packages(),
+            parent_version=retraining.parent_version if retraining is not None else None,
+            examples_digest=retraining.examples_digest if retraining is not None else "",
         ),
         notice=NOTICE + (PHANTOM_NOTICE if phantom else ""),
     )
 
 
-def already_published(folder: RunFolder, versions: ModelRepository, model: str) -> PublishedVersion | None:
-    """The version that this run has published, though it may have been killed before it could note that."""
+def already_published(run_id: str, versions: ModelRepository, model: str) -> PublishedVersion | None:
+    """The version that a run has published, though it may have been killed before it could note that."""
     for version in reversed(versions.versions(model)):
         path = versions.path(model, version)
         try:
             manifest = read_manifest(path)
         except (ManifestError, OSError):
             continue
-        if manifest.lineage.run_id == folder.run_id:
+        if manifest.lineage.run_id == run_id:
             return PublishedVersion(model, version, path, manifest)
     return None
 

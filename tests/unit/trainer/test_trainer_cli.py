@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 from neurogate_serving.repository import RepositoryError
@@ -18,6 +19,7 @@ def called(monkeypatch):
 
     class Published:
         path = "/models/brain_tumor/3"
+        version = 3
 
     def fake(data, run_dir, **rest):
         calls.append({"data": data, "run_dir": run_dir, **rest})
@@ -36,7 +38,9 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("export",), ("evaluate",), ("report",), ("data",)])
+@pytest.mark.parametrize(
+    "command", [(), ("train",), ("export",), ("retrain",), ("evaluate",), ("report",), ("data",)]
+)
 def test_every_command_explains_itself(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -79,7 +83,38 @@ def test_progress_goes_to_standard_error_and_events_to_the_file(called, tmp_path
     events = tmp_path / "events.jsonl"
     result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "r", "--events", events)
     assert "index" in result.stderr
-    assert json.loads(events.read_text().splitlines()[0])["phase"] == "index"
+    first, last = map(json.loads, events.read_text().splitlines())
+    assert first["phase"] == "index"
+    assert (last["event"], last["outcome"], last["version"]) == ("end", "published", 3)
+
+
+def test_retrain_hands_everything_on(monkeypatch, tmp_path):
+    calls = []
+
+    def fake(*arguments, **options):
+        calls.append((arguments, options))
+        raise PipelineError("enough seen")
+
+    monkeypatch.setattr(pipeline, "run_retraining", fake)
+    events = tmp_path / "events.jsonl"
+    options = ["--examples", "new.json", "--repository", "models", "--run-dir", "run", "--events", events]
+    more = ["--warm-start", "first", "--run-id", "abc", "--set", "epochs=3", "--set", "learning_rate=1e-4"]
+    result = run("retrain", "base", *options, *more)
+    assert (result.exit_code, "error: enough seen" in result.stderr) == (1, True)
+    ((arguments, given),) = calls
+    assert arguments == (Path("base"), Path("run"))
+    assert given.pop("reporter")
+    assert given == {
+        "examples": Path("new.json"),
+        "warm_start": Path("first"),
+        "changes": {"epochs": "3", "learning_rate": "1e-4"},
+        "repository": Path("models"),
+        "model": "brain_tumor",
+        "run_id": "abc",
+    }
+    (end,) = map(json.loads, events.read_text().splitlines())
+    assert (end["event"], end["outcome"], end["reason"]) == ("end", "failed", "enough seen")
+    assert "--set epochs: expected NAME=VALUE" in run("retrain", "base", *options, "--set", "epochs").stderr
 
 
 @pytest.mark.parametrize(
@@ -121,14 +156,19 @@ def test_a_defect_keeps_its_traceback(monkeypatch, tmp_path):
     assert isinstance(result.exception, ValueError)
 
 
-def test_an_interrupt_says_that_it_can_go_on(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("signalled", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_signal_says_that_it_can_go_on(monkeypatch, tmp_path, signalled, status):
     def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        raise signalled
 
     monkeypatch.setattr(pipeline, "run_training", interrupt)
-    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
-    assert result.exit_code == 130
+    events = tmp_path / "events.jsonl"
+    options = ["--repository", tmp_path, "--run-dir", tmp_path / "run", "--events", events]
+    result = run("train", tmp_path, *options)
+    assert result.exit_code == status
     assert "goes on from here" in result.stderr
+    (end,) = map(json.loads, events.read_text().splitlines())
+    assert (end["event"], end["outcome"]) == ("end", "stopped")
 
 
 def test_an_events_file_that_is_something_else_is_refused(called, tmp_path):

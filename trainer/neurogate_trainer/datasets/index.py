@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -47,7 +47,8 @@ class ImageRecord:
     """One usable image.
 
     Attributes:
-        path: Path relative to the data set's root, with "/" between parts.
+        path: Path relative to the data set's root, with "/" between parts; absolute for an example that lies
+            elsewhere, which joining it to the root leaves as it is.
         class_id: Name of its class folder.
         sha256: Hex digest of the file's bytes.
         phash: 64-bit perceptual hash (`datasets.phash`).
@@ -180,6 +181,22 @@ def build_index(
     root = root.expanduser().resolve()
     files = find_images(root)
     groups = read_groups(root, {file.path for file in files})
+    records, unreadable = index_images(root, files, groups, workers=workers, reporter=reporter)
+    classes = tuple(sorted({file.class_id for file in files}))
+    index = DatasetIndex(root, name or dataset_name(root), classes, tuple(records), tuple(unreadable))
+    _check_counts(index)
+    return index
+
+
+def index_images(
+    root: Path,
+    files: Sequence[ImageFile],
+    groups: Mapping[str, str],
+    *,
+    workers: int | None = None,
+    reporter: Reporter,
+) -> tuple[list[ImageRecord], list[Unreadable]]:
+    """Reads the given images, in their order: the usable ones and the others; see `build_index`."""
     records: list[ImageRecord] = []
     unreadable: list[Unreadable] = []
     reporter.phase("index", total=len(files), unit="images")
@@ -191,10 +208,7 @@ def build_index(
                 unreadable.append(found)
                 reporter.message(f"left out {found.path}: {found.reason}", level="warning")
             reporter.advance()
-    classes = tuple(sorted({file.class_id for file in files}))
-    index = DatasetIndex(root, name or dataset_name(root), classes, tuple(records), tuple(unreadable))
-    _check_counts(index)
-    return index
+    return records, unreadable
 
 
 def usable_cores() -> int:
@@ -203,7 +217,7 @@ def usable_cores() -> int:
 
 
 def _bounded_map(
-    pool: ThreadPoolExecutor, root: Path, files: list[ImageFile], groups: dict[str, str]
+    pool: ThreadPoolExecutor, root: Path, files: Sequence[ImageFile], groups: Mapping[str, str]
 ) -> Iterator[ImageRecord | Unreadable]:
     """Results in the order of `files`; a few hundred are under way at most, none after an interruption."""
     waiting: list[Future[ImageRecord | Unreadable]] = []

@@ -1,0 +1,260 @@
+"""New examples beside a data set: where each goes, which stay out and why, and the sealed test split."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from neurogate_testing.data_folders import encoded, picture, write_folder
+from neurogate_trainer.audit import audit_dataset
+from neurogate_trainer.datasets.examples import ExamplesError, index_examples, read_examples
+from neurogate_trainer.datasets.index import build_index
+from neurogate_trainer.joining import Joined, join_examples
+from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.splits import Splits, assert_disjoint, split_dataset
+from PIL import Image, ImageEnhance
+
+QUIET = NullReporter()
+FRACTIONS = (0.7, 0.15, 0.15)
+
+
+@dataclass
+class Base:
+    """A data set of two classes, split; `store` takes examples."""
+
+    root: Path
+    store: Path
+    index: object
+    audit: object
+    splits: Splits
+    offered: list[dict[str, str]]
+
+    def offer(self, data: bytes, class_id: str, *, group: str = "", name: str = "") -> str:
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self.store / (name or sha256)
+        path.write_bytes(data)
+        self.offered.append({"path": str(path), "class": class_id, "sha256": sha256, "group": group})
+        return str(path)
+
+    def data(self, split: str, class_id: str, number: int = 0) -> bytes:
+        return (self.root / self.record(split, class_id, number).path).read_bytes()
+
+    def record(self, split: str, class_id: str, number: int = 0):
+        return [r for r in self.splits.parts()[split] if r.class_id == class_id][number]
+
+    def join(self, *, seed: int = 0) -> Joined:
+        document = self.store / "examples.json"
+        document.write_text(json.dumps({"revision": 1, "examples": self.offered}))
+        usable, unusable = index_examples(read_examples(document, self.index.classes), reporter=QUIET)
+        joined = join_examples(
+            (self.index, self.audit, self.splits),
+            usable,
+            unusable,
+            fractions=FRACTIONS,
+            seed=seed,
+            reporter=QUIET,
+        )
+        # Whatever is offered: the sealed split is the same, and nothing is on both sides of a border.
+        assert joined.splits.test == self.splits.test
+        assert set(self.splits.train) <= set(joined.splits.train)
+        assert set(self.splits.validation) <= set(joined.splits.validation)
+        assert_disjoint(joined.splits, joined.audit)
+        assert {r.path for r in joined.joined} | {r.path for r, _ in joined.left_out} == {
+            entry["path"] for entry in self.offered
+        }
+        return joined
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    root = write_folder(tmp_path_factory.mktemp("base") / "data", {"a": 20, "b": 20})
+    rows = "".join(f"a/{n:03d}.jpg,patient {n // 2}\n" for n in range(20))
+    (root / "groups.csv").write_text(f"path,group\n{rows}")
+    index = build_index(root, reporter=QUIET)
+    audit = audit_dataset(index, reporter=QUIET)
+    return root, index, audit, split_dataset(index, audit, seed=1)
+
+
+@pytest.fixture
+def base(template, tmp_path) -> Base:
+    root, *rest = template
+    store = tmp_path / "store"
+    store.mkdir()
+    return Base(root, store, *rest, offered=[])
+
+
+def brighter(data: bytes, folder: Path) -> bytes:
+    (folder / "source").write_bytes(data)
+    with Image.open(folder / "source") as image:
+        return encoded(ImageEnhance.Brightness(image).enhance(1.1), quality=70)
+
+
+def fresh(seed: int) -> bytes:
+    return encoded(picture(10_000 + seed))
+
+
+def reasons(joined: Joined) -> dict[str, str]:
+    return {record.path: reason for record, reason in joined.left_out}
+
+
+def test_new_pictures_are_spread_over_training_and_validation(base):
+    for number in range(40):
+        base.offer(fresh(number), "ab"[number % 2])
+    joined = base.join()
+    assert joined.left_out == ()
+    grown = {n: len(r) - len(base.splits.parts()[n]) for n, r in joined.splits.parts().items()}
+    assert grown == {"train": 32, "validation": 8, "test": 0}
+    assert base.join().splits == joined.splits
+    assert base.join(seed=1).splits != joined.splits
+
+
+def test_what_shows_a_test_image_stays_out_with_all_that_belongs_to_it(base, tmp_path):
+    sealed = base.record("test", "b")
+    copy = base.offer(base.data("test", "b"), "b")
+    near = base.offer(brighter(base.data("test", "b"), tmp_path), "b", group="scan 9")
+    # Linked to the test image through the group of the near copy alone.
+    other = base.offer(fresh(1), "b", group="scan 9")
+    patient = base.record("test", "a")
+    same_patient = base.offer(fresh(2), "a", group=patient.group)
+    good = base.offer(fresh(3), "a")
+    joined = base.join()
+    assert [r.path for r in joined.joined] == [good]
+    assert reasons(joined) == {
+        copy: f"sealed: exact copy of {sealed.path}",
+        near: f"sealed: near copy of {sealed.path}",
+        other: f"sealed: same group as {near}, which is sealed itself",
+        same_patient: f"sealed: same group as the test image {joined_test_of(base, patient.group)}",
+    }
+
+
+def joined_test_of(base: Base, group: str) -> str:
+    return [r.path for r in base.splits.test if r.group == group][-1]
+
+
+def test_a_wrong_class_for_a_known_picture_is_a_conflict_and_the_data_set_keeps_its_label(base, tmp_path):
+    known = base.record("train", "a")
+    exact = base.offer(base.data("train", "a"), "b")
+    near = base.offer(brighter(base.data("train", "b"), tmp_path), "a")
+    one = base.offer(fresh(1), "a")
+    rival = base.offer(brighter(fresh(1), tmp_path), "b")
+    base.offer(fresh(2), "a")
+    found = reasons(base.join())
+    assert found[exact] == f"label conflict: exact copy of {known.path}, a a"
+    assert found[near].startswith("label conflict: near copy of b/")
+    assert found[one] == f"label conflict: near copy of {rival}, given as b"
+    assert found[rival] == f"label conflict: near copy of {one}, given as a"
+
+
+def test_a_known_picture_under_its_own_class_brings_nothing(base):
+    known = base.record("validation", "b")
+    copy = base.offer(base.data("validation", "b"), "b")
+    base.offer(fresh(1), "b")
+    assert reasons(base.join()) == {copy: f"known: exact copy of {known.path}"}
+
+
+def test_near_copies_and_members_of_a_group_go_where_the_known_image_is(base, tmp_path):
+    validation = base.offer(brighter(base.data("validation", "b"), tmp_path), "b")
+    train = base.offer(brighter(base.data("train", "b"), tmp_path), "b", group="new patient")
+    follower = base.offer(fresh(1), "b", group="new patient")
+    of_patient = base.offer(fresh(2), "a", group=base.record("validation", "a").group)
+    joined = base.join()
+    assert joined.left_out == ()
+    side = {r.path: name for name, records in joined.splits.parts().items() for r in records}
+    assert (side[validation], side[of_patient]) == ("validation", "validation")
+    assert (side[train], side[follower]) == ("train", "train")
+    groups = joined.audit.groups
+    assert groups[train] == groups[follower] == groups[base.record("train", "b").path]
+
+
+def test_what_would_tie_training_to_validation_stays_out_alone(base, tmp_path):
+    first = base.offer(brighter(base.data("train", "b"), tmp_path), "b", group="mixed", name="1")
+    second = base.offer(brighter(base.data("validation", "b"), tmp_path), "b", group="mixed", name="2")
+    third = base.offer(fresh(1), "b", group="mixed", name="3")
+    joined = base.join()
+    assert reasons(joined) == {second: "between the splits: belongs to training and to validation images"}
+    assert {r.path for r in joined.joined} == {first, third}
+
+
+def test_a_group_of_thousands_is_one_group(base):
+    for number in range(3):
+        base.offer(fresh(number), "a", group="series")
+    joined = base.join()
+    assert len({joined.audit.groups[r.path] for r in joined.joined}) == 1
+
+
+def test_files_that_are_gone_damaged_or_others_stay_out(base):
+    gone = base.offer(fresh(1), "a")
+    Path(gone).unlink()
+    cut = base.offer(fresh(2)[:500], "a")
+    changed = base.offer(fresh(3), "b")
+    Path(changed).write_bytes(fresh(4))
+    twice = base.offer(fresh(5), "a")
+    base.offered.append({**base.offered[-1], "path": str(base.store / "copy")})
+    both = base.offer(fresh(6), "a")
+    base.offered.append({**base.offered[-1], "class": "b"})
+    joined = base.join()
+    found = reasons(joined)
+    assert [r.path for r in joined.joined] == [min(twice, str(base.store / "copy"))]
+    assert found[gone].startswith("unreadable: ")
+    assert found[cut].startswith("unreadable: ")
+    assert found[changed] == "unreadable: its bytes do not have the digest that was given"
+    assert found[max(twice, str(base.store / "copy"))] == "given more than once"
+    assert found[both] == "label conflict: given as a and as b"
+
+
+def test_nothing_usable_is_an_error_that_says_why(base):
+    base.offer(base.data("test", "a"), "a")
+    with pytest.raises(ExamplesError, match="none of the 1 examples can be used; the first: sealed: exact"):
+        base.join()
+
+
+def test_a_picture_that_the_data_set_contradicts_itself_about_stays_out(base, tmp_path):
+    from neurogate_trainer.audit import ClassConflict
+
+    known = base.record("train", "b")
+    base.audit = replace(base.audit, class_conflicts=(ClassConflict((known.path,), ("a", "b"), "near"),))
+    copy = base.offer(base.data("train", "b"), "b")
+    base.offer(fresh(1), "b")
+    assert reasons(base.join()) == {
+        copy: f"label conflict: exact copy of {known.path}, which has other labels too"
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "lists no examples"),
+        ("[]", "lists no examples"),
+        ('{"revision": 2, "examples": []}', "revision 2, expected 1"),
+        ('{"revision": 1, "examples": []}', "nothing new to learn from"),
+        ('{"revision": 1, "examples": [{"path": "x", "class": "a"}]}', "KeyError: 'sha256'"),
+        (
+            '{"revision": 1, "examples": [{"path": 1, "class": "a", "sha256": "0"}]}',
+            "values that are no text",
+        ),
+        (
+            '{"revision": 1, "examples": [{"path": "x", "class": "a", "sha256": "0"}]}',
+            "64 hexadecimal digits",
+        ),
+        (
+            '{"revision": 1, "examples": [{"path": "x", "class": "z", "sha256": "%s"}]}' % ("0" * 64),
+            "examples of z, but the data set has the classes a, b",
+        ),
+    ],
+)
+def test_a_document_that_cannot_be_used_is_refused(tmp_path, content, words):
+    document = tmp_path / "examples.json"
+    document.write_text(content)
+    with pytest.raises(ExamplesError, match=words):
+        read_examples(document, ("a", "b"))
+    with pytest.raises(ExamplesError, match="cannot be read"):
+        read_examples(tmp_path / "nowhere.json", ("a", "b"))
+
+
+def test_paths_may_be_relative_to_the_document(tmp_path):
+    document = tmp_path / "examples.json"
+    entry = {"path": "ab/cd.jpg", "class": "a", "sha256": "0" * 64}
+    document.write_text(json.dumps({"revision": 1, "examples": [entry]}))
+    (example,) = read_examples(document, ("a",))
+    assert (example.path, example.group) == (str(tmp_path / "ab" / "cd.jpg"), "")

@@ -1,0 +1,200 @@
+"""What a retraining starts from: a base run, examples, perhaps a version's weights, changed settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from neurogate_trainer.config import ConfigError, TrainConfig
+from neurogate_trainer.datasets.examples import (
+    ExamplesError,
+    count_by_class,
+    index_examples,
+    read_examples,
+)
+from neurogate_trainer.datasets.index import MIN_IMAGES_PER_CLASS, DatasetIndex
+from neurogate_trainer.evaluation_set import images_digest, write_evaluation_set
+from neurogate_trainer.joining import Joined, join_examples
+from neurogate_trainer.progress import Reporter
+from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_audit, read_settings
+from neurogate_trainer.splits import Splits, assert_disjoint
+from neurogate_trainer.train import BEST_FILE
+
+TUNABLE: Final = (
+    "batch_size",
+    "class_weights",
+    "epochs",
+    "l2",
+    "label_smoothing",
+    "learning_rate",
+    "patience",
+    "seed",
+    "target_risk",
+    "unfrozen_layers",
+    "warmup_epochs",
+    "warmup_learning_rate",
+)
+"""Settings that a retraining may change. The others decide what the network and its data are, so they stay
+as the base run had them, and versions stay comparable."""
+
+JOINED_FILE: Final = "examples.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """What makes a run a retraining, as state.json keeps it.
+
+    Attributes:
+        base_run: Folder of the run whose data set, splits and settings it takes over.
+        examples: The document that lists the new examples.
+        examples_digest: Names the set of examples; see `evaluation_set.images_digest`.
+        warm_start: Folder of the run that published the version to start from; "" for initial weights.
+        parent_version: That version; None for initial weights.
+    """
+
+    base_run: str
+    examples: str
+    examples_digest: str
+    warm_start: str = ""
+    parent_version: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As state.json holds it."""
+        return dataclasses.asdict(self)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The weights to start from."""
+        return checkpoint_of(Path(self.warm_start)) if self.warm_start else None
+
+
+def checkpoint_of(run_dir: Path) -> Path:
+    """Where a run keeps the weights of the version that it published."""
+    return run_dir / "checkpoint" / BEST_FILE
+
+
+def plan_retraining(
+    base_run: Path, examples: Path, *, warm_start: Path | None, parent_version: int | None
+) -> Retraining:
+    """Looks at everything that a retraining needs before any work is done.
+
+    Raises:
+        RunFolderError: `base_run` is no run folder, or its run has not drawn its splits; or the run to start
+            from has no weights any longer.
+        ExamplesError: The examples are not usable as they are listed.
+    """
+    _, data = read_settings(base_run)
+    index = _load_index(base_run, data)
+    offered = read_examples(examples, index.classes)
+    if warm_start is not None and not checkpoint_of(warm_start).is_file():
+        raise RunFolderError(
+            f"{warm_start} has no weights to start from: {checkpoint_of(warm_start)} is gone"
+        )
+    return Retraining(
+        base_run=str(base_run.absolute()),
+        examples=str(examples.absolute()),
+        examples_digest=images_digest(sorted({example.sha256 for example in offered})),
+        warm_start=str(warm_start.absolute()) if warm_start is not None else "",
+        parent_version=parent_version,
+    )
+
+
+def tuned(config: TrainConfig, changes: Mapping[str, str]) -> TrainConfig:
+    """The settings with changes that are given as text.
+
+    Raises:
+        ConfigError: A setting is unknown, may not change in a retraining, or is out of its range.
+    """
+    values: dict[str, Any] = {}
+    for name, text in changes.items():
+        if name not in TUNABLE:
+            raise ConfigError(f"{name} cannot change in a retraining; what can: {', '.join(TUNABLE)}")
+        kind = type(getattr(TrainConfig(), name))
+        try:
+            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError):
+            wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
+            raise ConfigError(f"{name} is {text!r}, expected {wanted}") from None
+    return dataclasses.replace(config, **values)
+
+
+def joining_phases(
+    folder: RunFolder, config: TrainConfig, retraining: Retraining, reporter: Reporter
+) -> None:
+    """Index, audit and splits of a retraining, where a first training would compute its own.
+
+    Leaves index.sqlite, audit.json, splits.json and evaluation.json as a first training does, and
+    examples.json: which examples joined which split, and which were left out why.
+
+    Raises:
+        ExamplesError: No example can be used, or a class would have too few images.
+        DatasetError: The base run's data set has changed.
+        LeakageError: The splits overlap.
+    """
+    if folder.finished("split"):
+        return
+    base_run = Path(retraining.base_run)
+    _, data = read_settings(base_run)
+    index = _load_index(base_run, data)
+    splits = Splits.load(base_run / "splits.json", index)
+    audit = read_audit(base_run / "audit.json", index)
+    offered = read_examples(Path(retraining.examples), index.classes)
+    usable, unusable = index_examples(offered, reporter=reporter)
+    joined = join_examples(
+        (index, audit, splits),
+        usable,
+        unusable,
+        fractions=config.fractions,
+        seed=config.seed,
+        reporter=reporter,
+    )
+    _check(joined)
+    joined.index.save(folder.path / "index.sqlite")
+    joined.audit.save(folder.path / "audit.json")
+    joined.splits.save(folder.path / "splits.json")
+    write_evaluation_set(folder.path, data, joined.splits.test)
+    folder.write(JOINED_FILE, _record(joined, retraining))
+    sizes = ", ".join(f"{len(records)} {name}" for name, records in joined.splits.parts().items())
+    reporter.message(f"{len(joined.joined)} of {len(offered)} examples joined: {sizes}")
+    for phase in ("index", "audit", "split"):
+        folder.finish(phase)
+
+
+def _load_index(base_run: Path, data: Path) -> DatasetIndex:
+    missing = [
+        name for name in ("index.sqlite", "audit.json", "splits.json") if not (base_run / name).is_file()
+    ]
+    if missing:
+        raise RunFolderError(
+            f"the run in {base_run} has no {missing[0]} yet, so nothing can join its data set"
+        )
+    return DatasetIndex.load(base_run / "index.sqlite", data)
+
+
+def _check(joined: Joined) -> None:
+    assert_disjoint(joined.splits, joined.audit)
+    counts = count_by_class(joined.splits.train, joined.index.classes)
+    if short := [name for name, count in counts.items() if count < MIN_IMAGES_PER_CLASS]:
+        found = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise ExamplesError(
+            f"the training split has too few images of {', '.join(short)} ({found}); expected "
+            f"{MIN_IMAGES_PER_CLASS} or more per class"
+        )
+
+
+def _record(joined: Joined, retraining: Retraining) -> dict[str, Any]:
+    chosen = {record.path for record in joined.joined}
+    return {
+        "digest": retraining.examples_digest,
+        "joined": {
+            name: count_by_class((r for r in records if r.path in chosen), joined.index.classes)
+            for name, records in joined.splits.parts().items()
+        },
+        "left_out": [
+            {"path": r.path, "class": r.class_id, "sha256": r.sha256, "reason": reason}
+            for r, reason in joined.left_out
+        ],
+    }
