@@ -4,6 +4,7 @@ named."""
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -28,9 +29,6 @@ def _arguments(scenarios: dict[str, dict[str, Any]]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="of the soak")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the JSON files")
     parser.add_argument("--no-report", action="store_true", help="leave docs/performance.md as it is")
-    parser.add_argument(
-        "--tolerate-others", action="store_true", help="keep figures although other programs used the cores"
-    )
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.scenario) - scenarios.keys()):
         parser.error(f"no scenario is named {', '.join(unknown)}; there are {', '.join(scenarios)}")
@@ -52,12 +50,14 @@ def main() -> int:
     """Runs the scenarios one after the other; one that fails does not stop the rest."""
     _, scenarios = read_scenarios()
     arguments = _arguments(scenarios)
+    # Ended by `kill`, as a soak in the background is, it stops its servers too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = arguments.scenario or [
         name for name, found in scenarios.items() if not found.get("only_by_name")
     ]
     overrides = {name: getattr(arguments, name) for name in ("runs", "seconds", "minutes")}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    context, about = open_context(tolerate_others=arguments.tolerate_others)
+    context, about = open_context()
     failed = []
     try:
         for name in chosen:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -213,6 +214,10 @@ class Predict(_Grpc):
         return [Answer(index, float(values[index]), response.model_spec.version.value)]
 
 
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_IDLE_SECONDS = 1.0
+
+
 class Http:
     """POST over one kept-alive HTTP/1.1 connection per request in flight, as small as such a client can
     be."""
@@ -221,7 +226,7 @@ class Http:
         self._host, _, port = target.partition(":")
         self._port = int(port)
         self._timeout = timeout
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, _Connection]] = []
         self._requests = []
         for image in images:
             encoded = (
@@ -232,29 +237,36 @@ class Http:
             self._requests.append(f"{head}Content-Length: {len(encoded)}\r\n\r\n".encode() + encoded)
 
     async def open(self) -> None:
-        self._idle.append(await asyncio.open_connection(self._host, self._port))
+        self._idle.append((time.monotonic(), await self._connect()))
 
     async def close(self) -> None:
-        for _, writer in self._idle:
-            writer.close()
+        while self._idle:
+            self._idle.pop()[1][1].close()
+
+    async def _connect(self) -> _Connection:
+        # Servers close connections that nobody has used for some seconds, as between two bursts.
+        while self._idle:
+            since, connection = self._idle.pop()
+            if time.monotonic() - since < _IDLE_SECONDS:
+                return connection
+            connection[1].close()
+        return await asyncio.open_connection(self._host, self._port)
 
     async def send(self, image: int) -> list[Answer]:
-        connection = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
+        connection = await self._connect()
         try:
             async with asyncio.timeout(self._timeout):
                 status, body = await self._exchange(connection, self._requests[image % len(self._requests)])
         except BaseException:
             connection[1].close()
             raise
-        self._idle.append(connection)
+        self._idle.append((time.monotonic(), connection))
         if status != 200:
             raise RefusedError(f"HTTP {status}")
         reply = json.loads(body)
         return [Answer(int(reply["index"]), float(reply["probability"]), None)]
 
-    async def _exchange(
-        self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], request: bytes
-    ) -> tuple[int, bytes]:
+    async def _exchange(self, connection: _Connection, request: bytes) -> tuple[int, bytes]:
         reader, writer = connection
         writer.write(request)
         await writer.drain()

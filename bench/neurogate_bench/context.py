@@ -7,70 +7,15 @@ import contextlib
 import functools
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from neurogate_bench import null_backend, systems
-from neurogate_bench.generator import BUSY_LIMIT, Generator, Load
+from neurogate_bench.generator import Generator, Load, merge
 from neurogate_bench.processes import Server
-from neurogate_bench.results import Target, target
-from neurogate_bench.stats import Figure, figure
+from neurogate_bench.record import OtherPrograms, Record
 from neurogate_bench.systems import Contender, Models
-
-# A share of the cores that somebody else may use before a run says more about them.
-FOREIGN_LIMIT = 0.1
-_EXPECTED_REFUSALS = frozenset({"RESOURCE_EXHAUSTED"})
-
-
-class Record:
-    """What one scenario has found so far."""
-
-    def __init__(self) -> None:
-        self._runs: dict[tuple[str, str], tuple[str, list[float]]] = {}
-        self.targets: list[Target] = []
-        self.notes: list[str] = []
-        self.void: list[str] = []
-        self.details: dict[str, Any] = {}
-        self.commands: dict[str, str] = {}
-        self.checks: Counter[str] = Counter()
-        self.problems: Counter[str] = Counter()
-        self.generator_share = 0.0
-        self.foreign_share = 0.0
-        self.backend = "none"
-
-    def add(self, series: str, metric: str, unit: str, value: float) -> None:
-        """One run's value of one figure."""
-        self._runs.setdefault((series, metric), (unit, []))[1].append(value)
-
-    def runs(self, series: str, metric: str) -> list[float]:
-        """Every run's value so far."""
-        return self._runs[series, metric][1]
-
-    def median(self, series: str, metric: str) -> float:
-        """The median so far."""
-        return self.figure(series, metric)["median"]
-
-    def figure(self, series: str, metric: str) -> Figure:
-        """The figure so far."""
-        unit, runs = self._runs[series, metric]
-        return figure(series, metric, unit, runs)
-
-    def figures(self) -> list[Figure]:
-        """All figures, in the order of their first value."""
-        return [self.figure(series, metric) for series, metric in self._runs]
-
-    def judge(self, name: str, comparison: str, limit: float, value: float, unit: str = "") -> None:
-        """Holds a value to its target."""
-        self.targets.append(target(name, comparison, limit, value, unit))
-
-    def invalidate(self, reason: str) -> None:
-        """Says why the figures must not be used; the same reason once."""
-        if reason not in self.void:
-            self.void.append(reason)
 
 
 class Context:
@@ -84,7 +29,6 @@ class Context:
         prepare: Callable[[], Models],
         images: list[Path],
         cores: list[int],
-        tolerate_others: bool,
     ) -> None:
         self.model = model
         self.side = side
@@ -93,8 +37,7 @@ class Context:
         self.scenario = ""
         self.record = Record()
         self.generator = Generator()
-        self._cores = cores
-        self._tolerate_others = tolerate_others
+        self._others = OtherPrograms(cores)
         self._stack = contextlib.ExitStack()
         self._began = time.monotonic()
         self._shared: dict[str, Any] = {}
@@ -117,6 +60,7 @@ class Context:
     def begin(self, scenario: str) -> None:
         """A new scenario with an empty record; servers and the expected answers stay."""
         self.scenario, self.record = scenario, Record()
+        self.generator.release()
 
     def close(self) -> None:
         """Stops everything."""
@@ -206,6 +150,36 @@ class Context:
             load = self.generator.run(complete, seed=seed)
             return load, observe(load)
 
+    def turns(
+        self, jobs: Mapping[str, tuple[Contender, Mapping[str, Any]]], settings: Mapping[str, Any], run: int
+    ) -> dict[str, tuple[Load, float]]:
+        """One run in which all jobs take turns: `bursts` times `seconds` each, every round beginning with
+        another job.
+
+        What disturbs the machine for longer than a burst so disturbs all of them, and their ratio holds.
+
+        Returns:
+            By name, all bursts as one load, and the CPU-seconds that the contender used in them.
+        """
+        names = list(jobs)
+        loads: dict[str, list[Load]] = {name: [] for name in names}
+        used = dict.fromkeys(names, 0.0)
+        for burst in range(settings["bursts"]):
+            first = (run + burst) % len(names)
+            for name in names[first:] + names[:first]:
+                contender, job = jobs[name]
+                load, cpu = self.load(contender, **job, seconds=settings["seconds"])
+                loads[name].append(load)
+                used[name] += cpu
+        return {name: (merge(loads[name]), used[name]) for name in names}
+
+    def warm_up(
+        self, jobs: Mapping[str, tuple[Contender, Mapping[str, Any]]], settings: Mapping[str, Any]
+    ) -> None:
+        """Loads each job once before the first run."""
+        for contender, job in jobs.values():
+            self.load(contender, counted=False, **job, seconds=settings["warm_up"])
+
     def job(self, contender: Contender, **job: object) -> dict[str, Any]:
         """A contender's request with the pictures and the answers that they must get."""
         complete = {"images": self._paths(), **contender.job, **job}
@@ -225,52 +199,12 @@ class Context:
                 used += load.generator_cpu
             if counted:
                 disturbance()
-                self._book(contender, load)
+                self.record.book(contender.name, load, client_is_part=contender.client_is_part)
             return used
 
         yield observe
 
     def disturbance(self) -> Callable[[], None]:
         """Begins to watch what other programs do; call what it returns at the end to book their share."""
-        busy, own, began = self._busy(), self._own(), time.monotonic()
-
-        def book() -> None:
-            seconds = (self._busy() - busy) - (self._own() - own)
-            foreign = max(0.0, seconds) / ((time.monotonic() - began) * len(self._cores))
-            self.record.foreign_share = max(self.record.foreign_share, foreign)
-            if foreign > FOREIGN_LIMIT and not self._tolerate_others:
-                self.record.invalidate(f"other programs used more than {FOREIGN_LIMIT:.0%} of the cores")
-
-        return book
-
-    def _book(self, contender: Contender, load: Load) -> None:
-        record = self.record
-        record.checks["answers"] += load.images
-        record.checks["requests"] += load.requests
-        for name, count in load.wrong.items():
-            record.problems[f"{contender.name}: wrong {name}"] += count
-        for name, count in load.refusals.items():
-            record.problems[f"{contender.name}: {name}"] += count
-        if not contender.client_is_part:
-            record.generator_share = max(record.generator_share, load.busiest_share)
-            if load.busiest_share > BUSY_LIMIT:
-                record.invalidate(f"the generator was busy for more than {BUSY_LIMIT:.0%} of its time")
-        if load.wrong:
-            record.invalidate("answers were wrong")
-        if unexpected := set(load.refusals) - _EXPECTED_REFUSALS:
-            record.invalidate(f"requests failed: {', '.join(sorted(unexpected))}")
-
-    def _busy(self) -> float:
-        """CPU-seconds that the cores in use have spent on anything at all, the hypervisor's theft
-        included."""
-        times = psutil.cpu_times(percpu=True)
-        return sum(sum(times[core]) - times[core].idle - times[core].iowait for core in self._cores)
-
-    @staticmethod
-    def _own() -> float:
-        """CPU-seconds of this process and all below it, ended ones included."""
-        process, total = psutil.Process(), 0.0
-        for member in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(member.cpu_times()[:4])
-        return total
+        finish, record = self._others.watch(), self.record
+        return lambda: record.disturbances.append(finish())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +18,8 @@ from neurogate_bench.calls import Answer
 from neurogate_bench.schedule import poisson_arrivals, share_arrivals
 from neurogate_bench.stats import percentile
 
-# A generator that has no time left measures itself.
-BUSY_LIMIT = 0.8
+# From the order to the first request: time to connect, and for all workers to hear of it.
+LEAD_SECONDS = 0.1
 
 
 class GeneratorError(RuntimeError):
@@ -27,8 +28,12 @@ class GeneratorError(RuntimeError):
 
 @dataclass(slots=True)
 class Load:
-    """What one run of load brought. Latencies are of good answers, in milliseconds, from the intended send
-    time."""
+    """What one run of load brought.
+
+    Latencies are of good answers, in milliseconds, from the intended send time. Of the same answers in the
+    same order, `opened` and `finished` say when their calls began and when they came (monotonic seconds), and
+    `answered_by` tells their versions.
+    """
 
     seconds: float
     images: int
@@ -38,7 +43,8 @@ class Load:
     refusal_ms: list[float]
     wrong: Counter[str]
     versions: Counter[int]
-    first_seen: dict[int, float]
+    answered_by: list[int] = field(default_factory=list)
+    opened: list[float] = field(default_factory=list)
     lateness_ms: list[float] = field(default_factory=list)
     generator_cpu: float = 0.0
     busiest_share: float = 0.0
@@ -81,10 +87,6 @@ def combine(replies: list[dict[str, Any]]) -> Load:
     for reply in replies:
         if "failed" in reply:
             raise GeneratorError(reply["failed"])
-    first_seen: dict[int, float] = {}
-    for reply in replies:
-        for version, moment in reply["first_seen"].items():
-            first_seen[int(version)] = min(moment, first_seen.get(int(version), moment))
     return Load(
         seconds=max(reply["wall"] for reply in replies),
         images=sum(reply["images"] for reply in replies),
@@ -94,10 +96,30 @@ def combine(replies: list[dict[str, Any]]) -> Load:
         refusal_ms=[1000 * seconds for reply in replies for seconds in reply["refusal_taken"]],
         wrong=sum((Counter(reply["wrong"]) for reply in replies), Counter()),
         versions=sum((Counter({int(v): n for v, n in r["versions"].items()}) for r in replies), Counter()),
-        first_seen=first_seen,
+        opened=[moment for reply in replies for moment in reply["opened"]],
+        answered_by=[version for reply in replies for version in reply["answered_by"]],
         lateness_ms=[1000 * seconds for reply in replies for seconds in reply["late"]],
         generator_cpu=sum(reply["cpu"] for reply in replies),
         busiest_share=max(reply["cpu"] / reply["wall"] if reply["wall"] else 0.0 for reply in replies),
+    )
+
+
+def merge(loads: Sequence[Load]) -> Load:
+    """Several bursts of one contender as one load: their times add up, what lay between does not count."""
+    return Load(
+        seconds=sum(load.seconds for load in loads),
+        images=sum(load.images for load in loads),
+        latencies_ms=[taken for load in loads for taken in load.latencies_ms],
+        finished=[moment for load in loads for moment in load.finished],
+        refusals=sum((load.refusals for load in loads), Counter()),
+        refusal_ms=[taken for load in loads for taken in load.refusal_ms],
+        wrong=sum((load.wrong for load in loads), Counter()),
+        versions=sum((load.versions for load in loads), Counter()),
+        opened=[moment for load in loads for moment in load.opened],
+        answered_by=[version for load in loads for version in load.answered_by],
+        lateness_ms=[late for load in loads for late in load.lateness_ms],
+        generator_cpu=sum(load.generator_cpu for load in loads),
+        busiest_share=max((load.busiest_share for load in loads), default=0.0),
     )
 
 
@@ -126,7 +148,7 @@ class Generator:
 
     def begin(self, job: dict[str, Any], *, seed: int = 0) -> list[subprocess.Popen[str]]:
         """Sends a job to the workers it needs and returns them without waiting; `finish` collects."""
-        job = {**job, "start_at": time.monotonic() + 0.3}
+        job = {**job, "start_at": time.monotonic() + LEAD_SECONDS}
         if job.get("mode") == "open":
             parts = share_arrivals(
                 poisson_arrivals(job["rate"], job["seconds"], seed=seed), len(self._workers)
@@ -164,15 +186,27 @@ class Generator:
 
     def ask(self, job: dict[str, Any]) -> list[Answer]:
         """Sends each picture once, one after another, and returns the answers."""
-        worker = self._workers[0]
+        reply = self._talk(self._workers[0], {**job, "mode": "ask"})
+        return [Answer(*answer) for answer in reply["answers"]]
+
+    def release(self) -> None:
+        """Ends the connections that the workers keep between jobs."""
+        for worker in self._workers:
+            self._talk(worker, {"mode": "release"})
+
+    @staticmethod
+    def _talk(worker: subprocess.Popen[str], job: dict[str, Any]) -> dict[str, Any]:
         assert worker.stdin is not None
         assert worker.stdout is not None
-        worker.stdin.write(json.dumps({**job, "mode": "ask"}) + "\n")
+        worker.stdin.write(json.dumps(job) + "\n")
         worker.stdin.flush()
-        reply = json.loads(worker.stdout.readline())
+        line = worker.stdout.readline()
+        if not line:
+            raise GeneratorError(f"a generator process ended with status {worker.wait()}")
+        reply: dict[str, Any] = json.loads(line)
         if "failed" in reply:
             raise GeneratorError(reply["failed"])
-        return [Answer(*answer) for answer in reply["answers"]]
+        return reply
 
     def close(self) -> None:
         """Ends the workers."""

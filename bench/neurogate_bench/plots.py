@@ -111,8 +111,9 @@ def _timeline(result: Result, axes: Axes) -> None:
     axes.scatter(
         [point[0] for point in points], [point[1] for point in points], s=5, color=OURS, linewidths=0
     )
-    for number, moment in enumerate(result["details"]["published"]):
-        axes.axvline(moment, color=WARN, linewidth=1, label="version published" if number == 0 else None)
+    for what, colour in (("promoted", WARN), ("rolled back", SOFT)):
+        for number, moment in enumerate(result["details"][what]):
+            axes.axvline(moment, color=colour, linewidth=1, label=what if number == 0 else None)
     axes.set_xlabel("seconds")
     axes.set_ylabel("ms per request")
     axes.set_ylim(bottom=0)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from neurogate_bench.stats import Figure
 
-SCHEMA = 1
+SCHEMA = 2
 _BACKENDS = ("embedded", "tensorflow-serving", "null", "none")
 
 
 class Target(TypedDict):
-    """A promise and what became of it. `met` is None where the run could not tell."""
+    """A promise and what became of it.
+
+    `met` is None where the run could not tell. `absolute` marks a time or a rate, which a busy machine alone
+    can make miss; the others compare within a run, or count. `spread` has the runs' extremes where there are
+    several.
+    """
 
     name: str
     comparison: str
@@ -22,6 +28,8 @@ class Target(TypedDict):
     value: float
     unit: str
     met: bool | None
+    absolute: bool
+    spread: list[float]
 
 
 class Result(TypedDict):
@@ -48,13 +56,31 @@ class Result(TypedDict):
     details: dict[str, Any]
 
 
-def target(name: str, comparison: str, limit: float, value: float, unit: str = "") -> Target:
+def target(
+    name: str,
+    comparison: str,
+    limit: float,
+    value: float,
+    unit: str = "",
+    *,
+    absolute: bool = False,
+    spread: Sequence[float] = (),
+) -> Target:
     """Judges a value against its limit; comparison is "<=" or ">="."""
     if comparison not in {"<=", ">="}:
         raise ValueError(f"comparison must be <= or >=, not {comparison!r}")
     holds = value <= limit if comparison == "<=" else value >= limit
     met = None if math.isnan(value) else holds
-    return Target(name=name, comparison=comparison, limit=limit, value=value, unit=unit, met=met)
+    return Target(
+        name=name,
+        comparison=comparison,
+        limit=limit,
+        value=value,
+        unit=unit,
+        met=met,
+        absolute=absolute,
+        spread=list(spread),
+    )
 
 
 def check_result(result: object) -> Result:
@@ -72,6 +98,9 @@ def check_result(result: object) -> Result:
         raise ValueError(f"schema {result['schema']} is not {SCHEMA}: measure again")
     if result["backend"] not in _BACKENDS:
         raise ValueError(f"backend {result['backend']!r} is none of {', '.join(_BACKENDS)}")
+    for entry in result["targets"]:
+        if lacking := sorted(set(Target.__annotations__) - entry.keys()):
+            raise ValueError(f"target {entry.get('name', '?')!r} lacks {', '.join(lacking)}")
     for figure in result["figures"]:
         lacking = sorted(set(Figure.__annotations__) - figure.keys())
         if lacking:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tomllib
 from pathlib import Path
@@ -21,7 +22,7 @@ def read_scenarios(path: Path = SCENARIOS) -> tuple[dict[str, Any], dict[str, di
     return defaults, {name: {**defaults, **settings} for name, settings in content["scenario"].items()}
 
 
-def open_context(*, tolerate_others: bool = False) -> tuple[Context, dict[str, Any]]:
+def open_context() -> tuple[Context, dict[str, Any]]:
     """A context on as many cores as the scenarios want, and the description of all that it runs on."""
     defaults, _ = read_scenarios()
     cores = machine.pin_to_cores(defaults["cores"])
@@ -38,7 +39,6 @@ def open_context(*, tolerate_others: bool = False) -> tuple[Context, dict[str, A
         prepare=lambda: prepare.ensure(BUILD / "models", pictures, defaults["model"], defaults["side"]),
         images=pictures,
         cores=cores,
-        tolerate_others=tolerate_others,
     )
     return context, about
 
@@ -76,7 +76,8 @@ def result_of(
             **record.checks,
             "problems": dict(record.problems),
             "generator_busy": round(record.generator_share, 3),
-            "other_programs": round(record.foreign_share, 3),
+            "other_programs": record.other_programs(),
+            "niceness": os.nice(0),
         },
         targets=record.targets,
         notes=record.notes,

@@ -27,7 +27,7 @@ async def run(job: dict[str, Any], images: list[bytes], tally: Tally) -> Tally:
     try:
         await asyncio.sleep(max(0.0, job["start_at"] - time.monotonic()))
         tally.begin()
-        numbers = iter(range(job["count"])) if job.get("count") else _until(job["start_at"] + job["seconds"])
+        numbers = iter(range(job["count"])) if job.get("count") else _until(time.monotonic() + job["seconds"])
         await asyncio.gather(
             *(_stream(channel, job, images, numbers, tally) for _ in range(job["concurrency"]))
         )

@@ -49,11 +49,12 @@ class Tally:
     expectation: Expectation
     taken: list[float] = field(default_factory=list)
     finished: list[float] = field(default_factory=list)
+    answered_by: list[int] = field(default_factory=list)
+    opened: list[float] = field(default_factory=list)
     refusals: Counter[str] = field(default_factory=Counter)
     refusal_taken: list[float] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)
     versions: Counter[int] = field(default_factory=Counter)
-    first_seen: dict[int, float] = field(default_factory=dict)
     late: list[float] = field(default_factory=list)
     images: int = 0
     _wall: float = 0.0
@@ -67,15 +68,21 @@ class Tally:
         """The last answer is in."""
         self._wall, self._cpu = time.monotonic() - self._wall, time.process_time() - self._cpu
 
-    def answered(self, number: int, answers: Sequence[Answer], seconds: float) -> None:
-        """Books one reply, which answers picture `number` and those after it."""
+    def answered(
+        self, number: int, answers: Sequence[Answer], seconds: float, *, opened: float | None = None
+    ) -> None:
+        """Books one reply, which answers picture `number` and those after it; `opened` is when its call
+        began, where that was before it was sent."""
+        now = time.monotonic()
         self.taken.append(seconds)
-        self.finished.append(time.monotonic())
+        self.finished.append(now)
+        self.opened.append(now - seconds if opened is None else opened)
+        # One request is answered by one version; 0 where the protocol does not tell it.
+        self.answered_by.append((answers[0].version or 0) if answers else 0)
         self.images += len(answers)
         for offset, answer in enumerate(answers):
             if answer.version is not None:
                 self.versions[answer.version] += 1
-                self.first_seen.setdefault(answer.version, time.monotonic())
             if (problem := self.expectation.problem(number + offset, answer)) is not None:
                 self.wrong[problem] += 1
 
@@ -89,11 +96,12 @@ class Tally:
         return {
             "taken": [round(seconds, 6) for seconds in self.taken],
             "finished": [round(moment, 4) for moment in self.finished],
+            "answered_by": self.answered_by,
+            "opened": [round(moment, 4) for moment in self.opened],
             "refusals": dict(self.refusals),
             "refusal_taken": [round(seconds, 6) for seconds in self.refusal_taken],
             "wrong": dict(self.wrong),
             "versions": {str(version): count for version, count in self.versions.items()},
-            "first_seen": {str(version): moment for version, moment in self.first_seen.items()},
             "late": [round(seconds, 6) for seconds in self.late],
             "images": self.images,
             "wall": self._wall,

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from neurogate_bench import calls, streams
+from neurogate_bench import callers, calls, streams
 from neurogate_bench.tally import Expectation, Tally
 
 
@@ -65,7 +65,8 @@ async def _one(call: calls.Call, number: int, since: float, tally: Tally) -> Non
 
 async def _closed(call: calls.Call, job: dict[str, Any], tally: Tally) -> None:
     """Keeps `concurrency` requests in flight: what the system can do."""
-    end = job["start_at"] + job["seconds"]
+    # From now and not from the agreed start: a late start must not make a shorter run.
+    end = time.monotonic() + job["seconds"]
     numbers = iter(range(job.get("first", 0), sys.maxsize))
 
     async def caller() -> None:
@@ -78,10 +79,7 @@ async def _closed(call: calls.Call, job: dict[str, Any], tally: Tally) -> None:
 async def _open(call: calls.Call, job: dict[str, Any], tally: Tally) -> None:
     """Sends by the clock whatever the answers do: what independent users see."""
     tasks = set()
-    stop = Path(job["stop_file"]) if "stop_file" in job else None
     for number, offset in enumerate(job["arrivals"]):
-        if stop is not None and stop.exists():
-            break
         due = job["start_at"] + offset
         if (wait := due - time.monotonic()) > 0:
             await asyncio.sleep(wait)
@@ -98,31 +96,56 @@ def _read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-async def perform(job: dict[str, Any]) -> dict[str, Any]:
+class Calls:
+    """Keeps connections and prepared requests between the bursts of a scenario, as a client keeps them."""
+
+    _IDENTITY = ("call", "target", "images", "batch", "side", "model", "dtype", "input", "path", "timeout")
+
+    def __init__(self) -> None:
+        self._open: dict[str, calls.Call] = {}
+
+    async def get(self, job: dict[str, Any], images: list[bytes]) -> calls.Call:
+        """The call that a job wants, connected."""
+        key = json.dumps([job.get(name) for name in self._IDENTITY])
+        if key not in self._open:
+            call = make_call(job, images)
+            await call.open()
+            self._open[key] = call
+        return self._open[key]
+
+    async def release(self) -> None:
+        """Ends all connections."""
+        while self._open:
+            await self._open.popitem()[1].close()
+
+
+async def perform(job: dict[str, Any], kept: Calls) -> dict[str, Any]:
     """Runs one job from its common start to the last answer."""
+    if job["mode"] == "release":
+        await kept.release()
+        return {}
     images = [_read(path) for path in job["images"]]
     tally = Tally(Expectation.of(job))
     if job["call"] == "stream":
         return (await streams.run(job, images, tally)).reply()
-    call = make_call(job, images)
-    await call.open()
-    try:
-        if job["mode"] == "ask":
-            return {"answers": [(await call.send(number))[0] for number in range(len(images))]}
-        await asyncio.sleep(max(0.0, job["start_at"] - time.monotonic()))
-        tally.begin()
-        await (_open if job["mode"] == "open" else _closed)(call, job, tally)
-        tally.end()
-    finally:
-        await call.close()
+    if job["call"] == "callers":
+        return (await callers.run(job, images, tally)).reply()
+    call = await kept.get(job, images)
+    if job["mode"] == "ask":
+        return {"answers": [(await call.send(number))[0] for number in range(len(images))]}
+    await asyncio.sleep(max(0.0, job["start_at"] - time.monotonic()))
+    tally.begin()
+    await (_open if job["mode"] == "open" else _closed)(call, job, tally)
+    tally.end()
     return tally.reply()
 
 
 async def main() -> None:
     """Serves jobs until standard input ends."""
+    kept = Calls()
     for line in iter(sys.stdin.readline, ""):
         try:
-            reply = await perform(json.loads(line))
+            reply = await perform(json.loads(line), kept)
         except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor must hear of it
             reply = {"failed": f"{type(error).__name__}: {error}"}
         sys.stdout.write(json.dumps(reply) + "\n")

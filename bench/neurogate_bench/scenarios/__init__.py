@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from neurogate_bench.context import Context
-from neurogate_bench.scenarios import bulk, contenders, cost, lifecycle, limits, network, script, soak
+from neurogate_bench.scenarios import bulk, cold, contenders, cost, limits, network, script, soak, swap
 
 Settings = Mapping[str, Any]
 KINDS: dict[str, Callable[[Context, Settings], None]] = {
@@ -20,8 +20,8 @@ KINDS: dict[str, Callable[[Context, Settings], None]] = {
     "offline": bulk.offline,
     "batch": bulk.batch,
     "stream_count": bulk.stream_count,
-    "swap": lifecycle.swap,
-    "cold_start": lifecycle.cold_start,
+    "swap": swap.swap,
+    "cold_start": cold.cold_start,
     "script": script.script,
     "soak": soak.soak,
 }

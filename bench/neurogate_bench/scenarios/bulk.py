@@ -8,47 +8,54 @@ from typing import Any
 
 from neurogate_bench import systems
 from neurogate_bench.context import Context
+from neurogate_bench.systems import Contender
 
 
 def offline(context: Context, settings: Mapping[str, Any]) -> None:
     """Images per second through StreamClassify, in and out of order."""
     gateway = context.gateway()
-    shapes = {
-        f"{streams} stream{'s' if streams > 1 else ''}, {order}": {
-            "call": "stream",
-            "mode": "closed",
-            "concurrency": streams,
-            "window": settings["window"],
-            "out_of_order": order == "any order",
-        }
+    shapes: dict[str, tuple[Contender, dict[str, Any]]] = {
+        f"{streams} stream{'s' if streams > 1 else ''}, {order}": (
+            gateway,
+            {
+                "call": "stream",
+                "mode": "closed",
+                "concurrency": streams,
+                "window": settings["window"],
+                "out_of_order": order == "any order",
+            },
+        )
         for streams in settings["streams"]
         for order in ("in order", "any order")
     }
-    for shape in shapes.values():
-        context.load(gateway, counted=False, **shape, seconds=settings["warm_up"])
+    context.warm_up(shapes, settings)
     for run in range(settings["runs"]):
-        for name, shape in shapes.items():
-            load, cpu = context.load(gateway, **shape, seconds=settings["seconds"])
+        for name, (load, cpu) in context.turns(shapes, settings, run).items():
             context.record.add(name, "throughput", "images/s", load.per_second)
-            context.record.add(name, "CPU", "ms/image", load.cpu_ms(cpu))
             context.record.add(name, "p50", "ms", load.latency(50))
+            context.record.add(name, "p99", "ms", load.latency(99))
+            context.record.add(name, "CPU", "ms/image", load.cpu_ms(cpu))
         context.step(run, settings["runs"], f"{load.per_second:.0f} images/s")
 
 
 def batch(context: Context, settings: Mapping[str, Any]) -> None:
     """BatchClassify with one caller, by the number of pictures in a request."""
     gateway = context.gateway()
+    single = {"mode": "closed", "concurrency": 1}
+    jobs: dict[str, tuple[Contender, dict[str, Any]]] = {"Classify, one by one": (gateway, single)}
+    for size in settings["sizes"]:
+        jobs[f"batches of {size}"] = (gateway, {**single, "call": "batch", "batch": size})
+    context.warm_up(jobs, settings)
+    record = context.record
     for run in range(settings["runs"]):
-        for size in settings["sizes"]:
-            job = {"call": "batch", "batch": size, "mode": "closed", "concurrency": 1}
-            if run == 0:
-                context.load(gateway, counted=False, **job, seconds=settings["warm_up"])
-            load, cpu = context.load(gateway, **job, seconds=settings["seconds"])
-            context.record.add(f"batches of {size}", "throughput", "images/s", load.per_second)
-            context.record.add(f"batches of {size}", "p50 of a batch", "ms", load.latency(50))
-            context.record.add(f"batches of {size}", "p99 of a batch", "ms", load.latency(99))
-            context.record.add(f"batches of {size}", "CPU", "ms/image", load.cpu_ms(cpu))
+        for name, (load, cpu) in context.turns(jobs, settings, run).items():
+            record.add(name, "throughput", "images/s", load.per_second)
+            record.add(name, "p50 of a request", "ms", load.latency(50))
+            record.add(name, "p99 of a request", "ms", load.latency(99))
+            record.add(name, "CPU", "ms/image", load.cpu_ms(cpu))
         context.step(run, settings["runs"])
+    for name in list(jobs)[1:]:
+        record.ratio(f"throughput, {name} / one by one", "throughput", name, "Classify, one by one")
 
 
 def stream_count(context: Context, settings: Mapping[str, Any]) -> None:
@@ -63,7 +70,7 @@ def stream_count(context: Context, settings: Mapping[str, Any]) -> None:
         with gateway:
             record.commands["gateway"] = gateway.command
             shared = context.gateway(null=settings["null"])
-            contender = systems.Contender("gateway", {**shared.job, "target": listening}, [gateway])
+            contender = Contender("gateway", {**shared.job, "target": listening}, [gateway])
             before = gateway.resident_mib()
             job = context.job(contender, call="stream", count=count, concurrency=1, window=settings["window"])
             peak = before

@@ -23,36 +23,26 @@ def null(context: Context, settings: Mapping[str, Any]) -> None:
     gateway = context.gateway(null=True)
     # The double's CPU time is not the gateway's.
     gateway.servers = gateway.servers[:1]
-    unary = {"mode": "closed", "seconds": settings["seconds"]}
-    stream = {
-        "call": "stream",
-        "mode": "closed",
-        "seconds": settings["seconds"],
-        "window": settings["window"],
+    unary = {"mode": "closed"}
+    stream = {"call": "stream", "mode": "closed", "window": settings["window"]}
+    kinds: dict[str, tuple[Contender, dict[str, Any]]] = {
+        "unary, 1 in flight": (gateway, {**unary, "concurrency": 1}),
+        "unary, 8 in flight": (gateway, {**unary, "concurrency": 8}),
+        "stream, 2 at once": (gateway, {**stream, "concurrency": 2}),
     }
-    kinds = {
-        "unary, 1 in flight": {**unary, "concurrency": 1},
-        "unary, 8 in flight": {**unary, "concurrency": 8},
-        "stream, 2 at once": {**stream, "concurrency": 2},
-    }
-    for job in kinds.values():
-        context.load(gateway, counted=False, **{**job, "seconds": settings["warm_up"]})
-    for run in range(settings["runs"]):
-        for name, job in kinds.items():
-            load, cpu = context.load(gateway, **job)
-            context.record.add(name, "gateway CPU", "ms/image", load.cpu_ms(cpu))
-            context.record.add(name, "p50", "ms", load.latency(50))
-            context.record.add(name, "p99", "ms", load.latency(99))
-            context.record.add(name, "throughput", "images/s", load.per_second)
-        medians = ", ".join(
-            f"{name}: {context.record.median(name, 'gateway CPU'):.2f} CPU-ms" for name in kinds
-        )
-        context.step(run, settings["runs"], f"{medians}")
+    context.warm_up(kinds, settings)
     record = context.record
-    for name, limit in (("unary, 8 in flight", 2.0), ("stream, 2 at once", 1.6)):
-        record.judge(
-            f"gateway's own cost, {name}", "<=", limit, record.median(name, "gateway CPU"), "CPU-ms/image"
-        )
+    for run in range(settings["runs"]):
+        for name, (load, cpu) in context.turns(kinds, settings, run).items():
+            record.add(name, "gateway CPU", "ms/image", load.cpu_ms(cpu))
+            record.add(name, "p50", "ms", load.latency(50))
+            record.add(name, "p99", "ms", load.latency(99))
+            record.add(name, "throughput", "images/s", load.per_second)
+        medians = ", ".join(f"{name}: {record.median(name, 'gateway CPU'):.2f} CPU-ms" for name in kinds)
+        context.step(run, settings["runs"], f"{medians}")
+    for name, limit in (("unary, 1 in flight", 2.0), ("unary, 8 in flight", 2.0), ("stream, 2 at once", 1.6)):
+        title = f"gateway's own cost, {name}"
+        record.judge_figure(title, "<=", limit, record.figure(name, "gateway CPU"), absolute=True)
 
 
 def payload(context: Context, settings: Mapping[str, Any]) -> None:
@@ -63,15 +53,15 @@ def payload(context: Context, settings: Mapping[str, Any]) -> None:
     folder = ROOT / "build" / "bench" / "payload"
     folder.mkdir(parents=True, exist_ok=True)
     small = slice_like(0, quality=75)
+    jobs: dict[str, tuple[Contender, dict[str, Any]]] = {}
+    for size in settings["sizes_kib"]:
+        path: Path = folder / f"{size}.jpg"
+        path.write_bytes(padded_jpeg(small, size * 1024))
+        job = {"images": [str(path)], "mode": "closed", "concurrency": settings["concurrency"]}
+        jobs[f"{size} KiB"] = (gateway, job)
+    context.warm_up(jobs, settings)
     for run in range(settings["runs"]):
-        for size in settings["sizes_kib"]:
-            path: Path = folder / f"{size}.jpg"
-            path.write_bytes(padded_jpeg(small, size * 1024))
-            job = {"images": [str(path)], "mode": "closed", "concurrency": settings["concurrency"]}
-            if run == 0:
-                context.load(gateway, counted=False, **job, seconds=0.5)
-            load, cpu = context.load(gateway, **job, seconds=settings["seconds"])
-            series = f"{size} KiB"
+        for series, (load, cpu) in context.turns(jobs, settings, run).items():
             context.record.add(series, "gateway CPU", "ms/image", load.cpu_ms(cpu))
             context.record.add(series, "p50", "ms", load.latency(50))
             context.record.add(series, "p99", "ms", load.latency(99))
@@ -95,9 +85,11 @@ def startup(context: Context, settings: Mapping[str, Any]) -> None:
             f"--listen=127.0.0.1:{port}",
             f"--backend-address={backend}",
         ]
+        disturbance = context.disturbance()
         with Server("gateway-startup", [*command, f"--model-name={context.model}"]) as gateway:
             listening = gateway.wait_until(partial(_listening, gateway), every=0.005)
             serving = gateway.wait_until(partial(systems.is_serving, f"127.0.0.1:{port}"), every=0.005)
+            disturbance()
             context.record.commands["gateway"] = gateway.command
             contender = Contender("gateway", {"call": "classify", "target": f"127.0.0.1:{port}"}, [gateway])
             time.sleep(settings["settle"])
@@ -107,8 +99,9 @@ def startup(context: Context, settings: Mapping[str, Any]) -> None:
             context.record.add("gateway", "CPU until then", "ms", 1000 * contender.cpu_seconds())
         context.step(run, settings["runs"], f"listening after {1000 * listening:.0f} ms")
     record = context.record
-    record.judge("start to listening", "<=", 600, record.median("gateway", "start to listening"), "ms")
-    record.judge("idle memory", "<=", 120, record.median("gateway", "idle memory"), "MiB")
+    title = "start to listening"
+    record.judge_figure(title, "<=", 600, record.figure("gateway", title), absolute=True)
+    record.judge_figure("idle memory", "<=", 120, record.figure("gateway", "idle memory"))
 
 
 def _listening(gateway: Server) -> bool:

@@ -8,7 +8,10 @@ import math
 import pytest
 from neurogate_bench import results, tables
 from neurogate_bench.stats import figure
-from report import write_report
+from report import verdict, write_report
+
+QUIET = {"mean": 0.02, "worst": 0.04, "time_disturbed": 0.0}
+BUSY = {"mean": 0.4, "worst": 0.9, "time_disturbed": 0.8}
 
 
 def result(scenario="null", **changes):
@@ -38,7 +41,13 @@ def result(scenario="null", **changes):
             figure("unary", "gateway CPU", "ms/image", [1.0, 3.0]),
             figure("stream", "gateway CPU", "ms/image", [math.nan]),
         ],
-        checks={"answers": 10, "requests": 10, "problems": {}, "generator_busy": 0.1, "other_programs": 0.0},
+        checks={
+            "answers": 10,
+            "requests": 10,
+            "problems": {},
+            "generator_busy": 0.1,
+            "other_programs": QUIET,
+        },
         targets=[results.target("cost", "<=", 2.0, 1.5, "CPU-ms")],
         notes=[],
         void=[],
@@ -65,7 +74,7 @@ def test_a_file_is_json_that_other_programs_read(tmp_path):
     ("spoil", "message"),
     [
         (lambda content: content.pop("figures"), "fields are missing: figures"),
-        (lambda content: content.update(schema=0), "schema 0 is not 1"),
+        (lambda content: content.update(schema=0), f"schema 0 is not {results.SCHEMA}"),
         (lambda content: content.update(backend="magic"), "backend 'magic'"),
         (lambda content: content["figures"][0].pop("unit"), "lacks unit"),
     ],
@@ -155,3 +164,34 @@ def test_without_results_the_page_says_so(tmp_path):
     page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
     assert "There are no results yet" in page
     assert "## Targets" not in page
+
+
+@pytest.mark.parametrize(
+    ("entry", "others", "expected"),
+    [
+        (results.target("ratio", ">=", 0.85, 0.68), BUSY, "**missed** by 20 %"),
+        (results.target("ratio", ">=", 0.85, 0.9), BUSY, "met"),
+        (results.target("cost", "<=", 2.0, 2.5, absolute=True), QUIET, "**missed** by 25 %"),
+        (results.target("cost", "<=", 2.0, 2.5, absolute=True), BUSY, "**missed** by 25 %, disturbed"),
+        (results.target("cost", "<=", 2.0, 1.5, absolute=True), BUSY, "met"),
+        (results.target("failed requests", "<=", 0, 3), QUIET, "**missed** by 3"),
+        (results.target("failed requests", "<=", 0, math.nan), QUIET, "not measured"),
+    ],
+)
+def test_a_missed_target_says_by_how_much_and_whether_the_machine_was_busy(entry, others, expected):
+    assert verdict(result(checks={"other_programs": others}), entry) == expected
+
+
+def test_the_page_says_how_disturbed_the_machine_was(tmp_path):
+    results.save(result(checks={"other_programs": BUSY, "niceness": 10}), tmp_path / "results")
+    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    assert "**disturbed**: other programs took 40% of the cores on average, 90% at worst" in page
+    assert "niceness 10" in page
+    assert "A scenario in which it was more than\n10% on average" in page
+
+
+def test_targets_show_the_runs_extremes(tmp_path):
+    entry = results.target("ratio", ">=", 0.85, 0.9, spread=[0.7, 1.25])
+    results.save(result(targets=[entry]), tmp_path / "results")
+    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    assert "at least 0.85 | 0.9 (0.7 to 1.25) | met |" in page
