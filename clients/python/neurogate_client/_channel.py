@@ -6,6 +6,7 @@ import ipaddress
 import json
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_IDLE_TIMEOUT = 60.0
 """Seconds that a stream may wait for an answer while images are outstanding."""
 
+DEFAULT_EVALUATION_TIMEOUT = 600.0
+"""Seconds that an evaluation on all sealed images may take."""
+
 DEFAULT_MAX_IMAGE_BYTES = 16 * 1024 * 1024
 """Largest encoded image; the gateway's own default."""
 
@@ -28,13 +32,39 @@ KEEPALIVE_SECONDS = 30
 _SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p|passthrough):")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:/\[\]@\s]+):(?P<port>[0-9]{1,5})")
 
-# Streams are left out: what was answered before the connection broke would be classified twice. So is the
-# health check, whose question is how things stand at this moment.
+# Streams are left out: what was answered before the connection broke would be classified twice, and watches
+# and uploads go on by themselves. So is the health check, whose question is how things stand at this moment,
+# and CancelRetraining, whose second attempt could meet what the first has ended. The other changes carry a
+# request_id, so that they happen once.
 _RETRIED = [
-    {"service": "neurogate.v1.ClassificationService", "method": "Classify"},
-    {"service": "neurogate.v1.ClassificationService", "method": "BatchClassify"},
-    {"service": "neurogate.v1.ClassificationService", "method": "Explain"},
-    {"service": "neurogate.v1.ModelService"},
+    {"service": f"neurogate.v1.{service}", "method": method}
+    for service, methods in (
+        ("ClassificationService", ("Classify", "BatchClassify", "Explain")),
+        (
+            "ModelService",
+            (
+                "ListModelVersions",
+                "GetModelVersion",
+                "GetRelease",
+                "PromoteModelVersion",
+                "RollbackModel",
+                "SetTrafficSplit",
+                "EvaluateModelVersion",
+                "ListReleaseChanges",
+            ),
+        ),
+        (
+            "TrainingService",
+            (
+                "SubmitFeedback",
+                "ListExamples",
+                "StartRetraining",
+                "GetRetraining",
+                "ListRetrainings",
+            ),
+        ),
+    )
+    for method in methods
 ]
 
 SERVICE_CONFIG = {
@@ -172,3 +202,15 @@ def deadline(timeout: float | None, default: float) -> float | None:
     chosen = default if timeout is None else timeout
     check_timeout("timeout", chosen)
     return None if math.isinf(chosen) else chosen
+
+
+class Until:
+    """When a call that begins again after a failure has to be over: `seconds` from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        check_timeout("timeout", seconds)
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """What gRPC takes as timeout of the next attempt: None for no limit."""
+        return None if math.isinf(self._end) else max(self._end - time.monotonic(), 0.001)

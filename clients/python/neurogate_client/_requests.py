@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neurogate.v1 import classification_pb2 as pb
-from neurogate.v1 import model_pb2
 
 from neurogate_client import _channel, _wire
 from neurogate_client.errors import BatchSizeError, UnexpectedError
@@ -18,26 +17,13 @@ DEFAULT_WINDOW = 64
 
 READY_POLL_SECONDS = 0.1
 
-# The client is to need no grpcio-health-checking. HealthCheckRequest is one string in field 1 and its
-# response one enum in field 1, which is what protobuf's StringValue and Int32Value look like on the wire.
-HEALTH_METHOD = "/grpc.health.v1.Health/Check"
-
 # Tag and length before each item's bytes, with room for the other fields of the request.
 _ITEM_OVERHEAD = 16
 _REQUEST_OVERHEAD = 4096
 
 
-def classify(
-    image: bytes, model: model_pb2.ModelSelector | None, top_k: int, request_id: str
-) -> pb.ClassifyRequest:
-    """A request for one image."""
-    return pb.ClassifyRequest(image=image, model=model, top_k=top_k, request_id=request_id)
-
-
-def batch(
-    images: Sequence[Image], limit: int, model: model_pb2.ModelSelector | None, top_k: int, request_id: str
-) -> pb.BatchClassifyRequest:
-    """A request for several images.
+def fill_batch(request: pb.BatchClassifyRequest, images: Sequence[Image], limit: int) -> None:
+    """Puts several images into a request.
 
     Raises:
         BatchSizeError: no images, or more bytes than one message may have.
@@ -45,7 +31,6 @@ def batch(
     if not images:
         raise BatchSizeError("a batch needs at least one image", reason="BATCH_EMPTY")
     message_limit = _channel.max_message_bytes(limit)
-    request = pb.BatchClassifyRequest(model=model, top_k=top_k, request_id=request_id)
     total = _REQUEST_OVERHEAD
     for position, image in enumerate(images):
         data = load_image(image, limit)
@@ -58,7 +43,6 @@ def batch(
                 metadata={"max_message_bytes": str(message_limit)},
             )
         request.items.add(image=data)
-    return request
 
 
 def batch_results(request: pb.BatchClassifyRequest, response: pb.BatchClassifyResponse) -> list[Result[int]]:
@@ -98,14 +82,21 @@ class StreamSettings:
         _channel.check_timeout("idle_timeout", self.idle_timeout)
 
 
-def explain(
-    image: bytes,
-    model: model_pb2.ModelSelector | None,
-    class_id: str,
-    overlay: pb.OverlayOptions,
+def stream_config(
+    *,
+    version: int | None,
+    label: str | None,
+    model: str,
+    top_k: int,
+    allow_out_of_order: bool,
     request_id: str,
-) -> pb.ExplainRequest:
-    """A request for an explanation."""
-    return pb.ExplainRequest(
-        image=image, model=model, class_id=class_id, overlay=overlay, request_id=request_id
+    routing_key: str,
+) -> pb.StreamClassifyConfig:
+    """How a stream is to be served."""
+    return pb.StreamClassifyConfig(
+        model=_wire.selector(model, version, label),
+        top_k=top_k,
+        allow_out_of_order=allow_out_of_order,
+        request_id=request_id,
+        routing_key=routing_key,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -21,36 +20,11 @@ K = TypeVar("K")
 
 _END: Any = object()
 
-# A signal that comes just before a wait does not end it: Ctrl-C would go unnoticed until the wait is over.
-_SLICE_SECONDS = 0.5
-
 Event = Result[K] | grpc.RpcError | NeurogateError | None
 """What the threads of a call tell its consumer: a result, a failure, or the end of the stream."""
 
 Start = Callable[[Iterator[pb.StreamClassifyRequest]], Any]
 """Starts the call with its requests; returns gRPC's call, an iterator of responses."""
-
-
-def stream(
-    images: Iterable[tuple[K, Image]], start: Start, settings: StreamSettings
-) -> Generator[Result[K], None, None]:
-    """One StreamClassify call as a generator of results; the first step starts it."""
-    # The threads of a call keep it alive; only a generator in front notices that the caller has dropped it.
-    events: queue.SimpleQueue[Event[K]] = queue.SimpleQueue()
-    call = StreamCall(images, start, settings, events.put)
-    try:
-        while True:
-            patience = call.patience()
-            try:
-                event = events.get(block=patience > 0, timeout=min(max(patience, 0), _SLICE_SECONDS))
-            except queue.Empty:
-                call.check_patience()
-                continue
-            if (result := call.take(event)) is None:
-                return
-            yield result
-    finally:
-        call.close()
 
 
 class StreamCall(Generic[K]):

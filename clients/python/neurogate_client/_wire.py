@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TypeVar
 
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 
 from neurogate_client._status import from_status, seconds
+from neurogate_client._wire_common import named
 from neurogate_client.errors import UnexpectedError
 from neurogate_client.results import (
     ActivationMap,
@@ -16,12 +16,10 @@ from neurogate_client.results import (
     Explanation,
     HealthStatus,
     ModelRef,
-    ModelVersion,
     Result,
     Score,
     Timings,
     Verdict,
-    VersionState,
 )
 
 K = TypeVar("K")
@@ -87,7 +85,7 @@ def classification(message: pb.Classification, model: ModelRef, request_id: str 
         scores=tuple(
             Score(each.class_id, each.display_name, each.index, each.probability) for each in message.scores
         ),
-        verdict=_verdict(message.verdict),
+        verdict=named(Verdict, message, "verdict"),
         model=model,
         prediction_id=message.prediction_id,
         ood_score=message.ood_score,
@@ -98,12 +96,6 @@ def classification(message: pb.Classification, model: ModelRef, request_id: str 
         ),
         request_id=request_id,
     )
-
-
-def _verdict(value: int) -> Verdict:
-    if value == pb.VERDICT_UNSPECIFIED or value not in pb.Verdict.values():
-        return Verdict.UNKNOWN
-    return Verdict(pb.Verdict.Name(value).removeprefix("VERDICT_"))
 
 
 def item_result(
@@ -127,33 +119,6 @@ def explanation(message: pb.ExplainResponse) -> Explanation:
         activation_map=ActivationMap(message.map.height, message.map.width, tuple(message.map.values)),
         overlay_png=message.overlay_png,
     )
-
-
-def model_version(message: model_pb2.ModelVersion) -> ModelVersion:
-    """One version of the catalog."""
-    name = (
-        model_pb2.ModelVersionState.Name(message.state)
-        if message.state in model_pb2.ModelVersionState.values()
-        else ""
-    )
-    short = name.removeprefix("MODEL_VERSION_STATE_")
-    return ModelVersion(
-        model=message.model,
-        version=message.version,
-        state=VersionState(short) if short in VersionState.__members__ else VersionState.UNKNOWN,
-        state_reason=message.state_reason,
-        labels=tuple(message.labels),
-        state_time=_utc(message),
-        manifest_digest=message.manifest_digest,
-        manifest=message.manifest if message.HasField("manifest") else None,
-    )
-
-
-def _utc(message: model_pb2.ModelVersion) -> dt.datetime | None:
-    try:
-        return message.state_time.ToDatetime(tzinfo=dt.UTC) if message.HasField("state_time") else None
-    except (ValueError, OverflowError) as error:
-        raise UnexpectedError(f"version {message.version} has a time beyond the calendar: {error}") from error
 
 
 def health_status(value: int) -> HealthStatus:

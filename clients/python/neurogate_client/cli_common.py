@@ -17,7 +17,8 @@ from rich.text import Text
 from neurogate_client import errors
 from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
 from neurogate_client.client import Client
-from neurogate_client.results import Verdict, VersionState
+from neurogate_client.results import Verdict
+from neurogate_client.results_models import VersionState
 
 EXIT_FAILED = 1
 """Something has no answer, or is not healthy."""

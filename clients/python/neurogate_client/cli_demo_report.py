@@ -15,7 +15,8 @@ from neurogate_client.cli_models import interval
 from neurogate_client.cli_output import milliseconds
 from neurogate_client.client import Client
 from neurogate_client.demo_run import HeldOut
-from neurogate_client.results import ModelVersion, Verdict
+from neurogate_client.results import Verdict
+from neurogate_client.results_models import ModelVersion
 
 SAMPLES_PER_CLASS = 3
 

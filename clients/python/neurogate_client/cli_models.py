@@ -24,7 +24,8 @@ from neurogate_client.cli_common import (
     fail,
     stdout,
 )
-from neurogate_client.results import HealthStatus, ModelVersion
+from neurogate_client.results import HealthStatus
+from neurogate_client.results_models import ModelVersion
 
 SERVICES = ("", "neurogate.v1.ClassificationService", "neurogate.v1.ModelService")
 

@@ -1,18 +1,14 @@
 """What the client returns: small immutable objects instead of protobuf messages.
 
-They do not change when the wire does, compare and print well, and need no knowledge of protobuf. The one
-exception is `ModelVersion.manifest`: a manifest is a document with a contract of its own (`manifest.proto`),
-and is given as it is.
+They do not change when the wire does, compare and print well, and need no knowledge of protobuf. Versions and
+the release are in `results_models`, examples and retrainings in `results_training`.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
-
-from neurogate.v1 import manifest_pb2
 
 from neurogate_client.errors import NeurogateError
 
@@ -30,18 +26,6 @@ class Verdict(enum.StrEnum):
     """The image does not look like what the model was trained on; the scores mean nothing."""
     UNKNOWN = "UNKNOWN"
     """A verdict that this client is too old to know."""
-
-
-class VersionState(enum.StrEnum):
-    """Where a version stands with the gateway."""
-
-    LOADING = "LOADING"
-    PROVING = "PROVING"
-    READY = "READY"
-    REJECTED = "REJECTED"
-    RETIRED = "RETIRED"
-    UNKNOWN = "UNKNOWN"
-    """A state that this client is too old to know."""
 
 
 class HealthStatus(enum.StrEnum):
@@ -172,31 +156,6 @@ class Explanation:
     class_id: str
     activation_map: ActivationMap
     overlay_png: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
-    """One version as the gateway sees it.
-
-    Attributes:
-        model: model name.
-        version: version number.
-        state: where it stands.
-        state_reason: for REJECTED, what was wrong.
-        labels: labels that point to it, sorted.
-        state_time: when the state last changed (UTC).
-        manifest_digest: hex SHA-256; empty before the manifest was read.
-        manifest: the manifest, in lists without `goldens` and `files`; None before it was read.
-    """
-
-    model: str
-    version: int
-    state: VersionState
-    state_reason: str
-    labels: tuple[str, ...]
-    state_time: dt.datetime | None
-    manifest_digest: str
-    manifest: manifest_pb2.ModelManifest | None = field(repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from neurogate_client import processes
 from neurogate_client.client import Client
 from neurogate_client.errors import NeurogateError
-from neurogate_client.results import VersionState
+from neurogate_client.results_models import VersionState
 
 MODEL_SERVER = "model-server"
 GATEWAY = "gateway"

@@ -16,11 +16,14 @@ from concurrent import futures
 from dataclasses import dataclass, field
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from neurogate.v1 import classification_pb2 as pb
-from neurogate.v1 import classification_pb2_grpc, manifest_pb2, model_pb2, model_pb2_grpc
+from neurogate.v1 import classification_pb2_grpc, manifest_pb2, model_pb2, model_pb2_grpc, training_pb2_grpc
+
+from neurogate_testing.fake_release import FakeRelease, ReleaseMethods
+from neurogate_testing.fake_status import abort, status
+from neurogate_testing.fake_training import FakeTraining, TrainingServicer
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 NAMES = {
@@ -35,29 +38,6 @@ REFUSALS = {
     b"bomb": "IMAGE_TOO_MANY_PIXELS",
 }
 PNG = b"\x89PNG\r\n\x1a\n" + b"overlay"
-
-
-def status(
-    code: grpc.StatusCode, reason: str, message: str, *, retry_after: float | None = None, **metadata: str
-) -> status_pb2.Status:
-    """A status with the details that the gateway gives its errors."""
-    details = [error_details_pb2.ErrorInfo(reason=reason, domain="neurogate", metadata=metadata)]
-    if retry_after is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(retry_after * 1000))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    packed = []
-    for detail in details:
-        packed.append(any_pb2.Any())
-        packed[-1].Pack(detail)
-    return status_pb2.Status(code=code.value[0], message=message, details=packed)
-
-
-def abort(context: grpc.ServicerContext, error: status_pb2.Status) -> None:
-    """Ends a call as the gateway does: status, message, and the details in the trailers."""
-    context.set_trailing_metadata((("grpc-status-details-bin", error.SerializeToString()),))
-    code = next(each for each in grpc.StatusCode if each.value[0] == error.code)
-    context.abort(code, error.message)
 
 
 @dataclass
@@ -81,6 +61,12 @@ class Script:
     """Set when a caller has cancelled a call."""
     received: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     """Released for every image that arrives in a stream."""
+    release: FakeRelease = field(default_factory=FakeRelease)
+    training: FakeTraining = field(default_factory=FakeTraining)
+    lose_answers: int = 0
+    """So many changes are made, and then their answers lost."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the fake stops; watches end."""
 
 
 def version(number: int, *, state: str = "READY", labels: tuple[str, ...] = ()) -> model_pb2.ModelVersion:
@@ -250,7 +236,7 @@ class _Classification(_Base, classification_pb2_grpc.ClassificationServiceServic
         )
 
 
-class _Models(_Base, model_pb2_grpc.ModelServiceServicer):
+class _Models(_Base, ReleaseMethods, model_pb2_grpc.ModelServiceServicer):
     def ListModelVersions(self, request, context):
         self.enter("ListModelVersions", request, context)
         start = int(request.page_token or 0)
@@ -282,7 +268,10 @@ class FakeGateway:
     def set_serving(self, serving: bool) -> None:
         """What its health service answers from now on."""
         enum = health_pb2.HealthCheckResponse
-        for service in ("", "neurogate.v1.ClassificationService", "neurogate.v1.ModelService"):
+        for service in (
+            "",
+            *(f"neurogate.v1.{name}Service" for name in ("Classification", "Model", "Training")),
+        ):
             self.health.set(service, enum.SERVING if serving else enum.NOT_SERVING)
 
 
@@ -298,7 +287,9 @@ def fake_gateway(
     # Not shared: a second fake on a port that is taken has to fail, and not to steal calls.
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[*options, ("grpc.so_reuseport", 0)])
     classification_pb2_grpc.add_ClassificationServiceServicer_to_server(_Classification(script), server)
-    model_pb2_grpc.add_ModelServiceServicer_to_server(_Models(script), server)
+    models = _Models(script)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+    training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(script, models.enter), server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     address = f"127.0.0.1:{port}"
@@ -310,4 +301,5 @@ def fake_gateway(
         yield gateway
     finally:
         script.gate.set()
+        script.stopping.set()
         server.stop(grace=None).wait()

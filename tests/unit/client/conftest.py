@@ -31,7 +31,18 @@ class BlockingAio:
         return lambda *args, **settings: self._runner.run(method(*args, **settings))
 
     def stream_classify(self, images: Any, **settings: Any) -> Iterator[Any]:
-        results = self._client.stream_classify(images, **settings)
+        return self._items(self._client.stream_classify(images, **settings))
+
+    def upload_examples(self, images: Any, **settings: Any) -> Iterator[Any]:
+        return self._items(self._client.upload_examples(images, **settings))
+
+    def watch_model_versions(self, **settings: Any) -> Iterator[Any]:
+        return self._items(self._client.watch_model_versions(**settings))
+
+    def watch_retraining(self, run: str, **settings: Any) -> Iterator[Any]:
+        return self._items(self._client.watch_retraining(run, **settings))
+
+    def _items(self, results: Any) -> Iterator[Any]:
         try:
             while True:
                 try:

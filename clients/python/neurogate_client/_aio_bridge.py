@@ -1,4 +1,4 @@
-"""StreamClassify for asyncio: the threads' stream, bridged into an event loop.
+"""Calls that have threads of their own, bridged into an event loop.
 
 Not grpc.aio's own streams: when a write meets the end of the call, which is how every refusal of a running
 stream arrives, grpc.aio puts "Internal error from Core" in place of the gateway's status and its reason.
@@ -9,34 +9,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, Generic, TypeVar
 
-from neurogate_client._requests import StreamSettings
-from neurogate_client._stream import Event, Start, StreamCall
-from neurogate_client.images import Image
-from neurogate_client.results import Result
+from neurogate_client._bridge import Deliver, Running
 
 K = TypeVar("K")
+T = TypeVar("T")
 
 _END: Any = object()
 
 
-async def stream(
-    images: Iterable[tuple[K, Image]] | AsyncIterable[tuple[K, Image]], start: Start, settings: StreamSettings
-) -> AsyncGenerator[Result[K], None]:
-    """One StreamClassify call as an asynchronous generator of results; the first step starts it."""
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event[K]] = asyncio.Queue()
+async def consume(
+    items: Iterable[K] | AsyncIterable[K], start: Callable[[Iterable[K], Deliver], Running[T]]
+) -> AsyncGenerator[T, None]:
+    """The results of a call as an asynchronous generator; the first step starts it.
 
-    def deliver(event: Event[K]) -> None:
+    Args:
+        items: what the call sends; `start` gets it as a plain iterable, whichever it is.
+        start: starts the call.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[Any] = asyncio.Queue()
+
+    def deliver(event: object) -> None:
         # A loop that has been closed meanwhile has no consumer either.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    source = _Source(images, loop) if isinstance(images, AsyncIterable) else None
-    call = StreamCall(source or images, start, settings, deliver)  # type: ignore[arg-type]
+    source = _Source(items, loop) if isinstance(items, AsyncIterable) else None
+    call = start(items if source is None else source, deliver)  # type: ignore[arg-type]
     try:
         while True:
             patience = call.patience()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import grpc
+import pytest
+from neurogate.v1 import training_pb2
+from neurogate_client import (
+    ExampleFilter,
+    ExampleSource,
+    LabelledImage,
+    Logged,
+    PhaseBegan,
+    Progressed,
+    RetrainingState,
+    StateChanged,
+    errors,
+)
+from neurogate_testing.fake_gateway import FakeGateway, status
+from neurogate_testing.fake_training import success
+
+
+def upload(client: Any, *labelled: tuple[bytes, str]) -> None:
+    images = [LabelledImage(image=image, class_id=class_id) for image, class_id in labelled]
+    assert all(each.error is None for each in client.upload_examples(images))
+
+
+def test_feedback_is_one_class_or_no_mri(client: Any, gateway: FakeGateway) -> None:
+    right = client.submit_feedback("p1", class_id="glioma", comment="by biopsy")
+    assert (right.feedback_id, right.example_id, right.confirmed) == ("f1", "e" * 64, True)
+    assert client.submit_feedback("p1", not_mri=True).example_id == ""
+    first, second = gateway.script.training.feedback.values()
+    assert (first.class_id, first.comment, second.not_mri) == ("glioma", "by biopsy", True)
+    for wrong in ({}, {"class_id": "glioma", "not_mri": True}):
+        with pytest.raises(ValueError, match="give either the right class_id, or not_mri=True"):
+            client.submit_feedback("p1", **wrong)
+    with pytest.raises(errors.RecordNotFoundError):
+        client.submit_feedback("gone", class_id="glioma")
+
+
+def test_feedback_whose_answer_is_lost_counts_once(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.lose_answers = 1
+    assert client.submit_feedback("p1", class_id="notumor").feedback_id == "f1"
+    assert len(gateway.script.training.feedback) == 1
+
+
+def test_examples_come_in_pages_and_are_filtered(client: Any) -> None:
+    upload(client, (b"glioma 1", "glioma"), (b"glioma 2", "glioma"), (b"notumor 1", "notumor"))
+    first = client.list_examples(page_size=2)
+    assert [each.class_id for each in first.examples] == ["notumor", "glioma"]
+    assert first.total_by_class == {"glioma": 2, "notumor": 1}
+    rest = client.list_examples(page_size=2, page_token=first.next_page_token)
+    assert (len(rest.examples), rest.next_page_token) == (1, "")
+    assert rest.examples[0].source is ExampleSource.UPLOAD
+    begin = dt.datetime.fromtimestamp(1_700_000_002, dt.UTC)
+    wanted = ExampleFilter(class_ids=("glioma",), source=ExampleSource.UPLOAD, from_time=begin)
+    assert len(client.list_examples(wanted).examples) == 1
+    with pytest.raises(ValueError, match="has no time zone"):
+        client.list_examples(ExampleFilter(to_time=dt.datetime(2026, 1, 1)))  # noqa: DTZ001 - on purpose
+
+
+def test_a_retraining_is_asked_for_with_its_settings(client: Any, gateway: FakeGateway) -> None:
+    upload(client, (b"glioma 1", "glioma"))
+    run = client.start_retraining(
+        warm_start_version=1,
+        examples=ExampleFilter(class_ids=("glioma",)),
+        hyperparameters={"head_epochs": 3},
+        launcher="local",
+        promote=True,
+    )
+    assert (run.retraining_id, run.state, run.warm_start_version) == ("r1", RetrainingState.QUEUED, 1)
+    assert (run.hyperparameters, run.launcher, run.promote) == ({"head_epochs": "3"}, "local", True)
+    assert run.examples_by_class == {"glioma": 1}
+    spec = gateway.script.training.runs["r1"].spec
+    assert list(spec.examples.class_ids) == ["glioma"]
+    assert client.start_retraining(from_scratch=True).warm_start_version is None
+    assert gateway.script.training.runs["r2"].spec.from_scratch
+    with pytest.raises(ValueError, match="give either warm_start_version or from_scratch"):
+        client.start_retraining(warm_start_version=1, from_scratch=True)
+    with pytest.raises(errors.InvalidOptionError, match="no hyper-parameter 'speed'"):
+        client.start_retraining(hyperparameters={"speed": 11})
+
+
+def test_a_start_whose_answer_is_lost_starts_one_run(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.lose_answers = 1
+    assert client.start_retraining().retraining_id == "r1"
+    assert client.start_retraining(request_id="night") == client.start_retraining(request_id="night")
+    assert list(gateway.script.training.runs) == ["r1", "r2"]
+
+
+def test_runs_are_listed_newest_first(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.page_size = 2
+    for _ in range(5):
+        client.start_retraining()
+    client.cancel_retraining("r2", reason="wrong data")
+    assert [each.retraining_id for each in client.list_retrainings()] == ["r5", "r4", "r3", "r2", "r1"]
+    assert [each.retraining_id for each in client.list_retrainings(limit=1)] == ["r5"]
+    cancelled = client.list_retrainings(state=RetrainingState.CANCELLED)
+    assert [each.retraining_id for each in cancelled] == ["r2"]
+
+
+def test_cancelling_is_not_tried_again(client: Any, gateway: FakeGateway) -> None:
+    client.start_retraining()
+    gateway.script.failures = [status(grpc.StatusCode.UNAVAILABLE, "RECORDS_UNAVAILABLE", "not now")]
+    with pytest.raises(errors.UnavailableError):
+        client.cancel_retraining("r1")
+    assert client.cancel_retraining("r1").state is RetrainingState.CANCELLED
+    assert client.get_retraining("r1").state.ended
+    with pytest.raises(errors.TrainingError, match="ended already"):
+        client.cancel_retraining("r1")
+    with pytest.raises(errors.RecordNotFoundError):
+        client.get_retraining("r9")
+
+
+def test_the_events_of_a_run_until_its_end(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.training.script = success
+    client.start_retraining()
+    events = list(client.watch_retraining("r1"))
+    assert [each.sequence for each in events] == list(range(1, 9))
+    assert [each.state for each in events if isinstance(each, StateChanged)] == [
+        RetrainingState.QUEUED,
+        RetrainingState.RUNNING,
+        RetrainingState.EVALUATING,
+        RetrainingState.PUBLISHING,
+        RetrainingState.SUCCEEDED,
+    ]
+    phase = next(each for each in events if isinstance(each, PhaseBegan))
+    assert (phase.name, phase.total, phase.unit) == ("fine-tune", 20, "batches")
+    progress = next(each for each in events if isinstance(each, Progressed))
+    assert (progress.step, progress.epoch, progress.metrics, progress.remaining) == (20, 2, {"loss": 0.25}, 1)
+    assert next(each for each in events if isinstance(each, Logged)).text == "best epoch 2"
+    final = events[-1].retraining
+    assert (final.version, final.gate.accepted) == (2, True)
+    assert [each.sequence for each in client.watch_retraining("r1", after_sequence=6)] == [7, 8]
+
+
+def test_a_broken_watch_misses_no_event_and_repeats_none(client: Any, gateway: FakeGateway) -> None:
+    training = gateway.script.training
+    training.script = success
+    client.start_retraining()
+    training.cut_after = [2, 0, 3]
+    assert [each.sequence for each in client.watch_retraining("r1")] == list(range(1, 9))
+    after = [
+        each.after_sequence
+        for each in gateway.script.requests
+        if isinstance(each, training_pb2.WatchRetrainingRequest)
+    ]
+    assert after == [0, 2, 2, 5]
