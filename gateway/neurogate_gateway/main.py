@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 
+from neurogate_serving.extras import needs_extra
+
 from .config import ConfigError, Settings, parse_settings
 from .telemetry import configure_logging, log
 
@@ -45,11 +47,12 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
+@needs_extra("neurogate-gateway", "gateway")
 def main() -> None:
     """Runs the gateway until SIGTERM or SIGINT.
 
-    Exit status: 0 after an orderly end, 1 when the port is not to be had, 2 for a wrong setting, 128 and the
-    signal's number after a second signal.
+    Exit status: 0 after an orderly end, 1 when the port is not to be had, 2 for a wrong setting or a missing
+    extra, 128 and the signal's number after a second signal.
     """
     try:
         settings = parse_settings(sys.argv[1:], os.environ)

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from neurogate_serving.extras import needs_extra
+
 from .flags import FlagError, Flags, parse_flags, usage
 
 _log = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ _FAILED = 255
 _POLL_SECONDS = 0.2
 
 
+@needs_extra("neurogate-model-server", "serving")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the server until SIGTERM or SIGINT; the exit status is 0 then, and 255 if it cannot start."""
     given = sys.argv[1:] if arguments is None else list(arguments)

@@ -27,7 +27,7 @@ def use_bare_tensorflow() -> None:
     spec = importlib.util.find_spec("tensorflow")
     if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError(
-            "the embedded model server needs TensorFlow: pip install 'neurogate[serving]'"
+            "the embedded model server needs TensorFlow: pip install 'neurogate[serving]'", name="tensorflow"
         )
     package = ModuleType("tensorflow")
     package.__path__ = list(spec.submodule_search_locations)
