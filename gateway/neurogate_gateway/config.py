@@ -28,6 +28,10 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message says which and what would be right."""
 
 
+class PortUnavailableError(OSError):
+    """An address cannot be listened on."""
+
+
 def _setting(default: object, text: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: ANN401 - like dataclasses.field, it stands for a value of the field's type
     return dataclasses.field(default=default, metadata={"text": text, "low": low, "high": high})
 
@@ -81,6 +85,9 @@ class Settings:
         low=0.0,
         high=60,
     )
+    metrics_address: str = _setting(
+        "", "Address of the metrics for Prometheus, HOST:PORT; port 0 takes a free one. Empty: none."
+    )
     drain_seconds: float = _setting(
         30.0, "Time for accepted calls to finish after SIGTERM or SIGINT.", low=0.0, high=3600
     )
@@ -102,6 +109,8 @@ class Settings:
                 raise ConfigError(f"{field.name} is {value}, expected {low} to {high}")
         split_address("listen", self.listen, lowest_port=0)
         _check_backends(self.backend_address)
+        if self.metrics_address:
+            split_address("metrics_address", self.metrics_address, lowest_port=0)
         if not self.model_name or not self.model_name.isprintable() or "/" in self.model_name:
             raise ConfigError(f"model_name is {self.model_name!r}, expected a name without slashes")
         if self.log_level not in LOG_LEVELS:

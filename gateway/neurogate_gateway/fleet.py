@@ -18,7 +18,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from neurogate.tfs.v1 import tfs_pb2
@@ -53,6 +53,8 @@ class Fleet:
     ) -> None:
         self.connected = False
         """Whether any model server can be reached."""
+        self.backends: Mapping[str, bool] = {}
+        """Address of every model server, and whether it can be reached; another object after each change."""
         self.ready_lost_at = -math.inf
         """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
         self._addresses = addresses
@@ -63,6 +65,7 @@ class Fleet:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._views: dict[int, VersionView] = {}
+        self._listed: tuple[VersionView, ...] = ()
         self._ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
         self._newest: int | None = None
         self._turn = 0
@@ -83,14 +86,9 @@ class Fleet:
         """The highest READY version."""
         return self._newest
 
-    @property
-    def backends(self) -> Mapping[str, bool]:
-        """Address of every model server, and whether it can be reached."""
-        return {address: member.connected for address, member in self._members.items()}
-
-    def versions(self) -> list[VersionView]:
-        """Every version that was ever seen, newest first."""
-        return [self._views[number] for number in sorted(self._views, reverse=True)]
+    def versions(self) -> Sequence[VersionView]:
+        """Every version that was ever seen, newest first; another object after each change."""
+        return self._listed
 
     def view(self, number: int) -> VersionView | None:
         """One version; None when it was never seen."""
@@ -294,7 +292,8 @@ class Fleet:
     def _refresh(self) -> None:
         """Works out anew what all members together mean, and tells who asked to be told."""
         members = list(self._members.values())
-        self.connected = any(member.connected for member in members)
+        self.backends = {member.address: member.connected for member in members}
+        self.connected = any(self.backends.values())
         numbers = self._views.keys() | {number for member in members for number in member.entries}
         ready_before = self._ready
         self._ready = {}
@@ -311,6 +310,7 @@ class Fleet:
                 assert version is not None  # noqa: S101 - nothing happened in between
                 self._ready[number] = (version, having)
         self._newest = max(self._ready, default=None)
+        self._listed = tuple(self._views[number] for number in sorted(numbers, reverse=True))
         if ready_before.keys() - self._ready.keys():
             self.ready_lost_at = time.monotonic()
         self.wake()

@@ -19,6 +19,8 @@ from .fleet import Fleet
 from .health import HealthServicer
 from .integrity import NoRepository, RepositoryIntegrity
 from .interceptors import CallInterceptor
+from .measures import CallMeasures, FleetMeasures, ImageMeasures, measure_admission
+from .metrics import serve_metrics
 from .proving import Prover
 from .quiet import QuietRunner
 from .server import build_server
@@ -46,9 +48,10 @@ class Gateway:
         """Puts the parts together and takes the port.
 
         Raises:
-            PortUnavailableError: The address cannot be listened on.
+            PortUnavailableError: An address cannot be listened on.
         """
         self._settings = settings
+        self.metrics = serve_metrics(settings.metrics_address)
         self._health = HealthServicer()
         self._admission = Admission(
             max_image_bytes=settings.max_image_bytes,
@@ -82,6 +85,8 @@ class Gateway:
             image_timeout=settings.default_timeout_seconds,
             window=settings.stream_window,
         )
+        if self.metrics.enabled:
+            self._measure()
         self.quiet = QuietRunner(self._admission, self.fleet, self._transforms)
         self._streams = StreamServer(
             self.classifier,
@@ -90,7 +95,11 @@ class Gateway:
             window_bytes=settings.max_message_bytes,
             idle=settings.default_timeout_seconds,
         )
-        self._interceptor = CallInterceptor(self._admission, max_batch_items=settings.max_batch_items)
+        self._interceptor = CallInterceptor(
+            self._admission,
+            max_batch_items=settings.max_batch_items,
+            measures=CallMeasures(self.metrics) if self.metrics.enabled else None,
+        )
         self._server, self.port = build_server(
             settings,
             self._interceptor,
@@ -104,6 +113,11 @@ class Gateway:
             self._health,
         )
         self._polling: asyncio.Task[None] | None = None
+
+    def _measure(self) -> None:
+        measure_admission(self.metrics, self._admission)
+        FleetMeasures(self.metrics, self.fleet)
+        self.classifier.observers += (ImageMeasures(self.metrics),)
 
     @property
     def address(self) -> str:
@@ -143,6 +157,7 @@ class Gateway:
             await asyncio.wait([self._polling])
         await self.fleet.close()
         self._transforms.close()
+        self.metrics.close()
 
     async def _calls_end(self, seconds: float) -> bool:
         try:

@@ -30,6 +30,7 @@ from .errors import (
     ShuttingDownError,
 )
 from .fields import check_items
+from .measures import CallMeasures
 from .telemetry import CallRecord, RefusalLog, current_call, internal_error, log
 
 _OWN_SERVICES: Final = "/neurogate."
@@ -55,9 +56,12 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Refuses early, maps errors, logs, and knows how many calls are running."""
 
-    def __init__(self, admission: Admission, *, max_batch_items: int) -> None:
+    def __init__(
+        self, admission: Admission, *, max_batch_items: int, measures: CallMeasures | None = None
+    ) -> None:
         self._admission = admission
         self._max_batch_items = max_batch_items
+        self._measures = measures
         self._handlers: dict[str, _Handler] = {}
         self._draining = False
         self._cutting = False
@@ -97,6 +101,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._check(method)
         except GatewayError as error:
             self._refusals.note(error)
+            # Whoever calls what does not exist must not make up metrics.
+            if self._measures is not None and method in self._handlers:
+                self._measures.ended(method, error, 0.0)
             return _refusing(method, error)
         if method not in self._handlers:
             handler = await continuation(handler_call_details)
@@ -154,30 +161,36 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             response = await call
         except GatewayError as error:
-            if isinstance(error, OverloadedError):
-                self._refusals.note(error)
-            else:
-                _log_end(record, start, error)
+            self._end(record, start, error)
             await _abort(context, error, record)
         except asyncio.CancelledError:
             if self._cutting:
                 ended = ShuttingDownError("the gateway is shutting down and could not wait for this call")
-                _log_end(record, start, ended)
+                self._end(record, start, ended)
                 await _abort(context, ended, record)
-            _log_end(record, start, CallCancelledError("the caller has gone"))
+            self._end(record, start, CallCancelledError("the caller has gone"))
             raise
         except Exception as defect:  # noqa: BLE001 - the last line before the caller
             internal = internal_error(defect)
-            _log_end(record, start, internal)
+            self._end(record, start, internal)
             await _abort(context, internal, record)
         else:
-            _log_end(record, start)
+            self._end(record, start)
             return response
         finally:
             current_call.reset(token)
             self._active.discard(task)
             if not self._active:
                 self._idle.set()
+
+    def _end(self, record: CallRecord, start: float, error: GatewayError | None = None) -> None:
+        seconds = time.perf_counter() - start
+        if isinstance(error, OverloadedError):
+            self._refusals.note(error)
+        else:
+            _log_end(record, seconds, error)
+        if self._measures is not None:
+            self._measures.ended(record.method, error, seconds)
 
 
 def _behaviour(handler: _Handler) -> Callable[[_Message, _Context], Any]:
@@ -212,7 +225,7 @@ async def _abort(context: _Context, error: GatewayError, record: CallRecord) -> 
     )
 
 
-def _log_end(record: CallRecord, start: float, error: GatewayError | None = None) -> None:
+def _log_end(record: CallRecord, seconds: float, error: GatewayError | None) -> None:
     if error is None:
         level = logging.DEBUG
     elif isinstance(error, InternalError):
@@ -230,5 +243,5 @@ def _log_end(record: CallRecord, start: float, error: GatewayError | None = None
         message="" if error is None else error.message,
         version=record.version,
         images=record.images,
-        milliseconds=round((time.perf_counter() - start) * 1000, 2),
+        milliseconds=round(seconds * 1000, 2),
     )

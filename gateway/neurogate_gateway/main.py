@@ -15,13 +15,12 @@ import sys
 
 from neurogate_serving.extras import needs_extra
 
-from .config import ConfigError, Settings, parse_settings
+from .config import ConfigError, PortUnavailableError, Settings, parse_settings
 from .telemetry import configure_logging, log
 
 
 async def _serve(settings: Settings) -> int:
     from .gateway import Gateway  # noqa: PLC0415 - see above
-    from .server import PortUnavailableError  # noqa: PLC0415 - see above
 
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from neurogate.v1 import classification_pb2_grpc, model_pb2_grpc
 
-from .config import Settings
+from .config import PortUnavailableError, Settings
 from .descriptors import MethodAwarePool
 from .health import CLASSIFICATION, MODEL, HealthServicer
 from .interceptors import CallInterceptor
@@ -35,10 +35,6 @@ _OPTIONS: Final = (
     ("grpc.max_connection_age_grace_ms", 10 * 60_000),
     ("grpc.max_concurrent_streams", 1024),
 )
-
-
-class PortUnavailableError(OSError):
-    """The address cannot be listened on."""
 
 
 def build_server(

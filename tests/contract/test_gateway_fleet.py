@@ -25,17 +25,6 @@ REQUEST = pb.ClassifyRequest(image=sample_image())
 OTHER_CLASSES = (("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"))
 
 
-async def until_there(gateway: Harness, backend: FakeBackend, version: int, state: int) -> str:
-    """Waits until a version has a state on one model server, and returns the reason."""
-    while True:
-        changed = gateway.gateway.fleet._changed
-        if (view := gateway.gateway.fleet.view(version)) is not None:
-            for there in view.backends:
-                if (there.address, there.state) == (backend.address, state):
-                    return there.reason
-        await changed.wait()
-
-
 @contextlib.asynccontextmanager
 async def two_servers(**changes: object) -> AsyncIterator[tuple[Harness, FakeBackend, FakeBackend]]:
     """A gateway before two model servers, version 1 READY on both."""
@@ -44,7 +33,7 @@ async def two_servers(**changes: object) -> AsyncIterator[tuple[Harness, FakeBac
         second.add_version(1)
         async with running_gateway(first, second, **changes) as gateway:
             for backend in (first, second):
-                await until_there(gateway, backend, 1, READY)
+                await gateway.until_there(backend, 1, READY)
                 backend.predicts.clear()
             yield gateway, first, second
 
@@ -94,11 +83,11 @@ async def test_a_server_that_vanishes_fails_no_request() -> None:
     async with two_servers() as (gateway, first, second), steady_callers(gateway) as answered:
         await second.until(lambda: len(second.predicts) > 20)
         await first.stop()
-        await until_there(gateway, first, 1, LOADING)
+        await gateway.until_there(first, 1, LOADING)
         seen = len(answered)
         await second.until(lambda: len(answered) > seen + 20)
         await first.start()
-        await until_there(gateway, first, 1, READY)
+        await gateway.until_there(first, 1, READY)
         seen = len(first.predicts)
         await first.until(lambda: len(first.predicts) > seen + 20)
     assert set(answered) == {1}
@@ -109,7 +98,7 @@ async def test_a_version_that_one_server_unloads_is_answered_by_the_other() -> N
         first.unload(1)
         for _ in range(4):
             assert (await classify(gateway)).model.version == 1
-        await until_there(gateway, first, 1, RETIRED)
+        await gateway.until_there(first, 1, RETIRED)
         assert (await gateway.until_state(1, READY)).backends[0].address in {first.address, second.address}
 
 
@@ -145,7 +134,7 @@ async def test_a_server_that_answers_nothing_any_more_is_left() -> None:
         assert len(first.predicts) == before
         first.versions[1].gate.set()
         first.polls_answered.set()
-        await until_there(gateway, first, 1, READY)
+        await gateway.until_there(first, 1, READY)
 
 
 async def test_a_server_whose_predictions_hang_has_to_prove_itself_again(
@@ -157,11 +146,11 @@ async def test_a_server_whose_predictions_hang_has_to_prove_itself_again(
         calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
         await first.until(lambda: first.running == 2)
         assert {(await call).model.version for call in calls} == {1}
-        reason = await until_there(gateway, first, 1, model_pb2.MODEL_VERSION_STATE_PROVING)
+        reason = await gateway.until_there(first, 1, model_pb2.MODEL_VERSION_STATE_PROVING)
         assert reason == "the model server does not answer predictions"
         await first.until(lambda: first.running == 1)
         first.versions[1].gate.set()
-        await until_there(gateway, first, 1, READY)
+        await gateway.until_there(first, 1, READY)
 
 
 async def test_without_others_a_slow_prediction_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,9 +191,9 @@ async def test_not_ready_says_when_to_return() -> None:
 async def test_one_number_means_one_model() -> None:
     async with two_servers() as (gateway, first, second):
         second.unload(1)
-        await until_there(gateway, second, 1, RETIRED)
+        await gateway.until_there(second, 1, RETIRED)
         second.add_version(1, build_manifest(1, classes=OTHER_CLASSES))
-        reason = await until_there(gateway, second, 1, REJECTED)
+        reason = await gateway.until_there(second, 1, REJECTED)
         assert f"the model server at {first.address} already serves another version 1" in reason
         first.predicts.clear()
         second.predicts.clear()
@@ -264,9 +253,9 @@ async def test_connections_and_changes_are_told() -> None:
         end = fleet.subscribe_connections(lambda address, there: connections.append((address, there)))
         fleet.subscribe(lambda view: changes.append((view.number, view.state)))
         await second.stop()
-        await until_there(gateway, second, 1, LOADING)
+        await gateway.until_there(second, 1, LOADING)
         await second.start()
-        await until_there(gateway, second, 1, READY)
+        await gateway.until_there(second, 1, READY)
         assert connections == [(second.address, False), (second.address, True)]
         assert set(changes) == {(1, READY)}
         end()

@@ -49,6 +49,19 @@ class Harness:
                 return (await self.models.GetModelVersion(request)).version
             await changed.wait()
 
+    async def until_there(
+        self, backend: FakeBackend, version: int, state: model_pb2.ModelVersionState
+    ) -> str:
+        """Waits until a version has a state on one model server, and returns the reason."""
+        fleet = self.gateway.fleet
+        while True:
+            changed = fleet._changed
+            view = fleet.view(version)
+            for there in view.backends if view is not None else ():
+                if (there.address, there.state) == (backend.address, state):
+                    return there.reason
+            await changed.wait()
+
     async def until_connected(self, connected: bool) -> None:
         """Waits until the gateway can, or cannot, reach any model server."""
         while self.gateway.fleet.connected is not connected:
