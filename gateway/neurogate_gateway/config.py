@@ -21,6 +21,7 @@ DNS_PREFIX: Final = "dns:///"
 # Kubernetes describes a service called neurogate-gateway to its neighbours by these.
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?")
 _TRUTH: Final = {"true": True, "false": False}
+MODES: Final = ("latest", "manual", "gated")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -53,6 +54,19 @@ class Settings:
     repository: str = _setting(
         "",
         "Folder of the model repository; versions are held to their files there. Empty: no access.",
+    )
+    release_mode: str = _setting(
+        "", f"How versions become stable: {', '.join(MODES)}. Empty: manual with a repository, else latest."
+    )
+    policy: str = _setting("", "TOML file with what the gate and the live guards ask for. Empty: defaults.")
+    evaluation_data: str = _setting(
+        "", "Sealed images for the gate: a folder of class folders, or the trainer's evaluation.json."
+    )
+    retire_after_seconds: float = _setting(
+        60.0, "How long a version that has lost its last label stays loaded.", low=0.0, high=604_800
+    )
+    keep_versions: int = _setting(
+        0, "Versions without a label that stay on disk, the newest ones; 0 keeps all.", low=0, high=100_000
     )
     max_image_bytes: int = _setting(
         16 * 2**20, "Largest encoded image; every message limit follows from it.", low=1024, high=512 * 2**20
@@ -113,8 +127,22 @@ class Settings:
             split_address("metrics_address", self.metrics_address, lowest_port=0)
         if not self.model_name or not self.model_name.isprintable() or "/" in self.model_name:
             raise ConfigError(f"model_name is {self.model_name!r}, expected a name without slashes")
+        self._check_mode()
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level is {self.log_level!r}, expected one of {', '.join(LOG_LEVELS)}")
+
+    def _check_mode(self) -> None:
+        if self.release_mode not in {"", *MODES}:
+            raise ConfigError(f"release_mode is {self.release_mode!r}, expected one of {', '.join(MODES)}")
+        if self.mode != "latest" and not self.repository:
+            raise ConfigError(f"release_mode {self.mode} needs a repository")
+        if self.mode == "gated" and not self.evaluation_data:
+            raise ConfigError("release_mode gated needs evaluation_data")
+
+    @property
+    def mode(self) -> str:
+        """How versions become "stable", after the default is resolved."""
+        return self.release_mode or ("manual" if self.repository else "latest")
 
     @property
     def max_message_bytes(self) -> int:

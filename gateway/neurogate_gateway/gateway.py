@@ -21,6 +21,7 @@ from .integrity import NoRepository, RepositoryIntegrity
 from .interceptors import CallInterceptor
 from .measures import CallMeasures, FleetMeasures, ImageMeasures, measure_admission
 from .metrics import serve_metrics
+from .lifecycle.assembly import Lifecycle
 from .proving import Prover
 from .quiet import QuietRunner
 from .server import build_server
@@ -49,6 +50,8 @@ class Gateway:
 
         Raises:
             PortUnavailableError: An address cannot be listened on.
+            PortUnavailableError: The address cannot be listened on.
+            ConfigError: A setting leads to something that cannot be used.
         """
         self._settings = settings
         self.metrics = serve_metrics(settings.metrics_address)
@@ -88,6 +91,8 @@ class Gateway:
         if self.metrics.enabled:
             self._measure()
         self.quiet = QuietRunner(self._admission, self.fleet, self._transforms)
+        self.lifecycle = Lifecycle(settings, self.catalog, self.quiet)
+        self.classifier.observers += self.lifecycle.observers
         self._streams = StreamServer(
             self.classifier,
             self._admission,
@@ -109,7 +114,7 @@ class Gateway:
                 self._streams,
                 default_timeout=settings.default_timeout_seconds,
             ),
-            ModelServicer(self.catalog),
+            ModelServicer(self.catalog, self.lifecycle, default_timeout=settings.default_timeout_seconds),
             self._health,
         )
         self._polling: asyncio.Task[None] | None = None
@@ -127,6 +132,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Takes calls and begins to look for versions."""
+        await self.lifecycle.start()
         self._polling = asyncio.create_task(self.fleet.run())
         await self._server.start()
         log(logging.INFO, "listening", address=self.address, pid=os.getpid())
@@ -135,6 +141,7 @@ class Gateway:
         """Ends in order: no new calls, time for the accepted ones, then everything else."""
         log(logging.INFO, "draining", seconds=self._settings.drain_seconds)
         self._interceptor.drain()
+        self.lifecycle.drain()
         self._health.close()
         # Closing while a client sends can end that call as CANCELLED, which nobody retries. So for a moment
         # calls are refused with their reason and health watchers move on; only then connections are closed.
@@ -152,6 +159,7 @@ class Gateway:
         await stopping
         self._interceptor.flush_log()
         log(logging.INFO, "stopped", in_order=in_order)
+        await self.lifecycle.stop()
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.wait([self._polling])

@@ -40,6 +40,9 @@ async def _serve(settings: Settings) -> int:
     except PortUnavailableError as error:
         log(logging.ERROR, "port_unavailable", message=str(error))
         return 1
+    except ConfigError as error:
+        log(logging.ERROR, "setting_unusable", message=str(error))
+        return 2
     await gateway.start()
     await asked_to_stop.wait()
     await gateway.stop()

@@ -179,15 +179,8 @@ class ReleaseStore:
             self._sweep()
             release = self.read()
             self._catch_up(release)
-            earlier = self._find(request_id) if request_id else None
-            if earlier is not None:
-                if earlier.content != asked:
-                    raise RequestIdReusedError(
-                        f"request_id {request_id!r} belongs to change {earlier.sequence}, "
-                        "which asked for something else"
-                    )
-                after = Release(state=earlier.state, last_change=earlier)
-                return Changed(release=after, change=earlier, repeated=True)
+            if repeated := self._repeated(request_id, asked):
+                return repeated
             if etag and etag != release.etag:
                 raise EtagMismatchError(f"the release is at {release.etag} by now, not at {etag}")
             draft = decide(release)
@@ -208,6 +201,15 @@ class ReleaseStore:
                 record.complete(self._log, after.change)
             return Changed(release=after, change=after.change)
 
+    def holding(self, act: Callable[[Release], _T]) -> _T:
+        """What `act` makes of the release while nobody can change it.
+
+        Raises:
+            ReleaseDamagedError, OSError: As `read`.
+        """
+        with self._locked():
+            return act(self.read())
+
     def changes(self, *, below: int = 2**63, size: int = 50) -> list[Change]:
         """Up to `size` changes whose sequence is below a limit, newest first.
 
@@ -223,8 +225,25 @@ class ReleaseStore:
             found = [last, *found][:size]
         return found
 
-    def _find(self, request_id: str) -> Change | None:
-        return self._guarded(lambda: record.find(self._log, request_id))
+    def repeated(self, request_id: str, content: Mapping[str, object]) -> Changed | None:
+        """What a change under this request_id has come to; None when there was none.
+
+        Arguments as in `change`.
+
+        Raises:
+            RequestIdReusedError, ReleaseDamagedError, OSError: As `change`.
+        """
+        last = self.read().last_change
+        if last is not None and request_id and last.request_id == request_id:
+            # A crash may have kept it out of the record.
+            return _first_answer(last, request_id, _digest(content))
+        return self._repeated(request_id, _digest(content))
+
+    def _repeated(self, request_id: str, asked: str) -> Changed | None:
+        if not request_id:
+            return None
+        earlier = self._guarded(lambda: record.find(self._log, request_id))
+        return None if earlier is None else _first_answer(earlier, request_id, asked)
 
     def _catch_up(self, release: Release) -> None:
         last = release.last_change
@@ -255,6 +274,15 @@ class ReleaseStore:
             yield
         finally:
             os.close(descriptor)
+
+
+def _first_answer(earlier: Change, request_id: str, asked: str) -> Changed:
+    if earlier.content != asked:
+        raise RequestIdReusedError(
+            f"request_id {request_id!r} belongs to change {earlier.sequence}, which asked for something else"
+        )
+    after = Release(state=earlier.state, last_change=earlier)
+    return Changed(release=after, change=earlier, repeated=True)
 
 
 def _digest(content: Mapping[str, object]) -> str:

@@ -187,6 +187,28 @@ class ModelRepository:
             sync_directory(self.root)
         return PublishedVersion(model, version, target, stamped)
 
+    def withdraw(self, model: str, version: int) -> int:
+        """Takes a version out of the repository, for good and at once; its number is never given again.
+
+        The files are removed by the next `sweep` or `publish`.
+
+        Returns:
+            The version.
+
+        Raises:
+            VersionNotFoundError: There is none.
+            OSError: It could not be moved; it is still there.
+        """
+        folder = self._folder(model)
+        path = self.path(model, version)
+        with _locked(folder):
+            # Versions that were copied here by hand have left no trace of their number.
+            highest = _next_version(folder) - 1
+            replace_file(folder / _HIGHEST, f"{highest}\n".encode())
+            path.rename(folder / f"{_STAGING}withdrawn-{version}")
+            sync_directory(folder)
+        return version
+
     def sweep(self, model: str) -> list[str]:
         """Removes what crashed publishers of a model left behind, and never a live one's folder.
 

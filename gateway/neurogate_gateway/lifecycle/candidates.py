@@ -1,0 +1,86 @@
+"""Asks the gate about every candidate that is READY, and in mode "gated" promotes what it accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Final
+
+from neurogate.v1 import model_pb2
+from neurogate_serving.release import PROMOTE, Draft, Release
+
+from neurogate_gateway.errors import GatewayError
+from neurogate_gateway.fleet import Fleet
+from neurogate_gateway.release_errors import EvaluationImpossibleError
+from neurogate_gateway.routing import CANDIDATE, STABLE
+from neurogate_gateway.telemetry import log
+
+from . import transitions
+from .desk import ReleaseDesk
+from .manager import NothingDueError, ReleaseManager
+from .messages import gate_json
+from .steward import GATEWAY
+
+_AGAIN_SECONDS: Final = 5.0
+
+
+class Candidates:
+    """Judges candidates one after another; `run` does it until cancelled."""
+
+    def __init__(self, manager: ReleaseManager, fleet: Fleet, desk: ReleaseDesk, *, promote: bool) -> None:
+        self._manager = manager
+        self._fleet = fleet
+        self._desk = desk
+        self._promote = promote
+        self._judged: tuple[str, int | None] | None = None
+        self._due = asyncio.Event()
+
+    async def run(self) -> None:
+        """Looks whenever a version or the release has changed."""
+        forget = [
+            self._fleet.subscribe(lambda _: self._due.set()),
+            self._manager.changed.add(lambda _: self._due.set()),
+        ]
+        try:
+            while True:
+                self._due.clear()
+                again = await self._judge()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN_SECONDS if again else None):
+                        await self._due.wait()
+        finally:
+            for stop in forget:
+                stop()
+
+    async def _judge(self) -> bool:
+        """Judges the candidate, if it is READY and was not judged; whether to try again soon."""
+        labels = self._manager.release.state.labels
+        candidate, stable = labels.get(CANDIDATE), labels.get(STABLE)
+        version = self._fleet.ready(candidate) if candidate is not None else None
+        if candidate is None or version is None or self._judged == (version.digest, stable):
+            return False
+        try:
+            report = await self._desk.evaluate(candidate)
+            if self._promote and report.accepted:
+                await self._promote_it(candidate, stable, report)
+        except EvaluationImpossibleError as error:
+            log(logging.ERROR, "evaluation_impossible", version=candidate, message=error.message)
+        except GatewayError as error:
+            log(logging.WARNING, "evaluation_interrupted", version=candidate, message=error.message)
+            return True
+        self._judged = (version.digest, stable)
+        return False
+
+    async def _promote_it(self, version: int, stable: int | None, report: model_pb2.GateReport) -> None:
+        def decide(release: Release) -> Draft:
+            labels = release.state.labels
+            if (labels.get(CANDIDATE), labels.get(STABLE)) != (version, stable):
+                raise NothingDueError
+            state = transitions.promote(release.state, version, now=time.time())
+            reason = "the gate accepts it"
+            return Draft(action=PROMOTE, state=state, actor=GATEWAY, reason=reason, gate=gate_json(report))
+
+        with contextlib.suppress(NothingDueError):
+            await self._manager.change(decide)

@@ -1,0 +1,250 @@
+"""Where changes of the release are asked for: by callers, by a retraining, by the gate and by the guards."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from neurogate.v1 import model_pb2
+from neurogate_serving.release import PROMOTE, ROLLBACK, SET_TRAFFIC, Changed, Draft, Release
+
+from neurogate_gateway.admission import Deadline
+from neurogate_gateway.catalog import Catalog
+from neurogate_gateway.entries import READY, REJECTED, State
+from neurogate_gateway.errors import (
+    DeadlineTooShortError,
+    GatewayError,
+    ModelSelectorInvalidError,
+    ModelVersionNotFoundError,
+    ModelVersionRejectedError,
+)
+from neurogate_gateway.release_errors import (
+    EvaluationImpossibleError,
+    GateRefusedError,
+    ModelVersionNotReadyError,
+)
+from neurogate_gateway.routing import STABLE
+
+from . import transitions
+from .evaluation import Evaluator
+from .gate import broken_rules
+from .manager import ReleaseManager
+from .messages import gate_json
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Who asks for a change, and how.
+
+    Attributes:
+        actor: For the audit record.
+        etag: Of the release that was seen; empty for whatever is there.
+        request_id: A repeat gets the first answer; empty for none.
+        reason: For the audit record.
+    """
+
+    actor: str
+    etag: str = ""
+    request_id: str = ""
+    reason: str = ""
+
+
+class VersionPromoter(Protocol):
+    """What a retraining needs of the release."""
+
+    async def until_ready(self, version: int, *, seconds: float) -> None:
+        """Waits until a published version is READY.
+
+        Raises:
+            ModelVersionRejectedError: It was rejected; the message says why.
+            DeadlineTooShortError: It takes longer than that.
+        """
+
+    async def evaluate(self, version: int) -> model_pb2.GateReport:
+        """What the gate makes of a READY version.
+
+        Raises:
+            EvaluationImpossibleError: There are no evaluation images, or none that fit.
+            GatewayError: It is not READY, or the model servers cannot answer.
+        """
+
+    async def promote(self, version: int, asked: Asked, *, force: bool = False) -> Changed:
+        """Makes a READY version "stable".
+
+        Raises:
+            GateRefusedError: The gate refuses it.
+            GatewayError: It is not READY, the release was changed, or cannot be.
+        """
+
+
+class ReleaseDesk:
+    """Checks what is asked for, consults the gate, and has the release changed."""
+
+    def __init__(self, manager: ReleaseManager, catalog: Catalog, evaluator: Evaluator | None) -> None:
+        self._manager = manager
+        self._catalog = catalog
+        self._evaluator = evaluator
+
+    async def until_ready(self, version: int, *, seconds: float) -> None:
+        """As `VersionPromoter`."""
+        give_up = Deadline.after(seconds)
+        while True:
+            view = self._catalog.fleet.view(version)
+            if view is not None and view.state == READY:
+                return
+            if view is not None and view.state == REJECTED:
+                raise self._not_ready(version)
+            if not await self._catalog.fleet.changes(give_up):
+                raise DeadlineTooShortError(f"version {version} was not READY within {seconds:g} s")
+
+    async def evaluate(self, version: int) -> model_pb2.GateReport:
+        """As `VersionPromoter`."""
+        self._check_ready(version)
+        if self._evaluator is None:
+            raise EvaluationImpossibleError("this gateway has no evaluation images")
+        stable = self._manager.release.state.labels.get(STABLE)
+        # A "stable" that is not READY cannot be measured, and no reason to keep its successor out.
+        comparable = stable if stable is not None and self._catalog.fleet.ready(stable) else None
+        return await self._evaluator.evaluate(version, comparable)
+
+    async def promote(self, version: int, asked: Asked, *, force: bool = False) -> Changed:
+        """As `VersionPromoter`."""
+        content = {"action": PROMOTE, "version": version, "force": force, **_content(asked)}
+        if repeated := await self._manager.repeated(asked.request_id, content):
+            return repeated
+        self._check_ready(version)
+        report = await self._verdict(version, force=force)
+        refused = report is not None and not report.accepted
+        if report is not None and refused and not force:
+            rules = broken_rules(report)
+            messages = "; ".join(each.message for each in report.findings if not each.passed)
+            raise GateRefusedError(
+                f"the gate refuses version {version}: {messages}",
+                resource=("model_version", f"{self._catalog.model}/{version}"),
+                metadata={"rules": ",".join(rules), "version": str(version)},
+            )
+
+        def decide(release: Release) -> Draft:
+            self._check_ready(version)
+            self._check_loaded(version, release)
+            state = transitions.promote(release.state, version, now=time.time())
+            return Draft(
+                action=PROMOTE,
+                state=state,
+                actor=asked.actor,
+                reason=asked.reason,
+                forced=force and refused,
+                gate=gate_json(report),
+            )
+
+        return await self._change(decide, asked, content)
+
+    async def rollback(self, asked: Asked) -> Changed:
+        """Makes "previous" the "stable" version again; the two change places.
+
+        Raises:
+            NothingToRollBackError: There is no "previous".
+            ModelVersionNotReadyError: It is not READY.
+            GatewayError: The release was changed, or cannot be.
+        """
+        content = {"action": ROLLBACK, **_content(asked)}
+
+        def decide(release: Release) -> Draft:
+            state = transitions.rollback(release.state, now=time.time())
+            self._check_ready(state.labels[STABLE])
+            return Draft(action=ROLLBACK, state=state, actor=asked.actor, reason=asked.reason)
+
+        return await self._change(decide, asked, content)
+
+    async def split(self, asked: Asked, *, canary: int, percent: float, shadow: int) -> Changed:
+        """Sets canary and shadow as a whole; 0 means none.
+
+        A canary has to be READY. A shadow only has to be published: it is loaded when it is not, which is
+        also the way back for a version that was retired.
+
+        Raises:
+            TrafficSplitInvalidError: The share is out of its range, or does not fit the versions named.
+            GatewayError: A version is not fit, or the release was changed, or cannot be.
+        """
+        content = {
+            "action": SET_TRAFFIC,
+            "canary": canary,
+            "percent": str(percent),
+            "shadow": shadow,
+            **_content(asked),
+        }
+
+        def decide(release: Release) -> Draft:
+            state = transitions.split(
+                release.state, canary=canary, percent=percent, shadow=shadow, now=time.time()
+            )
+            if canary:
+                self._check_ready(canary)
+                self._check_loaded(canary, release)
+            if shadow and not self._manager.is_published(shadow):
+                self._check_ready(shadow)
+            elif shadow:
+                self._check_not_rejected(shadow)
+            return Draft(action=SET_TRAFFIC, state=state, actor=asked.actor, reason=asked.reason)
+
+        return await self._change(decide, asked, content)
+
+    async def _verdict(self, version: int, *, force: bool) -> model_pb2.GateReport | None:
+        if self._evaluator is None:
+            return None
+        if not force:
+            return await self.evaluate(version)
+        # Who overrules the gate does not wait for it, but what it has said is put on record.
+        return self._evaluator.last_report(version)
+
+    async def _change(
+        self, decide: Callable[[Release], Draft], asked: Asked, content: dict[str, object]
+    ) -> Changed:
+        change = self._manager.change(decide, etag=asked.etag, request_id=asked.request_id, content=content)
+        # Once begun, a change is made; a caller who goes away must not leave it unseen here.
+        task = asyncio.ensure_future(change)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    def _check_ready(self, version: int) -> None:
+        if version < 1:
+            raise ModelSelectorInvalidError(f"the version is {version}, expected at least 1", field="version")
+        if self._catalog.fleet.ready(version) is None:
+            raise self._not_ready(version)
+
+    def _check_not_rejected(self, version: int) -> None:
+        view = self._catalog.fleet.view(version)
+        if view is not None and view.state == REJECTED:
+            raise self._not_ready(version)
+
+    def _check_loaded(self, version: int, release: Release) -> None:
+        """Refuses a version that is about to be unloaded."""
+        state = release.state
+        if version <= state.highest and version not in {*state.labels.values(), *state.draining}:
+            raise ModelVersionNotReadyError(
+                f"version {version} was retired and is being unloaded; a shadow is loaded again",
+                resource=("model_version", f"{self._catalog.model}/{version}"),
+            )
+
+    def _not_ready(self, version: int) -> GatewayError:
+        resource = ("model_version", f"{self._catalog.model}/{version}")
+        view = self._catalog.fleet.view(version)
+        if view is None and version not in self._manager.published:
+            return ModelVersionNotFoundError(
+                f"model {self._catalog.model} has no version {version}", resource=resource
+            )
+        if view is not None and view.state == REJECTED:
+            return ModelVersionRejectedError(
+                f"version {version} was rejected: {view.reason}",
+                resource=resource,
+                metadata={"state_reason": view.reason},
+            )
+        state = "not loaded" if view is None else State.Name(view.state).removeprefix("MODEL_VERSION_STATE_")
+        return ModelVersionNotReadyError(f"version {version} is {state}, not READY", resource=resource)
+
+
+def _content(asked: Asked) -> dict[str, object]:
+    return {"etag": asked.etag, "reason": asked.reason}

@@ -1,0 +1,189 @@
+"""Measures versions on the sealed images, by the way that callers' images take, and asks the gate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from neurogate.v1 import model_pb2
+
+from neurogate_gateway.answers import Answer
+from neurogate_gateway.errors import (
+    DeadlineTooShortError,
+    GatewayError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnavailableError,
+)
+from neurogate_gateway.listeners import Listeners
+from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.release_errors import EvaluationImpossibleError, ModelVersionNotReadyError
+from neurogate_gateway.telemetry import log
+
+from .gate import judge
+from .images import ImagesError, SealedImage, SealedImages, load_images
+from .measure import Measured
+from .policy import Policy
+
+_REMEMBERED: Final = 8
+_ATTEMPTS: Final = 5
+_PAUSE_SECONDS: Final = 0.5
+
+
+class Runner(Protocol):
+    """Runs single images that no caller waits for."""
+
+    async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+        """What a version says about one encoded image."""
+
+
+class Versions(Protocol):
+    """Knows which versions are READY."""
+
+    def ready(self, number: int) -> ServedVersion | None:
+        """A version, while it is READY."""
+
+
+class Evaluator:
+    """Asks every version once about the sealed images, however often the gate is asked about it."""
+
+    def __init__(
+        self, source: Path, versions: Versions, runner: Runner, policy: Policy, *, seconds: float
+    ) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            source: Folder of class folders, or list of images; read anew at every evaluation.
+            versions: Which are READY.
+            runner: Who asks them.
+            policy: What the gate wants.
+            seconds: Time for each image.
+        """
+        self._source = source
+        self._versions = versions
+        self._runner = runner
+        self._policy = policy
+        self._seconds = seconds
+        self._known: OrderedDict[tuple[str, str], asyncio.Task[Measured]] = OrderedDict()
+        self._reports: dict[int, model_pb2.GateReport] = {}
+        self.reported: Listeners[[int]] = Listeners()
+        """Told the number of every version that the gate has judged."""
+
+    def last_report(self, version: int) -> model_pb2.GateReport | None:
+        """The gate's last verdict on a version; None when it was not asked yet."""
+        return self._reports.get(version)
+
+    async def evaluate(self, number: int, stable: int | None) -> model_pb2.GateReport:
+        """The gate's verdict on a version.
+
+        Args:
+            number: The version.
+            stable: The one that it is compared with; None for none.
+
+        Raises:
+            ModelVersionNotReadyError: One of them is not READY.
+            EvaluationImpossibleError: The images cannot be used for it.
+            GatewayError: The model servers cannot answer.
+        """
+        try:
+            images = await asyncio.to_thread(load_images, self._source)
+        except ImagesError as error:
+            raise EvaluationImpossibleError(str(error)) from error
+        candidate = await self._measured(number, images)
+        other = None if stable in {None, number} else await self._measured(stable or 0, images)
+        report = await asyncio.to_thread(judge, candidate, other, self._policy)
+        report.time.GetCurrentTime()
+        self._reports[number] = report
+        self.reported.tell(number)
+        log(logging.INFO, "gate", version=number, accepted=report.accepted, stable=stable or 0)
+        return report
+
+    async def close(self) -> None:
+        """Ends what is running."""
+        for task in self._known.values():
+            task.cancel()
+        if self._known:
+            await asyncio.wait(self._known.values())
+
+    async def _measured(self, number: int, images: SealedImages) -> Measured:
+        version = self._versions.ready(number)
+        if version is None:
+            raise ModelVersionNotReadyError(f"version {number} is not READY, so it cannot be evaluated")
+        key = (version.digest, images.digest)
+        task = self._known.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._known[key] = asyncio.create_task(self._measure(version, images))
+            task.add_done_callback(_look_at)
+        self._known.move_to_end(key)
+        while len(self._known) > _REMEMBERED and next(iter(self._known.values())).done():
+            self._known.popitem(last=False)
+        # Others may wait for it too, so that a caller who goes away does not end it.
+        return await asyncio.shield(task)
+
+    async def _measure(self, version: ServedVersion, images: SealedImages) -> Measured:
+        class_ids = [identifier for identifier, _ in version.classes]
+        unknown = {image.class_id for image in images.images} - set(class_ids)
+        if unknown:
+            raise EvaluationImpossibleError(
+                f"the evaluation images have classes that version {version.number} has not: "
+                f"{', '.join(sorted(unknown))}"
+            )
+        start = time.monotonic()
+        rows, latency = [], []
+        for image in images.images:
+            answer, milliseconds = await self._ask(version, image)
+            rows.append(answer.outputs.probabilities)
+            latency.append(milliseconds)
+        seconds = round(time.monotonic() - start, 3)
+        log(logging.INFO, "evaluated", version=version.number, images=len(rows), seconds=seconds)
+        return Measured(
+            version=version.number,
+            digest=version.digest,
+            images_digest=images.digest,
+            class_ids=tuple(class_ids),
+            labels=np.array([class_ids.index(image.class_id) for image in images.images]),
+            probabilities=np.stack(rows),
+            latency_ms=np.array(latency),
+        )
+
+    async def _ask(self, version: ServedVersion, image: SealedImage) -> tuple[Answer, float]:
+        try:
+            content = await asyncio.to_thread(image.read)
+        except ImagesError as error:
+            raise EvaluationImpossibleError(str(error)) from error
+        failures = 0
+        while True:
+            begun = time.perf_counter()
+            try:
+                answer = await self._runner.run(version.number, content, seconds=self._seconds)
+            except OverloadedError as error:
+                # Callers come first, for as long as they have much to ask.
+                await asyncio.sleep(error.retry_after or _PAUSE_SECONDS)
+            except InvalidArgumentError as error:
+                raise EvaluationImpossibleError(
+                    f"version {version.number} refuses {image.path.name}: {error.message}"
+                ) from error
+            except (UnavailableError, DeadlineTooShortError) as error:
+                failures += 1
+                if failures >= _ATTEMPTS:
+                    raise _interrupted(version, error) from error
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                if answer.choice.version.digest != version.digest:
+                    raise ModelVersionNotReadyError(f"version {version.number} is another one by now")
+                return answer, (time.perf_counter() - begun) * 1000
+
+
+def _interrupted(version: ServedVersion, error: GatewayError) -> GatewayError:
+    return type(error)(f"the evaluation of version {version.number} was interrupted: {error.message}")
+
+
+def _look_at(task: asyncio.Task[Measured]) -> None:
+    # Whoever waits has the error; without this, asyncio complains where nobody waits any more.
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,113 @@
+"""The sealed images by which versions are judged: a folder of class folders, or a list by the trainer.
+
+A list (`evaluation.json`) names every image with its class and digest:
+
+    {"revision": 1, "root": "<folder>", "digest": "<hex SHA-256 of the sorted digests joined by newlines>",
+     "images": [{"path": "Testing/glioma/x.jpg", "class": "glioma", "sha256": "…"}]}
+
+A relative root is relative to the list. Digests are held to the files when these are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Final
+
+REVISION: Final = 1
+_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_MOST_IMAGES: Final = 1_000_000
+
+
+class ImagesError(Exception):
+    """The images cannot be used; the message says which and why, for people."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SealedImage:
+    """One image, its true class and the hex SHA-256 of its bytes."""
+
+    path: Path
+    class_id: str
+    sha256: str
+
+    def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            ImagesError: They are not there, or others than they were.
+        """
+        content = _read(self.path)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ImagesError(f"{self.path} is not the image that it was: its digest differs")
+        return content
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SealedImages:
+    """All of them, at least one, and the digest that names the set."""
+
+    images: tuple[SealedImage, ...]
+    digest: str
+
+
+def load_images(source: Path) -> SealedImages:
+    """The images of a folder or of a list. Reads all of a folder's files, so it may take a while.
+
+    Raises:
+        ImagesError: There are none, or the list is not what it should be.
+    """
+    found = _from_folder(source) if source.is_dir() else _from_list(source)
+    if not found.images:
+        raise ImagesError(f"{source} has no images")
+    return found
+
+
+def _from_folder(root: Path) -> SealedImages:
+    images = []
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        for folder in folders:
+            for path in sorted(folder.rglob("*")):
+                if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file():
+                    sha256 = hashlib.sha256(_read(path)).hexdigest()
+                    images.append(SealedImage(path, folder.name, sha256))
+    except OSError as error:
+        raise ImagesError(f"{root} cannot be read: {error.strerror}") from None
+    return SealedImages(tuple(images), _digest(images))
+
+
+def _from_list(path: Path) -> SealedImages:
+    try:
+        document = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise ImagesError(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("revision") != REVISION:
+        raise ImagesError(f"{path} is not a list of evaluation images of revision {REVISION}")
+    root, entries = document.get("root"), document.get("images")
+    if not isinstance(root, str) or not isinstance(entries, list) or len(entries) > _MOST_IMAGES:
+        raise ImagesError(f'{path} has no "root", or no "images"')
+    images = []
+    for number, entry in enumerate(entries):
+        values = entry if isinstance(entry, dict) else {}
+        name, class_id, sha256 = (values.get(key) for key in ("path", "class", "sha256"))
+        if not (isinstance(name, str) and isinstance(class_id, str) and isinstance(sha256, str)):
+            raise ImagesError(f'{path}: image {number} lacks "path", "class" or "sha256"')
+        images.append(SealedImage(path.parent / root / name, class_id, sha256))
+    digest = _digest(images)
+    if document.get("digest") != digest:
+        raise ImagesError(f"{path} was changed: its images have digest {digest[:12]}…, it says otherwise")
+    return SealedImages(tuple(images), digest)
+
+
+def _digest(images: list[SealedImage]) -> str:
+    return hashlib.sha256("\n".join(sorted(image.sha256 for image in images)).encode()).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImagesError(f"{path} cannot be read: {error.strerror}") from None

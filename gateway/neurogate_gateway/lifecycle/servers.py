@@ -1,0 +1,175 @@
+"""Brings the model servers, and the file that they start from, to what the release says.
+
+`<repository>/models.config` is what a model server reads when it starts, so that labels survive a restart of
+everything. It names only versions that have been seen loaded: a server that starts with one that it cannot
+load ends at once. What runs already is told by HandleReloadConfigRequest, server by server, step by step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from neurogate.tfs.v1 import tfs_pb2
+from neurogate_serving import model_config
+
+from neurogate_gateway.entries import PROVING, READY, REJECTED
+from neurogate_gateway.fleet import Fleet
+from neurogate_gateway.rejection import Rejection
+from neurogate_gateway.telemetry import log
+
+from .labels import Step, apply_step, plan, wanted_step
+from .manager import ReleaseManager
+
+_CONFIG_FILE: Final = "models.config"
+_LOCK: Final = ".models.config.lock"
+_PAUSE_SECONDS: Final = 0.5
+_AFTER_FAILURE_SECONDS: Final = 2.0
+_TELL_AGAIN_SECONDS: Final = 60.0
+"""Somebody else may have told a server something different."""
+
+
+class ModelServers:
+    """Tells the model servers what to load and what labels mean; `run` does it whenever it is due."""
+
+    def __init__(self, repository: Path, model: str, manager: ReleaseManager, fleet: Fleet) -> None:
+        self._repository = repository
+        self._path = repository / _CONFIG_FILE
+        self._model = model
+        self._manager = manager
+        self._fleet = fleet
+        self._told: dict[str, tuple[Step, float]] = {}
+        self._not_before: dict[str, float] = {}
+        self._complaints: dict[str, str] = {}
+        self._due = asyncio.Event()
+
+    async def run(self) -> None:
+        """Acts after every change, and looks now and then, until cancelled."""
+        forget: list[Callable[[], None]] = [
+            self._fleet.subscribe(lambda _: self._due.set()),
+            self._fleet.subscribe_connections(self._connection),
+            self._manager.changed.add(lambda _: self._due.set()),
+        ]
+        try:
+            while True:
+                self._due.clear()
+                try:
+                    await self._bring()
+                except (model_config.ModelConfigError, OSError) as error:
+                    self._complain(str(self._path), str(error))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PAUSE_SECONDS):
+                        await self._due.wait()
+        finally:
+            for stop in forget:
+                stop()
+
+    def _connection(self, address: str, connected: bool) -> None:
+        if connected:
+            # It may be another process, which knows nothing of what the one before was told.
+            self._not_before.pop(address, None)
+            if address in self._told:
+                self._told[address] = (self._told[address][0], -_TELL_AGAIN_SECONDS)
+        self._due.set()
+
+    async def _bring(self) -> None:
+        state, published = self._manager.release.state, self._manager.published
+        loaded = self._loaded()
+        wanted = wanted_step(state, published, self._broken())
+        config = await asyncio.to_thread(self._keep_file, wanted, frozenset().union(*loaded.values()))
+        self._complaints.pop(str(self._path), None)
+        if not wanted.versions:
+            # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
+            return
+        now = time.monotonic()
+        tasks = []
+        for address in loaded:
+            present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
+            step = plan(wanted, loaded[address], present)[0]
+            again = now - at >= _TELL_AGAIN_SECONDS
+            if (step != present or again) and now >= self._not_before.get(address, now):
+                tasks.append(self._tell(address, step, apply_step(config, self._model, step)))
+        await asyncio.gather(*tasks)
+
+    async def _tell(self, address: str, step: Step, config: tfs_pb2.ModelServerConfig) -> None:
+        result = (await self._fleet.reload(config, addresses=[address]))[address]
+        if result is None:
+            self._told[address] = (step, time.monotonic())
+            self._complaints.pop(address, None)
+            log(
+                logging.INFO,
+                "model_server_told",
+                backend=address,
+                versions=step.versions,
+                labels=dict(step.labels),
+            )
+        else:
+            self._not_before[address] = time.monotonic() + _AFTER_FAILURE_SECONDS
+            self._complain(address, str(result))
+
+    def _complain(self, about: str, message: str) -> None:
+        if self._complaints.get(about) != message:
+            self._complaints[about] = message
+            log(logging.ERROR, "model_server_not_told", about=about, message=message)
+
+    def _loaded(self) -> dict[str, frozenset[int]]:
+        """Versions that each model server that can be reached has loaded, whatever their proof says."""
+        loaded: dict[str, set[int]] = {address: set() for address, up in self._fleet.backends.items() if up}
+        for view in self._fleet.versions():
+            for there in view.backends:
+                refused = there.state == REJECTED and there.kind != Rejection.LOAD_FAILED
+                if there.address in loaded and (there.state in {READY, PROVING} or refused):
+                    loaded[there.address].add(view.number)
+        return {address: frozenset(versions) for address, versions in loaded.items()}
+
+    def _broken(self) -> frozenset[int]:
+        """Versions that a model server failed to load, and none has READY."""
+        return frozenset(
+            view.number
+            for view in self._fleet.versions()
+            if view.state != READY and any(there.kind == Rejection.LOAD_FAILED for there in view.backends)
+        )
+
+    def _keep_file(self, wanted: Step, loaded: frozenset[int]) -> tfs_pb2.ModelServerConfig:
+        """Brings the file up to date; what it says of other models, and where this one is, stays."""
+        with _locked(self._repository / _LOCK):
+            try:
+                config = model_config.read_config(self._path)
+            except FileNotFoundError:
+                config = None
+            changed = tfs_pb2.ModelServerConfig()
+            if config is not None:
+                changed.CopyFrom(config)
+            try:
+                entry = model_config.find_model(changed, self._model)
+            except model_config.ModelNotConfiguredError:
+                changed.MergeFrom(
+                    model_config.default_config(self._model, self._repository.absolute() / self._model)
+                )
+                entry = model_config.find_model(changed, self._model)
+            # What the file names already was loaded when it was written.
+            able = loaded | frozenset(entry.model_version_policy.specific.versions)
+            versions = tuple(version for version in wanted.versions if version in able)
+            if versions:
+                labels = {label: version for label, version in wanted.labels.items() if version in able}
+                changed = apply_step(changed, self._model, Step(versions=versions, labels=labels))
+            if changed != config:
+                model_config.write_config(self._path, changed)
+            return changed
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
