@@ -19,9 +19,9 @@ from .fleet import Fleet
 from .health import HealthServicer
 from .integrity import NoRepository, RepositoryIntegrity
 from .interceptors import CallInterceptor
+from .lifecycle.assembly import Lifecycle
 from .measures import CallMeasures, FleetMeasures, ImageMeasures, measure_admission
 from .metrics import serve_metrics
-from .lifecycle.assembly import Lifecycle
 from .proving import Prover
 from .quiet import QuietRunner
 from .server import build_server

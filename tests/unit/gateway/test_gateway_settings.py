@@ -24,6 +24,7 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
             "model_name": "m",
             "repository": "/r",
             "metrics_address": "[::1]:0",
+            "release_mode": "latest",
             "log_level": "debug",
             "channelz": "True",
         }.get(field.name, str(field.metadata["high"]))

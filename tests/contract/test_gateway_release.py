@@ -1,0 +1,352 @@
+"""Promotion, rollback, splits and the audit record, over fake model servers that mind the rules of labels."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import grpc
+from google.protobuf.message import Message
+from neurogate.v1 import classification_pb2 as pb
+from neurogate.v1 import model_pb2
+from neurogate_serving.model_config import find_model, read_config
+from neurogate_testing.fake_backend import sample_image
+from neurogate_testing.gateway_harness import failure, running_gateway, serving_gateway
+from neurogate_testing.releases import MODEL, ManagedBackend, publish_fake, released_gateway
+
+REQUEST = pb.ClassifyRequest(image=sample_image())
+REJECTED = model_pb2.MODEL_VERSION_STATE_REJECTED
+RETIRED = model_pb2.MODEL_VERSION_STATE_RETIRED
+
+
+async def test_the_first_version_becomes_stable_by_itself(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path) as at:
+        release = await at.release()
+        assert dict(release.labels) == {"stable": 1}
+        assert (release.mode, release.model) == (model_pb2.RELEASE_MODE_MANUAL, MODEL)
+        assert (release.last_change.actor, release.last_change.sequence) == ("gateway", 1)
+        response = await at.gateway.classification.Classify(REQUEST)
+        assert (response.model.version, response.model.label) == (1, "stable")
+        await at.until_told(stable=1)
+
+
+async def test_a_published_version_becomes_candidate_and_answers_nobody_yet(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        await at.until_labels(stable=1, candidate=2)
+        await at.until_told(stable=1, candidate=2)
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
+        by_label = pb.ClassifyRequest(image=sample_image(), model=model_pb2.ModelSelector(label="candidate"))
+        assert (await at.gateway.classification.Classify(by_label)).model.version == 2
+        version = (
+            await at.gateway.models.GetModelVersion(model_pb2.GetModelVersionRequest(version=2))
+        ).version
+        assert list(version.labels) == ["candidate", "latest"]
+
+
+async def test_promotion_and_rollback(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        before = await at.release()
+        response = await at.promote(2, etag=before.etag, reason="better recall", request_id="p-1")
+        assert dict(response.release.labels) == {"stable": 2, "previous": 1}
+        assert response.release.etag != before.etag
+        change = response.change
+        assert (change.action, change.reason, change.request_id) == (
+            model_pb2.RELEASE_ACTION_PROMOTE,
+            "better recall",
+            "p-1",
+        )
+        assert change.actor.startswith("ipv4:127.0.0.1")
+        assert (dict(change.labels_before), dict(change.labels_after)) == (
+            {"stable": 1, "candidate": 2},
+            {"stable": 2, "previous": 1},
+        )
+        # What was answered is true by then.
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 2
+        await at.until_told(stable=2, previous=1)
+        back = await at.gateway.models.RollbackModel(model_pb2.RollbackModelRequest(reason="worse"))
+        assert dict(back.release.labels) == {"stable": 1, "previous": 2}
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
+        await at.until_told(stable=1, previous=2)
+        # A version that was rolled back does not come again by itself.
+        assert "candidate" not in (await at.release()).labels
+        assert at.backend.refused == []
+
+
+async def test_the_model_servers_file_follows_and_keeps_what_it_says_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    publish_fake(tmp_path)
+    path.write_text(
+        'model_config_list { config { name: "other" base_path: "/x" model_platform: "tensorflow" } '
+        f'config {{ name: "{MODEL}" base_path: "/models/{MODEL}" model_platform: "tensorflow" }} }}'
+    )
+    async with released_gateway(tmp_path, 2) as at:
+        await at.promote(2)
+        await at.until_told(stable=2, previous=1)
+        config = read_config(path)
+        assert [entry.name for entry in config.model_config_list.config] == ["other", MODEL]
+        entry = find_model(config, MODEL)
+        assert entry.base_path == f"/models/{MODEL}"
+        assert list(entry.model_version_policy.specific.versions) == [1, 2]
+        assert dict(entry.version_labels) == {"stable": 2, "previous": 1}
+        assert at.backend.reloads[-1] == config
+
+
+async def test_labels_survive_a_restart_of_everything(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 3) as at:
+        await at.promote(3)
+        await at.until_told(stable=3, previous=1)
+        await at.gateway.models.RollbackModel(model_pb2.RollbackModelRequest())
+        await at.until_told(stable=1, previous=3)
+    async with released_gateway(tmp_path) as at:
+        assert dict((await at.release()).labels) == {"stable": 1, "previous": 3}
+        assert at.backend.labels == {"stable": 1, "previous": 3}
+        await at.gateway.until_ready(1)
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
+
+
+async def test_a_model_server_that_starts_anew_is_told_again(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        await at.promote(2)
+        await at.until_told(stable=2, previous=1)
+        await at.backend.stop()
+        await at.gateway.until_connected(False)
+        # It comes back as it was first started, with the newest version alone and without labels.
+        at.backend.labels = {}
+        at.backend.unload(1)
+        at.backend.reloads.clear()
+        await at.backend.start()
+        await at.until_told(stable=2, previous=1)
+        await at.gateway.until_ready(1)
+        assert at.backend.refused == []
+
+
+async def test_a_version_that_cannot_be_loaded_harms_nobody(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path) as at:
+        at.backend.unloadable.add(2)
+        publish_fake(tmp_path)
+        rejected = await at.gateway.until_state(2, REJECTED)
+        assert "could not load it" in rejected.state_reason
+        failed = await failure(at.promote(2))
+        assert (failed.code, failed.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "MODEL_VERSION_REJECTED",
+        )
+        # A server that starts with it in its file would end at once.
+        await at.until_told(stable=1)
+        entry = find_model(read_config(tmp_path / "models.config"), MODEL)
+        assert list(entry.model_version_policy.specific.versions) == [1]
+        # The next one takes its place.
+        publish_fake(tmp_path)
+        await at.until_labels(stable=1, candidate=3)
+        await at.gateway.until_ready(3)
+        await at.promote(3)
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 3
+
+
+async def test_a_version_that_cannot_prove_itself_stays_rejected_in_sight(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path) as at:
+
+        def wrong(manifest: object) -> None:
+            manifest.goldens[1].pixels_sha256 = "0" * 64  # type: ignore[attr-defined]
+
+        publish_fake(tmp_path, wrong)
+        version = await at.gateway.until_state(2, REJECTED)
+        assert "meningioma-0: other pixels" in version.state_reason
+        await at.until_labels(stable=1, candidate=2)
+        failed = await failure(at.promote(2, force=True))
+        assert failed.reason == "MODEL_VERSION_REJECTED"
+        assert "meningioma-0" in failed.metadata["state_reason"]
+
+
+async def test_old_versions_are_retired_and_come_back_as_shadow(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2, retire_after_seconds=0.0) as at:
+        await at.promote(2)
+        publish_fake(tmp_path)
+        await at.gateway.until_ready(3)
+        await at.promote(3)
+        await at.gateway.until_state(1, RETIRED)
+        await at.until_told(stable=3, previous=2)
+        last = (await at.release()).last_change
+        assert (last.action, last.actor) == (model_pb2.RELEASE_ACTION_RETIRE, "gateway")
+        assert (await failure(at.promote(1))).reason == "MODEL_VERSION_NOT_READY"
+        await at.gateway.models.SetTrafficSplit(model_pb2.SetTrafficSplitRequest(shadow_version=1))
+        await at.gateway.until_ready(1)
+        await at.promote(1)
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
+
+
+async def test_retention_removes_what_nobody_needs(tmp_path: Path) -> None:
+    for _ in range(4):
+        publish_fake(tmp_path)
+    (tmp_path / MODEL / ".release.json").unlink(missing_ok=True)
+    async with released_gateway(tmp_path, retire_after_seconds=0.0, keep_versions=1) as at:
+        # With version 1 loaded it is the first, and 4 the news.
+        await at.until_labels(stable=1, candidate=4)
+        await at.gateway.until_ready(4)
+        await at.promote(4)
+        await at.gateway.until_state(4, model_pb2.MODEL_VERSION_STATE_READY)
+        polls = iter(range(2000))
+        while at.backend.repository.versions(MODEL) != [1, 3, 4]:
+            seen = at.backend.polls
+            await at.backend.until(lambda seen=seen: at.backend.polls > seen)
+            assert next(polls) < 1999
+        assert publish_fake(tmp_path) == 5
+
+
+async def test_canary_gets_its_share_and_a_caller_stays_on_one_side(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        request = model_pb2.SetTrafficSplitRequest(canary_version=2, canary_percent=30)
+        response = await at.gateway.models.SetTrafficSplit(request)
+        assert (response.release.labels["canary"], response.release.canary_percent) == (2, 30)
+        assert response.change.action == model_pb2.RELEASE_ACTION_SET_TRAFFIC
+        seen: dict[str, set[int]] = {}
+        for key in [f"caller-{number}" for number in range(60)] * 2:
+            answer = await at.gateway.classification.Classify(
+                pb.ClassifyRequest(image=sample_image(), routing_key=key)
+            )
+            seen.setdefault(key, set()).add(answer.model.version)
+        assert all(len(versions) == 1 for versions in seen.values())
+        share = sum(versions == {2} for versions in seen.values()) / len(seen)
+        assert 0.1 < share < 0.5
+        none = await at.gateway.models.SetTrafficSplit(model_pb2.SetTrafficSplitRequest())
+        assert dict(none.release.labels) == {"stable": 1, "candidate": 2}
+
+
+async def test_changes_are_refused_without_a_trace(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        await at.until_labels(stable=1, candidate=2)
+        before = await at.release()
+        split = model_pb2.SetTrafficSplitRequest
+        promote, rollback = model_pb2.PromoteModelVersionRequest, model_pb2.RollbackModelRequest
+        refusals: list[tuple[Message, str]] = [
+            (promote(version=2, etag="stale"), "ETAG_MISMATCH"),
+            (rollback(etag="stale"), "ETAG_MISMATCH"),
+            (promote(version=9), "MODEL_VERSION_NOT_FOUND"),
+            (promote(), "MODEL_SELECTOR_INVALID"),
+            (promote(version=-3), "MODEL_SELECTOR_INVALID"),
+            (promote(version=2, model="liver"), "MODEL_NOT_FOUND"),
+            (promote(version=2, reason="x" * 513), "CHANGE_REASON_INVALID"),
+            (promote(version=2, reason="a\nb"), "CHANGE_REASON_INVALID"),
+            (promote(version=2, request_id="é"), "REQUEST_ID_INVALID"),
+            (rollback(), "NOTHING_TO_ROLL_BACK"),
+            (split(canary_version=2), "TRAFFIC_SPLIT_INVALID"),
+            (split(canary_percent=5), "TRAFFIC_SPLIT_INVALID"),
+            (split(canary_version=1, canary_percent=5), "TRAFFIC_SPLIT_INVALID"),
+            (split(canary_version=9, canary_percent=5), "MODEL_VERSION_NOT_FOUND"),
+            (split(shadow_version=9), "MODEL_VERSION_NOT_FOUND"),
+            (model_pb2.EvaluateModelVersionRequest(version=2), "EVALUATION_IMPOSSIBLE"),
+            (model_pb2.EvaluateModelVersionRequest(version=9), "MODEL_VERSION_NOT_FOUND"),
+            (model_pb2.ListReleaseChangesRequest(page_size=-1), "PAGE_INVALID"),
+            (model_pb2.ListReleaseChangesRequest(page_token="dmVyc2lvbnMtYmVsb3c6Mw=="), "PAGE_INVALID"),
+        ]
+        for request, reason in refusals:
+            method = type(request).__name__.removesuffix("Request")
+            failed = await failure(getattr(at.gateway.models, method)(request))
+            assert failed.reason == reason, request
+        assert await at.release() == before
+
+
+async def test_a_repeat_gets_the_first_answer(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        first = await at.promote(2, request_id="p-1", reason="r")
+        await at.gateway.models.RollbackModel(model_pb2.RollbackModelRequest())
+        again = await at.promote(2, request_id="p-1", reason="r")
+        assert (again.change, again.release) == (first.change, first.release)
+        assert (await at.release()).labels["stable"] == 1
+        failed = await failure(at.promote(1, request_id="p-1", reason="r"))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
+    async with released_gateway(tmp_path) as at:
+        later = await at.promote(2, request_id="p-1", reason="r")
+        assert later.change == first.change
+
+
+async def test_the_record_pages_newest_first(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        await at.promote(2)
+        for _ in range(5):
+            await at.gateway.models.RollbackModel(model_pb2.RollbackModelRequest())
+        sequences: list[int] = []
+        token = ""
+        while True:
+            request = model_pb2.ListReleaseChangesRequest(page_size=3, page_token=token)
+            page = await at.gateway.models.ListReleaseChanges(request)
+            sequences += [change.sequence for change in page.changes]
+            token = page.next_page_token
+            if not token:
+                break
+        assert sequences == list(range(len(sequences), 0, -1))
+        assert len(sequences) == 8
+
+
+async def test_two_gateways_agree_and_one_of_two_promotions_wins(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 3) as at:
+        async with running_gateway(at.backend, repository=str(tmp_path)) as other:
+            await other.until_ready(3)
+            await at.until_labels(other.models, stable=1, candidate=3)
+            for _ in range(10):
+                release = await at.release()
+                await at.until(lambda seen, etag=release.etag: seen.etag == etag, other.models)
+                stable = release.labels["stable"]
+                wanted = 3 if stable != 3 else 1
+
+                async def promote(models: object, version: int, etag: str) -> str:
+                    request = model_pb2.PromoteModelVersionRequest(version=version, etag=etag)
+                    try:
+                        await models.PromoteModelVersion(request)  # type: ignore[attr-defined]
+                    except grpc.aio.AioRpcError as error:
+                        return error.code().name
+                    return "won"
+
+                outcomes = await asyncio.gather(
+                    promote(at.gateway.models, wanted, release.etag),
+                    promote(other.models, wanted, release.etag),
+                )
+                assert sorted(outcomes) == ["ABORTED", "won"]
+                await at.until(lambda seen, v=wanted: seen.labels["stable"] == v)
+                await at.until(lambda seen, v=wanted: seen.labels["stable"] == v, other.models)
+                assert (await other.classification.Classify(REQUEST)).model.version == wanted
+        assert at.backend.refused == []
+
+
+async def test_a_damaged_document_stops_changes_and_nothing_else(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        document = tmp_path / MODEL / ".release.json"
+        content = document.read_bytes()
+        document.write_bytes(b"{")
+        failed = await failure(at.promote(2))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "RELEASE_UNAVAILABLE")
+        assert str(tmp_path) not in failed.message
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
+        assert (await at.release()).labels["stable"] == 1
+        document.write_bytes(content)
+        assert (await at.promote(2)).release.labels["stable"] == 2
+
+
+async def test_a_gateway_never_guesses_what_stable_was(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2):
+        pass
+    document = tmp_path / MODEL / ".release.json"
+    document.write_bytes(b"")
+    async with ManagedBackend(tmp_path) as backend:
+        backend.configure(read_config(tmp_path / "models.config"))
+        async with running_gateway(backend, repository=str(tmp_path)) as gateway:
+            await gateway.until_ready(2)
+            failed = await failure(gateway.classification.Classify(REQUEST))
+            assert failed.reason == "MODEL_NOT_READY"
+
+
+async def test_a_gateway_in_mode_latest_tells_its_release_and_changes_nothing(tmp_path: Path) -> None:
+    async with serving_gateway() as (gateway, _):
+        release = (await gateway.models.GetRelease(model_pb2.GetReleaseRequest())).release
+        assert release == model_pb2.Release(
+            model=MODEL, mode=model_pb2.RELEASE_MODE_LATEST, labels={"stable": 1}
+        )
+
+
+async def test_the_documents_are_readable_by_people(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        await at.promote(2, reason="because")
+        document = json.loads((tmp_path / MODEL / ".release.json").read_text())
+        assert document["change"]["after"]["labels"] == {"previous": 1, "stable": 2}
+        assert document["change"]["reason"] == "because"
