@@ -68,6 +68,27 @@ class Settings:
     keep_versions: int = _setting(
         0, "Versions without a label that stay on disk, the newest ones; 0 keeps all.", low=0, high=100_000
     )
+    data_dir: str = _setting(
+        "",
+        "Folder of predictions, examples and retrainings. Empty: nothing is kept, TrainingService refuses.",
+    )
+    records_url: str = _setting(
+        "", "Database of the records, postgresql+psycopg://USER@HOST/NAME. Empty: SQLite in the data folder."
+    )
+    max_store_bytes: int = _setting(
+        20 * 2**30, "Size of all kept images from which on new ones are refused.", low=2**20, high=2**60
+    )
+    journal_days: float = _setting(
+        30.0, "How long predictions are kept; 0 keeps no journal of them.", low=0.0, high=36_500
+    )
+    journal_max_predictions: int = _setting(1_000_000, "How many predictions are kept.", low=1, high=10**12)
+    prediction_image_days: float = _setting(
+        0.0, "How long images of predictions are kept, for feedback to become examples.", low=0.0, high=36_500
+    )
+    min_examples_per_class: int = _setting(
+        5, "Examples of a class that a retraining needs; 0 allows one without examples.", low=0, high=10**6
+    )
+    max_queued_retrainings: int = _setting(10, "Most retrainings that wait.", low=1, high=1000)
     max_image_bytes: int = _setting(
         16 * 2**20, "Largest encoded image; every message limit follows from it.", low=1024, high=512 * 2**20
     )
@@ -128,6 +149,7 @@ class Settings:
         if not self.model_name or not self.model_name.isprintable() or "/" in self.model_name:
             raise ConfigError(f"model_name is {self.model_name!r}, expected a name without slashes")
         self._check_mode()
+        self._check_records()
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level is {self.log_level!r}, expected one of {', '.join(LOG_LEVELS)}")
 
@@ -139,10 +161,22 @@ class Settings:
         if self.mode == "gated" and not self.evaluation_data:
             raise ConfigError("release_mode gated needs evaluation_data")
 
+    def _check_records(self) -> None:
+        if self.records_url and not self.data_dir:
+            raise ConfigError("records_url is set without data_dir, which the images need")
+        if self.prediction_image_days and not self.journal_days:
+            raise ConfigError(
+                "prediction_image_days is set, but journal_days is 0, so that no prediction is kept"
+            )
+
     @property
     def mode(self) -> str:
         """How versions become "stable", after the default is resolved."""
         return self.release_mode or ("manual" if self.repository else "latest")
+    def loggable(self) -> dict[str, Any]:
+        """All settings, without the password that a URL may hold."""
+        shown = re.sub(r"(?<=//)([^:/]*):.*@", r"\1:***@", self.records_url)
+        return dataclasses.asdict(self) | {"records_url": shown}
 
     @property
     def max_message_bytes(self) -> int:

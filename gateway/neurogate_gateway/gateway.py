@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .admission import Admission
 from .backend import TensorFlowServing
@@ -21,15 +21,20 @@ from .integrity import NoRepository, RepositoryIntegrity
 from .interceptors import CallInterceptor
 from .lifecycle.assembly import Lifecycle
 from .measures import CallMeasures, FleetMeasures, ImageMeasures, measure_admission
-from .metrics import serve_metrics
+from .metrics import Metrics, serve_metrics
 from .proving import Prover
 from .quiet import QuietRunner
+from .records.errors import RecordsSetupError
 from .server import build_server
 from .services.classification import ClassificationServicer
 from .services.model import ModelServicer
 from .services.streaming import StreamServer
+from .services.training_disabled import TrainingDisabledServicer
 from .telemetry import log
 from .transforms import TransformPool
+
+if TYPE_CHECKING:
+    from .training.part import TrainingPart
 
 _NOTICE_SECONDS: Final = 0.1
 """Between the refusal of new calls and the closing of connections."""
@@ -52,6 +57,7 @@ class Gateway:
             PortUnavailableError: An address cannot be listened on.
             PortUnavailableError: The address cannot be listened on.
             ConfigError: A setting leads to something that cannot be used.
+            RecordsSetupError: The records cannot be used.
         """
         self._settings = settings
         self.metrics = serve_metrics(settings.metrics_address)
@@ -100,6 +106,11 @@ class Gateway:
             window_bytes=settings.max_message_bytes,
             idle=settings.default_timeout_seconds,
         )
+        self.training = _open_training(
+            settings, self.catalog, self._admission, self._transforms, self.metrics
+        )
+        if self.training is not None:
+            self.classifier.observers += self.training.observers
         self._interceptor = CallInterceptor(
             self._admission,
             max_batch_items=settings.max_batch_items,
@@ -115,7 +126,8 @@ class Gateway:
                 default_timeout=settings.default_timeout_seconds,
             ),
             ModelServicer(self.catalog, self.lifecycle, default_timeout=settings.default_timeout_seconds),
-            self._health,
+            TrainingDisabledServicer() if self.training is None else self.training.servicer,
+            health=self._health,
         )
         self._polling: asyncio.Task[None] | None = None
 
@@ -134,6 +146,8 @@ class Gateway:
         """Takes calls and begins to look for versions."""
         await self.lifecycle.start()
         self._polling = asyncio.create_task(self.fleet.run())
+        if self.training is not None:
+            await self.training.start()
         await self._server.start()
         log(logging.INFO, "listening", address=self.address, pid=os.getpid())
 
@@ -143,13 +157,15 @@ class Gateway:
         self._interceptor.drain()
         self.lifecycle.drain()
         self._health.close()
+        if self.training is not None:
+            self.training.drain()
         # Closing while a client sends can end that call as CANCELLED, which nobody retries. So for a moment
         # calls are refused with their reason and health watchers move on; only then connections are closed.
         await asyncio.sleep(_NOTICE_SECONDS)
         # It ends when every call has ended, health watches and the sending of last answers included.
         stopping = asyncio.create_task(self._server.stop(math.inf))
         in_order = await self._calls_end(self._settings.drain_seconds)
-        if not in_order and self._streams.stop_reading():
+        if not in_order and self._stop_reading():
             in_order = await self._calls_end(_LAST_SECONDS)
         if not in_order:
             self._interceptor.cut()
@@ -163,9 +179,16 @@ class Gateway:
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.wait([self._polling])
+        if self.training is not None:
+            await self.training.close()
         await self.fleet.close()
         self._transforms.close()
         self.metrics.close()
+
+    def _stop_reading(self) -> bool:
+        streams = self._streams.stop_reading()
+        uploads = self.training is not None and self.training.stop_reading()
+        return streams or uploads
 
     async def _calls_end(self, seconds: float) -> bool:
         try:
@@ -174,3 +197,22 @@ class Gateway:
         except TimeoutError:
             return False
         return True
+
+
+def _open_training(
+    settings: Settings, catalog: Catalog, admission: Admission, transforms: TransformPool, metrics: Metrics
+) -> TrainingPart | None:
+    """The part that needs a database, imported only where one is wanted.
+
+    Raises:
+        RecordsSetupError: It cannot be used.
+    """
+    if not settings.data_dir:
+        return None
+    try:
+        from .training.part import TrainingPart  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as error:
+        raise RecordsSetupError(
+            f"records need {error.name}, which is not installed: pip install 'neurogate[records]'"
+        ) from error
+    return TrainingPart(settings, catalog, admission, transforms, metrics=metrics)

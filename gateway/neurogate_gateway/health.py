@@ -1,8 +1,9 @@
 """grpc.health.v1, told by the catalog.
 
 "" and the classification service are SERVING while a call by default would be answered: a version is proven
-and the model server can be reached. The model service only reads the catalog, so it is SERVING for as long
-as the gateway takes calls. Watch streams end when the gateway drains, so that they do not hold it up.
+and the model server can be reached. The model service only reads the catalog, and the training service is
+beside it, so both are SERVING for as long as the gateway takes calls. Watch streams end when the gateway
+drains, so that they do not hold it up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 CLASSIFICATION: Final = "neurogate.v1.ClassificationService"
 MODEL: Final = "neurogate.v1.ModelService"
+TRAINING: Final = "neurogate.v1.TrainingService"
 
 _Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -32,6 +34,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             "": _NOT_SERVING,
             CLASSIFICATION: _NOT_SERVING,
             MODEL: _SERVING,
+            TRAINING: _SERVING,
         }
         self._changed = asyncio.Event()
         self._closed = False

@@ -37,7 +37,11 @@ _OWN_SERVICES: Final = "/neurogate."
 _CLASSIFICATION: Final = "/neurogate.v1.ClassificationService/"
 _SINGLE: Final = {_CLASSIFICATION + "Classify", _CLASSIFICATION + "Explain"}
 _BATCH: Final = _CLASSIFICATION + "BatchClassify"
-_BULK: Final = {_BATCH, _CLASSIFICATION + "StreamClassify"}
+_BULK: Final = {
+    _BATCH,
+    _CLASSIFICATION + "StreamClassify",
+    "/neurogate.v1.TrainingService/UploadExamples",
+}
 _MAKE_HANDLER: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,

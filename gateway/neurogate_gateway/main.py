@@ -7,7 +7,6 @@ instant, and gRPC reads its own environment when it is imported.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from .telemetry import configure_logging, log
 
 async def _serve(settings: Settings) -> int:
     from .gateway import Gateway  # noqa: PLC0415 - see above
+    from .records.errors import RecordsSetupError  # noqa: PLC0415 - see above
 
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
@@ -43,6 +43,9 @@ async def _serve(settings: Settings) -> int:
     except ConfigError as error:
         log(logging.ERROR, "setting_unusable", message=str(error))
         return 2
+    except RecordsSetupError as error:
+        log(logging.ERROR, "records_unusable", message=str(error))
+        return 1
     await gateway.start()
     await asked_to_stop.wait()
     await gateway.stop()
@@ -53,8 +56,8 @@ async def _serve(settings: Settings) -> int:
 def main() -> None:
     """Runs the gateway until SIGTERM or SIGINT.
 
-    Exit status: 0 after an orderly end, 1 when the port is not to be had, 2 for a wrong setting or a missing
-    extra, 128 and the signal's number after a second signal.
+    Exit status: 0 after an orderly end, 1 when the port or the records are not to be had, 2 for a wrong
+    setting or a missing extra, 128 and the signal's number after a second signal.
     """
     try:
         settings = parse_settings(sys.argv[1:], os.environ)
@@ -62,7 +65,7 @@ def main() -> None:
         print(f"neurogate-gateway: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(2)
     configure_logging(settings.log_level)
-    log(logging.INFO, "starting", settings=dataclasses.asdict(settings))
+    log(logging.INFO, "starting", settings=settings.loggable())
     # gRPC's core writes lines of its own to stderr, which are not JSON and say nothing that is not told here.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(asyncio.run(_serve(settings)))

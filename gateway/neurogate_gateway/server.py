@@ -9,11 +9,11 @@ from google.protobuf import descriptor_pool
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from neurogate.v1 import classification_pb2_grpc, model_pb2_grpc
+from neurogate.v1 import classification_pb2_grpc, model_pb2_grpc, training_pb2_grpc
 
 from .config import PortUnavailableError, Settings
 from .descriptors import MethodAwarePool
-from .health import CLASSIFICATION, MODEL, HealthServicer
+from .health import CLASSIFICATION, MODEL, TRAINING, HealthServicer
 from .interceptors import CallInterceptor
 from .services.classification import ClassificationServicer
 from .services.model import ModelServicer
@@ -42,6 +42,8 @@ def build_server(
     interceptor: CallInterceptor,
     classification: ClassificationServicer,
     model: ModelServicer,
+    training: training_pb2_grpc.TrainingServiceServicer,
+    *,
     health: HealthServicer,
 ) -> tuple[grpc.aio.Server, int]:
     """A server that has its port but does not take calls yet.
@@ -60,8 +62,9 @@ def build_server(
     server = grpc.aio.server(interceptors=[interceptor], options=options)
     classification_pb2_grpc.add_ClassificationServiceServicer_to_server(classification, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+    training_pb2_grpc.add_TrainingServiceServicer_to_server(training, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = [CLASSIFICATION, MODEL, "grpc.health.v1.Health"]
+    names = [CLASSIFICATION, MODEL, TRAINING, "grpc.health.v1.Health"]
     if settings.channelz:
         channelz.add_channelz_servicer(server)
         names.append("grpc.channelz.v1.Channelz")

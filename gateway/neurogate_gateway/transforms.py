@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.transform import TransformError, transform
+from neurogate_serving.transform import TransformError, default_spec, transform
+from PIL import Image
 
 from .error_table import TABLE
 from .overlay import Overlay, render_overlay, upright_size
@@ -74,6 +76,23 @@ class TransformPool:
             larger.CopyFrom(spec)
             larger.width, larger.height = overlay.picture_size(*upright_size(image))
             return render_overlay(transform(image, larger), values, overlay)
+
+        return await self._in_thread(work)
+
+    async def thumbnail(self, image: bytes, longest_side: int) -> bytes:
+        """A small JPEG of an image that a transform has accepted, as it is shown.
+
+        Raises:
+            GatewayError: The image is refused, with the transform's reason.
+        """
+
+        def work() -> bytes:
+            width, height = upright_size(image)
+            scale = min(1.0, longest_side / max(width, height))
+            spec = default_spec(max(1, round(width * scale)), max(1, round(height * scale)))
+            file = io.BytesIO()
+            Image.fromarray(transform(image, spec)).save(file, "JPEG", quality=80)
+            return file.getvalue()
 
         return await self._in_thread(work)
 

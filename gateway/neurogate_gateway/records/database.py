@@ -27,18 +27,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.training_errors import ExampleStoreFullError, RecordsUnavailableError
 
+from .errors import RecordsSetupError, SchemaTooNewError
+
 _DRIVERS: Final = {"sqlite", "postgresql+psycopg"}
 _BUSY_SECONDS: Final = 20.0
 _WRITING: Final = "neurogate_writing"
 _DISK_FULL: Final = ("database or disk is full", "No space left on device")
-
-
-class RecordsSetupError(Exception):
-    """The records cannot be used at all; the message says what to do about it."""
-
-
-class SchemaTooNewError(RecordsSetupError):
-    """The database was migrated by a newer Neurogate than this one."""
 
 
 class Database:

@@ -16,6 +16,7 @@ SOURCES: Final = {
     training_pb2.EXAMPLE_SOURCE_UPLOAD: "UPLOAD",
     training_pb2.EXAMPLE_SOURCE_FEEDBACK: "FEEDBACK",
 }
+_MOST_CLASSES: Final = 1000
 
 
 def check_filter(chosen: training_pb2.ExampleFilter, *, field: str) -> None:
@@ -26,8 +27,10 @@ def check_filter(chosen: training_pb2.ExampleFilter, *, field: str) -> None:
     """
     if chosen.source not in {training_pb2.EXAMPLE_SOURCE_UNSPECIFIED, *SOURCES}:
         raise FilterInvalidError(f"source {chosen.source} is unknown", field=f"{field}.source")
-    if any(not class_id for class_id in chosen.class_ids):
-        raise FilterInvalidError("a class_id is empty", field=f"{field}.class_ids")
+    if len(chosen.class_ids) > _MOST_CLASSES:
+        raise FilterInvalidError(f"there are more than {_MOST_CLASSES} class_ids", field=f"{field}.class_ids")
+    if any(not class_id or not class_id.isprintable() for class_id in chosen.class_ids):
+        raise FilterInvalidError("a class_id is empty or not printable", field=f"{field}.class_ids")
     moments = []
     for name in ("from_time", "to_time"):
         if chosen.HasField(name):

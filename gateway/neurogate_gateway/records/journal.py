@@ -19,6 +19,7 @@ from typing import Any, Final
 from neurogate.v1 import classification_pb2
 
 from neurogate_gateway.errors import GatewayError
+from neurogate_gateway.metrics import Metrics
 from neurogate_gateway.outcomes import Outcome
 from neurogate_gateway.telemetry import log
 
@@ -38,6 +39,7 @@ class Journal:
 
     Args:
         store: Where they are kept.
+        metrics: Where what is written and dropped is counted too.
         keep_images: Whether their images are kept too.
         most_waiting: Predictions that may wait to be written.
         most_waiting_bytes: Bytes of their images.
@@ -46,6 +48,7 @@ class Journal:
     def __init__(
         self,
         store: PredictionStore,
+        metrics: Metrics,
         *,
         keep_images: bool,
         most_waiting: int = 4096,
@@ -63,11 +66,20 @@ class Journal:
         self._done = 0
         self._flush_to = 0
         self._closing = False
+        self._counters = {
+            fate: metrics.counter(
+                f"neurogate_journal_{fate}_total", f"Predictions that the journal has {fate}."
+            )
+            for fate in ("written", "dropped")
+        }
         self.written = 0
         self.dropped = 0
         self._told_dropped = 0
         self._told_at = -_TELL_SECONDS
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+
+    def start(self) -> None:
+        """Begins to write."""
         self._thread.start()
 
     def observe(self, outcome: Outcome) -> None:
@@ -82,7 +94,7 @@ class Journal:
                 or self._waiting_bytes + size > self._most_waiting_bytes
             )
             if full or self._closing:
-                self.dropped += 1
+                self._count_dropped(1)
                 return
             self._waiting.append((time.time(), outcome))
             self._waiting_bytes += size
@@ -141,8 +153,9 @@ class Journal:
             self._done += len(batch)
             if kept:
                 self.written += len(batch)
+                self._counters["written"].inc(len(batch))
             else:
-                self.dropped += len(batch)
+                self._count_dropped(len(batch))
             self._due.notify_all()
 
     def _try(self, rows: list[dict[str, Any]], images: dict[str, bytes], give_up: float | None) -> bool:
@@ -164,6 +177,10 @@ class Journal:
                 return False
             if give_up is not None:
                 time.sleep(0.1)
+
+    def _count_dropped(self, number: int) -> None:
+        self.dropped += number
+        self._counters["dropped"].inc(number)
 
     def _tell_dropped(self, *, last: bool = False) -> None:
         fresh = self.dropped - self._told_dropped

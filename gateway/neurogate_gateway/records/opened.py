@@ -17,7 +17,8 @@ from neurogate_gateway.overlay import upright_size
 
 from .changes import Changes
 from .claims import RunClaims
-from .database import Database, RecordsSetupError
+from .database import Database
+from .errors import RecordsSetupError
 from .examples import ExampleStore
 from .feedback import FeedbackStore
 from .images import ImageStore

@@ -7,23 +7,20 @@ that took over.
 
 from __future__ import annotations
 
-import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 from neurogate.v1 import model_pb2, training_pb2
 
-from neurogate_gateway.release_errors import RequestIdReusedError
-from neurogate_gateway.training_errors import RetrainingEndedError, RetrainingQueueFullError
+from neurogate_gateway.training_errors import RetrainingEndedError
 
 from . import run_events
 from .changes import Changes
 from .database import Database
-from .filters import example_conditions
 from .moves import StateConflictError, check_owner, load, move
-from .run import Run, RunExample, examples_digest
+from .run import Run, RunExample
 from .schema import audit, examples, run_examples, runs
+from .starts import NewRun, earlier, insert
 from .states import RunState, check_transition
 
 
@@ -36,23 +33,15 @@ class RunStore:
 
     def create(
         self,
-        spec: training_pb2.RetrainingSpec,
+        new: NewRun,
         *,
-        launcher: str,
-        actor: str,
-        request_id: str,
-        request_digest: str,
         most_queued: int,
         check_counts: Callable[[Mapping[str, int]], None],
     ) -> tuple[Run, bool]:
         """Queues a retraining, or finds the one that the same request has made.
 
         Args:
-            spec: Checked, with defaults filled in.
-            launcher: Who is to run the trainer.
-            actor: Who asks.
-            request_id: The caller's; empty for none.
-            request_digest: Tells the same request from another one under the same id.
+            new: What is asked for.
             most_queued: How many may wait.
             check_counts: Is given the number of examples by class, and may refuse.
 
@@ -60,77 +49,25 @@ class RunStore:
             The retraining, and whether it is new.
 
         Raises:
-            RequestIdReusedError: The id belongs to another request.
+            RequestIdReusedError: The request_id belongs to another request.
             RetrainingQueueFullError: Too many wait.
         """
         with self._database.write("runs") as connection:
-            if request_id:
-                found = connection.execute(
-                    sa.select(runs).where(runs.c.request_id == request_id)
-                ).one_or_none()
-                if found is not None:
-                    run = Run.from_row(found)
-                    if run.request_digest != request_digest:
-                        raise RequestIdReusedError(
-                            "the request_id belongs to an earlier retraining that asked for something else",
-                            field="request_id",
-                        )
-                    return run, False
-            waiting = connection.execute(
-                sa.select(sa.func.count()).select_from(runs).where(runs.c.state == RunState.QUEUED)
-            ).scalar_one()
-            if waiting >= most_queued:
-                raise RetrainingQueueFullError(f"{waiting} retrainings wait already, which is the limit")
-            chosen = connection.execute(
-                sa.select(examples.c.example_id, examples.c.class_id).where(
-                    *example_conditions(spec.examples)
-                )
-            ).all()
-            counts = Counter(row.class_id for row in chosen)
-            check_counts(counts)
-            now = self._database.now(connection)
-            row = connection.execute(
-                sa.insert(runs)
-                .values(
-                    run_id=uuid.uuid4().hex,
-                    request_id=request_id or None,
-                    request_digest=request_digest,
-                    state=RunState.QUEUED,
-                    spec=spec.SerializeToString(),
-                    launcher=launcher,
-                    create_time=now,
-                    last_sequence=1,
-                    trainer_sequence=0,
-                    version=0,
-                    error="",
-                    actor=actor,
-                    examples_digest=examples_digest(row.example_id for row in chosen),
-                    examples_by_class=dict(sorted(counts.items())),
-                    handle="",
-                    owner="",
-                    cancel_requested=False,
-                    cancel_reason="",
-                )
-                .returning(*runs.c)
-            ).one()
-            run = Run.from_row(row)
-            if chosen:
-                connection.execute(
-                    sa.insert(run_examples),
-                    [{"run_id": run.run_id, "example_id": entry.example_id} for entry in chosen],
-                )
-            run_events.state_changed(connection, run, now)
-            connection.execute(
-                sa.insert(audit).values(
-                    create_time=now,
-                    actor=actor,
-                    action="START_RETRAINING",
-                    subject=run.run_id,
-                    details={"request_id": request_id, "launcher": launcher},
-                )
-            )
+            run = earlier(connection, new.request_id, new.request_digest)
+            if run is not None:
+                return run, False
+            run = insert(connection, self._database, new, most_queued, check_counts)
         self.changes.notify(run.run_id)
         return run, True
+
+    def earlier(self, request_id: str, request_digest: str) -> Run | None:
+        """The retraining that the same request has made, if it has.
+
+        Raises:
+            RequestIdReusedError: The id belongs to another request.
+        """
+        with self._database.read() as connection:
+            return earlier(connection, request_id, request_digest)
 
     def get(self, run_id: str) -> Run:
         """One retraining.

@@ -31,48 +31,12 @@ from neurogate_gateway.errors import (
 )
 
 from .requests import Context, deadline_of, take_request_id, take_routing_key
+from .window import Window
 
 _LONGEST_KEY: Final = 256
 
 Requests = AsyncIterator[classification_pb2.StreamClassifyRequest]
 Response = classification_pb2.StreamClassifyResponse
-
-
-class _Window:
-    """Bounds what is read but not answered; one image may always enter, however large."""
-
-    def __init__(self, images: int, size: int) -> None:
-        self._images = images
-        self._bytes = size
-        self._held_images = 0
-        self._held_bytes = 0
-        self._room = asyncio.Event()
-        self._room.set()
-
-    @property
-    def held(self) -> int:
-        """Images that were read and have no answer yet."""
-        return self._held_images
-
-    async def opening(self) -> None:
-        """Waits until one more image may be read."""
-        while self._held_images >= self._images:
-            self._room.clear()
-            await self._room.wait()
-
-    async def enter(self, size: int) -> None:
-        """Waits until an image of this size may be worked on, and lets it in."""
-        while self._held_images and self._held_bytes + size > self._bytes:
-            self._room.clear()
-            await self._room.wait()
-        self._held_images += 1
-        self._held_bytes += size
-
-    def leave(self, size: int) -> None:
-        """Takes note that an image's answer has been sent."""
-        self._held_images -= 1
-        self._held_bytes -= size
-        self._room.set()
 
 
 class StreamServer:
@@ -114,7 +78,7 @@ class StreamServer:
                 self._classifier,
                 choice,
                 deadline,
-                _Window(self._window, self._window_bytes),
+                Window(self._window, self._window_bytes),
                 ordered=not config.allow_out_of_order,
                 idle=self._idle,
             )
@@ -154,7 +118,7 @@ class _Stream:
         classifier: Classifier,
         choice: Choice,
         deadline: Deadline,
-        window: _Window,
+        window: Window,
         *,
         ordered: bool,
         idle: float,

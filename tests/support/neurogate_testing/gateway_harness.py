@@ -14,7 +14,13 @@ import grpc.aio
 import neurogate_gateway.gateway
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from neurogate.v1 import classification_pb2, classification_pb2_grpc, model_pb2, model_pb2_grpc
+from neurogate.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    training_pb2_grpc,
+)
 from neurogate_gateway.config import Settings
 from neurogate_gateway.gateway import Gateway
 
@@ -34,6 +40,7 @@ class Harness:
     classification: Any
     models: Any
     health: Any
+    training: Any
 
     async def until_ready(self, version: int) -> None:
         """Waits until a version is READY."""
@@ -106,6 +113,7 @@ async def running_gateway(*backends: FakeBackend | str, **changes: Any) -> Async
                 classification_pb2_grpc.ClassificationServiceStub(channel),
                 model_pb2_grpc.ModelServiceStub(channel),
                 health_pb2_grpc.HealthStub(channel),
+                training_pb2_grpc.TrainingServiceStub(channel),
             )
     finally:
         # The pause is for clients that are still calling; here there are none.

@@ -13,6 +13,7 @@ from neurogate_gateway.records.database import Database
 from neurogate_gateway.records.run import Run
 from neurogate_gateway.records.runs import RunStore
 from neurogate_gateway.records.schema import examples
+from neurogate_gateway.records.starts import NewRun
 
 
 class Retrainings:
@@ -32,15 +33,10 @@ class Retrainings:
     def start_or_find(self, **changes: Any) -> tuple[Run, bool]:
         """The same, and whether it is new."""
         spec = changes.pop("spec", training_pb2.RetrainingSpec(from_scratch=True))
-        settings: dict[str, Any] = {
-            "launcher": "local",
-            "actor": "tester",
-            "request_id": "",
-            "request_digest": "",
-            "most_queued": 100,
-            "check_counts": lambda _: None,
-        }
-        return self.runs.create(spec, **settings | changes)
+        limits = {"most_queued": 100, "check_counts": lambda _: None}
+        limits.update({name: changes.pop(name) for name in list(changes) if name in limits})
+        new = NewRun(**{"spec": spec, "launcher": "local", "actor": "tester"} | changes)
+        return self.runs.create(new, **limits)
 
     def add_examples(self, count: int, class_id: str = "glioma", **changes: Any) -> list[str]:
         """Rows of examples without images; returns their identifiers."""

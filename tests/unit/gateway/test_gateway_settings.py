@@ -29,9 +29,10 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
             "channelz": "True",
         }.get(field.name, str(field.metadata["high"]))
         flag = "--" + field.name.replace("_", "-")
-        by_flag = parse_settings([flag, value], {})
-        joined = parse_settings([f"{flag}={value}"], {})
-        by_variable = parse_settings([], {f"NEUROGATE_GATEWAY_{field.name.upper()}": value})
+        needed = ["--data-dir=d"] if field.name == "records_url" else []
+        by_flag = parse_settings([flag, value, *needed], {})
+        joined = parse_settings([f"{flag}={value}", *needed], {})
+        by_variable = parse_settings(needed, {f"NEUROGATE_GATEWAY_{field.name.upper()}": value})
         assert by_flag == joined == by_variable
         assert str(getattr(by_flag, field.name)) in {value, f"{value}.0"}
         assert field.metadata["text"].endswith(".")
@@ -82,6 +83,12 @@ def test_a_flag_wins() -> None:
         (["--metrics-address", "x"], {}, "metrics_address is 'x', expected HOST:PORT"),
         (["--model-name", ""], {}, "model_name is ''"),
         (["--model-name", "a/b"], {}, "model_name is 'a/b'"),
+        (["--records-url", "sqlite:///x"], {}, "records_url is set without data_dir"),
+        (
+            ["--prediction-image-days", "1", "--journal-days", "0"],
+            {},
+            "prediction_image_days is set, but journal_days is 0",
+        ),
         (["--log-level", "loud"], {}, "log_level is 'loud', expected one of debug, info, warning, error"),
         (
             [],
@@ -168,3 +175,17 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
         flag = "--" + field.name.replace("_", "-")
         shown = "none" if field.default == "" else f"`{str(field.default).lower()}`"
         assert f"| `{flag}` | {shown} |" in text, flag
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("", ""),
+        ("postgresql+psycopg://me@host:5432/x", "postgresql+psycopg://me@host:5432/x"),
+        ("postgresql+psycopg://me:secret@host/x", "postgresql+psycopg://me:***@host/x"),
+        ("postgresql+psycopg://me:s%40c@ret@host:1/x", "postgresql+psycopg://me:***@host:1/x"),
+    ],
+)
+def test_the_log_never_holds_a_password(url: str, shown: str) -> None:
+    settings = Settings(data_dir="d", records_url=url)
+    assert settings.loggable() == {**dataclasses.asdict(settings), "records_url": shown}

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from neurogate_gateway.records.database import Database, RecordsSetupError, SchemaTooNewError
+from neurogate_gateway.records.database import Database
+from neurogate_gateway.records.errors import RecordsSetupError, SchemaTooNewError
 from neurogate_gateway.records.schema import audit, metadata
 from neurogate_gateway.training_errors import ExampleStoreFullError, RecordsUnavailableError
 

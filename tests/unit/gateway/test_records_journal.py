@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from neurogate_gateway.answers import Answer, Choice, Seconds, classification
 from neurogate_gateway.errors import ImageCorruptError
+from neurogate_gateway.metrics import NoMetrics
 from neurogate_gateway.outcomes import Outcome
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.records.journal import Journal
@@ -52,7 +53,9 @@ def outcome(image: bytes = b"image") -> Outcome:
 
 def gated(**changes: Any) -> tuple[Journal, GatedStore]:
     store = GatedStore()
-    return Journal(cast("PredictionStore", store), keep_images=False, **changes), store
+    journal = Journal(cast("PredictionStore", store), NoMetrics(), keep_images=False, **changes)
+    journal.start()
+    return journal, store
 
 
 @pytest.fixture
@@ -64,7 +67,8 @@ def records(tmp_path: Path, records_url: str) -> Iterator[Records]:
 
 @pytest.mark.parametrize("keep_images", [True, False])
 def test_a_prediction_is_written_with_all_that_decided_it(records: Records, keep_images: bool) -> None:
-    journal = Journal(records.predictions, keep_images=keep_images)
+    journal = Journal(records.predictions, NoMetrics(), keep_images=keep_images)
+    journal.start()
     seen = outcome()
     journal.observe(seen)
     assert journal.flush()
@@ -85,7 +89,8 @@ def test_a_prediction_is_written_with_all_that_decided_it(records: Records, keep
 
 
 def test_closing_writes_what_waits(records: Records) -> None:
-    journal = Journal(records.predictions, keep_images=False)
+    journal = Journal(records.predictions, NoMetrics(), keep_images=False)
+    journal.start()
     for _ in range(300):
         journal.observe(outcome())
     journal.close()

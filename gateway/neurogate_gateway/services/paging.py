@@ -1,0 +1,70 @@
+"""Pages of lists that are read newest first: sizes, and tokens that only fit the list that issued them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from typing import Final
+
+from neurogate_gateway.errors import PageInvalidError
+
+_TOKEN: Final = re.compile(r"(\w+):([0-9a-f]{16}):([1-9][0-9]{0,18})")
+
+
+class Pages:
+    """The pages of one kind of list.
+
+    Args:
+        kind: Which, for the tokens.
+        default: Size where none is asked for.
+        largest: Size that is given at most.
+    """
+
+    def __init__(self, kind: str, *, default: int, largest: int) -> None:
+        self._kind = kind
+        self._default = default
+        self._largest = largest
+
+    def size(self, asked: int) -> int:
+        """Entries of a page.
+
+        Raises:
+            PageInvalidError: It is negative.
+        """
+        if asked < 0:
+            raise PageInvalidError(f"page_size is {asked}, expected 0 to {self._largest}", field="page_size")
+        return min(asked or self._default, self._largest)
+
+    def token(self, chosen: bytes, below: int) -> str:
+        """The token of the page that follows.
+
+        Args:
+            chosen: The filter, serialized.
+            below: Number of the last entry so far. Not a position, so that entries that come shift no page.
+        """
+        return base64.urlsafe_b64encode(f"{self._kind}:{_short(chosen)}:{below}".encode()).decode()
+
+    def below(self, chosen: bytes, token: str) -> int | None:
+        """The number below which a page begins; None for the first.
+
+        Raises:
+            PageInvalidError: The token is not one of this list's, or was issued for another filter.
+        """
+        if not token:
+            return None
+        try:
+            text = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode("ascii")
+        except (binascii.Error, ValueError):
+            text = ""
+        match = _TOKEN.fullmatch(text)
+        if match is None or match[1] != self._kind:
+            raise PageInvalidError("page_token was not issued by this service", field="page_token")
+        if match[2] != _short(chosen):
+            raise PageInvalidError("page_token was issued for another filter", field="page_token")
+        return int(match[3])
+
+
+def _short(chosen: bytes) -> str:
+    return hashlib.sha256(chosen).hexdigest()[:16]

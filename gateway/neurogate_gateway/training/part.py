@@ -1,0 +1,145 @@
+"""The part of a gateway that remembers and retrains: put together, started, and ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from neurogate_serving.repository import ModelRepository, RepositoryError
+
+from neurogate_gateway.admission import Admission
+from neurogate_gateway.catalog import Catalog
+from neurogate_gateway.config import Settings
+from neurogate_gateway.errors import GatewayError
+from neurogate_gateway.metrics import Metrics
+from neurogate_gateway.outcomes import OutcomeObserver
+from neurogate_gateway.records.journal import Journal
+from neurogate_gateway.records.opened import Records
+from neurogate_gateway.services.training import TrainingServicer
+from neurogate_gateway.services.uploading import UploadServer
+from neurogate_gateway.telemetry import log
+from neurogate_gateway.transforms import TransformPool
+
+from .corrections import Corrections
+from .retrainings import Retrainings
+from .uploads import Uploads
+from .watching import Watching
+
+_SWEEP_SECONDS: Final = 3600.0
+
+
+class TrainingPart:
+    """Records, their journal, and TrainingService over them.
+
+    Raises:
+        RecordsSetupError: The records cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        admission: Admission,
+        transforms: TransformPool,
+        *,
+        metrics: Metrics,
+        launchers: Collection[str] = (),
+    ) -> None:
+        self._settings = settings
+        self.records = Records(
+            Path(settings.data_dir), settings.records_url, max_store_bytes=settings.max_store_bytes
+        )
+        self.journal = (
+            Journal(self.records.predictions, metrics, keep_images=settings.prediction_image_days > 0)
+            if settings.journal_days
+            else None
+        )
+        self._uploads = UploadServer(
+            Uploads(self.records, admission, transforms),
+            catalog,
+            admission,
+            max_image_bytes=settings.max_image_bytes,
+            window_bytes=settings.max_message_bytes,
+            idle=settings.default_timeout_seconds,
+        )
+        self._watching = Watching(self.records)
+        self.servicer = TrainingServicer(
+            records=self.records,
+            uploads=self._uploads,
+            corrections=Corrections(self.records, catalog, self.journal),
+            retrainings=Retrainings(
+                self.records,
+                catalog,
+                base_versions=_versions(settings),
+                launchers=launchers,
+                min_examples_per_class=settings.min_examples_per_class,
+                most_queued=settings.max_queued_retrainings,
+            ),
+            watching=self._watching,
+            transforms=transforms,
+            default_timeout=settings.default_timeout_seconds,
+        )
+        self._sweeping: asyncio.Task[None] | None = None
+
+    @property
+    def observers(self) -> tuple[OutcomeObserver, ...]:
+        """Those that are to be told of every answer."""
+        return () if self.journal is None else (self.journal,)
+
+    async def start(self) -> None:
+        """Begins what goes on beside the calls."""
+        if self.journal is not None:
+            self.journal.start()
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    def drain(self) -> None:
+        """Ends watches at once; uploads go on until `stop_reading`."""
+        self._watching.close()
+
+    def stop_reading(self) -> bool:
+        """Makes uploads acknowledge what they have read and end; whether there was any."""
+        return self._uploads.stop_reading()
+
+    async def close(self) -> None:
+        """Writes what is not written yet and closes the records; no call may be running."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        if self.journal is not None:
+            await asyncio.to_thread(self.journal.close)
+        await asyncio.to_thread(self.records.close)
+
+    async def _sweep(self) -> None:
+        """Removes what is past its time, now and every hour."""
+        settings = self._settings
+        while True:
+            try:
+                removed = await self.records.run(
+                    self.records.sweep,
+                    journal_days=settings.journal_days,
+                    journal_most=settings.journal_max_predictions,
+                    image_days=settings.prediction_image_days,
+                )
+                log(logging.DEBUG, "records_swept", images_removed=removed)
+            except GatewayError as error:
+                log(logging.WARNING, "records_not_swept", reason=error.reason_name())
+            except Exception as error:  # noqa: BLE001 - the next sweep may find what this one did not
+                log(logging.ERROR, "records_not_swept", error=error)
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+
+def _versions(settings: Settings) -> Callable[[], Collection[int]] | None:
+    if not settings.repository:
+        return None
+    repository = ModelRepository(Path(settings.repository))
+
+    def versions() -> Collection[int]:
+        try:
+            return repository.versions(settings.model_name)
+        except RepositoryError:
+            return ()
+
+    return versions
