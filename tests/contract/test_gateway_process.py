@@ -214,6 +214,7 @@ async def test_reflection(channelz: bool) -> None:
         assert listed == {
             "neurogate.v1.ClassificationService",
             "neurogate.v1.ModelService",
+            "neurogate.v1.TrainingService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
             *(["grpc.channelz.v1.Channelz"] if channelz else []),

@@ -1,12 +1,8 @@
-"""Alembic's entry: runs the migrations in the transaction that `database` has begun.
-
-For a new migration by hand or by comparison, see CONTRIBUTING.md.
-"""
+"""Alembic's entry: runs the migrations in the transaction that `database` has begun."""
 
 from __future__ import annotations
 
 from alembic import context
-
 from neurogate_gateway.records.schema import metadata
 
 context.configure(

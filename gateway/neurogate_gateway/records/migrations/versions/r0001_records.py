@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-
 from neurogate_gateway.records.schema import UtcTime
 
 revision = "0001"
