@@ -173,6 +173,7 @@ class Settings:
     def mode(self) -> str:
         """How versions become "stable", after the default is resolved."""
         return self.release_mode or ("manual" if self.repository else "latest")
+
     def loggable(self) -> dict[str, Any]:
         """All settings, without the password that a URL may hold."""
         shown = re.sub(r"(?<=//)([^:/]*):.*@", r"\1:***@", self.records_url)

@@ -235,6 +235,7 @@ async def test_fifty_starts_with_one_request_id_are_one_retraining(tmp_path: Pat
         ({"examples": {"class_ids": ["glioma", "notumor"]}}, "EXAMPLES_TOO_FEW"),
         ({"examples": {"source": "EXAMPLE_SOURCE_FEEDBACK"}}, "EXAMPLES_TOO_FEW"),
         ({"examples": {"class_ids": [""]}}, "FILTER_INVALID"),
+        ({"promote": True}, "RELEASE_NOT_MANAGED"),
     ],
 )
 async def test_retrainings_that_cannot_be_started(tmp_path: Path, spec: dict[str, Any], reason: str) -> None:

@@ -77,6 +77,7 @@ class TrainingPart:
                 launchers=launchers,
                 min_examples_per_class=settings.min_examples_per_class,
                 most_queued=settings.max_queued_retrainings,
+                may_promote=settings.mode != "latest",
             ),
             watching=self._watching,
             transforms=transforms,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Mapping
 
 from neurogate.v1 import training_pb2
@@ -17,6 +18,7 @@ from neurogate_gateway.records.filters import check_filter
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.run import Run
 from neurogate_gateway.records.starts import NewRun
+from neurogate_gateway.release_errors import ReleaseNotManagedError
 from neurogate_gateway.telemetry import log
 from neurogate_gateway.training_errors import (
     BaseVersionNotFoundError,
@@ -26,8 +28,6 @@ from neurogate_gateway.training_errors import (
 )
 
 from .stable import known_classes, stable_version
-
-__all__ = ["Retrainings"]
 
 
 class Retrainings:
@@ -40,6 +40,7 @@ class Retrainings:
         launchers: Those that are configured; the first is the default.
         min_examples_per_class: Fewer of a class are refused; 0 allows a retraining without any.
         most_queued: How many may wait.
+        may_promote: Whether this gateway manages the release.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Retrainings:
         launchers: Collection[str],
         min_examples_per_class: int,
         most_queued: int,
+        may_promote: bool,
     ) -> None:
         self._records = records
         self._catalog = catalog
@@ -58,6 +60,7 @@ class Retrainings:
         self._launchers = tuple(launchers)
         self._least = min_examples_per_class
         self._most_queued = most_queued
+        self._may_promote = may_promote
 
     async def start(
         self, asked: training_pb2.RetrainingSpec, *, request_id: str, actor: str, deadline: Deadline
@@ -77,6 +80,10 @@ class Retrainings:
         check_filter(spec.examples, field="spec.examples")
         _check_hyperparameters(spec.hyperparameters)
         spec.launcher = self._launcher(spec.launcher)
+        if spec.promote and not self._may_promote:
+            raise ReleaseNotManagedError(
+                "this gateway does not manage the release, so it can promote nothing", field="spec.promote"
+            )
         version = await stable_version(self._catalog, deadline)
         _check_classes(spec.examples.class_ids, version)
         await self._fill_base(spec, version)
@@ -91,7 +98,7 @@ class Retrainings:
         run, _ = await self._records.run(
             runs.create, new, most_queued=self._most_queued, check_counts=check_counts
         )
-        log(20, "retraining_queued", retraining=run.run_id, launcher=run.launcher, actor=actor)
+        log(logging.INFO, "retraining_queued", retraining=run.run_id, launcher=run.launcher, actor=actor)
         return run
 
     def _launcher(self, name: str) -> str:
