@@ -1,10 +1,21 @@
-"""The command line's parts put together: `neurogate classify | explain | versions | health | up | demo`."""
+"""The command line's parts put together."""
 
 from __future__ import annotations
 
 import typer
 
-from neurogate_client import cli_classify, cli_demo, cli_explain, cli_models, cli_up
+from neurogate_client import (
+    cli_classify,
+    cli_compare,
+    cli_demo,
+    cli_explain,
+    cli_health,
+    cli_release,
+    cli_retrain,
+    cli_up,
+    cli_upload,
+    cli_versions,
+)
 from neurogate_client.cli_common import EXIT_INTERRUPTED
 
 app = typer.Typer(
@@ -15,12 +26,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("classify")(cli_classify.classify)
-app.command("explain")(cli_explain.explain)
-app.command("versions")(cli_models.versions)
-app.command("health")(cli_models.health)
-app.command("up")(cli_up.up)
-app.command("demo")(cli_demo.demo)
+
+_ASK, _VERSIONS, _LEARN, _RUN = "Ask", "Versions and release", "Learn from new images", "Run it here"
+for _name, _command, _panel in (
+    ("classify", cli_classify.classify, _ASK),
+    ("explain", cli_explain.explain, _ASK),
+    ("health", cli_health.health, _ASK),
+    ("versions", cli_versions.versions, _VERSIONS),
+    ("release", cli_release.release, _VERSIONS),
+    ("evaluate", cli_compare.evaluate, _VERSIONS),
+    ("compare", cli_compare.compare, _VERSIONS),
+    ("canary", cli_release.canary, _VERSIONS),
+    ("shadow", cli_release.shadow, _VERSIONS),
+    ("promote", cli_release.promote, _VERSIONS),
+    ("rollback", cli_release.rollback, _VERSIONS),
+    ("feedback", cli_upload.feedback, _LEARN),
+    ("upload", cli_upload.upload, _LEARN),
+    ("retrain", cli_retrain.retrain, _LEARN),
+    ("up", cli_up.up, _RUN),
+    ("demo", cli_demo.demo, _RUN),
+):
+    app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(cli_retrain.runs_app, name="runs", rich_help_panel=_LEARN)
 
 
 def run() -> int:

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from neurogate_client.cli_common import VERDICT_STYLES, cell
-from neurogate_client.cli_models import interval
 from neurogate_client.cli_output import milliseconds
+from neurogate_client.cli_tables import interval
 from neurogate_client.client import Client
 from neurogate_client.demo_run import HeldOut
 from neurogate_client.results import Verdict

@@ -49,6 +49,7 @@ class FakeTraining:
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
         self.request_ids: dict[str, tuple[Any, Any]] = {}
+        self.arrived = threading.Event()
 
     def keep(self, item: pb.UploadExamplesRequest, data: bytes) -> pb.UploadedExample | status_pb2.Status:
         """Keeps one image, or says why not."""
@@ -138,6 +139,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                         grpc.StatusCode.INVALID_ARGUMENT, "UPLOAD_SEQUENCE_INVALID", "chunks out of order"
                     ),
                 )
+            training.arrived.set()
             first = first or message
             parts.append(message.data)
             if message.more:

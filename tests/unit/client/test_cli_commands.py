@@ -8,33 +8,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from neurogate_client import cli, cli_classify
+from neurogate_client import cli_classify
 from neurogate_client.cli_common import printable
+from neurogate_testing.command_line import Run
 from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, status, version
 from neurogate_testing.processes import free_port, running, script
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def neurogate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit status, stdout, stderr."""
-    monkeypatch.delenv("NEUROGATE_TARGET", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neurogate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

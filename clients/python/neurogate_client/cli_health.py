@@ -1,0 +1,35 @@
+"""`neurogate health`: whether the gateway takes work."""
+
+from __future__ import annotations
+
+import typer
+from rich.text import Text
+
+from neurogate_client.cli_common import (
+    DEFAULT_TARGET,
+    EXIT_FAILED,
+    TargetOption,
+    TimeoutOption,
+    TlsOption,
+    connected,
+    stdout,
+)
+from neurogate_client.results import HealthStatus
+
+SERVICES = ("", "neurogate.v1.ClassificationService", "neurogate.v1.ModelService")
+
+
+def health(
+    target: TargetOption = DEFAULT_TARGET, tls: TlsOption = None, timeout: TimeoutOption = 5.0
+) -> None:
+    """Tell whether the gateway takes work: exit status 0 if so, 1 if not, 3 if it cannot be asked."""
+    console = stdout()
+    with connected(target, tls, timeout) as client:
+        states = [client.health(each) for each in SERVICES]
+    for state in states:
+        style = "green" if state.serving else "red"
+        console.print(
+            Text.assemble((f"{state.status.value:15}", style), state.service or f"gateway at {target}")
+        )
+    if states[0].status is not HealthStatus.SERVING:
+        raise typer.Exit(EXIT_FAILED)

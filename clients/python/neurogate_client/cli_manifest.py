@@ -1,0 +1,108 @@
+"""What a version's manifest says about it, for people."""
+
+from __future__ import annotations
+
+from neurogate.v1 import manifest_pb2
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from neurogate_client.cli_common import cell
+from neurogate_client.cli_tables import facts, heading, interval, plain
+from neurogate_client.results_models import ModelVersion
+
+
+def detail(version: ModelVersion) -> RenderableType:
+    """A version with its manifest."""
+    known = facts(
+        ("model", version.model),
+        ("version", str(version.version)),
+        ("state", f"{version.state.value} {version.state_reason}".strip()),
+        ("labels", ", ".join(version.labels) or "none"),
+        ("manifest", version.manifest_digest),
+    )
+    if version.manifest is None:
+        return Group(known, Text("\nThe manifest has not been read yet.", style="dim"))
+    manifest = version.manifest
+    parts: list[RenderableType] = [known, *_quality(manifest), *_decisions(manifest), *_origin(manifest)]
+    if manifest.notice:
+        parts += [Text(), cell(manifest.notice, "italic")]
+    return Group(*parts)
+
+
+def _quality(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    metrics = manifest.metrics
+    figures = ("images", "precision", "recall", "F1", "ROC-AUC")
+    table = plain("class", *figures, right=set(figures))
+    names = {each.id: each.display_name for each in manifest.classes}
+    for each in metrics.per_class:
+        table.add_row(
+            cell(names.get(each.class_id, each.class_id)),
+            str(each.support),
+            *(f"{value:.3f}" for value in (each.precision, each.recall, each.f1, each.roc_auc)),
+        )
+    return [
+        heading(f"Quality on {metrics.support} held-out images"),
+        facts(
+            (
+                "accuracy",
+                interval(metrics),
+            ),
+            ("macro F1", f"{metrics.macro_f1:.3f}"),
+            ("macro ROC-AUC", f"{metrics.macro_roc_auc:.3f}"),
+            ("calibration error", f"{metrics.ece:.3f}"),
+            ("out-of-distribution AUROC", f"{metrics.ood_auroc:.3f}"),
+        ),
+        table,
+    ]
+
+
+def _decisions(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    limits, spec = manifest.thresholds, manifest.transform
+    method = limits.ood_method or "the score"
+    outside = (
+        f"{method} above {limits.out_of_distribution_above:.4g}"
+        if limits.HasField("out_of_distribution_above")
+        else "never"
+    )
+    return [
+        heading("Decisions"),
+        facts(
+            (
+                "ABSTAIN",
+                f"probability below {limits.abstain_below:.3f} (target risk {limits.target_risk:.1%})",
+            ),
+            ("OUT_OF_DISTRIBUTION", outside),
+            ("temperature", f"{manifest.calibration.temperature:.3f}"),
+            (
+                "input",
+                f"{spec.width} x {spec.height}; {', '.join(spec.formats)}; transform {spec.revision}",
+            ),
+        ),
+    ]
+
+
+def _origin(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    line = manifest.lineage
+    parent = (
+        [("warm start from", f"version {line.parent_version}")] if line.HasField("parent_version") else []
+    )
+    return [
+        heading("Origin"),
+        facts(
+            ("published", f"{manifest.created_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"),
+            ("run", line.run_id),
+            ("data set", f"{line.dataset} {line.dataset_digest[:12]}".strip()),
+            (
+                "images",
+                f"{line.splits.train} training, {line.splits.validation} validation, {line.splits.test} test",
+            ),
+            ("initial weights", f"{line.base_weights} {line.base_weights_digest[:12]}".strip()),
+            *parent,
+            ("source commit", line.source_commit or "unknown"),
+            ("packages", ", ".join(f"{name} {number}" for name, number in sorted(line.packages.items()))),
+            (
+                "settings",
+                ", ".join(f"{name}={value}" for name, value in sorted(line.hyperparameters.items())),
+            ),
+        ),
+    ]

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from neurogate.v1 import model_pb2
+from neurogate_testing.command_line import Run
+from neurogate_testing.fake_gateway import CLASSES, FakeGateway, version
+from neurogate_testing.fake_release import gate_report
+from neurogate_testing.processes import running, script
+
+
+@pytest.fixture(autouse=True)
+def three_versions(gateway: FakeGateway) -> None:
+    gateway.script.versions = [
+        version(3, state="REJECTED"),
+        version(2, labels=("candidate",)),
+        version(1, labels=("stable",)),
+    ]
+    gateway.script.release.labels = {"stable": 1, "candidate": 2}
+
+
+def test_versions_show_the_gate_and_each_server(neurogate: Run, gateway: FakeGateway) -> None:
+    candidate = gateway.script.versions[1]
+    candidate.gate.CopyFrom(gate_report(2, accepted=False))
+    candidate.backends.add(address="10.0.0.7:8500", state="MODEL_VERSION_STATE_READY")
+    candidate.backends.add(
+        address="10.0.0.8:8500", state="MODEL_VERSION_STATE_REJECTED", state_reason="weights differ"
+    )
+    code, out, _ = neurogate("versions", "-t", gateway.address)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0][:5] == ["version", "state", "servers", "labels", "gate"]
+    assert lines[2][:5] == ["2", "READY", "1/2", "candidate", "refused"]
+    assert "version 2 at 10.0.0.8:8500: REJECTED weights differ" in out
+    assert "version 2, gate: recall of glioma 62.0 %, at least 80.0 %" in out
+    _, out, _ = neurogate("versions", 2, "-t", gateway.address)
+    assert "recall_floor.glioma" in out
+
+
+@pytest.mark.parametrize("columns", [30, 60, 90])
+def test_narrow_terminals_leave_columns_out_and_cut_no_line(
+    neurogate: Run, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = neurogate("versions", "-t", gateway.address)
+    header, *rows = out.splitlines()
+    assert header.split()[:3] == ["version", "state", "labels"]
+    assert len(rows) == 3
+    assert "…" not in out
+    assert ("manifest" in header) == (columns == 90)
+
+
+def test_watching_as_lines_and_as_json(gateway: FakeGateway) -> None:
+    for option, first, change in (
+        ([], r"version 3 REJECTED", r"version 4 LOADING"),
+        (["--json"], r'"version": 3, "state": "REJECTED"', r'"version": 4, "state": "LOADING"'),
+    ):
+        command = [script("neurogate"), "versions", "--watch", *option, "--target", gateway.address]
+        with running(command, env={"PYTHONUNBUFFERED": "1"}) as process:
+            process.wait_for(first)
+            process.wait_for("candidate")
+            gateway.script.release.announce(version=version(4, state="LOADING"))
+            process.wait_for(change)
+            assert process.stop() == 130
+
+
+def test_promote_shows_the_gates_findings(neurogate: Run, gateway: FakeGateway) -> None:
+    code, out, _ = neurogate("promote", 2, "--reason", "better", "-t", gateway.address)
+    assert code == 0
+    assert "gate: version 2 against version 1 accepted" in out
+    assert "min_accuracy" in out
+    assert "promote: stable 1 → 2, previous - → 1" in out
+    (change,) = gateway.script.release.changes
+    assert (change.reason, change.forced) == ("better", False)
+
+
+def test_a_refused_promotion_shows_why_and_can_be_forced(neurogate: Run, gateway: FakeGateway) -> None:
+    report = gate_report(2, accepted=False)
+    gateway.script.release.reports[2] = report
+    gateway.script.versions[1].gate.CopyFrom(report)
+    code, out, err = neurogate("promote", 2, "-t", gateway.address)
+    assert code == 1
+    assert "recall of glioma 62.0 %, at least 80.0 %" in out
+    assert "the gate refuses version 2: recall_floor.glioma" in err
+    assert "--force with a --reason overrules it" in err
+    code, _, err = neurogate("promote", 2, "--force", "-t", gateway.address)
+    assert (code, "--force wants a --reason" in err) == (2, True)
+    code, out, _ = neurogate("promote", 2, "--force", "-m", "agreed", "--json", "-t", gateway.address)
+    assert code == 0
+    assert json.loads(out)["change"]["forced"] is True
+
+
+def test_rollback(neurogate: Run, gateway: FakeGateway) -> None:
+    code, _, err = neurogate("rollback", "-t", gateway.address)
+    assert code == 1
+    assert "NOTHING_TO_ROLL_BACK" in err
+    gateway.script.release.labels = {"stable": 2, "previous": 1}
+    code, out, _ = neurogate("rollback", "-t", gateway.address)
+    assert code == 0
+    assert "rollback: stable 2 → 1, previous 1 → 2" in out
+
+
+def test_canary_and_shadow_leave_each_other_alone(neurogate: Run, gateway: FakeGateway) -> None:
+    release = gateway.script.release
+    assert neurogate("shadow", 2, "-t", gateway.address)[0] == 0
+    code, out, _ = neurogate("canary", "12.5%", "-t", gateway.address)
+    assert code == 0
+    assert "canary - → 2" in out
+    assert (release.labels["canary"], release.labels["shadow"], release.canary_percent) == (2, 2, 12.5)
+    assert neurogate("canary", "50", "-t", gateway.address)[0] == 0
+    assert (release.labels["canary"], release.canary_percent) == (2, 50)
+    assert neurogate("shadow", "off", "-t", gateway.address)[0] == 0
+    assert (release.labels["canary"], release.canary_percent, "shadow" in release.labels) == (2, 50, False)
+    assert neurogate("canary", "off", "-t", gateway.address)[0] == 0
+    assert "canary" not in release.labels
+
+
+def test_the_agreement_of_the_shadow(neurogate: Run, gateway: FakeGateway) -> None:
+    code, _, err = neurogate("shadow", "-t", gateway.address)
+    assert (code, "no shadow" in err) == (1, True)
+    gateway.script.release.labels["shadow"] = 2
+    gateway.script.release.agreement = model_pb2.ShadowAgreement(
+        stable_version=1, shadow_version=2, class_ids=["glioma", "notumor"], counts=[8, 1, 0, 3], compared=12
+    )
+    code, out, _ = neurogate("shadow", "-t", gateway.address)
+    assert code == 0
+    assert "91.7%" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["glioma", "8", "1"] in rows
+    assert ["notumor", "0", "3"] in rows
+    _, out, _ = neurogate("shadow", "--json", "-t", gateway.address)
+    assert json.loads(out)["counts"] == [[8, 1], [0, 3]]
+
+
+def test_the_release_on_one_page(neurogate: Run, gateway: FakeGateway) -> None:
+    neurogate("promote", 2, "-m", "better on glioma", "-t", gateway.address)
+    gateway.script.release.guards.append(
+        model_pb2.GuardState(
+            name="latency", version=2, value=36, limit=40, breaches=1, breaches_to_fire=3, images=412
+        )
+    )
+    code, out, _ = neurogate("release", "-t", gateway.address)
+    assert code == 0
+    assert out.splitlines()[0].split() == ["stable", "2", "previous", "1", "mode", "manual"]
+    assert "latency" in out
+    assert "1 of 3" in out
+    assert "stable 1→2, candidate 2→-, previous -→1" in out
+    assert "better on glioma" in out
+    _, out, _ = neurogate("release", "--json", "--changes", 1, "-t", gateway.address)
+    assert [each["action"] for each in json.loads(out)["changes"]] == ["PROMOTE"]
+
+
+def test_evaluate_tells_by_its_status(neurogate: Run, gateway: FakeGateway) -> None:
+    code, out, _ = neurogate("evaluate", 2, "-t", gateway.address)
+    assert code == 0
+    assert "93.0%" in out
+    gateway.script.release.reports[2] = gate_report(2, accepted=False)
+    code, out, _ = neurogate("evaluate", 2, "--json", "-t", gateway.address)
+    assert code == 1
+    assert json.loads(out)["accepted"] is False
+
+
+def test_compare_puts_figures_and_answers_side_by_side(
+    neurogate: Run, gateway: FakeGateway, tmp_path: Path
+) -> None:
+    gateway.script.versions[1].manifest.metrics.accuracy = 0.9625
+    gateway.script.other_opinion = {2: {b"glioma 1": "notumor"}}
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            (tmp_path / name / f"{number}.jpg").write_bytes(f"{name} {number}".encode())
+    code, out, _ = neurogate("compare", 1, 2, tmp_path, "-t", gateway.address)
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert ["accuracy", "91.2%", "96.2%", "+5.0%"] in rows
+    assert "the same class for 7 of 8 (87.5%)" in out
+    assert "version 1 8 (100.0%), version 2 7 (87.5%) of 8" in out
+    assert ["glioma/1.jpg", "glioma", "91.0%", "notumor", "91.0%"] in rows
+    (tmp_path / "glioma" / "z.jpg").write_bytes(b"corrupt")
+    code, out, err = neurogate("compare", 1, 2, tmp_path, "--json", "-t", gateway.address)
+    assert code == 1
+    assert "IMAGE_CORRUPT" in err
+    found = json.loads(out)["agreement"]
+    assert (found["compared"], found["same"], found["failed"]) == (8, 7, 1)
+    assert [each["image"] for each in found["disagreements"]] == ["glioma/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["versions", "1", "--watch"], "leave out the number"),
+        (["canary", "ten"], "neither a share"),
+        (["canary", "0%"], "neither a share"),
+        (["canary", "101%"], "neither a share"),
+        (["canary", "off", "2"], "takes no version"),
+        (["shadow", "new"], "neither a version number"),
+        (["promote", "0"], "Invalid value"),
+        (["compare", "1", "2", "/no/such/folder"], "is no folder"),
+    ],
+)
+def test_wrong_use(neurogate: Run, arguments: list[str], message: str) -> None:
+    code, out, err = neurogate(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from neurogate_testing.command_line import Run
+from neurogate_testing.fake_gateway import CLASSES, FakeGateway, version
+from neurogate_testing.fake_release import gate_report
+from neurogate_testing.fake_training import FakeTraining, success
+from neurogate_testing.processes import running, script
+
+
+@pytest.fixture(autouse=True)
+def stable(gateway: FakeGateway) -> None:
+    gateway.script.versions = [version(1, labels=("stable",))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in CLASSES:
+        (tmp_path / "new" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "new" / name / f"{number}.jpg").write_bytes(f"{name} {number}".encode())
+    return tmp_path / "new"
+
+
+def test_upload_sums_up_by_class(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
+    (folder / "glioma" / "copy.jpg").write_bytes(b"glioma 0")
+    (folder / "glioma" / "bad.jpg").write_bytes(b"corrupt")
+    code, out, err = neurogate("upload", folder, "-t", gateway.address)
+    assert code == 1
+    rows = [line.split() for line in out.splitlines()]
+    assert ["glioma", "3", "1", "1", "3"] in rows
+    assert ["notumor", "3", "0", "0", "3"] in rows
+    assert "glioma/bad.jpg: IMAGE_CORRUPT: the image is corrupt" in err
+    assert len(gateway.script.training.examples) == 12
+    assert gateway.script.training.examples[next(iter(gateway.script.training.examples))].name.endswith(
+        ".jpg"
+    )
+
+
+def test_a_second_upload_sends_only_what_is_new(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
+    assert neurogate("upload", folder, "-t", gateway.address)[0] == 0
+    (folder / "notumor" / "9.jpg").write_bytes(b"notumor 9")
+    gateway.script.training.largest_message = 0
+    code, out, _ = neurogate("upload", folder, "--json", "-t", gateway.address)
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["kept"] == {"notumor": 1}
+    assert summary["duplicates"] == dict.fromkeys(CLASSES, 3)
+    assert summary["total_by_class"]["notumor"] == 4
+
+
+def test_an_image_that_changed_its_class_is_refused_by_the_gateway(
+    neurogate: Run, gateway: FakeGateway, folder: Path
+) -> None:
+    neurogate("upload", folder, "-t", gateway.address)
+    (folder / "notumor" / "moved.jpg").write_bytes(b"glioma 0")
+    code, _, err = neurogate("upload", folder, "-t", gateway.address)
+    assert code == 1
+    assert "EXAMPLE_CONFLICT: kept as glioma already" in err
+
+
+def test_an_interrupted_upload_says_how_to_go_on(gateway: FakeGateway, folder: Path) -> None:
+    gateway.script.gate.clear()
+    command = [script("neurogate"), "upload", str(folder), "--target", gateway.address]
+    with running(command) as process:
+        gateway.script.training.arrived.wait(30)
+        assert process.stop(signal.SIGINT) == 130
+    assert "the same command goes on from here" in process.output
+    assert "Traceback" not in process.output
+
+
+def test_feedback(neurogate: Run, gateway: FakeGateway) -> None:
+    code, out, _ = neurogate("feedback", "p1", "notumor", "-m", "second look", "-t", gateway.address)
+    assert (code, out) == (0, "noted: the answer had been wrong; it became example eeeeeeeeeeee\n")
+    assert neurogate("feedback", "p1", "--not-mri", "-t", gateway.address)[0] == 0
+    first, second = gateway.script.training.feedback.values()
+    assert (first.class_id, first.comment, second.not_mri) == ("notumor", "second look", True)
+    code, _, err = neurogate("feedback", "gone", "glioma", "-t", gateway.address)
+    assert code == 1
+    assert "PREDICTION_NOT_FOUND" in err
+
+
+def test_retrain_follows_to_the_end(neurogate: Run, gateway: FakeGateway) -> None:
+    gateway.script.training.script = success
+    code, out, _ = neurogate("retrain", "--set", "head_epochs=2", "--promote", "-t", gateway.address)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "retraining r1 from version 1"
+    assert lines[1:9] == [
+        "QUEUED",
+        "RUNNING",
+        "phase fine-tune: 20 batches",
+        "fine-tune 20/20 epoch 2 loss 0.25",
+        "best epoch 2",
+        "EVALUATING",
+        "PUBLISHING",
+        "SUCCEEDED",
+    ]
+    assert "gate: version 2 against version 1 accepted" in out
+    assert lines[-1] == "retraining r1 SUCCEEDED after 2:00: version 2"
+    spec = gateway.script.training.runs["r1"].spec
+    assert (spec.warm_start_version, dict(spec.hyperparameters), spec.promote) == (
+        1,
+        {"head_epochs": "2"},
+        True,
+    )
+
+
+@pytest.mark.parametrize("end", ["REFUSED", "FAILED", "CANCELLED"])
+def test_other_ends_are_exit_status_1(neurogate: Run, gateway: FakeGateway, end: str) -> None:
+    def script(training: FakeTraining, run: object) -> None:
+        training.move("r1", "RUNNING")
+        more = {
+            "REFUSED": {"version": 2, "gate": gate_report(2, accepted=False)},
+            "FAILED": {"error": "a\nb"},
+        }
+        training.move("r1", end, **more.get(end, {}))
+
+    gateway.script.training.script = script
+    code, out, _ = neurogate("retrain", "--from-scratch", "-t", gateway.address)
+    assert code == 1
+    assert f"retraining r1 {end} after 2:00" in out
+    assert ("  a\n  b" in out) == (end == "FAILED")
+    assert ("recall of glioma 62.0 %" in out) == (end == "REFUSED")
+    assert gateway.script.training.runs["r1"].spec.from_scratch
+
+
+def test_detached_retrainings_are_listed_watched_and_cancelled(neurogate: Run, gateway: FakeGateway) -> None:
+    code, out, err = neurogate("retrain", "--detach", "--class", "glioma", "-t", gateway.address)
+    assert (code, out) == (0, "r1\n")
+    assert "runs watch r1" in err
+    assert list(gateway.script.training.runs["r1"].spec.examples.class_ids) == ["glioma"]
+    code, out, _ = neurogate("runs", "-t", gateway.address)
+    assert code == 0
+    assert out.splitlines()[1].split()[:2] == ["r1", "QUEUED"]
+    code, out, _ = neurogate("runs", "cancel", "r1", "-m", "wrong data", "-t", gateway.address)
+    assert (code, out) == (0, "retraining r1 CANCELLED\n")
+    code, out, _ = neurogate("runs", "watch", "r1", "--json", "-t", gateway.address)
+    assert code == 1
+    assert [json.loads(line)["state"] for line in out.splitlines()] == ["QUEUED", "CANCELLED"]
+    _, out, _ = neurogate("runs", "--state", "cancelled", "--json", "-t", gateway.address)
+    assert [each["retraining_id"] for each in json.loads(out)] == ["r1"]
+    code, out, err = neurogate("runs", "--state", "failed", "-t", gateway.address)
+    assert (code, out, "no retrainings" in err) == (0, "", True)
+    assert neurogate("runs", "watch", "r9", "-t", gateway.address)[0] == 1
+
+
+def test_ctrl_c_stops_following_and_not_the_run(gateway: FakeGateway) -> None:
+    command = [script("neurogate"), "retrain", "--target", gateway.address]
+    with running(command, env={"PYTHONUNBUFFERED": "1"}) as process:
+        process.wait_for("QUEUED")
+        assert process.stop(signal.SIGINT) == 130
+    assert "The retraining goes on." in process.output
+    assert "runs cancel r1" in process.output
+    assert "Traceback" not in process.output
+    assert gateway.script.calls.count("CancelRetraining") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["upload", "/no/such/folder"], "cannot read the folder /no/such/folder"),
+        (["feedback", "p1"], "give either the right class, or --not-mri"),
+        (["feedback", "p1", "glioma", "--not-mri"], "give either the right class, or --not-mri"),
+        (["retrain", "--set", "epochs"], "expected NAME=VALUE"),
+        (["retrain", "--from", "1", "--from-scratch"], "exclude each other"),
+        (["runs", "--state", "asleep"], "Invalid value"),
+        (["runs", "watch"], "Missing argument"),
+    ],
+)
+def test_wrong_use(neurogate: Run, arguments: list[str], message: str) -> None:
+    code, out, err = neurogate(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_loose_images_have_no_class(neurogate: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    code, _, err = neurogate("upload", tmp_path)
+    assert code == 2
+    assert "lies in no class folder" in err
