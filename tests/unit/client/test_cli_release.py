@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_watching_as_lines_and_as_json(gateway: FakeGateway) -> None:
             process.wait_for("candidate")
             gateway.script.release.announce(version=version(4, state="LOADING"))
             process.wait_for(change)
-            assert process.stop() == 130
+            assert process.stop(signal.SIGINT) == 130
 
 
 def test_promote_shows_the_gates_findings(neurogate: Run, gateway: FakeGateway) -> None:
