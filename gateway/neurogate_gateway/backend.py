@@ -119,11 +119,13 @@ class TensorFlowServing:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 1_000),
                 ("grpc.max_reconnect_backoff_ms", 1_000),
-                # Finds servers that hang, which a busy one does not: its transport still answers. Polls come
-                # more often than that, so that pings are sent only when nothing comes back, and the server's
-                # limit on idle pings is never met.
-                ("grpc.keepalive_time_ms", 1_000),
-                ("grpc.keepalive_timeout_ms", 800),
+                # Finds servers that hang, which busy ones do not: their transport still answers. Nothing else
+                # sends pings, and polls come more often, so there are some only when nothing comes back, and
+                # the server's limit on idle pings is never met.
+                ("grpc.keepalive_time_ms", 900),
+                ("grpc.keepalive_timeout_ms", 1_000),
+                ("grpc.http2.ping_timeout_ms", 1_000),
+                ("grpc.http2.bdp_probe", 0),
                 # A proxy in the environment is for the web, not for the neighbour.
                 ("grpc.enable_http_proxy", 0),
             ],

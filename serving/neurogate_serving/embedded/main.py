@@ -77,6 +77,10 @@ def _serve(flags: Flags) -> int:
     received = None
     while received is None and not failure:
         received = signal.sigtimedwait(signals, _POLL_SECONDS)
+        # After a stop and a continuation that lasted longer than the poll, CPython returns a signal that
+        # nobody sent.
+        if received is not None and received.si_signo not in signals:
+            received = None
     if received is not None:
         _log.info("stopping on %s", signal.Signals(received.si_signo).name)
     server.stop()

@@ -58,8 +58,8 @@ class ServerProcess(Protocol):
 class EmbeddedServer:
     """The embedded model server in a process of its own."""
 
-    def __init__(self, flags: Sequence[str], folder: Path) -> None:
-        port = reserve_port()
+    def __init__(self, flags: Sequence[str], folder: Path, *, port: int = 0) -> None:
+        port = port or reserve_port()
         self.address = f"127.0.0.1:{port}"
         self.log = folder / "server.log"
         _FORK_SERVER.set_forkserver_preload(["neurogate_testing.serving_preload"])
@@ -72,6 +72,11 @@ class EmbeddedServer:
     def pid(self) -> int:
         assert self._process.pid is not None
         return self._process.pid
+
+    def kill(self) -> None:
+        """Ends it as `kill -9` does."""
+        self._process.kill()
+        self._process.join()
 
     def exit_status(self) -> int | None:
         return self._process.exitcode
