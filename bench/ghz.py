@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from neurogate_bench import machine, payloads, results
+from neurogate_bench import machine, payloads
 from neurogate_bench.context import Context
-from neurogate_bench.session import open_context, result_of
+from neurogate_bench.session import add_output_arguments, open_context, own_gateway, result_of
+from report import publish
 
 VERSION = "v0.121.0"
 QUESTION = "What does the usual load tool for gRPC see? One run of each configuration in bench/ghz."
@@ -73,6 +74,12 @@ def percentiles(report: dict[str, Any]) -> dict[int, float]:
     return {entry["percentage"]: entry["latency"] / 1e6 for entry in distribution}
 
 
+def images_of(method: str) -> int:
+    """Pictures in one request of a method, as `payloads` makes them."""
+    name = method.rpartition("/")[2].rpartition(".")[2]
+    return {"BatchClassify": payloads.BATCH_SIZE, "StreamClassify": payloads.STREAM_LENGTH}.get(name, 1)
+
+
 def book(context: Context, report: dict[str, Any]) -> None:
     """One report's figures into the record."""
     record, name = context.record, report["name"]
@@ -82,6 +89,7 @@ def book(context: Context, report: dict[str, Any]) -> None:
     record.add(name, "requests", "", count)
     record.add(name, "not OK", "", count - good)
     record.add(name, "rate", "requests/s", report["rps"])
+    record.add(name, "images", "images/s", report["rps"] * images_of(report["options"]["call"]))
     for percent in (50, 90, 99):
         record.add(name, f"p{percent}", "ms", latencies.get(percent, float("nan")))
     record.checks["requests"] += count
@@ -104,6 +112,7 @@ def main() -> int:
     )
     parser.add_argument("--address", help="HOST:PORT of a gateway that runs already")
     parser.add_argument("--image", type=Path, nargs="*", help="pictures to send instead of drawn ones")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.configuration) - set(everything)):
         parser.error(f"no configuration is named {', '.join(unknown)}; there are {', '.join(everything)}")
@@ -115,7 +124,7 @@ def main() -> int:
         payloads.write_payloads([path.read_bytes() for path in pictures], REPORTS)
         context.begin("ghz")
         began, started_at = time.monotonic(), machine.now()
-        address = arguments.address or str(context.gateway().job["target"])
+        address = arguments.address or own_gateway(context)
         for name in arguments.configuration or everything:
             context.say(f"ghz {name}")
             disturbance = context.disturbance()
@@ -146,7 +155,7 @@ def main() -> int:
                 began=began,
                 load_average=about["load_average"],
             )
-            results.save(result, machine.ROOT / "bench" / "results")
+            publish(result, arguments)
     finally:
         context.close()
     return 1 if failed else 0

@@ -113,7 +113,8 @@ def main() -> None:
         commands={"all": "python bench/model_server_parallel.py"},
         figures=[ratio, *(figure(f"{n} client(s)", "throughput", "1/s", rates[n]) for n in rates)],
         checks={},
-        targets=[results.target("two clients to one", ">=", 1.6, ratio["median"], "x")],
+        # Only two free cores can be twice as fast as one.
+        targets=[results.target("two clients to one", ">=", 1.6, ratio["median"], "x", absolute=True)],
         notes=[
             "The model multiplies matrices on one thread. The clients run on the same cores as the server.",
             "Rounds with one client and with two alternate.",

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from neurogate_bench import machine, plots, results, tables
-from neurogate_bench.record import BUSY_LIMIT, FOREIGN_LIMIT, LATE_LIMIT_MS
+from neurogate_bench.record import BUSY_LIMIT, FOREIGN_LIMIT, LATE_LIMIT_MS, is_disturbed
 from neurogate_bench.results import Result, Target
-from neurogate_bench.session import read_scenarios
+from neurogate_bench.session import RESULTS, read_scenarios
 
 HERE = Path(__file__).resolve().parent
 FINDINGS = HERE / "findings.md"
@@ -43,11 +43,6 @@ def machine_section(found: dict[str, Result]) -> str:
     return "\n".join([*lines, ""])
 
 
-def is_disturbed(result: Result) -> bool:
-    """Whether other programs took more of the cores than times and rates can stand."""
-    return float(result["checks"].get("other_programs", {}).get("mean", 0.0)) > FOREIGN_LIMIT
-
-
 def verdict(result: Result, entry: Target) -> str:
     """Met, or missed and by how much; see the page's introduction for what a disturbed scenario can tell."""
     if result["void"]:
@@ -61,7 +56,7 @@ def verdict(result: Result, entry: Target) -> str:
         distance = f"**missed** by {tables.number(100 * short)} %"
     else:
         distance = f"**missed** by {tables.number(abs(entry['value']))}"
-    return f"{distance}, disturbed" if entry["absolute"] and is_disturbed(result) else distance
+    return f"{distance}, disturbed" if entry["absolute"] and is_disturbed(result["checks"]) else distance
 
 
 def target_section(found: dict[str, Result]) -> str:
@@ -89,7 +84,7 @@ def disturbance_sentence(result: Result) -> str:
     text = f"other programs took {others['mean']:.0%} of the cores on average, {others['worst']:.0%} at worst"
     if niceness := result["checks"].get("niceness"):
         text += f", and went first (niceness {niceness})"
-    return f"**disturbed**: {text}" if is_disturbed(result) else text
+    return f"**disturbed**: {text}" if is_disturbed(result["checks"]) else text
 
 
 def scenario_section(result: Result, pictures: list[str]) -> str:
@@ -133,6 +128,8 @@ def write_report(folder: Path, docs: Path) -> Path:
     parts = [INTRODUCTION.read_text().format(**limits)]
     if found:
         parts += [machine_section(found), target_section(found)]
+        if picture := plots.draw_targets(found, docs / "images"):
+            parts.append(f"![All targets](images/{picture})\n")
     else:
         parts.append("There are no results yet: run `make bench`.\n")
     parts += [scenario_section(result, plots.draw(result, docs / "images")) for result in found.values()]
@@ -144,10 +141,17 @@ def write_report(folder: Path, docs: Path) -> Path:
     return page
 
 
+def publish(result: Result, arguments: argparse.Namespace) -> None:
+    """Saves a result where the tool's arguments say, and makes the page anew unless they say not to."""
+    print(machine.relative(str(results.save(result, arguments.results))))
+    if not arguments.no_report:
+        write_report(arguments.results, machine.ROOT / "docs")
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder with the JSON files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the JSON files")
     parser.add_argument("--docs", type=Path, default=machine.ROOT / "docs", help="folder to write to")
     arguments = parser.parse_args()
     print(machine.relative(str(write_report(arguments.results, arguments.docs))))

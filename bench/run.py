@@ -8,15 +8,12 @@ import signal
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 from neurogate_bench import machine, results
 from neurogate_bench.context import Context
 from neurogate_bench.scenarios import KINDS
-from neurogate_bench.session import open_context, read_scenarios, result_of
-
-HERE = Path(__file__).resolve().parent
+from neurogate_bench.session import add_output_arguments, open_context, read_scenarios, result_of
 
 
 def _arguments(scenarios: dict[str, dict[str, Any]]) -> argparse.Namespace:
@@ -27,8 +24,7 @@ def _arguments(scenarios: dict[str, dict[str, Any]]) -> argparse.Namespace:
         "--seconds", type=float, help="instead of each scenario's own seconds of load per run"
     )
     parser.add_argument("--minutes", type=float, help="of the soak")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the JSON files")
-    parser.add_argument("--no-report", action="store_true", help="leave docs/performance.md as it is")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.scenario) - scenarios.keys()):
         parser.error(f"no scenario is named {', '.join(unknown)}; there are {', '.join(scenarios)}")

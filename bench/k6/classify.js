@@ -1,5 +1,5 @@
 // Classify at a constant rate of arrivals: an open loop, so a slow answer does not slow the next request down.
-//   k6 run --env TARGET=localhost:50051 --env IMAGE=slice.jpg --env RATE=40 --env DURATION=10s bench/k6/classify.js
+//   k6 run --env TARGET=localhost:50051 --env IMAGE=$PWD/slice.jpg --env RATE=40 --env DURATION=10s bench/k6/classify.js
 import encoding from "k6/encoding";
 import grpc from "k6/net/grpc";
 import { check } from "k6";
@@ -37,8 +37,8 @@ export default function () {
   const answered = check(reply, { "status is OK": (found) => found && found.status === grpc.StatusOK });
   if (answered) {
     const best = reply.message.classification.scores[0];
-    const found = best.classId + " of version " + reply.message.model.version;
-    // Every user sends the same picture, so the first answer is everyone's.
+    const found = best.classId + " " + best.probability.toFixed(3) + " of version " + reply.message.model.version;
+    // A user sends the same picture every time, so the first answer is the right one.
     expected = expected || found;
     if (found !== expected) wrong.add(1);
   }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
-from neurogate.v1 import classification_pb2
+from neurogate.v1 import classification_pb2, model_pb2, training_pb2
 
 from neurogate_bench.machine import ROOT
-from neurogate_bench.processes import installed
 
 FOLDER = ROOT / "build" / "bench" / "ghz"
 STREAM_LENGTH = 64
@@ -47,6 +47,22 @@ def write_payloads(images: list[bytes], folder: Path = FOLDER) -> None:
     (folder / "classify.bin").write_bytes(delimited(single))
     (folder / "batch.bin").write_bytes(delimited([pb.BatchClassifyRequest(items=items)]))
     (folder / "stream.bin").write_bytes(delimited(stream))
-    command = [installed("buf"), "build", "--path", "proto/neurogate", "--exclude-source-info"]
-    output = str(folder / "neurogate.protoset")
-    subprocess.run([*command, "--as-file-descriptor-set", "-o", output], cwd=ROOT, check=True)
+    (folder / "neurogate.protoset").write_bytes(protoset().SerializeToString())
+
+
+def protoset() -> FileDescriptorSet:
+    """The contract with all that it imports, each file after those that it needs; taken from the stubs, so
+    that no compiler and no copy of what is imported is needed."""
+    found: dict[str, FileDescriptor] = {}
+
+    def add(file: FileDescriptor) -> None:
+        for needed in file.dependencies:
+            add(needed)
+        found.setdefault(file.name, file)
+
+    for module in (classification_pb2, model_pb2, training_pb2):
+        add(module.DESCRIPTOR)
+    descriptors = FileDescriptorSet()
+    for file in found.values():
+        file.CopyToProto(descriptors.file.add())
+    return descriptors

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,11 +12,13 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
-from neurogate_bench.results import Result
+from neurogate_bench.record import is_disturbed
+from neurogate_bench.results import Result, Target
 from neurogate_bench.stats import Figure
 
-INK, SOFT, OURS, THEIRS, WARN = "#1f2933", "#9aa5b1", "#0b7285", "#adb5bd", "#c92a2a"
+INK, SOFT, OURS, THEIRS, WARN, AMBER = "#1f2933", "#9aa5b1", "#0b7285", "#adb5bd", "#c92a2a", "#e8910c"
 _STYLE = {
     "font.size": 10,
     "axes.edgecolor": SOFT,
@@ -49,6 +52,54 @@ def draw(result: Result, folder: Path) -> list[str]:
     return names
 
 
+def draw_targets(found: Mapping[str, Result], folder: Path) -> str | None:
+    """All promises in one picture: how many times better or worse than promised; None without any."""
+    entries = [
+        (result, entry)
+        for result in found.values()
+        for entry in result["targets"]
+        if _margin(entry, entry["value"]) is not None
+    ][::-1]
+    if not entries:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(_STYLE):
+        picture, axes = plt.subplots(figsize=(7.2, 0.6 + 0.27 * len(entries)))
+        for place, (result, entry) in enumerate(entries):
+            colour = _verdict_colour(result, entry)
+            margins = [_margin(entry, value) for value in [entry["value"], *entry["spread"]]]
+            known = [margin for margin in margins if margin is not None]
+            axes.plot([min(known), max(known)], [place, place], color=colour, linewidth=1.5)
+            axes.plot(known[0], place, "o", color=colour)
+        axes.axvline(1, color=INK, linewidth=1)
+        names = [f"{result['scenario']}: {entry['name']}" for result, entry in entries]
+        axes.set_yticks(range(len(entries)), names, fontsize=8)
+        for text, colour in (("met", OURS), ("missed", WARN), ("missed, disturbed", AMBER), ("void", SOFT)):
+            axes.plot([], [], "o", color=colour, label=text)
+        axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.3, 1.0))
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("times better than promised (right of 1: met)")
+        picture.savefig(folder / "perf-targets.png", metadata={"Software": None})
+        plt.close(picture)
+    return "perf-targets.png"
+
+
+def _verdict_colour(result: Result, entry: Target) -> str:
+    if result["void"]:
+        return SOFT
+    if entry["met"]:
+        return OURS
+    return AMBER if entry["absolute"] and is_disturbed(result["checks"]) else WARN
+
+
+def _margin(entry: Target, value: float) -> float | None:
+    """How many times better than its limit a value is; None where that is no number."""
+    if not entry["limit"] or not value or not math.isfinite(value) or value < 0:
+        return None
+    return value / entry["limit"] if entry["comparison"] == ">=" else entry["limit"] / value
+
+
 def _title(result: Result) -> str:
     backend = "" if result["backend"] == "none" else f" ({result['backend']} backend)"
     return f"{result['title']}{backend}"
@@ -74,6 +125,9 @@ def _bars(metric: str, label: str, *, ours: tuple[str, ...] = ("gateway", "expor
         axes.set_xlabel(label)
         axes.set_title(_title(result))
         axes.margins(x=0.14)
+        picture = axes.get_figure(root=True)
+        assert picture is not None
+        picture.set_figheight(0.9 + 0.32 * len(names))
 
     return drawing
 
@@ -89,6 +143,9 @@ def _rates(result: Result, axes: Axes) -> None:
     limit = result["settings"]["latency_limit_ms"]
     axes.axhline(limit, color=WARN, linestyle="--", linewidth=1, label=f"limit {limit} ms")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("arrivals per second")
     axes.set_ylabel("ms")
     axes.set_title(_title(result))
@@ -124,14 +181,17 @@ def _timeline(result: Result, axes: Axes) -> None:
 def _memory(result: Result, axes: Axes) -> None:
     samples = result["details"]["samples"]
     minutes = [sample["minutes"] for sample in samples]
-    axes.plot(minutes, [sample["gateway_mib"] for sample in samples], color=OURS, label="gateway")
+    axes.plot(minutes, [sample["gateway_mib"] for sample in samples], color=OURS)
     axes.set_xlabel("minutes")
-    axes.set_ylabel("resident memory, MiB")
+    axes.set_ylabel("gateway's resident memory, MiB")
     axes.set_ylim(bottom=0)
     axes.set_title(_title(result))
 
 
 _DRAWINGS: dict[str, dict[str, Drawing]] = {
+    "null": {"": _bars("gateway CPU", "gateway's CPU-ms per image", ours=("unary", "stream"))},
+    "offline": {"": _bars("throughput", "images per second", ours=("1", "4"))},
+    "batch": {"": _bars("throughput", "images per second, one caller", ours=("batches",))},
     "network": {"": _bars("CPU", "CPU-ms per image, one thread")},
     "payload": {"": _payload},
     "single": {"": _bars("p50", "p50 in ms, one request in flight")},

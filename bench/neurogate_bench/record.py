@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import psutil
@@ -134,6 +134,11 @@ class Record:
             "worst": round(max(entry.share for entry in self.disturbances), 3),
             "time_disturbed": round(disturbed / total, 3),
         }
+
+
+def is_disturbed(checks: Mapping[str, Any]) -> bool:
+    """Whether other programs took more of the cores than a result's times and rates can stand."""
+    return float(checks.get("other_programs", {}).get("mean", 0.0)) > FOREIGN_LIMIT
 
 
 class OtherPrograms:

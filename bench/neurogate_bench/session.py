@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 import tomllib
@@ -12,6 +13,7 @@ from neurogate_bench import images, machine, prepare, results
 from neurogate_bench.context import Context
 
 SCENARIOS = machine.ROOT / "bench" / "scenarios.toml"
+RESULTS = machine.ROOT / "bench" / "results"
 BUILD = machine.ROOT / "build" / "bench"
 
 
@@ -20,6 +22,12 @@ def read_scenarios(path: Path = SCENARIOS) -> tuple[dict[str, Any], dict[str, di
     content = tomllib.loads(path.read_text())
     defaults = content["defaults"]
     return defaults, {name: {**defaults, **settings} for name, settings in content["scenario"].items()}
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where results go, and whether the page is made anew; the same for every tool."""
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON files")
+    parser.add_argument("--no-report", action="store_true", help="leave docs/performance.md as it is")
 
 
 def open_context() -> tuple[Context, dict[str, Any]]:
@@ -41,6 +49,13 @@ def open_context() -> tuple[Context, dict[str, Any]]:
         cores=cores,
     )
     return context, about
+
+
+def own_gateway(context: Context) -> str:
+    """Address of a gateway that has been started, and is warm, for a tool that loads it itself."""
+    gateway = context.gateway()
+    context.load(gateway, counted=False, mode="closed", concurrency=4, seconds=1.0)
+    return str(gateway.job["target"])
 
 
 def result_of(

@@ -121,7 +121,7 @@ class Calls:
 
 async def perform(job: dict[str, Any], kept: Calls) -> dict[str, Any]:
     """Runs one job from its common start to the last answer."""
-    if job["mode"] == "release":
+    if job.get("mode") == "release":
         await kept.release()
         return {}
     images = [_read(path) for path in job["images"]]

@@ -72,7 +72,9 @@ def stream_count(context: Context, settings: Mapping[str, Any]) -> None:
             shared = context.gateway(null=settings["null"])
             contender = Contender("gateway", {**shared.job, "target": listening}, [gateway])
             before = gateway.resident_mib()
-            job = context.job(contender, call="stream", count=count, concurrency=1, window=settings["window"])
+            job = context.job(
+                contender, call="stream", mode="closed", count=count, concurrency=1, window=settings["window"]
+            )
             peak = before
             with context.watched(contender) as observe:
                 used = context.generator.begin(job)

@@ -37,6 +37,7 @@ def server(context: Context, settings: Mapping[str, Any]) -> None:
             record.add(series, "p50", "ms", load.latency(50))
             record.add(series, "p99", "ms", load.latency(99))
             record.add(series, "errors", "%", 100 * load.error_share)
+            record.add(series, "sent late, p99", "ms", percentile(load.lateness_ms, 99))
         passing = {
             share for share, load in steps.items() if load.latency(99) <= limit and load.error_share < 0.001
         }
@@ -71,6 +72,7 @@ def overload(context: Context, settings: Mapping[str, Any]) -> None:
         record.add("gateway", "p50 of the accepted", "ms", load.latency(50))
         record.add("gateway", "p99 of the accepted", "ms", load.latency(99))
         record.add("gateway", "p99 until refused", "ms", percentile(load.refusal_ms, 99))
+        record.add("gateway", "sent late, p99", "ms", percentile(load.lateness_ms, 99))
         record.add("gateway", "failed otherwise", "requests", load.requests - load.answered - shed)
         record.add("gateway", "CPU", "ms/image", load.cpu_ms(cpu))
         context.step(
