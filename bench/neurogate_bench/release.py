@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Self
 
-import grpc
-from neurogate.v1 import model_pb2, model_pb2_grpc
+from neurogate_client import Client
+from neurogate_client.errors import NeurogateError
+from neurogate_client.results_models import ModelVersion, VersionState
 from neurogate_serving.manifest import read_manifest
 from neurogate_serving.repository import ModelRepository
 
@@ -35,12 +36,10 @@ class Publisher:
 
 
 class Readiness:
-    """Follows WatchModelVersions and keeps the spans of time in which each version was READY."""
+    """Follows a gateway's versions and keeps the spans of time in which each was READY."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._call = model_pb2_grpc.ModelServiceStub(channel).WatchModelVersions(
-            model_pb2.WatchModelVersionsRequest()
-        )
+    def __init__(self, address: str) -> None:
+        self._client = Client(address)
         self._changed = threading.Condition()
         self._spans: dict[int, list[tuple[float, float]]] = {}
         self._rejected: dict[int, str] = {}
@@ -52,32 +51,32 @@ class Readiness:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call.cancel()
+        self._client.close()
         self._thread.join(timeout=10)
 
     def _follow(self) -> None:
         ended = "the gateway ended it"
         try:
-            for response in self._call:
-                if response.WhichOneof("event") == "version":
-                    self._note(response.version)
-        except grpc.RpcError as error:
+            for event in self._client.watch_model_versions():
+                if event.version is not None:
+                    self._note(event.version)
+        except NeurogateError as error:
             ended = str(error)
         with self._changed:
             self._ended = ended
             self._changed.notify_all()
 
-    def _note(self, version: model_pb2.ModelVersion) -> None:
+    def _note(self, version: ModelVersion) -> None:
         now = time.monotonic()
         with self._changed:
             spans = self._spans.setdefault(version.version, [])
-            ready = version.state == model_pb2.MODEL_VERSION_STATE_READY
+            ready = version.state is VersionState.READY
             running = bool(spans) and spans[-1][1] == math.inf
             if ready and not running:
                 spans.append((now, math.inf))
             elif not ready and running:
                 spans[-1] = (spans[-1][0], now)
-            if version.state == model_pb2.MODEL_VERSION_STATE_REJECTED:
+            if version.state is VersionState.REJECTED:
                 self._rejected[version.version] = version.state_reason
             self._changed.notify_all()
 
@@ -92,7 +91,7 @@ class Readiness:
         with self._changed:
             while not self._is_ready(version):
                 if self._ended:
-                    raise RuntimeError(f"WatchModelVersions is over: {self._ended}")
+                    raise RuntimeError(f"the watch is over: {self._ended}")
                 if version in self._rejected:
                     raise RuntimeError(f"version {version} was rejected: {self._rejected[version]}")
                 if not self._changed.wait(deadline - time.monotonic()):
@@ -111,20 +110,18 @@ class Readiness:
 
 
 class Releases:
-    """Promotions and rollbacks, each with the moment at which it was called."""
+    """Promotions and rollbacks, each with the moment at which it was asked for."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._stub = model_pb2_grpc.ModelServiceStub(channel)
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     def promote(self, version: int) -> float:
         """Makes a READY version "stable", whatever the gate says; returns when it was asked for."""
         called = time.monotonic()
-        request = model_pb2.PromoteModelVersionRequest(version=version, reason="benchmark", force=True)
-        self._stub.PromoteModelVersion(request, timeout=30)
+        self._client.promote(version, reason="benchmark", force=True)
         return called
 
     def roll_back(self) -> tuple[int, float]:
         """Makes "previous" the "stable" version; returns it, and when it was asked for."""
         called = time.monotonic()
-        response = self._stub.RollbackModel(model_pb2.RollbackModelRequest(reason="benchmark"), timeout=30)
-        return response.release.labels["stable"], called
+        return self._client.rollback(reason="benchmark").release.labels["stable"], called

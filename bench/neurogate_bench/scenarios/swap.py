@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import grpc
+from neurogate_client import Client
 
 from neurogate_bench import systems
 from neurogate_bench.context import Context
@@ -61,14 +61,14 @@ def swap(context: Context, settings: Mapping[str, Any]) -> None:
     flags = [flag.format(repository=FOLDER) for flag in settings["gateway_flags"]]
     with server:
         gateway, listening = systems.start_gateway(context.model, address, flags)
-        with gateway, grpc.insecure_channel(listening) as channel, Readiness(channel) as readiness:
+        with gateway, Client(listening) as client, Readiness(listening) as readiness:
             record.commands.update({"model server": server.command, "gateway": gateway.command})
             job = {"call": "classify", "target": listening, "expected": expected}
             contender = Contender("gateway", job, [gateway, server])
             context.load(contender, counted=False, mode="closed", concurrency=4, seconds=settings["warm_up"])
             rate = settings["share"] * capacity(context, contender, 3)
             record.add("callers", "rate", "images/s", rate)
-            manager = _Manager(context, settings, publisher, readiness, Releases(channel))
+            manager = _Manager(context, settings, publisher, readiness, Releases(client))
             load, course = manager.work(contender, rate, gateway, server)
             _judge_answers(record, load, readiness)
     _judge_course(record, load, course)

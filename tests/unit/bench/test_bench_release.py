@@ -14,6 +14,7 @@ from neurogate.v1 import model_pb2, model_pb2_grpc
 from neurogate_bench.generator import Load
 from neurogate_bench.release import Readiness, Releases
 from neurogate_bench.scenarios.swap import Change, first_answer
+from neurogate_client import Client
 
 LOADING = model_pb2.MODEL_VERSION_STATE_LOADING
 READY = model_pb2.MODEL_VERSION_STATE_READY
@@ -53,15 +54,14 @@ def serving(*states):
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield service, channel
+        yield service, f"127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
 
 
 def test_a_version_was_ready_in_its_spans_and_at_no_other_time():
     states = [(1, READY, ""), (2, LOADING, ""), (1, RETIRED, ""), (2, READY, "")]
-    with serving(*states) as (_, channel), Readiness(channel) as readiness:
+    with serving(*states) as (_, address), Readiness(address) as readiness:
         readiness.wait(2, seconds=10)
         assert readiness.was_ready(2, 0, math.inf, slack=0)
         assert readiness.was_ready(1, 0, math.inf, slack=0)
@@ -73,32 +73,32 @@ def test_a_version_was_ready_in_its_spans_and_at_no_other_time():
 
 def test_a_rejected_version_is_not_waited_for():
     with (
-        serving((7, REJECTED, "goldens disagree")) as (_, channel),
-        Readiness(channel) as readiness,
+        serving((7, REJECTED, "goldens disagree")) as (_, address),
+        Readiness(address) as readiness,
         pytest.raises(RuntimeError, match="version 7 was rejected: goldens disagree"),
     ):
         readiness.wait(7, seconds=10)
 
 
 def test_a_watch_that_ends_is_noticed():
-    with serving() as (service, channel), Readiness(channel) as readiness:
+    with serving() as (service, address), Readiness(address) as readiness:
         service.open.set()
-        with pytest.raises(RuntimeError, match="WatchModelVersions is over: the gateway ended it"):
+        with pytest.raises(RuntimeError, match="the watch is over: the gateway ended it"):
             readiness.wait(1, seconds=10)
 
 
 def test_a_version_that_does_not_come_is_not_waited_for_without_end():
     with (
-        serving((1, LOADING, "")) as (_, channel),
-        Readiness(channel) as readiness,
+        serving((1, LOADING, "")) as (_, address),
+        Readiness(address) as readiness,
         pytest.raises(TimeoutError, match="version 1 was not READY"),
     ):
         readiness.wait(1, seconds=0.01)
 
 
 def test_promotions_overrule_the_gate_and_rollbacks_say_where_they_led():
-    with serving() as (service, channel):
-        releases = Releases(channel)
+    with serving() as (service, address), Client(address) as client:
+        releases = Releases(client)
         called = releases.promote(5)
         version, later = releases.roll_back()
     assert service.asked[0].version == 5
