@@ -15,8 +15,11 @@ from neurogate_client import processes
 from neurogate_client.cli_common import EXIT_FAILED, EXIT_USAGE, fail, own_name, printable, stderr, stdout
 from neurogate_client.client import Client
 from neurogate_client.servers import (
+    EVALUATION,
     GATEWAY,
+    MANUAL,
     MODEL_SERVER,
+    RELEASE_MODES,
     NotServingError,
     Servers,
     published_versions,
@@ -37,11 +40,45 @@ def up(
     model_server_port: Annotated[
         int, typer.Option("--model-server-port", min=1, max=65535, help="Port of the model server.")
     ] = 8500,
+    release_mode: Annotated[
+        str,
+        typer.Option(
+            "--release-mode",
+            metavar="MODE",
+            help="How versions become stable: latest, manual (you promote) or gated (the gate does).",
+        ),
+    ] = MANUAL,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            "--records",
+            metavar="FOLDER",
+            help="Examples and retrainings; default: records beside the repository.",
+            show_default=False,
+        ),
+    ] = None,
+    base_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--base-run",
+            metavar="FOLDER",
+            help="Run that retrainings build on; default: run beside the repository, where there is one.",
+            show_default=False,
+        ),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", metavar="TOML", help="What gate and guards ask for.", show_default=False),
+    ] = None,
 ) -> None:
     """Start a model server and a gateway on this machine, and stop both with one Ctrl-C.
 
     When one of them ends by itself, the other is stopped, and the exit status is 1.
     """
+    if release_mode not in RELEASE_MODES:
+        fail(f"--release-mode {release_mode}: there are {', '.join(RELEASE_MODES)}", EXIT_USAGE)
+    if base_run is not None and not (base_run / EVALUATION).is_file():
+        fail(f"{base_run} is no run folder with a list of sealed images ({EVALUATION})", EXIT_USAGE)
     if port == model_server_port:
         fail(f"gateway and model server cannot share port {port}", EXIT_USAGE)
     versions = published_versions(repository, model)
@@ -54,7 +91,19 @@ def up(
     for number, option in ((port, "--port"), (model_server_port, "--model-server-port")):
         if not processes.port_is_free(number):
             fail(f"port {number} is taken; choose another with {option}", EXIT_USAGE)
-    servers = Servers(repository=repository, model=model, port=port, model_server_port=model_server_port)
+    beside = repository.absolute().parent
+    if base_run is None and (beside / "run" / EVALUATION).is_file():
+        base_run = beside / "run"
+    servers = Servers(
+        repository=repository,
+        model=model,
+        port=port,
+        model_server_port=model_server_port,
+        release_mode=release_mode,
+        records=records or beside / "records",
+        base_run=base_run,
+        policy=policy,
+    )
     log = stderr()
     try:
         with processes.Supervisor() as supervisor:
@@ -92,7 +141,8 @@ def _tell(servers: Servers, version: int) -> None:
         f"\nReady: {servers.model} version {version} at {servers.target} (model server: port "
         f"{servers.model_server_port}). From another terminal:\n\n"
         f"    {name} classify{option} PATH…\n"
-        f"    {name} versions{option} {version}\n\n"
+        f"    {name} versions{option} --watch\n"
+        f"    {name} upload{option} FOLDER && {name} retrain{option}\n\n"
         f'    from neurogate_client import Client\n    Client("{servers.target}").classify("slice.jpg")\n\n'
         "Ctrl-C stops both.\n",
         soft_wrap=True,

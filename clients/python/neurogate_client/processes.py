@@ -50,6 +50,8 @@ _PROGRAMS = {
     "neurogate-trainer": ("trainer", ("keras", "kagglehub", "tensorflow", "sklearn")),
 }
 
+_FURTHER = {"records": ("sqlalchemy", "alembic")}
+
 
 def program(name: str) -> str:
     """The path of one of this distribution's commands, beside the running Python.
@@ -64,6 +66,17 @@ def program(name: str) -> str:
         what = f"needs {', '.join(missing)}" if missing else f"is not installed beside {sys.executable}"
         raise MissingProgramError(f"{name} {what}: pip install 'neurogate[{extra}]'")
     return str(path)
+
+
+def need(name: str, extra: str) -> None:
+    """Does nothing when another extra, which a command needs for what it is to do, is installed.
+
+    Raises:
+        MissingProgramError: they are not.
+    """
+    missing = [each for each in _FURTHER[extra] if importlib.util.find_spec(each) is None]
+    if missing:
+        raise MissingProgramError(f"{name} needs {', '.join(missing)}: pip install 'neurogate[{extra}]'")
 
 
 def free_port() -> int:

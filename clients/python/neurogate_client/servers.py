@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,22 @@ from neurogate_client.results_models import VersionState
 MODEL_SERVER = "model-server"
 GATEWAY = "gateway"
 READY_SECONDS = 180.0
+
+LATEST, MANUAL, GATED = "latest", "manual", "gated"
+RELEASE_MODES = (LATEST, MANUAL, GATED)
+"""How versions become "stable"; the gateway's words."""
+
+MODELS_CONFIG = "models.config"
+"""What the model server starts from; the gateway keeps it."""
+
+LATEST_CONFIG = "latest.config"
+"""The same where the newest version is always the stable one."""
+
+EVALUATION = "evaluation.json"
+"""The list of sealed images in a run folder."""
+
+IMAGE_DAYS = 30
+"""Days for which a gateway of this machine keeps the images that it answered."""
 
 
 class NotServingError(Exception):
@@ -30,12 +47,28 @@ def published_versions(repository: Path, model: str) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """What to start, and where."""
+    """What to start, and where.
+
+    Attributes:
+        repository: model repository.
+        model: name of the model in it.
+        port: the gateway's, on 127.0.0.1.
+        model_server_port: the model server's.
+        release_mode: how versions become "stable": one of `RELEASE_MODES`.
+        records: folder of examples and retrainings; None for a gateway that keeps none.
+        base_run: run folder whose data retrainings build on, and whose sealed images the gate measures on;
+            None where there is none.
+        policy: file with what the gate and the guards ask for; None for the gateway's defaults.
+    """
 
     repository: Path
     model: str
     port: int
     model_server_port: int
+    release_mode: str = MANUAL
+    records: Path | None = None
+    base_run: Path | None = None
+    policy: Path | None = None
 
     @property
     def target(self) -> str:
@@ -47,31 +80,67 @@ class Servers:
 
         Raises:
             MissingProgramError: one is not installed.
+            NotServingError: the repository has a configuration of another folder.
         """
         model_server = processes.program("neurogate-model-server")
         gateway = processes.program("neurogate-gateway")
-        supervisor.start(
-            MODEL_SERVER,
-            [
-                model_server,
-                f"--port={self.model_server_port}",
-                f"--model_name={self.model}",
-                f"--model_base_path={(self.repository / self.model).resolve()}",
-                # One thread a request: concurrent requests then use the cores without disturbing each other.
-                "--tensorflow_intra_op_parallelism=1",
-            ],
-            on_line=on_line,
+        if self.records is not None:
+            processes.need("neurogate-gateway", "records")
+        supervisor.start(MODEL_SERVER, [model_server, *self._model_server_options()], on_line=on_line)
+        supervisor.start(GATEWAY, [gateway, *self._gateway_options()], on_line=on_line)
+
+    def _model_server_options(self) -> list[str]:
+        folder = (self.repository / self.model).resolve()
+        options = [
+            f"--port={self.model_server_port}",
+            # One thread a request: concurrent requests then use the cores without disturbing each other.
+            "--tensorflow_intra_op_parallelism=1",
+        ]
+        if self.release_mode == LATEST:
+            return [*options, f"--model_config_file={self._two_newest(folder)}"]
+        config = self.repository / MODELS_CONFIG
+        if not config.exists():
+            # The gateway writes it as soon as the first version is stable.
+            return [*options, f"--model_name={self.model}", f"--model_base_path={folder}"]
+        if json.dumps(str(folder)) not in config.read_text(encoding="utf-8", errors="replace"):
+            raise NotServingError(
+                f"{config} does not name {folder}: was the repository moved? Remove the file; the gateway "
+                "writes it anew"
+            )
+        return [
+            *options,
+            f"--model_config_file={config.resolve()}",
+            "--allow_version_labels_for_unavailable_models=true",
+        ]
+
+    def _two_newest(self, folder: Path) -> Path:
+        """A configuration that keeps two versions loaded, so that streams end on the one they began with."""
+        path = self.repository / LATEST_CONFIG
+        path.write_text(
+            "model_config_list {\n  config {\n"
+            f"    name: {json.dumps(self.model)}\n    base_path: {json.dumps(str(folder))}\n"
+            '    model_platform: "tensorflow"\n'
+            "    model_version_policy { latest { num_versions: 2 } }\n  }\n}\n",
+            encoding="utf-8",
         )
-        supervisor.start(
-            GATEWAY,
-            [
-                gateway,
-                f"--listen={self.target}",
-                f"--backend-address=127.0.0.1:{self.model_server_port}",
-                f"--model-name={self.model}",
-            ],
-            on_line=on_line,
-        )
+        return path.resolve()
+
+    def _gateway_options(self) -> list[str]:
+        options = [
+            f"--listen={self.target}",
+            f"--backend-address=127.0.0.1:{self.model_server_port}",
+            f"--model-name={self.model}",
+            f"--repository={self.repository}",
+            f"--release-mode={self.release_mode}",
+        ]
+        if self.policy is not None:
+            options.append(f"--policy={self.policy}")
+        if self.base_run is not None and self.release_mode != LATEST:
+            options.append(f"--evaluation-data={self.base_run / EVALUATION}")
+        if self.records is not None:
+            # Images are kept, so that feedback becomes an example.
+            options += [f"--data-dir={self.records}", f"--prediction-image-days={IMAGE_DAYS}"]
+        return options
 
     def wait_until_ready(self, supervisor: processes.Supervisor, client: Client) -> int:
         """Returns when the gateway takes work: the number of the version that answers, "stable".
