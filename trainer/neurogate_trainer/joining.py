@@ -65,7 +65,7 @@ def join_examples(
         reporter: Told about the comparison, and of every example that is left out.
 
     Raises:
-        ExamplesError: No example can be used.
+        ExamplesError: There are examples, but none can be used.
     """
     index, audit, splits = base
     links, pairs = _find_links(index, examples, reporter)
@@ -78,7 +78,7 @@ def join_examples(
     left_out = (*unusable, *refused)
     _tell(left_out, reporter)
     joined = tuple(e for e in examples if e.path not in join.reasons)
-    if not joined:
+    if left_out and not joined:
         raise ExamplesError(
             f"none of the {len(examples) + len(unusable)} examples can be used; the first: {left_out[0][1]}"
         )

@@ -122,7 +122,7 @@ def run_retraining(
         run_dir: The run folder: new, or that of the same retraining, unfinished.
         examples: The document that lists the examples; see `datasets.examples.read_examples`.
         warm_start: Folder of the run that published the version to start from; None for initial weights.
-        changes: Settings that differ from the base run's, as text by name; see `retraining.TUNABLE`.
+        changes: Settings that differ from the base run's, as text by name; `neurogate_serving.hyperparameters` has the table.
         repository: Root of the model repository.
         model: Name of the model in it.
         reporter: Told about everything.

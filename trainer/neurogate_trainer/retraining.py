@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from neurogate_serving.hyperparameters import HyperparameterError, parse_hyperparameters
+
 from neurogate_trainer.config import ConfigError, TrainConfig
 from neurogate_trainer.datasets.examples import (
     ExamplesError,
@@ -22,23 +24,6 @@ from neurogate_trainer.progress import Reporter
 from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_audit, read_settings
 from neurogate_trainer.splits import Splits, assert_disjoint
 from neurogate_trainer.train import BEST_FILE
-
-TUNABLE: Final = (
-    "batch_size",
-    "class_weights",
-    "epochs",
-    "l2",
-    "label_smoothing",
-    "learning_rate",
-    "patience",
-    "seed",
-    "target_risk",
-    "unfrozen_layers",
-    "warmup_epochs",
-    "warmup_learning_rate",
-)
-"""Settings that a retraining may change. The others decide what the network and its data are, so they stay
-as the base run had them, and versions stay comparable."""
 
 JOINED_FILE: Final = "examples.json"
 
@@ -103,22 +88,23 @@ def plan_retraining(
 
 
 def tuned(config: TrainConfig, changes: Mapping[str, str]) -> TrainConfig:
-    """The settings with changes that are given as text.
+    """The settings with changes that are given as text, of those that a retraining may change.
+
+    The others decide what the network and its data are; they stay, so that versions can be compared.
 
     Raises:
-        ConfigError: A setting is unknown, may not change in a retraining, or is out of its range.
+        ConfigError: A setting may not change, or is out of its range.
     """
-    values: dict[str, Any] = {}
-    for name, text in changes.items():
-        if name not in TUNABLE:
-            raise ConfigError(f"{name} cannot change in a retraining; what can: {', '.join(TUNABLE)}")
-        kind = type(getattr(TrainConfig(), name))
-        try:
-            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError):
-            wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
-            raise ConfigError(f"{name} is {text!r}, expected {wanted}") from None
-    return dataclasses.replace(config, **values)
+    try:
+        values = parse_hyperparameters(changes)
+    except HyperparameterError as error:
+        raise ConfigError(str(error)) from None
+    dropout = tuple(
+        values.pop(name, before)
+        for name, before in zip(("dropout_hidden", "dropout_logits"), config.dropout, strict=True)
+    )
+    named: dict[str, Any] = {**values, "dropout": dropout}
+    return dataclasses.replace(config, **named)
 
 
 def joining_phases(

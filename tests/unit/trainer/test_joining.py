@@ -227,7 +227,6 @@ def test_a_picture_that_the_data_set_contradicts_itself_about_stays_out(base, tm
         ("{", "lists no examples"),
         ("[]", "lists no examples"),
         ('{"revision": 2, "examples": []}', "revision 2, expected 1"),
-        ('{"revision": 1, "examples": []}', "nothing new to learn from"),
         ('{"revision": 1, "examples": [{"path": "x", "class": "a"}]}', "KeyError: 'sha256'"),
         (
             '{"revision": 1, "examples": [{"path": 1, "class": "a", "sha256": "0"}]}',
@@ -250,6 +249,12 @@ def test_a_document_that_cannot_be_used_is_refused(tmp_path, content, words):
         read_examples(document, ("a", "b"))
     with pytest.raises(ExamplesError, match="cannot be read"):
         read_examples(tmp_path / "nowhere.json", ("a", "b"))
+
+
+def test_without_examples_the_data_set_stays_as_it_is(base):
+    joined = base.join()
+    assert joined.splits == base.splits
+    assert joined.index == base.index
 
 
 def test_paths_may_be_relative_to_the_document(tmp_path):

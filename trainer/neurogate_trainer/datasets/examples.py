@@ -52,7 +52,7 @@ def read_examples(document: Path, classes: Sequence[str]) -> tuple[OfferedExampl
         classes: Classes that the data set has.
 
     Raises:
-        ExamplesError: No such document, no example in it, or one of a class that the data set does not have.
+        ExamplesError: No such document, or an example of a class that the data set does not have.
     """
     try:
         content = json.loads(document.read_text(encoding="utf-8"))
@@ -68,8 +68,6 @@ def read_examples(document: Path, classes: Sequence[str]) -> tuple[OfferedExampl
         if isinstance(error, ExamplesError):
             raise
         raise ExamplesError(f"{document} lists no examples ({type(error).__name__}: {error})") from error
-    if not examples:
-        raise ExamplesError(f"{document} lists no example, so there is nothing new to learn from")
     if unknown := sorted({example.class_id for example in examples} - set(classes)):
         raise ExamplesError(
             f"{document} has examples of {', '.join(unknown)}, but the data set has the classes "
