@@ -122,7 +122,8 @@ def run_retraining(
         run_dir: The run folder: new, or that of the same retraining, unfinished.
         examples: The document that lists the examples; see `datasets.examples.read_examples`.
         warm_start: Folder of the run that published the version to start from; None for initial weights.
-        changes: Settings that differ from the base run's, as text by name; `neurogate_serving.hyperparameters` has the table.
+        changes: Settings that differ from the base run's, as text by name; see
+            `neurogate_serving.hyperparameters`.
         repository: Root of the model repository.
         model: Name of the model in it.
         reporter: Told about everything.

@@ -1,0 +1,135 @@
+"""The trainer's event lines as events of the retraining: none lost, none twice.
+
+The trainer numbers its lines, also over restarts, and the records take a number once. So after a restart of
+the gateway the file is read from its beginning, which also tells how fast the present phase has been.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import timestamp_pb2
+from neurogate.v1 import training_pb2
+
+_CHUNK_BYTES: Final = 2**18
+_LONGEST_TEXT: Final = 8192
+
+Numbered = tuple[int, training_pb2.RetrainingEvent]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """What the trainer said last.
+
+    Attributes:
+        outcome: "published", "failed" or "stopped".
+        version: That it has published; 0 for none.
+        reason: Why it failed.
+    """
+
+    outcome: str
+    version: int
+    reason: str
+
+
+class Relay:
+    """Reads one file of events, from wherever it has come to.
+
+    Attributes:
+        end: What the trainer said last; None before it did.
+        unreadable: Number of lines that were no events.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._phase_began: datetime | None = None
+        self.end: End | None = None
+        self.unreadable = 0
+
+    def read(self) -> list[Numbered]:
+        """The next events, at most some hundred; empty when there are none now.
+
+        A last line without its end is left for later: the trainer is writing it, or was killed then.
+        """
+        while lines := self._lines():
+            if events := [event for line in lines for event in self._parse(line)]:
+                return events
+        return []
+
+    def _lines(self) -> list[bytes]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(_CHUNK_BYTES)
+                # A line longer than the chunk would otherwise never end.
+                while b"\n" not in data and (more := file.read(_CHUNK_BYTES)):
+                    data += more
+        except FileNotFoundError:
+            return []
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return complete.splitlines()
+
+    def _parse(self, line: bytes) -> list[Numbered]:
+        try:
+            content = json.loads(line)
+            event = self._convert(content)
+            event.time.CopyFrom(_timestamp(datetime.fromisoformat(content["time"])))
+            return [(int(content["sequence"]), event)]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.unreadable += 1
+            return []
+
+    def _convert(self, content: dict[str, Any]) -> training_pb2.RetrainingEvent:
+        match content["event"]:
+            case "phase":
+                self._phase_began = datetime.fromisoformat(content["time"])
+                phase = training_pb2.RetrainingPhase(
+                    name=content["phase"], total=content["total"] or 0, unit=content["unit"]
+                )
+                return training_pb2.RetrainingEvent(phase=phase)
+            case "progress":
+                return training_pb2.RetrainingEvent(progress=self._progress(content))
+            case "message":
+                return _line(content["level"], content["text"])
+            case "end":
+                end = End(content["outcome"], int(content["version"] or 0), content["reason"])
+                self.end = end
+                published = f"published version {end.version}" if end.version else ""
+                words = ", ".join(part for part in (published, end.reason) if part)
+                return _line(
+                    "error" if end.outcome == "failed" else "info", f"{end.outcome}: {words}".rstrip(": ")
+                )
+        raise ValueError(content["event"])
+
+    def _progress(self, content: dict[str, Any]) -> training_pb2.RetrainingProgress:
+        progress = training_pb2.RetrainingProgress(
+            phase=content["phase"],
+            step=content["step"],
+            total=content["total"] or 0,
+            epoch=content["epoch"] or 0,
+            # A figure that is no number is none.
+            metrics={name: value for name, value in content["metrics"].items() if value is not None},
+        )
+        if self._phase_began is not None and 0 < progress.step <= progress.total:
+            taken = datetime.fromisoformat(content["time"]) - self._phase_began
+            with contextlib.suppress(OverflowError):
+                progress.remaining.FromTimedelta(taken / progress.step * (progress.total - progress.step))
+        return progress
+
+
+def _line(level: str, text: str) -> training_pb2.RetrainingEvent:
+    line = training_pb2.RetrainingLogLine(level=level, text=text[:_LONGEST_TEXT])
+    return training_pb2.RetrainingEvent(log=line)
+
+
+def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(moment)
+    return message

@@ -1,0 +1,301 @@
+"""One retraining, from whatever state it is in to its end.
+
+Every step begins from the state, does what may be repeated, and moves on; so a gateway that takes over does
+what one that goes on would do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from typing import Final, Protocol
+
+from neurogate.v1 import model_pb2
+
+from neurogate_gateway.errors import GatewayError, UnavailableError
+from neurogate_gateway.records.moves import StateConflictError
+from neurogate_gateway.records.opened import Records
+from neurogate_gateway.records.run import Run
+from neurogate_gateway.records.states import RunState
+from neurogate_gateway.release_errors import GateRefusedError
+from neurogate_gateway.telemetry import log
+
+from .jobs import JobMaker
+from .launching import EVENTS_FILE, JobState, JobStatus, Launcher, LaunchError, log_tail
+from .relay import Relay
+
+_LOOK_SECONDS: Final = 0.5
+_RETRY_SECONDS: Final = 2.0
+
+
+class Promoter(Protocol):
+    """What a retraining needs of the release."""
+
+    async def until_ready(self, version: int, *, seconds: float) -> None:
+        """Waits until a published version is READY.
+
+        Raises:
+            GatewayError: It was rejected, or takes longer.
+        """
+
+    async def evaluate(self, version: int) -> model_pb2.GateReport:
+        """What the gate makes of a READY version.
+
+        Raises:
+            GatewayError: It cannot be evaluated.
+        """
+
+    async def promote(self, version: int, *, actor: str, request_id: str, reason: str) -> None:
+        """Makes a READY version "stable"; a repeat of a request_id does nothing.
+
+        Raises:
+            GatewayError: It cannot be.
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things may take.
+
+    Attributes:
+        hang_seconds: A trainer without an event for so long is ended.
+        ready_seconds: For a published version to become READY, and for the gate.
+    """
+
+    hang_seconds: float
+    ready_seconds: float
+
+
+class Tending:
+    """Looks after one retraining that this gateway has claimed.
+
+    Args:
+        run: As it was claimed.
+        records: Where it is kept.
+        owner: This gateway, as the claim has it.
+        launcher: Who runs its trainer.
+        jobs: Makes its job.
+        promoter: The release; None where this gateway has none, and versions are then taken as they come.
+        limits: How long things may take.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        records: Records,
+        owner: str,
+        launcher: Launcher,
+        jobs: JobMaker,
+        promoter: Promoter | None,
+        limits: Limits,
+    ) -> None:
+        self._run = run
+        self._records = records
+        self._owner = owner
+        self._launcher = launcher
+        self._jobs = jobs
+        self._promoter = promoter
+        self._limits = limits
+        self._cancelled = asyncio.Event()
+        self.note(run)
+
+    def note(self, run: Run) -> None:
+        """Takes note of what others have changed."""
+        if run.cancel_requested:
+            self._cancelled.set()
+
+    async def to_the_end(self) -> None:
+        """Does all that is left to do.
+
+        Raises:
+            LeaseLostError: Another gateway looks after it now.
+            GatewayError: The records cannot be written now; to be tried again.
+        """
+        steps = {
+            RunState.QUEUED: self._begin,
+            RunState.RUNNING: self._train,
+            RunState.EVALUATING: self._evaluate,
+            RunState.PUBLISHING: self._publish,
+        }
+        try:
+            while not self._run.state.ended:
+                await steps[self._run.state]()
+        except StateConflictError as conflict:
+            # Somebody ended it who may: a caller who cancelled it before it began.
+            if not conflict.run.state.ended:
+                raise
+            self._run = conflict.run
+        log(
+            logging.INFO,
+            "retraining_ended",
+            retraining=self._run.run_id,
+            state=self._run.state.value,
+            version=self._run.version,
+        )
+
+    async def _begin(self) -> None:
+        # RUNNING before there is a trainer: from now on, whoever cancels it has it ended by its owner.
+        await self._move(RunState.CANCELLED if self._cancelled.is_set() else RunState.RUNNING)
+
+    async def _train(self) -> None:
+        try:
+            handle = self._run.handle or await self._launch()
+        except LaunchError as error:
+            await self._move(RunState.FAILED, error=f"the trainer could not be started: {error}")
+            return
+        relay = Relay(self._jobs.folder(self._run.run_id) / EVENTS_FILE)
+        status, verdict = await self._follow(handle, relay)
+        version = relay.end.version if relay.end is not None else 0
+        # A trainer that was killed right after its publication could not say so any more.
+        version = version or await asyncio.to_thread(self._jobs.checkpoints.published_by, self._run.run_id)
+        if version and not self._cancelled.is_set():
+            await self._move(RunState.EVALUATING, version=version)
+        elif self._cancelled.is_set():
+            await self._move(RunState.CANCELLED, version=version or None)
+        else:
+            said = relay.end.reason if relay.end is not None and relay.end.outcome == "failed" else ""
+            why = "; ".join(part for part in (verdict, said, status.reason) if part)
+            tail = await asyncio.to_thread(log_tail, self._jobs.folder(self._run.run_id))
+            await self._move(RunState.FAILED, error=f"{why}\n{tail}".strip())
+
+    async def _launch(self) -> str:
+        give_up = time.monotonic() + self._limits.hang_seconds
+        examples = await self._records.run(self._records.runs.examples, self._run.run_id)
+        job = await asyncio.to_thread(self._jobs.make, self._run, examples)
+        while True:
+            try:
+                handle = await self._launcher.start(job)
+                break
+            except LaunchError as error:
+                if not error.passing or time.monotonic() > give_up or self._cancelled.is_set():
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+        claims = self._records.claims
+        self._run = await self._records.run(claims.set_handle, self._run.run_id, self._owner, handle)
+        log(logging.INFO, "trainer_started", retraining=self._run.run_id, launcher=self._launcher.name)
+        return handle
+
+    async def _follow(self, handle: str, relay: Relay) -> tuple[JobStatus, str]:
+        """Relays events until the trainer has ended; returns how, and what this gateway has to add."""
+        heard = told = time.monotonic()
+        verdict = ""
+        while True:
+            status: JobStatus | None = None
+            try:
+                status = await self._launcher.status(handle)
+                told = time.monotonic()
+                if (self._cancelled.is_set() or verdict) and not status.over:
+                    await self._launcher.cancel(handle)
+            except LaunchError as error:
+                if time.monotonic() - told > self._limits.hang_seconds:
+                    return JobStatus(JobState.LOST, str(error)), "nothing is known of the trainer any longer"
+            # After the status, so that what an ended trainer has written is complete.
+            if await self._relay(relay) or (status is not None and status.state is JobState.WAITING):
+                heard = time.monotonic()
+            if status is not None and status.over:
+                return status, verdict
+            if not verdict and time.monotonic() - heard > self._limits.hang_seconds:
+                verdict = f"the trainer hung: no event for {self._limits.hang_seconds / 60:.3g} minutes"
+                log(logging.WARNING, "trainer_hangs", retraining=self._run.run_id)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _relay(self, relay: Relay) -> bool:
+        """Records all that the trainer has written; returns whether there was anything."""
+        heard = False
+        while events := await asyncio.to_thread(relay.read):
+            heard = True
+            runs = self._records.runs
+            await self._records.run(runs.append_trainer_events, self._run.run_id, events, owner=self._owner)
+        return heard
+
+    async def _evaluate(self) -> None:
+        if self._promoter is None:
+            await self._move(RunState.PUBLISHING)
+            return
+        judging = asyncio.ensure_future(self._judge(self._promoter))
+        cancelling = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait([judging, cancelling], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cancelling.cancel()
+            judging.cancel()
+            await asyncio.wait([judging, cancelling])
+        # A last look, since it cannot be cancelled any more once it is being published.
+        self.note(await self._records.run(self._records.runs.get, self._run.run_id))
+        if self._cancelled.is_set() or judging.cancelled():
+            await self._move(RunState.CANCELLED)
+        elif (error := judging.exception()) is None:
+            report = judging.result()
+            await self._move(RunState.PUBLISHING if report.accepted else RunState.REFUSED, gate=report)
+        elif isinstance(error, GatewayError):
+            await self._move(
+                RunState.FAILED,
+                error=f"version {self._run.version} is published, but cannot be judged: {error.message}",
+            )
+        else:
+            raise error
+
+    async def _judge(self, promoter: Promoter) -> model_pb2.GateReport:
+        give_up = time.monotonic() + self._limits.ready_seconds
+        await promoter.until_ready(self._run.version, seconds=self._limits.ready_seconds)
+        while True:
+            try:
+                return await promoter.evaluate(self._run.version)
+            except UnavailableError:
+                if time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _publish(self) -> None:
+        try:
+            if self._run.spec.promote:
+                await self._promote()
+        except GateRefusedError:
+            await self._move(RunState.REFUSED)
+        except GatewayError as error:
+            await self._move(
+                RunState.FAILED,
+                error=f"version {self._run.version} passed the gate, but cannot be promoted: {error.message}",
+            )
+        else:
+            await self._move(RunState.SUCCEEDED)
+
+    async def _promote(self) -> None:
+        if self._promoter is None:
+            raise UnavailableError("this gateway has no release")
+        give_up = time.monotonic() + self._limits.ready_seconds
+        while True:
+            try:
+                await self._promoter.promote(
+                    self._run.version,
+                    actor=self._run.actor,
+                    request_id=f"retraining-{self._run.run_id}",
+                    reason=f"retraining {self._run.run_id}",
+                )
+                return
+            except UnavailableError:
+                if time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _move(
+        self,
+        after: RunState,
+        *,
+        version: int | None = None,
+        gate: model_pb2.GateReport | None = None,
+        error: str | None = None,
+    ) -> None:
+        self._run = await self._records.run(
+            self._records.runs.transition,
+            self._run.run_id,
+            {self._run.state},
+            after,
+            owner=self._owner,
+            version=version,
+            gate=gate,
+            error=error,
+        )
