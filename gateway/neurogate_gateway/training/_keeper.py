@@ -150,7 +150,7 @@ def identity(pid: int) -> dict[str, object] | None:
 
 def note(path: Path, content: object) -> None:
     """Writes a small file in one step, and to the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file)
         file.flush()
@@ -168,6 +168,10 @@ def main() -> None:
         return
     if (folder / "keeper.json").exists():
         return
+    # Whoever started this waits for it; the keeper itself is nobody's child, so it leaves no zombie.
+    if os.fork():
+        os._exit(0)
+    os.setsid()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     keeper = Keeper(folder, job)
     note(folder / "keeper.json", identity(os.getpid()))

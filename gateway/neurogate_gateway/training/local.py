@@ -42,7 +42,6 @@ class LocalLauncher:
         # TensorFlow and its friends start as many threads. The last ones: the first take the interrupts.
         self._cores = usable[-(cores or max(1, len(usable) - 1)) :]
         self._memory_bytes = memory_bytes
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     async def start(self, job: Job) -> str:
         """As `Launcher`; the handle is the job's folder and what tells the keeper from any later process."""
@@ -51,7 +50,6 @@ class LocalLauncher:
     async def status(self, handle: str) -> JobStatus:
         """As `Launcher`."""
         folder, keeper = _parse(handle)
-        self._reap()
         alive = _keeper.identity(keeper["pid"]) == keeper
         # Only now: what is not alive has written it, if it ever will.
         with contextlib.suppress(OSError, ValueError):
@@ -89,29 +87,23 @@ class LocalLauncher:
         try:
             if not known.exists():
                 _keeper.note(folder / "job.json", content)
-                child = subprocess.Popen(  # noqa: S603 - our own script
+                subprocess.run(  # noqa: S603 - our own script, which goes on by itself
                     [sys.executable, "-I", _keeper.__file__, str(folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,
+                    timeout=_START_SECONDS,
+                    check=True,
                 )
-                self._children[child.pid] = child
             give_up = time.monotonic() + _START_SECONDS
             while not known.exists():
                 if time.monotonic() > give_up:
                     raise LaunchError(f"the trainer's keeper did not start within {_START_SECONDS:g} s")
                 time.sleep(_LOOK_SECONDS)
             keeper = json.loads(known.read_text(encoding="utf-8"))
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             raise LaunchError(f"the trainer's keeper cannot be started: {error}") from error
         return json.dumps({"folder": str(folder), "keeper": keeper})
-
-    def _reap(self) -> None:
-        """Lets go of keepers that have ended, which would otherwise stay as zombies."""
-        for pid, child in list(self._children.items()):
-            if child.poll() is not None:
-                del self._children[pid]
 
 
 def _parse(handle: str) -> tuple[Path, dict[str, int]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from neurogate.v1 import training_pb2
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.run import Run
-from neurogate_gateway.records.starts import NewRun
 from neurogate_gateway.training.checkpoints import Checkpoints
 from neurogate_gateway.training.jobs import JobMaker
 
@@ -30,10 +29,8 @@ class Home:
         self.base_run.mkdir(parents=True, exist_ok=True)
         (self.base_run / "state.json").write_text('{"run_id": "base"}')
         if not self.trainer.exists():
-            self.trainer.write_text(
-                f"#!/bin/sh\nPYTHONPATH={SUPPORT} exec {sys.executable} -m neurogate_testing.scripted_trainer "
-                '"$@"\n'
-            )
+            command = f"{sys.executable} -m neurogate_testing.scripted_trainer"
+            self.trainer.write_text(f'#!/bin/sh\nPYTHONPATH={SUPPORT} exec {command} "$@"\n')
             self.trainer.chmod(0o755)
 
     def script(self, *, events: int = 3, pause: float = 0.0, then: str = "publish") -> None:
@@ -75,14 +72,15 @@ class Home:
 
 def queue_run(records: Records, *, launcher: str = "local", **spec: object) -> Run:
     """A retraining that waits."""
-    new = NewRun(
-        spec=training_pb2.RetrainingSpec(**({"from_scratch": True} | spec)),
+    run, _ = records.runs.create(
+        training_pb2.RetrainingSpec(**({"from_scratch": True} | spec)),
         launcher=launcher,
         actor="tester",
         request_id="",
         request_digest="",
+        most_queued=100,
+        check_counts=lambda _: None,
     )
-    run, _ = records.runs.create(new, most_queued=100, check_counts=lambda _: None)
     return run
 
 

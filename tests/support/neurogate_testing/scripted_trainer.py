@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def work(options: argparse.Namespace, script: dict, reporter: JsonLinesReporter) -> None:
-    print("trainer at work", flush=True)
+    sys.stderr.write("trainer at work\n")
     reporter.phase("fine-tune", total=script["events"], unit="steps")
     for number in range(script["events"]):
         reporter.advance(1, epoch=1, loss=1 / (number + 1))
@@ -53,7 +53,7 @@ def work(options: argparse.Namespace, script: dict, reporter: JsonLinesReporter)
             reporter.end("failed", reason="the loss became nan")
             sys.exit(1)
         case "crash":
-            print("Fatal: out of luck", flush=True)
+            sys.stderr.write("Fatal: out of luck\n")
             sys.exit(7)
         case "hang" | "ignore":
             while True:

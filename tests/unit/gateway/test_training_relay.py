@@ -1,0 +1,102 @@
+"""The trainer's lines as events: all of them, once each, whatever moment they are read at."""
+
+import json
+import random
+
+import pytest
+from google.protobuf import json_format
+from neurogate_gateway.training.relay import Relay
+from neurogate_trainer.progress import JsonLinesReporter
+
+
+def told(path):
+    """A file of events by the trainer's own reporter."""
+    with JsonLinesReporter(path, interval=0) as reporter:
+        reporter.phase("fine-tune", total=4, unit="steps")
+        reporter.advance(1, epoch=2, loss=0.5, broken=float("nan"))
+        reporter.message("look here", level="warning")
+        reporter.phase("export")
+        reporter.end("published", version=3)
+    return path
+
+
+def test_every_kind_of_line_becomes_its_event(tmp_path):
+    relay = Relay(told(tmp_path / "events.jsonl"))
+    numbered = relay.read()
+    assert [number for number, _ in numbered] == [1, 2, 3, 4, 5]
+    phase, progress, message, export, end = (event for _, event in numbered)
+    assert json_format.MessageToDict(phase)["phase"] == {"name": "fine-tune", "total": "4", "unit": "steps"}
+    assert (progress.progress.step, progress.progress.total, progress.progress.epoch) == (1, 4, 2)
+    assert dict(progress.progress.metrics) == {"loss": 0.5}
+    assert progress.progress.HasField("remaining")
+    assert (message.log.level, message.log.text) == ("warning", "look here")
+    assert (export.phase.name, export.phase.total) == ("export", 0)
+    assert (end.log.level, end.log.text) == ("info", "published: published version 3")
+    assert all(event.HasField("time") for _, event in numbered)
+    assert (relay.end.outcome, relay.end.version) == ("published", 3)
+    assert relay.read() == []
+
+
+def test_what_is_left_of_a_phase_follows_from_its_pace(tmp_path):
+    path = tmp_path / "events.jsonl"
+    head = {"phase": "inputs"}
+    lines = [
+        {"event": "phase", "total": 10, "unit": "images", "time": "2026-01-01T00:00:00+00:00"},
+        {
+            "event": "progress",
+            "step": 4,
+            "total": 10,
+            "epoch": None,
+            "metrics": {},
+            "time": "2026-01-01T00:00:08+00:00",
+        },
+    ]
+    path.write_text(
+        "".join(json.dumps({"sequence": n, **head, **line}) + "\n" for n, line in enumerate(lines, 1))
+    )
+    (_, (_, event)) = Relay(path).read()
+    assert event.progress.remaining.ToSeconds() == 12
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reading_while_it_is_written_gives_every_line_once(tmp_path, seed):
+    whole = told(tmp_path / "whole.jsonl").read_bytes()
+    path = tmp_path / "growing.jsonl"
+    relay = Relay(path)
+    assert relay.read() == []
+    chance = random.Random(seed)
+    found, written = [], 0
+    while written < len(whole):
+        size = chance.randint(1, 90)
+        with path.open("ab") as file:
+            file.write(whole[written : written + size])
+        written += size
+        found += [number for number, _ in relay.read()]
+    assert found == [1, 2, 3, 4, 5]
+
+
+def test_a_torn_last_line_is_left_until_the_trainer_has_mended_it(tmp_path):
+    path = told(tmp_path / "events.jsonl")
+    relay = Relay(path)
+    with path.open("ab") as file:
+        file.write(b'{"sequence": 6, "ev')
+    assert len(relay.read()) == 5
+    # The trainer's reporter cuts it off when it goes on.
+    with JsonLinesReporter(path) as reporter:
+        reporter.message("again")
+    assert [(number, event.log.text) for number, event in relay.read()] == [(6, "again")]
+
+
+def test_what_is_no_event_is_counted_and_passed_over(tmp_path):
+    path = tmp_path / "events.jsonl"
+    lines = ["nonsense", "[]", '{"sequence": 1, "event": "dance", "time": "2026-01-01T00:00:00+00:00"}']
+    path.write_text("\n".join(lines) + "\n")
+    with path.open("ab") as file:
+        file.write(b"x" * 600_000 + b"\n")
+        file.write(
+            b'{"sequence": 7, "event": "message", "level": "info", "text": "here", '
+            b'"time": "2026-01-01T00:00:00+00:00"}\n'
+        )
+    relay = Relay(path)
+    assert [number for number, _ in relay.read()] == [7]
+    assert relay.unreadable == 4

@@ -1,0 +1,385 @@
+"""Retrainings from the queue to their end, by a launcher that does as it is told."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+import sqlalchemy as sa
+from neurogate.v1 import model_pb2, training_pb2
+from neurogate_gateway.errors import BackendUnavailableError, ModelVersionRejectedError
+from neurogate_gateway.records.schema import runs
+from neurogate_gateway.records.states import RunState
+from neurogate_gateway.release_errors import GateRefusedError
+from neurogate_gateway.training.launching import EVENTS_FILE, LOG_FILE, JobState, JobStatus, LaunchError
+from neurogate_gateway.training.runner import RetrainingRunner
+from neurogate_gateway.training.tending import Limits
+from neurogate_serving.repository import ModelRepository
+from neurogate_testing.launching import MODEL, Home, queue_run
+from neurogate_testing.manifests import fill_version, sound_manifest
+from neurogate_trainer.progress import JsonLinesReporter
+
+
+@dataclass
+class FakeLauncher:
+    """Trainers that are what the test says they are."""
+
+    name: str = "local"
+    at_once: int = 1
+    jobs: dict = field(default_factory=dict)
+    statuses: dict = field(default_factory=dict)
+    cancelled: list = field(default_factory=list)
+    refusals: list = field(default_factory=list)
+
+    async def start(self, job):
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.jobs.setdefault(job.run_id, job)
+        self.statuses.setdefault(job.run_id, JobStatus(JobState.RUNNING))
+        return job.run_id
+
+    async def status(self, handle):
+        return self.statuses[handle]
+
+    async def cancel(self, handle):
+        self.cancelled.append(handle)
+        self.statuses[handle] = JobStatus(JobState.ENDED, "the trainer was ended by SIGTERM")
+
+
+@dataclass
+class FakeRelease:
+    """A release whose gate says what the test says."""
+
+    accepted: bool = True
+    errors: list = field(default_factory=list)
+    blocked: asyncio.Event | None = None
+    ready: list = field(default_factory=list)
+    promoted: list = field(default_factory=list)
+    refuses_promotion: bool = False
+
+    async def until_ready(self, version, *, seconds):
+        self.ready.append(version)
+        if self.blocked is not None:
+            await self.blocked.wait()
+
+    async def evaluate(self, version):
+        if self.errors:
+            raise self.errors.pop(0)
+        return model_pb2.GateReport(accepted=self.accepted)
+
+    async def promote(self, version, *, actor, request_id, reason):
+        if self.refuses_promotion:
+            raise GateRefusedError("not any more")
+        self.promoted.append((version, actor, request_id))
+
+
+class Desk:
+    """Records, a runner and its launcher."""
+
+    def __init__(self, path):
+        self.home = Home(path)
+        self.records = self.home.open()
+        self.launcher = FakeLauncher()
+        self.release: FakeRelease | None = FakeRelease()
+        self.limits = Limits(hang_seconds=600, ready_seconds=600)
+        self.tasks: list[asyncio.Task] = []
+
+    def start(self, owner: str = "first") -> asyncio.Task:
+        runner = RetrainingRunner(
+            self.records,
+            owner=owner,
+            launchers=[self.launcher],
+            jobs=self.home.jobs(self.records),
+            promoter=self.release,
+            limits=self.limits,
+        )
+        self.tasks.append(asyncio.create_task(runner.run()))
+        return self.tasks[-1]
+
+    async def stop(self, task) -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def until(self, run_id: str, *states: RunState):
+        with self.records.changes.waiter(run_id) as waiter:
+            async with asyncio.timeout(60):
+                while (run := self.records.runs.get(run_id)).state not in states:
+                    await waiter.wait(5)
+        return run
+
+    async def until_started(self, run_id: str):
+        async with asyncio.timeout(60):
+            with self.records.changes.waiter(run_id) as waiter:
+                while run_id not in self.launcher.jobs:
+                    await waiter.wait(0.02)
+        return self.launcher.jobs[run_id]
+
+    def publish(self, run_id: str, *, told: bool = True) -> int:
+        """What a trainer does in the end; `told` whether it lived to say so."""
+        repository = ModelRepository(self.home.repository)
+        manifest = sound_manifest(model=MODEL)
+        manifest.lineage.run_id = run_id
+        with repository.staging(MODEL, run_id) as staged:
+            fill_version(staged)
+            version = repository.publish(MODEL, staged, manifest).version
+        with self.reporter(run_id) as reporter:
+            reporter.phase("publish")
+            if told:
+                reporter.end("published", version=version)
+        self.launcher.statuses[run_id] = JobStatus(JobState.ENDED, "the trainer ended with status 0")
+        return version
+
+    def reporter(self, run_id: str) -> JsonLinesReporter:
+        return JsonLinesReporter(self.launcher.jobs[run_id].folder / EVENTS_FILE, interval=0)
+
+    def events(self, run_id: str):
+        events = self.records.runs.events_after(run_id, 0)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        return events
+
+    def states(self, run_id: str) -> list[str]:
+        return [
+            training_pb2.RetrainingState.Name(event.state_change.state).removeprefix("RETRAINING_STATE_")
+            for event in self.events(run_id)
+            if event.WhichOneof("event") == "state_change"
+        ]
+
+
+@pytest.fixture
+async def desk(tmp_path):
+    desk = Desk(tmp_path)
+    yield desk
+    for task in desk.tasks:
+        await desk.stop(task)
+    desk.records.close()
+
+
+async def test_a_retraining_goes_its_way(desk):
+    run = queue_run(desk.records, promote=True, hyperparameters={"epochs": "3"})
+    desk.start()
+    job = await desk.until_started(run.run_id)
+    assert job.command[1:3] == ("retrain", str(desk.home.base_run))
+    assert "--set=epochs=3" in job.command
+    assert f"--run-id={run.run_id}" in job.command
+    assert json.loads((job.folder / "examples.json").read_text()) == {"revision": 1, "examples": []}
+    with desk.reporter(run.run_id) as reporter:
+        reporter.phase("fine-tune", total=2, unit="steps")
+        reporter.advance(1, epoch=1, loss=0.5)
+    version = desk.publish(run.run_id)
+    ended = await desk.until(run.run_id, RunState.SUCCEEDED)
+    assert (ended.version, ended.gate.accepted, ended.error) == (version, True, "")
+    assert desk.states(run.run_id) == ["QUEUED", "RUNNING", "EVALUATING", "PUBLISHING", "SUCCEEDED"]
+    assert desk.release.promoted == [(version, "tester", f"retraining-{run.run_id}")]
+    lines = desk.home.event_lines(run.run_id)
+    relayed = [e for e in desk.events(run.run_id) if e.WhichOneof("event") != "state_change"]
+    assert len(relayed) == len(lines) == ended.trainer_sequence
+
+
+async def test_what_the_gate_refuses_ends_refused_and_is_not_promoted(desk):
+    desk.release.accepted = False
+    run = queue_run(desk.records, promote=True)
+    desk.start()
+    await desk.until_started(run.run_id)
+    version = desk.publish(run.run_id)
+    ended = await desk.until(run.run_id, RunState.REFUSED)
+    assert (ended.version, ended.gate.accepted) == (version, False)
+    assert desk.release.promoted == []
+
+
+async def test_nothing_is_promoted_unasked(desk):
+    run = queue_run(desk.records)
+    desk.start()
+    await desk.until_started(run.run_id)
+    desk.publish(run.run_id)
+    await desk.until(run.run_id, RunState.SUCCEEDED)
+    assert desk.release.promoted == []
+
+
+async def test_a_gate_that_has_changed_its_mind_refuses(desk):
+    desk.release.refuses_promotion = True
+    run = queue_run(desk.records, promote=True)
+    desk.start()
+    await desk.until_started(run.run_id)
+    desk.publish(run.run_id)
+    await desk.until(run.run_id, RunState.REFUSED)
+
+
+async def test_a_version_that_cannot_be_judged_is_told(desk, monkeypatch):
+    monkeypatch.setattr("neurogate_gateway.training.tending._RETRY_SECONDS", 0)
+    desk.release.errors = [
+        BackendUnavailableError("no model server"),
+        ModelVersionRejectedError("bad goldens"),
+    ]
+    run = queue_run(desk.records)
+    desk.start()
+    await desk.until_started(run.run_id)
+    version = desk.publish(run.run_id)
+    ended = await desk.until(run.run_id, RunState.FAILED)
+    assert ended.error == f"version {version} is published, but cannot be judged: bad goldens"
+    assert ended.version == version
+    assert desk.release.errors == []
+
+
+async def test_without_a_release_versions_are_taken_as_they_come(desk):
+    desk.release = None
+    run = queue_run(desk.records)
+    desk.start()
+    await desk.until_started(run.run_id)
+    version = desk.publish(run.run_id)
+    ended = await desk.until(run.run_id, RunState.SUCCEEDED)
+    assert (ended.version, ended.gate) == (version, None)
+
+
+async def test_a_trainer_that_fails_ends_with_its_words_and_the_end_of_its_log(desk):
+    run = queue_run(desk.records)
+    desk.start()
+    job = await desk.until_started(run.run_id)
+    (job.folder / LOG_FILE).write_text("".join(f"line {n}\n" for n in range(100)))
+    with desk.reporter(run.run_id) as reporter:
+        reporter.end("failed", reason="the loss became nan")
+    desk.launcher.statuses[run.run_id] = JobStatus(JobState.ENDED, "the trainer ended with status 1")
+    ended = await desk.until(run.run_id, RunState.FAILED)
+    first, *tail = ended.error.splitlines()
+    assert first == "the loss became nan; the trainer ended with status 1"
+    assert tail == [f"line {n}" for n in range(80, 100)]
+    assert ended.version == 0
+
+
+async def test_a_trainer_killed_after_its_publication_has_published(desk):
+    run = queue_run(desk.records)
+    desk.start()
+    await desk.until_started(run.run_id)
+    version = desk.publish(run.run_id, told=False)
+    desk.launcher.statuses[run.run_id] = JobStatus(JobState.LOST, "killed")
+    assert (await desk.until(run.run_id, RunState.SUCCEEDED)).version == version
+
+
+async def test_a_trainer_without_events_is_ended_and_told(desk):
+    desk.limits = Limits(hang_seconds=0.2, ready_seconds=600)
+    run = queue_run(desk.records)
+    desk.start()
+    ended = await desk.until(run.run_id, RunState.FAILED)
+    assert ended.error.startswith("the trainer hung: no event for 0.00333 minutes; the trainer was ended by")
+    assert desk.launcher.cancelled == [run.run_id]
+
+
+async def test_a_trainer_that_waits_for_its_turn_does_not_hang(desk):
+    desk.limits = Limits(hang_seconds=0.2, ready_seconds=600)
+    run = queue_run(desk.records)
+    desk.launcher.statuses[run.run_id] = JobStatus(JobState.WAITING)
+    desk.start()
+    await desk.until_started(run.run_id)
+    for _ in range(3):
+        with desk.records.changes.waiter(run.run_id) as waiter:
+            await waiter.wait(0.2)
+    assert desk.records.runs.get(run.run_id).state is RunState.RUNNING
+    desk.publish(run.run_id)
+    await desk.until(run.run_id, RunState.SUCCEEDED)
+
+
+@pytest.mark.parametrize("passing", [True, False])
+async def test_a_trainer_that_cannot_be_started_is_told(desk, monkeypatch, passing):
+    monkeypatch.setattr("neurogate_gateway.training.tending._RETRY_SECONDS", 0)
+    desk.launcher.refusals = [LaunchError("no cluster", passing=passing)]
+    run = queue_run(desk.records)
+    desk.start()
+    if passing:
+        await desk.until_started(run.run_id)
+        return
+    ended = await desk.until(run.run_id, RunState.FAILED)
+    assert ended.error == "the trainer could not be started: no cluster"
+
+
+@pytest.mark.parametrize("lack", ["base run", "trainer", "checkpoint"])
+async def test_what_a_trainer_needs_and_is_not_there_is_told(desk, lack):
+    spec = {}
+    if lack == "base run":
+        (desk.home.base_run / "state.json").unlink()
+        words = "no folder of a training run"
+    elif lack == "trainer":
+        desk.home.trainer.unlink()
+        words = "there is no command"
+    else:
+        spec = {"from_scratch": False, "warm_start_version": 3}
+        words = "the weights of version 3 are gone"
+    run = queue_run(desk.records, **spec)
+    desk.start()
+    assert words in (await desk.until(run.run_id, RunState.FAILED)).error
+
+
+async def test_cancelling_ends_the_trainer(desk):
+    run = queue_run(desk.records)
+    desk.start()
+    await desk.until_started(run.run_id)
+    desk.records.runs.request_cancel(run.run_id, reason="no need", actor="tester")
+    ended = await desk.until(run.run_id, RunState.CANCELLED)
+    assert desk.launcher.cancelled == [run.run_id]
+    assert (ended.version, ended.error) == (0, "")
+
+
+async def test_cancelling_while_the_gate_thinks_leaves_the_version_where_it_is(desk):
+    desk.release.blocked = asyncio.Event()
+    run = queue_run(desk.records, promote=True)
+    desk.start()
+    await desk.until_started(run.run_id)
+    version = desk.publish(run.run_id)
+    await desk.until(run.run_id, RunState.EVALUATING)
+    desk.records.runs.request_cancel(run.run_id, reason="", actor="tester")
+    assert (await desk.until(run.run_id, RunState.CANCELLED)).version == version
+    assert desk.release.promoted == []
+
+
+async def test_one_at_a_time_in_the_order_of_arrival(desk):
+    queued = [queue_run(desk.records) for _ in range(3)]
+    desk.start()
+    for number, run in enumerate(queued):
+        await desk.until_started(run.run_id)
+        assert list(desk.launcher.jobs) == [each.run_id for each in queued[: number + 1]]
+        desk.publish(run.run_id)
+        await desk.until(run.run_id, RunState.SUCCEEDED)
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.EVALUATING])
+async def test_another_gateway_goes_on_where_the_first_stopped(desk, state):
+    desk.release.blocked = asyncio.Event()
+    run = queue_run(desk.records, promote=True)
+    first = desk.start()
+    await desk.until_started(run.run_id)
+    with desk.reporter(run.run_id) as reporter:
+        reporter.phase("fine-tune", total=2, unit="steps")
+        reporter.advance(1, epoch=1)
+    if state is RunState.EVALUATING:
+        desk.publish(run.run_id)
+    await desk.until(run.run_id, state)
+    await desk.stop(first)
+    assert desk.records.runs.get(run.run_id).owner == ""
+    desk.start("second")
+    if state is RunState.RUNNING:
+        desk.publish(run.run_id)
+    desk.release.blocked.set()
+    ended = await desk.until(run.run_id, RunState.SUCCEEDED)
+    assert len(desk.launcher.jobs) == 1
+    assert ended.trainer_sequence == len(desk.home.event_lines(run.run_id))
+    assert desk.states(run.run_id) == ["QUEUED", "RUNNING", "EVALUATING", "PUBLISHING", "SUCCEEDED"]
+
+
+async def test_a_gateway_that_was_taken_for_dead_lets_go(desk, caplog):
+    """As if it had been frozen for longer than its lease."""
+    run = queue_run(desk.records)
+    desk.start()
+    await desk.until_started(run.run_id)
+    with desk.records.database.write() as connection:
+        later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+        connection.execute(sa.update(runs).values(owner="second", lease_time=later))
+    with caplog.at_level(logging.WARNING, "neurogate_gateway"):
+        desk.publish(run.run_id)
+        with desk.records.changes.waiter(run.run_id) as waiter:
+            async with asyncio.timeout(60):
+                while "retraining_taken_over" not in caplog.messages:
+                    await waiter.wait(0.05)
+    left = desk.records.runs.get(run.run_id)
+    assert (left.state, left.owner, left.trainer_sequence) == (RunState.RUNNING, "second", 0)
