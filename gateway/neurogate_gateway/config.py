@@ -23,6 +23,7 @@ _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(T
 _TRUTH: Final = {"true": True, "false": False}
 MODES: Final = ("latest", "manual", "gated")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LAUNCHERS: Final = ("local", "ray")
 
 
 class ConfigError(ValueError):
@@ -89,6 +90,26 @@ class Settings:
         5, "Examples of a class that a retraining needs; 0 allows one without examples.", low=0, high=10**6
     )
     max_queued_retrainings: int = _setting(10, "Most retrainings that wait.", low=1, high=1000)
+    base_run: str = _setting(
+        "", "Folder of the training run whose data set retrainings build on. Empty: no retraining."
+    )
+    runs_dir: str = _setting("", "Folder of the retrainings' runs. Empty: runs, in the data folder.")
+    launcher: str = _setting("local", f"Who runs trainers unless asked otherwise: {', '.join(LAUNCHERS)}.")
+    trainer_command: str = _setting("neurogate-trainer", "The trainer's command, a path or a name.")
+    trainer_cores: int = _setting(
+        0, "Cores of a trainer on this machine; 0 means all but one.", low=0, high=4096
+    )
+    trainer_memory_mib: int = _setting(
+        8192, "Memory from which on a trainer on this machine is ended; 0 means no limit.", low=0, high=2**30
+    )
+    trainer_hang_minutes: float = _setting(
+        15.0, "A trainer that tells nothing for so long is ended.", low=0.1, high=10_080
+    )
+    ray_address: str = _setting(
+        "", "Ray cluster's dashboard, http://HOST:PORT, for the launcher ray. Empty: none."
+    )
+    ray_cpus: float = _setting(2.0, "Cores that a trainer asks Ray for.", low=0.0, high=4096)
+    ray_gpus: float = _setting(0.0, "GPUs that a trainer asks Ray for.", low=0.0, high=4096)
     max_image_bytes: int = _setting(
         16 * 2**20, "Largest encoded image; every message limit follows from it.", low=1024, high=512 * 2**20
     )
@@ -150,6 +171,7 @@ class Settings:
             raise ConfigError(f"model_name is {self.model_name!r}, expected a name without slashes")
         self._check_mode()
         self._check_records()
+        self._check_training()
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level is {self.log_level!r}, expected one of {', '.join(LOG_LEVELS)}")
 
@@ -158,7 +180,7 @@ class Settings:
             raise ConfigError(f"release_mode is {self.release_mode!r}, expected one of {', '.join(MODES)}")
         if self.mode != "latest" and not self.repository:
             raise ConfigError(f"release_mode {self.mode} needs a repository")
-        if self.mode == "gated" and not self.evaluation_data:
+        if self.mode == "gated" and not self.sealed_images:
             raise ConfigError("release_mode gated needs evaluation_data")
 
     def _check_records(self) -> None:
@@ -168,6 +190,22 @@ class Settings:
             raise ConfigError(
                 "prediction_image_days is set, but journal_days is 0, so that no prediction is kept"
             )
+
+    def _check_training(self) -> None:
+        if self.launcher not in LAUNCHERS:
+            raise ConfigError(f"launcher is {self.launcher!r}, expected one of {', '.join(LAUNCHERS)}")
+        if self.base_run and not (self.data_dir and self.repository):
+            raise ConfigError("base_run is set, but retrainings need data_dir and repository too")
+        if self.ray_address and not re.fullmatch(r"https?://\S+", self.ray_address):
+            raise ConfigError(f"ray_address is {self.ray_address!r}, expected http://HOST:PORT")
+        if self.launcher == "ray" and not self.ray_address:
+            raise ConfigError("launcher ray needs ray_address")
+
+    @property
+    def sealed_images(self) -> str:
+        """What the gate measures versions on: as it is set, else the base run's sealed test split."""
+        base = self.base_run and os.path.join(self.base_run, "evaluation.json")  # noqa: PTH118 - it stays text
+        return self.evaluation_data or base
 
     @property
     def mode(self) -> str:

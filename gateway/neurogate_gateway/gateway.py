@@ -21,7 +21,7 @@ from .integrity import NoRepository, RepositoryIntegrity
 from .interceptors import CallInterceptor
 from .lifecycle.assembly import Lifecycle
 from .measures import CallMeasures, FleetMeasures, ImageMeasures, measure_admission
-from .metrics import Metrics, serve_metrics
+from .metrics import serve_metrics
 from .proving import Prover
 from .quiet import QuietRunner
 from .records.errors import RecordsSetupError
@@ -106,9 +106,7 @@ class Gateway:
             window_bytes=settings.max_message_bytes,
             idle=settings.default_timeout_seconds,
         )
-        self.training = _open_training(
-            settings, self.catalog, self._admission, self._transforms, self.metrics
-        )
+        self.training = self._open_training()
         if self.training is not None:
             self.classifier.observers += self.training.observers
         self._interceptor = CallInterceptor(
@@ -135,6 +133,29 @@ class Gateway:
         measure_admission(self.metrics, self._admission)
         FleetMeasures(self.metrics, self.fleet)
         self.classifier.observers += (ImageMeasures(self.metrics),)
+
+    def _open_training(self) -> TrainingPart | None:
+        """The part that needs a database, imported only where one is wanted.
+
+        Raises:
+            RecordsSetupError: It cannot be used.
+        """
+        if not self._settings.data_dir:
+            return None
+        try:
+            from .training.part import TrainingPart  # noqa: PLC0415 - see above
+        except ModuleNotFoundError as error:
+            raise RecordsSetupError(
+                f"records need {error.name}, which is not installed: pip install 'neurogate[records]'"
+            ) from error
+        return TrainingPart(
+            self._settings,
+            self.catalog,
+            self._admission,
+            self._transforms,
+            metrics=self.metrics,
+            promoter=self.lifecycle.desk,
+        )
 
     @property
     def address(self) -> str:
@@ -197,22 +218,3 @@ class Gateway:
         except TimeoutError:
             return False
         return True
-
-
-def _open_training(
-    settings: Settings, catalog: Catalog, admission: Admission, transforms: TransformPool, metrics: Metrics
-) -> TrainingPart | None:
-    """The part that needs a database, imported only where one is wanted.
-
-    Raises:
-        RecordsSetupError: It cannot be used.
-    """
-    if not settings.data_dir:
-        return None
-    try:
-        from .training.part import TrainingPart  # noqa: PLC0415 - see above
-    except ModuleNotFoundError as error:
-        raise RecordsSetupError(
-            f"records need {error.name}, which is not installed: pip install 'neurogate[records]'"
-        ) from error
-    return TrainingPart(settings, catalog, admission, transforms, metrics=metrics)

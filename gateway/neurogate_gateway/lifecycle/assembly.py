@@ -80,8 +80,8 @@ class Lifecycle:
             keep=settings.keep_versions,
         )
         seconds = settings.default_timeout_seconds
-        if settings.evaluation_data:
-            source = Path(settings.evaluation_data)
+        if settings.sealed_images:
+            source = Path(settings.sealed_images)
             self._evaluator = Evaluator(source, fleet, quiet, policy, seconds=seconds)
             self._evaluator.reported.add(self._publish_version)
         self.desk = desk = ReleaseDesk(manager, self._catalog, self._evaluator)

@@ -34,7 +34,8 @@ class Run:
         gate: What the gate said; None before.
         error: Why it FAILED; empty otherwise.
         actor: Who asked for it.
-        examples_digest: Hex SHA-256 over the examples' identifiers, sorted, a newline after each.
+        examples_digest: Hex SHA-256 of the examples' identifiers, sorted and joined by newlines, as the
+            version's lineage has it.
         examples_by_class: How many joined.
         handle: The launcher's words by which it finds the trainer again; empty before there is one.
         owner: The gateway that looks after it; empty for none.
@@ -115,7 +116,5 @@ def timestamp(moment: datetime | None) -> timestamp_pb2.Timestamp | None:
 
 
 def examples_digest(example_ids: Iterable[str]) -> str:
-    """Hex SHA-256 over identifiers of examples, sorted, a newline after each."""
-    return hashlib.sha256(
-        "".join(f"{identifier}\n" for identifier in sorted(example_ids)).encode()
-    ).hexdigest()
+    """Hex SHA-256 of identifiers of examples, sorted and joined by newlines."""
+    return hashlib.sha256("\n".join(sorted(example_ids)).encode()).hexdigest()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
-
-from neurogate_serving.repository import ModelRepository, RepositoryError
 
 from neurogate_gateway.admission import Admission
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.config import Settings
 from neurogate_gateway.errors import GatewayError
+from neurogate_gateway.lifecycle.desk import VersionPromoter
 from neurogate_gateway.metrics import Metrics
 from neurogate_gateway.outcomes import OutcomeObserver
 from neurogate_gateway.records.journal import Journal
@@ -24,6 +22,7 @@ from neurogate_gateway.telemetry import log
 from neurogate_gateway.transforms import TransformPool
 
 from .corrections import Corrections
+from .launchers import build_launchers, build_runner, checkpoints_of
 from .retrainings import Retrainings
 from .uploads import Uploads
 from .watching import Watching
@@ -46,11 +45,16 @@ class TrainingPart:
         transforms: TransformPool,
         *,
         metrics: Metrics,
-        launchers: Collection[str] = (),
+        promoter: VersionPromoter | None,
     ) -> None:
         self._settings = settings
+        launchers = build_launchers(settings)
+        checkpoints = checkpoints_of(settings)
         self.records = Records(
             Path(settings.data_dir), settings.records_url, max_store_bytes=settings.max_store_bytes
+        )
+        self._runner = (
+            build_runner(settings, self.records, launchers, checkpoints, promoter) if launchers else None
         )
         self.journal = (
             Journal(self.records.predictions, metrics, keep_images=settings.prediction_image_days > 0)
@@ -73,8 +77,8 @@ class TrainingPart:
             retrainings=Retrainings(
                 self.records,
                 catalog,
-                base_versions=_versions(settings),
-                launchers=launchers,
+                base_versions=checkpoints.versions if settings.repository else None,
+                launchers=[launcher.name for launcher in launchers],
                 min_examples_per_class=settings.min_examples_per_class,
                 most_queued=settings.max_queued_retrainings,
                 may_promote=settings.mode != "latest",
@@ -84,6 +88,7 @@ class TrainingPart:
             default_timeout=settings.default_timeout_seconds,
         )
         self._sweeping: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def observers(self) -> tuple[OutcomeObserver, ...]:
@@ -95,10 +100,14 @@ class TrainingPart:
         if self.journal is not None:
             self.journal.start()
         self._sweeping = asyncio.create_task(self._sweep())
+        if self._runner is not None:
+            self._running = asyncio.create_task(self._runner.run())
 
     def drain(self) -> None:
-        """Ends watches at once; uploads go on until `stop_reading`."""
+        """Ends watches at once, and leaves retrainings to others; uploads go on until `stop_reading`."""
         self._watching.close()
+        if self._running is not None:
+            self._running.cancel()
 
     def stop_reading(self) -> bool:
         """Makes uploads acknowledge what they have read and end; whether there was any."""
@@ -106,9 +115,11 @@ class TrainingPart:
 
     async def close(self) -> None:
         """Writes what is not written yet and closes the records; no call may be running."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait([self._sweeping])
+        tasks = [task for task in (self._sweeping, self._running) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.records.close)
@@ -130,17 +141,3 @@ class TrainingPart:
             except Exception as error:  # noqa: BLE001 - the next sweep may find what this one did not
                 log(logging.ERROR, "records_not_swept", error=error)
             await asyncio.sleep(_SWEEP_SECONDS)
-
-
-def _versions(settings: Settings) -> Callable[[], Collection[int]] | None:
-    if not settings.repository:
-        return None
-    repository = ModelRepository(Path(settings.repository))
-
-    def versions() -> Collection[int]:
-        try:
-            return repository.versions(settings.model_name)
-        except RepositoryError:
-            return ()
-
-    return versions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import shlex
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, Final, TypeVar
 from .launching import LOG_FILE, Job, JobState, JobStatus, LaunchError
 
 T = TypeVar("T")
+
+_STATES: Final = {"PENDING": JobState.WAITING, "RUNNING": JobState.RUNNING}
 
 
 class RayLauncher:
@@ -21,7 +24,7 @@ class RayLauncher:
         gpus: Requested for a trainer.
 
     Raises:
-        LaunchError: The package ray is not installed.
+        ModuleNotFoundError: Ray is not installed.
     """
 
     name: Final = "ray"
@@ -29,12 +32,8 @@ class RayLauncher:
     """The cluster has a queue of its own; this only bounds what a gateway looks after."""
 
     def __init__(self, address: str, *, cpus: float, gpus: float) -> None:
-        try:
-            # Takes a second and 100 MB, so only where it is configured.
-            from ray import job_submission  # noqa: PLC0415
-        except ImportError as error:
-            raise LaunchError(f'the launcher "ray" needs the extra ray: {error}') from error
-        self._ray = job_submission
+        if importlib.util.find_spec("ray") is None:
+            raise ModuleNotFoundError("no module ray", name="ray")
         self._address = address
         self._cpus = cpus
         self._gpus = gpus
@@ -69,11 +68,9 @@ class RayLauncher:
                 if "404" not in str(error):
                     raise
                 return JobStatus(JobState.LOST, "the Ray cluster does not know the job any longer")
-            if job.status == self._ray.JobStatus.PENDING:
-                return JobStatus(JobState.WAITING)
-            if job.status == self._ray.JobStatus.RUNNING:
-                return JobStatus(JobState.RUNNING)
-            return JobStatus(JobState.ENDED, f"Ray says {job.status.value}: {job.message or 'nothing more'}")
+            state = _STATES.get(job.status.value, JobState.ENDED)
+            ended = f"Ray says {job.status.value}: {job.message or 'nothing more'}"
+            return JobStatus(state, ended if state is JobState.ENDED else "")
 
         return await self._ask(look)
 
@@ -84,7 +81,10 @@ class RayLauncher:
     async def _ask(self, question: Callable[[Any], T]) -> T:
         def run() -> T:
             if self._client is None:
-                self._client = self._ray.JobSubmissionClient(self._address)
+                # Takes a second and 100 MB, so not before it is needed.
+                from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
+
+                self._client = JobSubmissionClient(self._address)
             return question(self._client)
 
         try:

@@ -123,7 +123,9 @@ class Retrainings:
         known = await asyncio.to_thread(self._base_versions) if self._base_versions is not None else ()
         if number not in known:
             where = (
-                "the repository" if self._base_versions is not None else "reach: no repository is configured"
+                "the repository, or its weights are gone"
+                if self._base_versions is not None
+                else "reach: no repository is configured"
             )
             raise BaseVersionNotFoundError(
                 f"version {number} of model {stable.model} is not in {where}",

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from neurogate_gateway.lifecycle.desk import VersionPromoter
 from neurogate_gateway.records.moves import LeaseLostError
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.run import Run
@@ -15,7 +16,7 @@ from neurogate_gateway.telemetry import log
 
 from .jobs import JobMaker
 from .launching import Launcher
-from .tending import Limits, Promoter, Tending
+from .tending import Limits, Tending
 
 _LEASE_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 1.0
@@ -42,7 +43,7 @@ class RetrainingRunner:
         owner: str,
         launchers: Sequence[Launcher],
         jobs: JobMaker,
-        promoter: Promoter | None,
+        promoter: VersionPromoter | None,
         limits: Limits,
     ) -> None:
         self._records = records

@@ -10,11 +10,12 @@ import asyncio
 import dataclasses
 import logging
 import time
-from typing import Final, Protocol
+from typing import Final
 
 from neurogate.v1 import model_pb2
 
 from neurogate_gateway.errors import GatewayError, UnavailableError
+from neurogate_gateway.lifecycle.desk import Asked, VersionPromoter
 from neurogate_gateway.records.moves import StateConflictError
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.run import Run
@@ -28,31 +29,6 @@ from .relay import Relay
 
 _LOOK_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 2.0
-
-
-class Promoter(Protocol):
-    """What a retraining needs of the release."""
-
-    async def until_ready(self, version: int, *, seconds: float) -> None:
-        """Waits until a published version is READY.
-
-        Raises:
-            GatewayError: It was rejected, or takes longer.
-        """
-
-    async def evaluate(self, version: int) -> model_pb2.GateReport:
-        """What the gate makes of a READY version.
-
-        Raises:
-            GatewayError: It cannot be evaluated.
-        """
-
-    async def promote(self, version: int, *, actor: str, request_id: str, reason: str) -> None:
-        """Makes a READY version "stable"; a repeat of a request_id does nothing.
-
-        Raises:
-            GatewayError: It cannot be.
-        """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +65,7 @@ class Tending:
         owner: str,
         launcher: Launcher,
         jobs: JobMaker,
-        promoter: Promoter | None,
+        promoter: VersionPromoter | None,
         limits: Limits,
     ) -> None:
         self._run = run
@@ -238,7 +214,7 @@ class Tending:
         else:
             raise error
 
-    async def _judge(self, promoter: Promoter) -> model_pb2.GateReport:
+    async def _judge(self, promoter: VersionPromoter) -> model_pb2.GateReport:
         give_up = time.monotonic() + self._limits.ready_seconds
         await promoter.until_ready(self._run.version, seconds=self._limits.ready_seconds)
         while True:
@@ -269,12 +245,12 @@ class Tending:
         give_up = time.monotonic() + self._limits.ready_seconds
         while True:
             try:
-                await self._promoter.promote(
-                    self._run.version,
+                asked = Asked(
                     actor=self._run.actor,
                     request_id=f"retraining-{self._run.run_id}",
                     reason=f"retraining {self._run.run_id}",
                 )
+                await self._promoter.promote(self._run.version, asked)
                 return
             except UnavailableError:
                 if time.monotonic() > give_up:

@@ -10,6 +10,7 @@ from pathlib import Path
 from neurogate.v1 import training_pb2
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.run import Run
+from neurogate_gateway.records.starts import NewRun
 from neurogate_gateway.training.checkpoints import Checkpoints
 from neurogate_gateway.training.jobs import JobMaker
 
@@ -72,15 +73,12 @@ class Home:
 
 def queue_run(records: Records, *, launcher: str = "local", **spec: object) -> Run:
     """A retraining that waits."""
-    run, _ = records.runs.create(
-        training_pb2.RetrainingSpec(**({"from_scratch": True} | spec)),
+    new = NewRun(
+        spec=training_pb2.RetrainingSpec(**({"from_scratch": True} | spec)),
         launcher=launcher,
         actor="tester",
-        request_id="",
-        request_digest="",
-        most_queued=100,
-        check_counts=lambda _: None,
     )
+    run, _ = records.runs.create(new, most_queued=100, check_counts=lambda _: None)
     return run
 
 

@@ -26,10 +26,16 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
             "metrics_address": "[::1]:0",
             "release_mode": "latest",
             "log_level": "debug",
+            "launcher": "ray",
+            "ray_address": "http://head:8265",
             "channelz": "True",
         }.get(field.name, str(field.metadata["high"]))
         flag = "--" + field.name.replace("_", "-")
-        needed = ["--data-dir=d"] if field.name == "records_url" else []
+        needed = {
+            "records_url": ["--data-dir=d"],
+            "base_run": ["--data-dir=d", "--repository=r"],
+            "launcher": ["--ray-address=http://head:8265"],
+        }.get(field.name, [])
         by_flag = parse_settings([flag, value, *needed], {})
         joined = parse_settings([f"{flag}={value}", *needed], {})
         by_variable = parse_settings(needed, {f"NEUROGATE_GATEWAY_{field.name.upper()}": value})
@@ -189,3 +195,29 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
 def test_the_log_never_holds_a_password(url: str, shown: str) -> None:
     settings = Settings(data_dir="d", records_url=url)
     assert settings.loggable() == {**dataclasses.asdict(settings), "records_url": shown}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base-run=b"], "base_run is set, but retrainings need data_dir and repository too"),
+        (
+            ["--base-run=b", "--data-dir=d"],
+            "base_run is set, but retrainings need data_dir and repository too",
+        ),
+        (["--launcher=slurm"], "launcher is 'slurm', expected one of local, ray"),
+        (["--launcher=ray"], "launcher ray needs ray_address"),
+        (["--ray-address=head:8265"], "ray_address is 'head:8265', expected http://HOST:PORT"),
+        (["--repository=r", "--release-mode=gated"], "release_mode gated needs evaluation_data"),
+    ],
+)
+def test_retrainings_need_what_they_need(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_settings(arguments, {})
+
+
+def test_the_gate_measures_on_the_base_runs_sealed_images_unless_told_otherwise() -> None:
+    needed = ["--base-run=base", "--data-dir=d", "--repository=r", "--release-mode=gated"]
+    assert parse_settings(needed, {}).sealed_images == "base/evaluation.json"
+    assert parse_settings([*needed, "--evaluation-data=e"], {}).sealed_images == "e"
+    assert parse_settings([], {}).sealed_images == ""

@@ -59,7 +59,7 @@ def test_a_new_run_waits_with_its_examples_counted_and_fixed(records: Retraining
     run = records.start(check_counts=seen.append)
     assert seen == [{"glioma": 3, "pituitary": 2}]
     assert (run.state, run.last_sequence, run.examples_by_class) == (QUEUED, 1, {"glioma": 3, "pituitary": 2})
-    joined = "".join(f"{name}\n" for name in sorted(identifiers))
+    joined = "\n".join(sorted(identifiers))
     assert run.examples_digest == hashlib.sha256(joined.encode()).hexdigest()
     records.add_examples(1, "notumor")
     chosen = records.runs.examples(run.run_id)

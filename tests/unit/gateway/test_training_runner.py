@@ -70,10 +70,10 @@ class FakeRelease:
             raise self.errors.pop(0)
         return model_pb2.GateReport(accepted=self.accepted)
 
-    async def promote(self, version, *, actor, request_id, reason):
+    async def promote(self, version, asked, *, force=False):
         if self.refuses_promotion:
             raise GateRefusedError("not any more")
-        self.promoted.append((version, actor, request_id))
+        self.promoted.append((version, asked.actor, asked.request_id, force))
 
 
 class Desk:
@@ -173,7 +173,7 @@ async def test_a_retraining_goes_its_way(desk):
     ended = await desk.until(run.run_id, RunState.SUCCEEDED)
     assert (ended.version, ended.gate.accepted, ended.error) == (version, True, "")
     assert desk.states(run.run_id) == ["QUEUED", "RUNNING", "EVALUATING", "PUBLISHING", "SUCCEEDED"]
-    assert desk.release.promoted == [(version, "tester", f"retraining-{run.run_id}")]
+    assert desk.release.promoted == [(version, "tester", f"retraining-{run.run_id}", False)]
     lines = desk.home.event_lines(run.run_id)
     relayed = [e for e in desk.events(run.run_id) if e.WhichOneof("event") != "state_change"]
     assert len(relayed) == len(lines) == ended.trainer_sequence
