@@ -140,6 +140,8 @@ class Servers:
         if self.records is not None:
             # Images are kept, so that feedback becomes an example.
             options += [f"--data-dir={self.records}", f"--prediction-image-days={IMAGE_DAYS}"]
+            if self.base_run is not None:
+                options.append(f"--base-run={self.base_run}")
         return options
 
     def wait_until_ready(self, supervisor: processes.Supervisor, client: Client) -> int:
