@@ -37,7 +37,7 @@ async def _resolved(host: str, port: int) -> AsyncIterator[tuple[str, ...]]:
     while True:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             # Not the servers are gone but the name server, as far as anybody knows; polls tell the rest.
             if complaint != str(error):
                 complaint = str(error)

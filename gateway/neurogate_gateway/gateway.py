@@ -69,9 +69,12 @@ class Gateway:
             min_deadline=settings.min_deadline_seconds,
         )
         self._transforms = TransformPool(settings.transform_workers)
+        self._integrity = (
+            RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository()
+        )
         prover = Prover(
             self._transforms,
-            RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository(),
+            self._integrity,
             model=settings.model_name,
             seconds_per_call=settings.default_timeout_seconds,
         )
@@ -204,6 +207,7 @@ class Gateway:
             await self.training.close()
         await self.fleet.close()
         self._transforms.close()
+        self._integrity.close()
         self.metrics.close()
 
     def _stop_reading(self) -> bool:

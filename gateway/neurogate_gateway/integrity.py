@@ -34,12 +34,18 @@ class Integrity(Protocol):
             FilesUnreadableError: Nobody can tell now.
         """
 
+    def close(self) -> None:
+        """Drops what has not begun."""
+
 
 class NoRepository:
     """For a gateway that has no access to the repository: goldens alone decide."""
 
     async def check(self, version: ServedVersion) -> None:
         """Finds nothing."""
+
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 _Fingerprint = tuple[tuple[str, int, int, int], ...]

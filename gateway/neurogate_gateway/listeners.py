@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Generic, ParamSpec
+
+from .telemetry import log
 
 _P = ParamSpec("_P")
 
@@ -20,6 +23,9 @@ class Listeners(Generic[_P]):
         return lambda: self._listeners.remove(told)
 
     def tell(self, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        """Calls all; they may come and go meanwhile."""
+        """Calls all; they may come and go meanwhile, and one that fails keeps it from nobody else."""
         for told in tuple(self._listeners):
-            told(*args, **kwargs)
+            try:
+                told(*args, **kwargs)
+            except Exception as defect:  # noqa: BLE001 - who tells is in the middle of something
+                log(logging.ERROR, "listener_failed", error=defect)

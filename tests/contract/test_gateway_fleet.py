@@ -265,3 +265,48 @@ async def test_connections_and_changes_are_told() -> None:
         assert len(connections) == 2
         assert changes[-1] == (1, LOADING)
         assert dict(fleet.backends) == {first.address: False, second.address: False}
+
+
+async def test_a_server_that_leaves_finishes_what_it_has_begun() -> None:
+    async with two_servers() as (gateway, first, second):
+        fleet = gateway.gateway.fleet
+        first.versions[1].gate.clear()
+        calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
+        await first.until(lambda: first.running == 2)
+        fleet.set_members([second.address])
+        assert list(fleet.backends) == [second.address]
+        before = len(second.predicts)
+        for _ in range(4):
+            await classify(gateway)
+        assert len(second.predicts) == before + 4
+        first.versions[1].gate.set()
+        assert {(await call).model.version for call in calls} == {1}
+        version = await gateway.until_state(1, READY)
+        assert [there.address for there in version.backends] == [second.address]
+
+
+async def test_a_version_that_left_with_its_server_is_retired() -> None:
+    async with two_servers() as (gateway, first, second):
+        first.add_version(2)
+        await gateway.until_ready(2)
+        gateway.gateway.fleet.set_members([second.address])
+        version = await gateway.until_state(2, RETIRED)
+        assert (list(version.backends), bool(version.manifest_digest)) == ([], True)
+        assert (await classify(gateway)).model.version == 1
+
+
+async def test_a_listener_that_fails_disturbs_nothing() -> None:
+    async with two_servers() as (gateway, first, second):
+        fleet = gateway.gateway.fleet
+        told: list[int] = []
+
+        def broken(_: object) -> None:
+            raise ZeroDivisionError
+
+        fleet.subscribe(broken)
+        fleet.subscribe(lambda view: told.append(view.number))
+        for backend in (first, second):
+            backend.add_version(2)
+            await gateway.until_there(backend, 2, READY)
+        assert 2 in told
+        assert (await classify(gateway)).model.version == 2
