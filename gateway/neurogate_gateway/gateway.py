@@ -100,7 +100,7 @@ class Gateway:
         if self.metrics.enabled:
             self._measure()
         self.quiet = QuietRunner(self._admission, self.fleet, self._transforms)
-        self.lifecycle = Lifecycle(settings, self.catalog, self.quiet)
+        self.lifecycle = Lifecycle(settings, self.catalog, self.quiet, self.metrics)
         self.classifier.observers += self.lifecycle.observers
         self._streams = StreamServer(
             self.classifier,

@@ -14,6 +14,7 @@ from neurogate_serving.repository import ModelRepository, RepositoryError
 
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.config import ConfigError, Settings
+from neurogate_gateway.metrics import Metrics
 from neurogate_gateway.outcomes import OutcomeObserver
 from neurogate_gateway.quiet import QuietRunner
 from neurogate_gateway.routing import STABLE
@@ -24,6 +25,7 @@ from .candidates import Candidates
 from .desk import ReleaseDesk
 from .evaluation import Evaluator
 from .manager import ReleaseManager
+from .measures import ReleaseMeasures
 from .messages import MODES, release_message
 from .policy import Policy, PolicyError, read_policy
 from .servers import ModelServers
@@ -44,7 +46,7 @@ class Lifecycle:
         observers: To be told of outcomes.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, quiet: QuietRunner) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, quiet: QuietRunner, metrics: Metrics) -> None:
         """Puts the parts together.
 
         Raises:
@@ -63,9 +65,9 @@ class Lifecycle:
         self.hub = WatchHub(self._present)
         catalog.fleet.subscribe(lambda view: self._publish_version(view.number))
         if self.mode != "latest":
-            self._manage(settings, quiet)
+            self._manage(settings, quiet, metrics)
 
-    def _manage(self, settings: Settings, quiet: QuietRunner) -> None:
+    def _manage(self, settings: Settings, quiet: QuietRunner, metrics: Metrics) -> None:
         repository, fleet = Path(settings.repository), self._catalog.fleet
         try:
             policy = read_policy(Path(settings.policy)) if settings.policy else Policy()
@@ -89,6 +91,8 @@ class Lifecycle:
         self._watchdog = Watchdog(manager, fleet, policy.guards)
         self.observers = (self._watchdog, self._shadow)
         manager.changed.add(self._publish_release)
+        if metrics.enabled:
+            ReleaseMeasures(metrics, manager, self._shadow, self._watchdog, self._evaluator)
         self._runs = [
             manager.run,
             ModelServers(repository, settings.model_name, manager, fleet).run,

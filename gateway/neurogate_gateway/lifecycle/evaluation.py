@@ -93,7 +93,7 @@ class Evaluator:
         try:
             images = await asyncio.to_thread(load_images, self._source)
         except ImagesError as error:
-            raise EvaluationImpossibleError(str(error)) from error
+            raise _unusable(error) from error
         candidate = await self._measured(number, images)
         other = None if stable in {None, number} else await self._measured(stable or 0, images)
         report = await asyncio.to_thread(judge, candidate, other, self._policy)
@@ -155,7 +155,7 @@ class Evaluator:
         try:
             content = await asyncio.to_thread(image.read)
         except ImagesError as error:
-            raise EvaluationImpossibleError(str(error)) from error
+            raise _unusable(error) from error
         failures = 0
         while True:
             begun = time.perf_counter()
@@ -165,9 +165,10 @@ class Evaluator:
                 # Callers come first, for as long as they have much to ask.
                 await asyncio.sleep(error.retry_after or _PAUSE_SECONDS)
             except InvalidArgumentError as error:
-                raise EvaluationImpossibleError(
-                    f"version {version.number} refuses {image.path.name}: {error.message}"
-                ) from error
+                refused = ImagesError(
+                    f"version {version.number} refuses an image: {error.message}", image.path
+                )
+                raise _unusable(refused) from error
             except (UnavailableError, DeadlineTooShortError) as error:
                 failures += 1
                 if failures >= _ATTEMPTS:
@@ -177,6 +178,11 @@ class Evaluator:
                 if answer.choice.version.digest != version.digest:
                     raise ModelVersionNotReadyError(f"version {version.number} is another one by now")
                 return answer, (time.perf_counter() - begun) * 1000
+
+
+def _unusable(error: ImagesError) -> EvaluationImpossibleError:
+    log(logging.ERROR, "evaluation_images_unusable", message=str(error))
+    return EvaluationImpossibleError(f"the evaluation images cannot be used: {error.message}")
 
 
 def _interrupted(version: ServedVersion, error: GatewayError) -> GatewayError:

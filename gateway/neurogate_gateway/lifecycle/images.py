@@ -22,7 +22,11 @@ _MOST_IMAGES: Final = 1_000_000
 
 
 class ImagesError(Exception):
-    """The images cannot be used; the message says which and why, for people."""
+    """The images cannot be used; the whole text is for the log, `message` for callers, who see no paths."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(f"{path}: {message}")
+        self.message = message
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class SealedImage:
         """
         content = _read(self.path)
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ImagesError(f"{self.path} is not the image that it was: its digest differs")
+            raise ImagesError("an image is not the one that it was: its digest differs", self.path)
         return content
 
 
@@ -61,7 +65,7 @@ def load_images(source: Path) -> SealedImages:
     """
     found = _from_folder(source) if source.is_dir() else _from_list(source)
     if not found.images:
-        raise ImagesError(f"{source} has no images")
+        raise ImagesError("there are no images", source)
     return found
 
 
@@ -75,7 +79,7 @@ def _from_folder(root: Path) -> SealedImages:
                     sha256 = hashlib.sha256(_read(path)).hexdigest()
                     images.append(SealedImage(path, folder.name, sha256))
     except OSError as error:
-        raise ImagesError(f"{root} cannot be read: {error.strerror}") from None
+        raise ImagesError(f"the folder cannot be read: {error.strerror}", root) from None
     return SealedImages(tuple(images), _digest(images))
 
 
@@ -83,22 +87,22 @@ def _from_list(path: Path) -> SealedImages:
     try:
         document = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise ImagesError(f"{path} is not JSON: {error}") from None
+        raise ImagesError(f"the list is not JSON: {error}", path) from None
     if not isinstance(document, dict) or document.get("revision") != REVISION:
-        raise ImagesError(f"{path} is not a list of evaluation images of revision {REVISION}")
+        raise ImagesError(f"not a list of evaluation images of revision {REVISION}", path)
     root, entries = document.get("root"), document.get("images")
     if not isinstance(root, str) or not isinstance(entries, list) or len(entries) > _MOST_IMAGES:
-        raise ImagesError(f'{path} has no "root", or no "images"')
+        raise ImagesError('the list has no "root", or no "images"', path)
     images = []
     for number, entry in enumerate(entries):
         values = entry if isinstance(entry, dict) else {}
         name, class_id, sha256 = (values.get(key) for key in ("path", "class", "sha256"))
         if not (isinstance(name, str) and isinstance(class_id, str) and isinstance(sha256, str)):
-            raise ImagesError(f'{path}: image {number} lacks "path", "class" or "sha256"')
+            raise ImagesError(f'image {number} lacks "path", "class" or "sha256"', path)
         images.append(SealedImage(path.parent / root / name, class_id, sha256))
     digest = _digest(images)
     if document.get("digest") != digest:
-        raise ImagesError(f"{path} was changed: its images have digest {digest[:12]}…, it says otherwise")
+        raise ImagesError(f"the list was changed: its images have digest {digest[:12]}…", path)
     return SealedImages(tuple(images), digest)
 
 
@@ -110,4 +114,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ImagesError(f"{path} cannot be read: {error.strerror}") from None
+        raise ImagesError(f"a file cannot be read: {error.strerror}", path) from None

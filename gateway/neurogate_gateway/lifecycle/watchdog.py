@@ -45,8 +45,14 @@ class Watchdog:
 
     def states(self) -> list[model_pb2.GuardState]:
         """What the guards see; empty while nothing is watched."""
-        guards = self._current()
-        return guards.states() if guards is not None else []
+        guards = self._guards
+        watched = _watched(self._manager.release.state, self._policy.watch_seconds)
+        if watched is None:
+            return []
+        if guards is None or guards.version != watched:
+            # No image of this version has come yet.
+            guards = Guards(watched, self._policy)
+        return guards.states()
 
     def observe(self, outcome: Outcome) -> None:
         """Counts an image for the version that was asked."""

@@ -1,0 +1,206 @@
+"""The gate over gRPC: evaluation through the production path, refusals, force, and promotion by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from neurogate.v1 import model_pb2
+from neurogate_gateway.lifecycle.desk import Asked
+from neurogate_serving.transform import default_spec, transform
+from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
+from neurogate_testing.gateway_harness import failure
+from neurogate_testing.releases import Released, publish_fake, released_gateway
+
+IMAGES = 24
+
+
+def sealed_images(folder: Path, *, right_for: int) -> list[tuple[Path, str]]:
+    """Images that one version of the fake classifies without a mistake."""
+    images = []
+    for seed in range(IMAGES):
+        content = sample_image(seed)
+        pixels = transform(content, default_spec(32, 32))[np.newaxis]
+        answer = int(fake_outputs(pixels, right_for)["probabilities"][0].argmax())
+        path = folder / CLASSES[answer][0] / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        images.append((path, CLASSES[answer][0]))
+    return images
+
+
+def policy(path: Path, **gate: float) -> str:
+    defaults = {"min_accuracy": 0.9, "min_recall": 0.0, "max_ece": 1.0, "max_regression": 1.0}
+    lines = [f"{key} = {value}" for key, value in {**defaults, **gate}.items()]
+    path.write_text("[gate]\n" + "\n".join(lines) + "\n")
+    return str(path)
+
+
+def settings(tmp_path: Path, *, right_for: int, **gate: float) -> dict[str, str]:
+    sealed_images(tmp_path / "sealed", right_for=right_for)
+    return {
+        "evaluation_data": str(tmp_path / "sealed"),
+        "policy": policy(tmp_path / "policy.toml", **gate),
+    }
+
+
+async def evaluate(at: Released, version: int) -> model_pb2.GateReport:
+    request = model_pb2.EvaluateModelVersionRequest(version=version)
+    response: model_pb2.EvaluateModelVersionResponse = await at.gateway.models.EvaluateModelVersion(request)
+    return response.report
+
+
+async def until_judged(at: Released, version: int) -> model_pb2.GateReport:
+    """The report that comes by itself, seen by watching."""
+    watch = at.gateway.models.WatchModelVersions(model_pb2.WatchModelVersionsRequest())
+    try:
+        async for event in watch:
+            if event.version.version == version and event.version.HasField("gate"):
+                return event.version.gate
+    finally:
+        watch.cancel()
+    raise AssertionError("the stream ended before the gate was asked")
+
+
+async def test_a_good_candidate_is_judged_by_itself_and_waits_for_a_person(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
+        report = await until_judged(at, 2)
+        assert report.accepted
+        assert (report.candidate.support, report.candidate.accuracy) == (IMAGES, 1.0)
+        assert report.stable_version == 1
+        assert report.stable.accuracy < 1.0
+        assert report.latency_p99_ms > 0
+        assert report.time.seconds > 1_600_000_000
+        # Once measured, the images are not asked again.
+        asked = len(at.backend.predicts)
+        again = await evaluate(at, 2)
+        assert (again.findings, again.candidate) == (report.findings, report.candidate)
+        assert len(at.backend.predicts) == asked
+        assert (await at.release()).labels["stable"] == 1
+        change = (await at.promote(2)).change
+        assert change.gate.accepted
+        assert not change.forced
+
+
+async def test_a_bad_candidate_is_refused_unless_somebody_overrules(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    data = settings(tmp_path, right_for=1, min_accuracy=0.99, max_latency_p99_ms=0)
+    async with released_gateway(root, 2, **data) as at:
+        failed = await failure(at.promote(2))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "GATE_REFUSED")
+        assert failed.metadata["rules"] == "min_accuracy,max_latency_p99_ms"
+        assert "accuracy is" in failed.message
+        assert (await at.release()).labels["stable"] == 1
+        change = (await at.promote(2, force=True, reason="an experiment")).change
+        assert change.forced
+        assert not change.gate.accepted
+        assert [finding.rule for finding in change.gate.findings if not finding.passed] == [
+            "min_accuracy",
+            "max_latency_p99_ms",
+        ]
+        listed = await at.gateway.models.ListReleaseChanges(model_pb2.ListReleaseChangesRequest(page_size=1))
+        assert listed.changes[0] == change
+
+
+async def test_in_mode_gated_the_gate_promotes(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    data = settings(tmp_path, right_for=3)
+    async with released_gateway(root, release_mode="gated", **data) as at:
+        publish_fake(root)
+        refused = await until_judged(at, 2)
+        assert not refused.accepted
+        assert (await at.release()).labels["stable"] == 1
+        publish_fake(root)
+        release = await at.until_labels(stable=3, previous=1)
+        assert release.mode == model_pb2.RELEASE_MODE_GATED
+        assert (release.last_change.actor, release.last_change.gate.accepted) == ("gateway", True)
+
+
+async def test_a_version_that_was_rolled_back_is_not_promoted_again(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, release_mode="gated", **settings(tmp_path, right_for=2)) as at:
+        publish_fake(root)
+        await at.until_labels(stable=2, previous=1)
+        await at.gateway.models.RollbackModel(model_pb2.RollbackModelRequest())
+        assert publish_fake(root) == 3
+        await until_judged(at, 3)
+        assert dict((await at.release()).labels) == {"stable": 1, "previous": 2, "candidate": 3}
+
+
+async def test_a_list_of_images(tmp_path: Path) -> None:
+    images = sealed_images(tmp_path / "data", right_for=2)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path, _ in images]
+    document = {
+        "revision": 1,
+        "root": str(tmp_path / "data"),
+        "digest": hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
+        "images": [
+            {"path": str(path.relative_to(tmp_path / "data")), "class": name, "sha256": digest}
+            for (path, name), digest in zip(images, digests, strict=True)
+        ],
+    }
+    source = tmp_path / "evaluation.json"
+    source.write_text(json.dumps(document))
+    root = tmp_path / "models"
+    data = {"evaluation_data": str(source), "policy": policy(tmp_path / "p.toml")}
+    async with released_gateway(root, 2, **data) as at:
+        report = await evaluate(at, 2)
+        assert (report.accepted, report.images_digest) == (True, document["digest"])
+        # Where an image is another one by now, there is no verdict rather than a wrong one.
+        path, _ = images[0]
+        content = path.read_bytes()
+        path.write_bytes(sample_image(999))
+        source.write_text(json.dumps({**document, "images": document["images"][:-1]}))
+        assert (await failure_of_evaluation(at)) == "EVALUATION_IMPOSSIBLE"
+        path.write_bytes(content)
+        source.write_text(json.dumps(document))
+        assert (await evaluate(at, 2)).accepted
+
+
+async def failure_of_evaluation(at: Released) -> str:
+    request = model_pb2.EvaluateModelVersionRequest(version=2)
+    return (await failure(at.gateway.models.EvaluateModelVersion(request))).reason
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "glioma").rename(folder / "liver"),
+        lambda folder: [path.write_bytes(b"no image") for path in folder.rglob("*.png")],
+        lambda folder: [path.unlink() for path in folder.rglob("*.png")],
+        lambda folder: folder.rename(folder.with_name("gone")),
+    ],
+    ids=["unknown class", "no images", "empty", "gone"],
+)
+async def test_images_that_cannot_be_used_are_no_verdict(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    data = settings(tmp_path, right_for=2)
+    spoil(tmp_path / "sealed")
+    async with released_gateway(tmp_path / "models", 2, **data) as at:
+        assert await failure_of_evaluation(at) == "EVALUATION_IMPOSSIBLE"
+        failed = await failure(at.promote(2))
+        assert failed.reason == "EVALUATION_IMPOSSIBLE"
+        assert str(tmp_path) not in failed.message
+        assert (await at.promote(2, force=True)).release.labels["stable"] == 2
+
+
+async def test_what_a_retraining_uses(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, **settings(tmp_path, right_for=2)) as at:
+        desk = at.gateway.gateway.lifecycle.desk
+        assert desk is not None
+        waiting = asyncio.create_task(desk.until_ready(2, seconds=30))
+        publish_fake(root)
+        await waiting
+        assert (await desk.evaluate(2)).accepted
+        changed = await desk.promote(2, Asked(actor="retraining r-1", reason="r-1"))
+        assert changed.change.actor == "retraining r-1"
+        assert (await at.release()).labels["stable"] == 2
