@@ -98,8 +98,11 @@ class Backend(Protocol):
     async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
         """Has the server take a configuration over. Raises `ReloadRefusedError`."""
 
+    async def connected(self) -> None:
+        """Waits until there is a connection."""
+
     async def disconnected(self) -> None:
-        """Waits until a connection that has stood ends: what answers after that may be another server."""
+        """Waits until there is none: what answers after that may be another server."""
 
     async def close(self) -> None:
         """Ends the connection and cancels what is still running on it."""
@@ -115,10 +118,10 @@ class TensorFlowServing:
                 # Whatever the gateway let in must pass here.
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", -1),
-                # A model server that comes back is noticed within a second.
+                # A model server that comes back is noticed within moments.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 1_000),
-                ("grpc.max_reconnect_backoff_ms", 1_000),
+                ("grpc.max_reconnect_backoff_ms", 300),
                 # Finds servers that hang, which busy ones do not: their transport still answers. Nothing else
                 # sends pings, and polls come more often, so there are some only when nothing comes back, and
                 # the server's limit on idle pings is never met.
@@ -139,13 +142,15 @@ class TensorFlowServing:
         """Closes the channel and cancels what is still running on it."""
         await self._channel.close()
 
-    async def disconnected(self) -> None:
-        """Waits until a connection that has stood ends."""
-        state = self._channel.get_state()
-        while state is not grpc.ChannelConnectivity.READY:
+    async def connected(self) -> None:
+        """Waits until there is a connection."""
+        while (state := self._channel.get_state()) is not grpc.ChannelConnectivity.READY:
             await self._channel.wait_for_state_change(state)
-            state = self._channel.get_state()
-        await self._channel.wait_for_state_change(state)
+
+    async def disconnected(self) -> None:
+        """Waits until there is none."""
+        while (state := self._channel.get_state()) is grpc.ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
 
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
         """Every version of the model that the server has seen; empty for an unknown model."""

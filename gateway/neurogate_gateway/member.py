@@ -209,6 +209,8 @@ class Member:
 
     async def _watch_connection(self) -> None:
         while True:
+            await self.backend.connected()
+            self.look_again()
             # Another server may take the port between two polls, and only this tells.
             await self.backend.disconnected()
             self.look_again()

@@ -50,6 +50,8 @@ class ScriptedBackend:
         self.described: list[int] = []
         self.unloaded: set[int] = set()
         self.connection_ends = asyncio.Event()
+        self.connection_stands = asyncio.Event()
+        self.connection_stands.set()
         self.manifests: dict[int, manifest_pb2.ModelManifest] = {}
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
@@ -89,6 +91,9 @@ class ScriptedBackend:
 
     async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
         raise AssertionError
+
+    async def connected(self) -> None:
+        await self.connection_stands.wait()
 
     async def disconnected(self) -> None:
         await self.connection_ends.wait()
