@@ -1,8 +1,9 @@
 """Brings the model servers, and the file that they start from, to what the release says.
 
 `<repository>/models.config` is what a model server reads when it starts, so that labels survive a restart of
-everything. It names only versions that have been seen loaded: a server that starts with one that it cannot
-load ends at once. What runs already is told by HandleReloadConfigRequest, server by server, step by step.
+everything. It names only versions that were seen loaded and are not rejected: a server that starts with one
+that it cannot load ends at once. What runs already is told by HandleReloadConfigRequest, server by server,
+step by step.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class ModelServers:
         state, published = self._manager.release.state, self._manager.published
         loaded = self._loaded()
         wanted = wanted_step(state, published, self._broken())
-        config = await asyncio.to_thread(self._keep_file, wanted, frozenset().union(*loaded.values()))
+        sound = frozenset().union(*loaded.values()) - self._rejected()
+        config = await asyncio.to_thread(self._keep_file, wanted, sound)
         self._complaints.pop(str(self._path), None)
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
@@ -137,7 +139,11 @@ class ModelServers:
             if view.state != READY and any(there.kind == Rejection.LOAD_FAILED for there in view.backends)
         )
 
-    def _keep_file(self, wanted: Step, loaded: frozenset[int]) -> tfs_pb2.ModelServerConfig:
+    def _rejected(self) -> frozenset[int]:
+        """Versions that no model server has READY and some have REJECTED."""
+        return frozenset(view.number for view in self._fleet.versions() if view.state == REJECTED)
+
+    def _keep_file(self, wanted: Step, sound: frozenset[int]) -> tfs_pb2.ModelServerConfig:
         """Brings the file up to date; what it says of other models, and where this one is, stays."""
         with _locked(self._repository / _LOCK):
             try:
@@ -154,8 +160,8 @@ class ModelServers:
                     model_config.default_config(self._model, self._repository.absolute() / self._model)
                 )
                 entry = model_config.find_model(changed, self._model)
-            # What the file names already was loaded when it was written.
-            able = loaded | frozenset(entry.model_version_policy.specific.versions)
+            # What the file names already was sound when it was written.
+            able = sound | (frozenset(entry.model_version_policy.specific.versions) - self._rejected())
             versions = tuple(version for version in wanted.versions if version in able)
             if versions:
                 labels = {label: version for label, version in wanted.labels.items() if version in able}
