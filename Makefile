@@ -37,9 +37,9 @@ gen: .venv/.installed
 released: gen
 	PATH="$(CURDIR)/$(BIN):$$PATH" buf build --path proto/neurogate --exclude-source-info --as-file-descriptor-set -o proto/released.binpb
 
-# Measures what docs/performance.md states; takes a while and wants a quiet machine.
+# Measures what docs/performance.md states, in about twenty minutes; SCENARIO="single saturation" measures some of it.
 bench: .venv/.installed bench-environment
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/run.py $(SCENARIO)
 
 # The same calls by the tools that users know; ghz is built from its pinned Go module.
 bench-ghz: .venv/.installed bench-environment

@@ -89,7 +89,8 @@ def disturbance_sentence(result: Result) -> str:
 
 def scenario_section(result: Result, pictures: list[str]) -> str:
     """One scenario: question, conditions, table, picture."""
-    count = max((len(figure["runs"]) for figure in result["figures"]), default=0)
+    most = max((len(figure["runs"]) for figure in result["figures"]), default=0)
+    count = result["settings"].get("runs", most)
     runs = f"{count} run{'s' if count > 1 else ''}"
     lines = [f"## {result['title']}", "", result["question"], ""]
     if result["void"]:

@@ -118,7 +118,7 @@ def main() -> None:
         "plain_input": names[0],
         "origin": origin,
     }
-    (folder / "exported.json").write_text(json.dumps(description, indent=1))
+    (folder / "models.json").write_text(json.dumps(description, indent=1))
 
 
 if __name__ == "__main__":

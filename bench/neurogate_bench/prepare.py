@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -15,15 +15,11 @@ from neurogate_bench.machine import ROOT, relative
 from neurogate_bench.processes import installed
 from neurogate_bench.systems import Models
 
-# Whatever decides what is exported; a change makes the prepared networks stale.
+# Whatever may decide what is exported; a change makes the prepared networks stale.
 _SOURCES = (
     "bench/neurogate_bench/make_models.py",
     "serving/neurogate_serving/transform.py",
-    "trainer/neurogate_trainer/fold.py",
-    "trainer/neurogate_trainer/model.py",
-    "trainer/neurogate_trainer/ood.py",
-    "trainer/neurogate_trainer/serving_graph.py",
-    "trainer/neurogate_trainer/warmup.py",
+    "trainer/neurogate_trainer/**/*.py",
 )
 _CONVERT = """
 import sys, tensorflow as tf
@@ -35,24 +31,36 @@ open(sys.argv[2], "wb").write(converted)
 def fingerprint(model: str, side: int) -> str:
     """Changes with everything that decides what is prepared."""
     digest = hashlib.sha256(f"{model} {side} {metadata.version('tensorflow')}".encode())
-    for source in _SOURCES:
-        digest.update((ROOT / source).read_bytes())
-    return digest.hexdigest()
+    for pattern in _SOURCES:
+        for source in sorted(ROOT.glob(pattern)):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def ensure(folder: Path, images: list[Path], model: str, side: int) -> Models:
     """The prepared networks, made now unless they are there and of today's sources.
 
+    Each state of the sources has a folder of its own, and one process prepares it: a soak in the background
+    keeps the networks that it has begun with.
+
     Raises:
         RuntimeError: a step failed; the message ends with its last words.
     """
-    current = fingerprint(model, side)
-    stored = folder / "models.json"
-    if stored.exists() and json.loads(stored.read_text()).get("fingerprint") == current:
-        return Models.read(folder)
-    print(f"preparing networks in {relative(str(folder))}: about a minute, once", file=sys.stderr)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    ready = folder / fingerprint(model, side)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            print(f"preparing networks in {relative(str(ready))}: about a minute, once", file=sys.stderr)
+            partial = folder / "partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            _prepare(partial, images, model, side)
+            partial.rename(ready)
+    return Models.read(ready)
+
+
+def _prepare(folder: Path, images: list[Path], model: str, side: int) -> None:
     python = installed("python", environment="build/bench-venv")
     plain = str(folder / "plain" / "1")
     pictures = [str(path) for path in images]
@@ -61,9 +69,6 @@ def ensure(folder: Path, images: list[Path], model: str, side: int) -> Models:
     onnx = ["-m", "tf2onnx.convert", "--opset", "17", "--saved-model", plain, "--output"]
     _step("ONNX", [python, *onnx, str(folder / "network.onnx")])
     _step("LiteRT", [python, "-c", _CONVERT, plain, str(folder / "network.tflite")])
-    description = json.loads((folder / "exported.json").read_text())
-    stored.write_text(json.dumps({**description, "fingerprint": current}, indent=1))
-    return Models.read(folder)
 
 
 def _step(name: str, command: list[str]) -> None:

@@ -25,7 +25,7 @@ TFS_BINARY = "NEUROGATE_TFS_BINARY"
 
 @dataclass(frozen=True)
 class Models:
-    """What was prepared for a side of `side` pixels: see `prepare_models.py`."""
+    """What was prepared for a side of `side` pixels: see `prepare.py`."""
 
     side: int
     model: str
@@ -41,7 +41,6 @@ class Models:
     def read(cls, folder: Path) -> Models:
         """From the folder that the preparation left."""
         stored: dict[str, Any] = json.loads((folder / "models.json").read_text())
-        del stored["fingerprint"]
         paths = {
             name: folder / stored.pop(name) for name in ("optimised", "plain", "keras", "onnx", "tflite")
         }
@@ -182,6 +181,8 @@ def plain_export(models: Models, address: str, servers: list[Server]) -> Contend
         "model": models.model,
         "dtype": "float32",
         "input": models.plain_input,
+        # What the export promises: folding changes no probability by more.
+        "tolerance": 1e-3,
     }
     return Contender("plain export", job, servers)
 

@@ -50,6 +50,9 @@ def soak(context: Context, settings: Mapping[str, Any]) -> None:
 
 def _judge(record: Record, samples: list[dict[str, float]]) -> None:
     first = len(samples) // 6
+    record.notes.append(
+        "Extremes are those of parts of the time, each with a reading of the memory at its end."
+    )
     for name, key in (("gateway", "gateway_mib"), ("model server", "model_server_mib")):
         settled = samples[first - 1][key]
         largest = max(sample[key] for sample in samples[first:])

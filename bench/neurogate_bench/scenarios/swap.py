@@ -176,7 +176,8 @@ def _judge_course(record: Record, load: Load, course: Course) -> None:
     record.judge("p99, during / between changes", "<=", 2, ratio)
     record.notes.append(
         f"During a change: from its publication, of a rollback from its call, to {_AFTERMATH_SECONDS:.0f} s "
-        f"after the first answer of the new version, {len(swapping)} answers; between: {len(steady)} others."
+        f"after the first answer of the new version, {len(swapping)} answers; between: {len(steady)} others. "
+        f"Extremes are those of {len(course.swaps)} promotions and {len(course.rollbacks)} rollbacks."
     )
     _judge_memory(record, course)
     start = min(load.finished)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
 from google.protobuf.internal.decoder import _DecodeVarint
 from neurogate.v1 import classification_pb2
-from neurogate_bench import images, null_backend, payloads
+from neurogate_bench import images, null_backend, payloads, prepare
 from neurogate_bench.calls import Answer
 from neurogate_bench.generator import GeneratorError, combine
 from neurogate_bench.scenarios import KINDS
@@ -101,6 +102,18 @@ def test_the_null_backends_manifest_is_one_that_the_gateway_accepts():
     found = manifest.parse_manifest(null_backend.build_manifest("brain_tumor", 96, pictures))
     pixels = transform.transform(pictures[0], found.transform)
     assert transform.pixels_digest(pixels) == found.goldens[0].pixels_sha256
+
+
+def test_networks_that_are_prepared_are_not_prepared_again(tmp_path):
+    folder = tmp_path / prepare.fingerprint("brain_tumor", 224)
+    folder.mkdir()
+    names = {name: name for name in ("optimised", "plain", "keras", "onnx", "tflite")}
+    description = {**names, "side": 224, "model": "brain_tumor", "plain_input": "input", "origin": "random"}
+    (folder / "models.json").write_text(json.dumps(description))
+    found = prepare.ensure(tmp_path, [], "brain_tumor", 224)
+    assert (found.side, found.optimised) == (224, folder / "optimised")
+    # Another size of input is another network.
+    assert prepare.fingerprint("brain_tumor", 96) != folder.name
 
 
 def test_every_scenario_names_a_kind_and_says_what_it_asks():
