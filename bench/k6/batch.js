@@ -21,7 +21,7 @@ export const options = {
       rate: rate,
       timeUnit: "1s",
       duration: __ENV.DURATION || "10s",
-      preAllocatedVUs: Math.max(4, rate),
+      preAllocatedVUs: Math.max(4, 2 * rate),
       maxVUs: Math.max(16, 4 * rate),
     },
   },

@@ -20,7 +20,8 @@ export const options = {
       rate: rate,
       timeUnit: "1s",
       duration: __ENV.DURATION || "10s",
-      preAllocatedVUs: Math.max(4, Math.ceil(rate / 4)),
+      // A user that has to be made first comes too late: enough for answers that take a second.
+      preAllocatedVUs: Math.max(4, rate),
       maxVUs: Math.max(16, 2 * rate),
     },
   },

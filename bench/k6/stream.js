@@ -24,7 +24,7 @@ export const options = {
       timeUnit: "10s",
       duration: __ENV.DURATION || "20s",
       gracefulStop: "60s",
-      preAllocatedVUs: Math.max(4, rate),
+      preAllocatedVUs: Math.max(8, 2 * rate),
       maxVUs: Math.max(16, 4 * rate),
     },
   },

@@ -62,12 +62,12 @@ def describe_versions() -> dict[str, str]:
 
 
 def describe_source() -> dict[str, Any]:
-    """The commit that was measured, and whether the tracked files differed from it."""
+    """The commit that was measured, and whether the tracked files differed from it, apart from what the
+    benchmark itself writes."""
     commit = _git("rev-parse", "HEAD")
-    return {
-        "commit": commit or "unknown",
-        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-    }
+    written = [f":!{path}" for path in ("bench/results", "docs/performance.md", "docs/images")]
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
+    return {"commit": commit or "unknown", "modified": bool(changes)}
 
 
 def now() -> str:
