@@ -277,17 +277,10 @@ class Fleet:
         found = self._ready.get(version.number)
         if found is None or found[0].digest != version.digest:
             return None
-        members = found[1]
+        members = [member for member in found[1] if member is not but]
+        members = [member for member in members if not member.doubtful] or members
         self._turn += 1
-        reserve = None
-        for offset in range(len(members)):
-            member = members[(self._turn + offset) % len(members)]
-            if member is but:
-                continue
-            if not member.doubtful:
-                return member
-            reserve = reserve or member
-        return reserve
+        return members[self._turn % len(members)] if members else None
 
     def _refresh(self) -> None:
         """Works out anew what all members together mean, and tells who asked to be told."""

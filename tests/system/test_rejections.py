@@ -110,7 +110,7 @@ async def test_each_has_its_own_reason_and_stable_goes_on(toy_repository: Path, 
             early = Callers(target)
             await early.until_there(server.address, 1, READY)
             await early.close()
-            async with steady_callers(target, count=2) as callers:
+            async with steady_callers(target, count=2, streams=0) as callers:
                 for number, (change, expected) in enumerate(CASES, start=2):
                     publish(root, number, change)
                     reason = await callers.until_there(server.address, number, REJECTED)

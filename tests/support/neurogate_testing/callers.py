@@ -41,6 +41,29 @@ class Callers:
         except grpc.aio.AioRpcError as error:
             self.failures.append(failure_of(error))
             return False
+        self._answered(kind, response)
+        return True
+
+    async def stream(self, kind: int, stop: asyncio.Event) -> None:
+        """One stream of the same image again and again, until told to stop or until it breaks."""
+        call = self._classification.StreamClassify()
+        try:
+            while not stop.is_set():
+                await call.write(pb.StreamClassifyRequest(image=self._images[kind]))
+                response = await call.read()
+                if response is grpc.aio.EOF:
+                    # Waits for the status and raises it.
+                    await call.write(pb.StreamClassifyRequest())
+                elif response.HasField("error"):
+                    self.failures.append(failure_of(response.error))
+                else:
+                    self._answered(kind, response)
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+        except grpc.aio.AioRpcError as error:
+            self.failures.append(failure_of(error))
+
+    def _answered(self, kind: int, response: pb.ClassifyResponse | pb.StreamClassifyResponse) -> None:
         scores = sorted(response.classification.scores, key=lambda score: score.index)
         self.answers.append(
             (
@@ -50,7 +73,6 @@ class Callers:
                 tuple(round(score.probability, 4) for score in scores),
             )
         )
-        return True
 
     async def version(self, number: int) -> model_pb2.ModelVersion:
         """A version as the gateway shows it."""
@@ -91,8 +113,14 @@ class Callers:
 
 
 @contextlib.asynccontextmanager
-async def steady_callers(target: str, count: int = 8) -> AsyncIterator[Callers]:
-    """Callers at work for as long as the block lasts; after a failure each waits as long as it was told."""
+async def steady_callers(target: str, count: int = 6, streams: int = 2) -> AsyncIterator[Callers]:
+    """Callers at work for as long as the block lasts; after a failure each waits as long as it was told.
+
+    Args:
+        target: The gateway's address.
+        count: Callers with one call after another.
+        streams: Callers with a stream each, which they open anew when it breaks.
+    """
     callers = Callers(target)
     stop = asyncio.Event()
 
@@ -103,10 +131,16 @@ async def steady_callers(target: str, count: int = 8) -> AsyncIterator[Callers]:
                 # The pace of a caller who does as it is told, and of one who was not told anything.
                 await asyncio.sleep(told.retry_delay.ToTimedelta().total_seconds() if told else 0.1)
 
+    async def stream(number: int) -> None:
+        while not stop.is_set():
+            await callers.stream(number % KINDS, stop)
+
     try:
         async with asyncio.TaskGroup() as group:
             for number in range(count):
                 group.create_task(call(number))
+            for number in range(streams):
+                group.create_task(stream(number))
             try:
                 yield callers
             finally:

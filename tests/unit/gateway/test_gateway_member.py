@@ -1,0 +1,214 @@
+"""A model server that hangs is told from one that is busy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import types
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from neurogate.tfs.v1 import tfs_pb2
+from neurogate_gateway import member
+from neurogate_gateway.admission import Deadline
+from neurogate_gateway.backend import BackendVersion
+from neurogate_gateway.discovery import discover
+from neurogate_gateway.entries import LOADING, READY
+from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
+from neurogate_gateway.fleet import Fleet
+from neurogate_gateway.integrity import NoRepository
+from neurogate_gateway.member import Member
+from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.proving import Prover
+from neurogate_gateway.transforms import TransformPool
+from neurogate_gateway.wire import Outputs, Pixels
+from neurogate_serving.manifest import serialize_manifest
+from neurogate_testing.fake_backend import build_manifest, fake_outputs
+
+AVAILABLE = tfs_pb2.ModelVersionStatus.STATE_AVAILABLE
+PIXELS = np.zeros((32, 32, 3), np.uint8)
+
+
+class Server:
+    """One version, whose polls and predictions answer, or do not, as the test says."""
+
+    def __init__(self) -> None:
+        self.polls_answer = True
+        self.predictions_answer = asyncio.Event()
+        self.predictions_answer.set()
+        self.poll_seconds: list[float] = []
+        self.predicting = 0
+
+    async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
+        self.poll_seconds.append(seconds)
+        if not self.polls_answer:
+            raise DeadlineTooShortError("slow")
+        return [BackendVersion(1, AVAILABLE)]
+
+    async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
+        return serialize_manifest(build_manifest(version))
+
+    async def predict(
+        self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
+    ) -> Outputs:
+        self.predicting += 1
+        await self.predictions_answer.wait()
+        outputs = fake_outputs(pixels[np.newaxis], version)
+        return Outputs(outputs["probabilities"][0], float(outputs["ood_score"][0]))
+
+    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
+        raise AssertionError
+
+    async def connected(self) -> None:
+        raise AssertionError
+
+    async def disconnected(self) -> None:
+        raise AssertionError
+
+    async def close(self) -> None:
+        pass
+
+
+class World:
+    """Model servers with version 1 READY."""
+
+    def __init__(self, pool: TransformPool, count: int) -> None:
+        self.servers = [Server() for _ in range(count)]
+        made = iter(self.servers)
+        prover = Prover(pool, NoRepository(), model="brain_tumor", seconds_per_call=5)
+        self.fleet = Fleet(discover("a:1"), lambda _: next(made), prover, poll_interval=1)
+        self.members = [self.fleet.member(f"a:{number}") for number in range(count)]
+
+    async def poll(self, member: Member) -> None:
+        await member.poll()
+        while proofs := [entry.proof for entry in member.entries.values() if entry.proof]:
+            await asyncio.wait(proofs)
+
+    @property
+    def version(self) -> ServedVersion:
+        version = self.fleet.ready(1)
+        assert version is not None
+        return version
+
+    async def predict(self) -> Outputs | None:
+        return await self.fleet.predict(self.version, PIXELS, gradcam=False, deadline=Deadline.after(20))
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[TransformPool]:
+    made = TransformPool(1)
+    yield made
+    made.close()
+
+
+async def ready(pool: TransformPool, count: int) -> World:
+    world = World(pool, count)
+    for each in world.members:
+        await world.poll(each)
+    return world
+
+
+async def until_predicting(server: Server, number: int) -> None:
+    while server.predicting < number:  # noqa: ASYNC110 - it lets the others run, and they are quick
+        await asyncio.sleep(0)
+
+
+async def test_doubt_gives_the_next_polls_more_time(pool: TransformPool) -> None:
+    world = await ready(pool, 1)
+    [server], [only] = world.servers, world.members
+    server.polls_answer = False
+    for _ in range(2):
+        await only.poll()
+        assert only.doubtful
+    server.polls_answer = True
+    await only.poll()
+    assert not only.doubtful
+    assert server.poll_seconds == [0.9, 0.9, 2.0, 2.0]
+
+
+async def test_a_server_that_answers_predictions_is_never_lost(pool: TransformPool) -> None:
+    world = await ready(pool, 1)
+    [server], [only] = world.servers, world.members
+    versions = server.versions
+
+    async def busy(model: str, *, seconds: float) -> list[BackendVersion]:
+        await world.predict()
+        return await versions(model, seconds=seconds)
+
+    server.versions = busy  # type: ignore[method-assign]
+    server.polls_answer = False
+    for _ in range(10):
+        await only.poll()
+    assert world.fleet.ready(1) is not None
+    assert not only.doubtful
+
+
+async def test_the_doubtful_come_last(pool: TransformPool) -> None:
+    world = await ready(pool, 3)
+    for server in world.servers:
+        server.predicting = 0
+    world.servers[0].polls_answer = False
+    await world.members[0].poll()
+    for _ in range(6):
+        await world.predict()
+    assert [server.predicting for server in world.servers] == [0, 3, 3]
+    for server, each in zip(world.servers[1:], world.members[1:], strict=True):
+        server.polls_answer = False
+        await each.poll()
+    # None is without doubt now, and any may still answer.
+    for _ in range(3):
+        await world.predict()
+    assert sum(server.predicting for server in world.servers) == 9
+
+
+async def test_who_waits_for_a_doubtful_server_is_answered_by_another(pool: TransformPool) -> None:
+    world = await ready(pool, 2)
+    world.servers[0].predictions_answer.clear()
+    waiting = [asyncio.create_task(world.predict()) for _ in range(2)]
+    await until_predicting(world.servers[0], 5)
+    world.servers[0].polls_answer = False
+    await world.members[0].poll()
+    assert None not in [await call for call in waiting]
+
+
+async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost(pool: TransformPool) -> None:
+    world = await ready(pool, 1)
+    [server], [only] = world.servers, world.members
+    server.predictions_answer.clear()
+    waiting = asyncio.create_task(world.predict())
+    await until_predicting(server, 5)
+    server.polls_answer = False
+    for _ in range(2):
+        await only.poll()
+        assert not waiting.done()
+    await only.poll()
+    with pytest.raises(BackendUnavailableError) as caught:
+        await waiting
+    assert caught.value.retry_after is not None
+    assert not world.fleet.connected
+
+
+async def test_hanging_predictions_withdraw_the_version_only_where_others_have_it(
+    pool: TransformPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    clock = types.SimpleNamespace(monotonic=lambda: now, time=time.time)
+    monkeypatch.setattr(member, "time", clock)
+    world = await ready(pool, 2)
+    for server in world.servers:
+        server.predictions_answer.clear()
+    waiting = [asyncio.create_task(world.predict()) for _ in range(2)]
+    for server in world.servers:
+        await until_predicting(server, 5)
+    now += 1.3
+    await world.members[0].poll()
+    assert world.members[0].entries[1].state == READY
+    now += 0.2
+    await world.members[0].poll()
+    assert world.members[0].entries[1].state == LOADING
+    # The other is the last one now, so it is waited for.
+    await world.members[1].poll()
+    assert world.members[1].entries[1].state == READY
+    world.servers[1].predictions_answer.set()
+    assert None not in [await call for call in waiting]
