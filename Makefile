@@ -5,10 +5,11 @@ CODE := serving gateway trainer clients tests bench
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo up test check format gen released lock bench bench-ghz bench-k6 bench-environment clean
+.PHONY: help demo demo-loop up test check format gen released lock bench bench-ghz bench-k6 bench-environment clean
 
 help:
 	@echo "make demo    data, training, model server, gateway, classified images; about ten minutes the first time"
+	@echo "make demo-loop   a first version, new labelled images, retraining, gate, promotion: what was gained"
 	@echo "make up      model server and gateway over what the demo left"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, import rules, contract, images"
@@ -16,6 +17,10 @@ help:
 
 demo: .venv/.installed
 	$(BIN)/neurogate demo
+
+# A first version from few images, new ones uploaded, retraining, gate, promotion, accuracy before and after.
+demo-loop: .venv/.installed
+	$(BIN)/neurogate demo --loop
 
 up: .venv/.installed
 	$(BIN)/neurogate up
@@ -53,7 +58,7 @@ lock: .venv/.installed
 	bash requirements/lock.sh
 
 clean:
-	rm -rf .venv build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist demo demo-loop runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # What Neurogate is measured against, apart from its own environment.
 bench-environment: build/bench-venv/.installed

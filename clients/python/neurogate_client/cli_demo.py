@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.rule import Rule
 from rich.text import Text
 
-from neurogate_client import demo_run, processes
+from neurogate_client import demo_loop, demo_run, processes
 from neurogate_client.cli_common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_USAGE,
     fail,
     own_name,
     printable,
@@ -25,18 +21,26 @@ from neurogate_client.cli_common import (
 )
 from neurogate_client.cli_demo_report import show_samples, show_summary
 from neurogate_client.client import Client
+from neurogate_client.demo_steps import MODEL, Steps, environment, make_images, train_first
 from neurogate_client.errors import NeurogateError
 from neurogate_client.servers import NotServingError, Servers, published_versions
-
-MODEL = "brain_tumor"
 
 
 def demo(
     *,
     folder: Annotated[
-        Path,
-        typer.Option("--dir", metavar="FOLDER", help="Where everything goes; nothing is written elsewhere."),
-    ] = Path("demo"),
+        Path | None,
+        typer.Option(
+            "--dir",
+            metavar="FOLDER",
+            help="Where everything goes; nothing is written elsewhere. Default: demo, or demo-loop.",
+            show_default=False,
+        ),
+    ] = None,
+    whole_loop: Annotated[
+        bool,
+        typer.Option("--loop", help="A first version from few images, then upload, retraining, promotion."),
+    ] = False,
     train_per_class: Annotated[
         int | None,
         typer.Option(
@@ -54,16 +58,22 @@ def demo(
 
     A second run reuses what is there and takes seconds; an interrupted one goes on where it was.
     """
+    if whole_loop and (train_per_class or test_per_class):
+        fail("--loop has sizes of its own", EXIT_USAGE)
+    folder = folder or Path("demo-loop" if whole_loop else "demo")
+    paths = demo_run.Paths(folder)
     log = stderr()
-    steps = _Steps(log)
+    steps = Steps(log)
     sizes = {"--train-per-class": train_per_class, "--test-per-class": test_per_class}
     try:
-        with processes.Supervisor(env=_environment(folder)) as supervisor:
+        with processes.Supervisor(env=environment(folder)) as supervisor:
             folder.mkdir(parents=True, exist_ok=True)
-            _train(
-                supervisor, steps, folder, {key: value for key, value in sizes.items() if value is not None}
-            )
-            answered = _serve(supervisor, steps, folder)
+            if whole_loop:
+                good = demo_loop.loop(supervisor, steps, paths)
+            else:
+                wanted = {key: value for key, value in sizes.items() if value is not None}
+                _train(supervisor, steps, paths, wanted)
+                good = _serve(supervisor, steps, paths)
     except processes.Interrupted as stop:
         log.print(f"\nstopped by {stop}; the next run goes on from here", style="yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -79,50 +89,35 @@ def demo(
         OSError,
     ) as error:
         fail(str(error))
-    _tell(folder)
-    if not answered:
+    if whole_loop:
+        demo_loop.tell_next(paths)
+    else:
+        _tell(paths)
+    if not good:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _train(supervisor: processes.Supervisor, steps: _Steps, folder: Path, sizes: dict[str, int]) -> None:
-    paths = demo_run.Paths(folder)
+def _train(
+    supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths, sizes: dict[str, int]
+) -> None:
     missing = demo_run.what_is_missing(paths, MODEL)
     if missing is None:
         versions = published_versions(paths.models, MODEL)
         steps.note(
-            f"version {versions[-1]} and its data are there: nothing to make; remove {folder} for new ones"
+            f"version {versions[-1]} and its data are there: nothing to make; "
+            f"remove {paths.folder} for new ones"
         )
         return
-    trainer = processes.program("neurogate-trainer")
     options = [part for key, value in sizes.items() for part in (key, str(value))]
     with steps.step(f"Data: a phantom data set in {paths.data}"):
-        supervisor.run(
-            "neurogate-trainer data phantom", [trainer, "data", "phantom", str(paths.data), *options]
-        )
+        make_images(supervisor, paths.data, options)
     if missing is demo_run.Missing.IMAGES:
         return
     with steps.step(f"Training: a version of {MODEL} for {paths.models}"):
-        supervisor.run(
-            "neurogate-trainer train",
-            [
-                trainer,
-                "train",
-                str(paths.data),
-                "--repository",
-                str(paths.models),
-                "--model",
-                MODEL,
-                "--run-dir",
-                str(paths.run),
-                "--preset",
-                "demo",
-                "--keep-given-test",
-            ],
-        )
+        train_first(supervisor, paths)
 
 
-def _serve(supervisor: processes.Supervisor, steps: _Steps, folder: Path) -> bool:
-    paths = demo_run.Paths(folder)
+def _serve(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) -> bool:
     held_out = demo_run.held_out_images(paths)
     version = demo_run.published_version(paths)
     servers = Servers(
@@ -143,48 +138,8 @@ def _serve(supervisor: processes.Supervisor, steps: _Steps, folder: Path) -> boo
     return answered
 
 
-class _Steps:
-    """Headings with the time that has passed."""
-
-    def __init__(self, log: Console) -> None:
-        self.log = log
-        self._began = time.monotonic()
-        self._number = 0
-
-    def note(self, text: str) -> None:
-        self.log.print(Text(text, style="dim"))
-
-    @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        self._number += 1
-        self.log.print(
-            Rule(
-                Text(f"{self._number}. {title}  [{_clock(time.monotonic() - self._began)}]", style="bold"),
-                align="left",
-                style="cyan",
-            )
-        )
-        began = time.monotonic()
-        yield
-        self.note(f"took {time.monotonic() - began:.1f} s")
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Sends what the trainer caches into the demo's folder."""
-    cache = (folder / "cache").resolve()
-    wanted = {"NEUROGATE_CACHE": cache, "MPLCONFIGDIR": cache / "matplotlib"}
-    # Keras looks there for weights that were downloaded before, so an existing folder stays in use.
-    if not (Path.home() / ".keras").exists():
-        wanted["KERAS_HOME"] = cache / "keras"
-    return {name: str(path) for name, path in wanted.items()}
-
-
-def _tell(folder: Path) -> None:
-    paths, name = demo_run.Paths(folder), own_name()
+def _tell(paths: demo_run.Paths) -> None:
+    name = own_name()
     report = paths.run / "report.html"
     stdout().print(
         "\nNext:\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from neurogate_client.cli_common import VERDICT_STYLES, cell
 from neurogate_client.cli_output import milliseconds
-from neurogate_client.cli_tables import interval
+from neurogate_client.cli_tables import interval, plain, signed
 from neurogate_client.client import Client
 from neurogate_client.demo_run import HeldOut
 from neurogate_client.results import Verdict
@@ -59,18 +60,37 @@ def _samples(images: list[HeldOut]) -> list[HeldOut]:
     return chosen
 
 
-def show_summary(
-    console: Console,
-    log: Console,
-    client: Client,
-    images: list[HeldOut],
-    served: ModelVersion,
-) -> bool:
-    """Streams every image through the gateway, shows counts and accuracy; False when one has no answer."""
-    seen: Counter[str] = Counter()
-    right: Counter[str] = Counter()
-    verdicts: Counter[tuple[str, Verdict]] = Counter()
-    trusted = trusted_right = failed = 0
+@dataclass(slots=True)
+class Measured:
+    """What one version made of the held-out images.
+
+    Attributes:
+        seen: images by class.
+        right: those with the right answer.
+        verdicts: verdicts by class.
+        trusted: images with the verdict CONFIDENT.
+        trusted_right: those of them with the right answer.
+        failed: images without an answer.
+        version: the version that answered; 0 before the first answer.
+    """
+
+    seen: Counter[str] = field(default_factory=Counter)
+    right: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[tuple[str, Verdict]] = field(default_factory=Counter)
+    trusted: int = 0
+    trusted_right: int = 0
+    failed: int = 0
+    version: int = 0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.right.total() / max(self.seen.total(), 1)
+
+
+def measure(log: Console, client: Client, images: list[HeldOut], version: int | None) -> Measured:
+    """Streams every image through the gateway; without a version, "stable" answers."""
+    found = Measured()
     bar = Progress(
         TextColumn("streaming"),
         BarColumn(),
@@ -81,52 +101,83 @@ def show_summary(
         disable=not log.is_terminal,
         redirect_stdout=False,
     )
-    results = client.stream_classify(
-        ((image, image.path) for image in images), version=served.version, top_k=1
-    )
+    results = client.stream_classify(((image, image.path) for image in images), version=version, top_k=1)
     with contextlib.closing(results), bar:
         for result in bar.track(results, total=len(images)):
-            seen[result.key.class_id] += 1
+            class_id = result.key.class_id
+            found.seen[class_id] += 1
             if result.classification is None:
-                failed += 1
+                found.failed += 1
                 log.print(Text(f"{result.key.name}: {result.error}", style="red"), soft_wrap=True)
                 continue
             answer = result.classification
-            hit = answer.top.class_id == result.key.class_id
-            right[result.key.class_id] += hit
-            verdicts[result.key.class_id, answer.verdict] += 1
+            hit = answer.top.class_id == class_id
+            found.version = answer.model.version
+            found.right[class_id] += hit
+            found.verdicts[class_id, answer.verdict] += 1
             if answer.verdict is Verdict.CONFIDENT:
-                trusted += 1
-                trusted_right += hit
-    console.print(_counts(seen, right, verdicts))
-    total = sum(seen.values())
-    lines = [
-        f"\naccuracy through the gateway: {right.total() / total:.1%} ({right.total()} of {total} images)"
-    ]
+                found.trusted += 1
+                found.trusted_right += hit
+    return found
+
+
+def show_summary(
+    console: Console,
+    log: Console,
+    client: Client,
+    images: list[HeldOut],
+    served: ModelVersion,
+) -> bool:
+    """Streams every image through the gateway, shows counts and accuracy; False when one has no answer."""
+    found = measure(log, client, images, served.version)
+    console.print(_counts(found))
+    total, right = found.seen.total(), found.right.total()
+    lines = [f"\naccuracy through the gateway: {found.accuracy:.1%} ({right} of {total} images)"]
     manifest = served.manifest
     if manifest is not None and manifest.HasField("metrics"):
         lines.append(
             f"accuracy in the manifest:     {interval(manifest.metrics)} on {manifest.metrics.support} images"
         )
-    if trusted:
+    if found.trusted:
         lines.append(
-            f"where the verdict is CONFIDENT: {trusted_right / trusted:.1%} ({trusted_right} of {trusted})"
+            f"where the verdict is CONFIDENT: {found.trusted_right / found.trusted:.1%} "
+            f"({found.trusted_right} of {found.trusted})"
         )
     console.print("\n".join(lines), soft_wrap=True)
-    return failed == 0
+    return found.failed == 0
 
 
-def _counts(seen: Counter[str], right: Counter[str], verdicts: Counter[tuple[str, Verdict]]) -> Table:
-    shown = (Verdict.CONFIDENT, Verdict.ABSTAIN, Verdict.OUT_OF_DISTRIBUTION)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("class", "images", "right", "share", *(each.value for each in shown)):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    for class_id in sorted(seen):
+def show_before_and_after(console: Console, before: Measured, after: Measured) -> None:
+    """Two versions on the same images: the right answers of each class, and what was gained."""
+    names = (f"version {before.version}", f"version {after.version}")
+    table = plain("class", "images", *names, "gained", right={"images", *names, "gained"})
+    for class_id in sorted(before.seen):
+        shares = [each.right[class_id] / max(each.seen[class_id], 1) for each in (before, after)]
         table.add_row(
             cell(class_id),
-            str(seen[class_id]),
-            str(right[class_id]),
-            f"{right[class_id] / seen[class_id]:.1%}",
-            *(str(verdicts[class_id, each]) for each in shown),
+            str(before.seen[class_id]),
+            *(f"{share:.1%}" for share in shares),
+            signed(shares[1] - shares[0]),
+        )
+    table.add_row(
+        Text("all", "bold"),
+        str(before.seen.total()),
+        *(Text(f"{each.accuracy:.1%}", "bold") for each in (before, after)),
+        signed(after.accuracy - before.accuracy),
+    )
+    console.print(table)
+
+
+def _counts(found: Measured) -> Table:
+    shown = (Verdict.CONFIDENT, Verdict.ABSTAIN, Verdict.OUT_OF_DISTRIBUTION)
+    figures = ("images", "right", "share", *(each.value for each in shown))
+    table = plain("class", *figures, right=set(figures))
+    for class_id in sorted(found.seen):
+        table.add_row(
+            cell(class_id),
+            str(found.seen[class_id]),
+            str(found.right[class_id]),
+            f"{found.right[class_id] / found.seen[class_id]:.1%}",
+            *(str(found.verdicts[class_id, each]) for each in shown),
         )
     return table

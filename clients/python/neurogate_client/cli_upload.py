@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
+from neurogate_client._channel import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_IMAGE_BYTES
 from neurogate_client.cli_common import (
     DEFAULT_TARGET,
     EXIT_FAILED,
@@ -44,14 +44,21 @@ _PAGE = 500
 
 
 @dataclass(slots=True)
-class _Tally:
-    """What became of the images, by class."""
+class Tally:
+    """What became of the images of an upload, by class.
+
+    Attributes:
+        kept: new ones.
+        there: those that were there already.
+        refused: those that were not taken, with the reason.
+    """
 
     kept: Counter[str] = field(default_factory=Counter)
     there: Counter[str] = field(default_factory=Counter)
     refused: list[UploadResult] = field(default_factory=list)
 
     def add(self, result: UploadResult) -> None:
+        """Counts one result."""
         if result.error is not None:
             self.refused.append(result)
         elif result.duplicate and not result.resent:
@@ -75,10 +82,10 @@ def upload(
     is refused is reported, the others go on, and the status is 1.
     """
     images = _images(folder)
-    console, tally = stdout(), _Tally()
+    console, tally = stdout(), Tally()
     with connected(target, tls, timeout, max_image_bytes) as client:
         try:
-            _send(client, images, tally, limit=max_image_bytes, timeout=timeout)
+            send(client, images, tally, limit=max_image_bytes, timeout=timeout)
         except KeyboardInterrupt:
             stderr().print(
                 f"stopped: {tally.kept.total()} images are kept; the same command goes on from here",
@@ -104,7 +111,7 @@ def upload(
         }
         console.out(dumped(summary), highlight=False)
     else:
-        _summary(console, tally, dict(totals))
+        show_upload(console, tally, dict(totals))
     if tally.refused:
         raise typer.Exit(EXIT_FAILED)
 
@@ -134,7 +141,15 @@ def _known(client: Client) -> dict[str, str]:
             return known
 
 
-def _send(client: Client, images: list[LabelledImage], tally: _Tally, *, limit: int, timeout: float) -> None:
+def send(
+    client: Client,
+    images: list[LabelledImage],
+    tally: Tally,
+    *,
+    limit: int = DEFAULT_MAX_IMAGE_BYTES,
+    timeout: float = DEFAULT_IDLE_TIMEOUT,
+) -> None:
+    """Sends what is not there yet, with a progress bar where somebody sees it."""
     known = _known(client)
     log = stderr()
     bar = Progress(
@@ -171,7 +186,8 @@ def _digest(image: LabelledImage, limit: int) -> str:
         return ""
 
 
-def _summary(console: Console, tally: _Tally, totals: dict[str, int]) -> None:
+def show_upload(console: Console, tally: Tally, totals: dict[str, int]) -> None:
+    """What became of the images, and how many of each class there are now."""
     refused = Counter(each.class_id for each in tally.refused)
     figures = ("new", "there already", "refused", "kept in all")
     table = plain("class", *figures, right=set(figures))

@@ -46,6 +46,16 @@ class Paths:
         return self.folder / "run"
 
     @property
+    def records(self) -> Path:
+        """What the gateway keeps: examples and retrainings."""
+        return self.folder / "records"
+
+    @property
+    def new(self) -> Path:
+        """Labelled images that come later, for the loop."""
+        return self.folder / "new"
+
+    @property
     def logs(self) -> Path:
         """Logs of the servers."""
         return self.folder / "logs"
