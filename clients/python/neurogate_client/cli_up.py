@@ -91,9 +91,11 @@ def up(
     for number, option in ((port, "--port"), (model_server_port, "--model-server-port")):
         if not processes.port_is_free(number):
             fail(f"port {number} is taken; choose another with {option}", EXIT_USAGE)
+    log = stderr()
     beside = repository.absolute().parent
-    if base_run is None and (beside / "run" / EVALUATION).is_file():
-        base_run = beside / "run"
+    if base_run is None:
+        base_run = _run_beside(beside, log)
+    sealed = (base_run or beside / "run") / EVALUATION
     servers = Servers(
         repository=repository,
         model=model,
@@ -101,10 +103,10 @@ def up(
         model_server_port=model_server_port,
         release_mode=release_mode,
         records=records or beside / "records",
+        evaluation=sealed if sealed.is_file() else None,
         base_run=base_run,
         policy=policy,
     )
-    log = stderr()
     try:
         with processes.Supervisor() as supervisor:
             servers.start(supervisor, prefixed(log))
@@ -119,6 +121,18 @@ def up(
         fail(f"{error}; everything was stopped", EXIT_FAILED)
     except (processes.MissingProgramError, NotServingError) as error:
         fail(str(error), EXIT_FAILED)
+
+
+def _run_beside(folder: Path, log: Console) -> Path | None:
+    """The run that the demo leaves beside its repository, where retrainings can build on it."""
+    if not (folder / "run" / EVALUATION).is_file():
+        return None
+    try:
+        processes.program("neurogate-trainer")
+    except processes.MissingProgramError as error:
+        log.print(Text(f"no retraining here: {error}", style="yellow"), soft_wrap=True)
+        return None
+    return folder / "run"
 
 
 def prefixed(log: Console) -> Callable[[str, str], None]:

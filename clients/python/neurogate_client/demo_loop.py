@@ -7,6 +7,8 @@ request_id.
 
 from __future__ import annotations
 
+import os
+
 from rich.text import Text
 
 from neurogate_client import demo_run, processes
@@ -19,7 +21,7 @@ from neurogate_client.client import Client
 from neurogate_client.demo_steps import MODEL, Steps, make_images, train_first
 from neurogate_client.labelled import labelled_images
 from neurogate_client.results_training import Retraining, RetrainingState
-from neurogate_client.servers import Servers
+from neurogate_client.servers import EVALUATION, Servers
 
 FEW = 30
 """Images a class that the first version learns from."""
@@ -52,7 +54,10 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
         port=processes.free_port(),
         model_server_port=processes.free_port(),
         records=paths.records,
+        evaluation=paths.run / EVALUATION,
         base_run=paths.run,
+        # Nobody else is served here.
+        trainer_cores=os.cpu_count() or 1,
     )
     console = stdout()
     with demo_run.log_files(paths.logs) as on_line, Client(servers.target) as client:

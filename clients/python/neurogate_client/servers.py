@@ -56,8 +56,9 @@ class Servers:
         model_server_port: the model server's.
         release_mode: how versions become "stable": one of `RELEASE_MODES`.
         records: folder of examples and retrainings; None for a gateway that keeps none.
-        base_run: run folder whose data retrainings build on, and whose sealed images the gate measures on;
-            None where there is none.
+        evaluation: list of the sealed images that the gate measures on; None where there is none.
+        base_run: run folder whose data retrainings build on; wants `records`. None: no retraining.
+        trainer_cores: cores of a retraining; 0 for all but one, so that callers do not wait.
         policy: file with what the gate and the guards ask for; None for the gateway's defaults.
     """
 
@@ -67,7 +68,9 @@ class Servers:
     model_server_port: int
     release_mode: str = MANUAL
     records: Path | None = None
+    evaluation: Path | None = None
     base_run: Path | None = None
+    trainer_cores: int = 0
     policy: Path | None = None
 
     @property
@@ -86,8 +89,9 @@ class Servers:
         gateway = processes.program("neurogate-gateway")
         if self.records is not None:
             processes.need("neurogate-gateway", "records")
+        trainer = processes.program("neurogate-trainer") if self.base_run is not None else None
         supervisor.start(MODEL_SERVER, [model_server, *self._model_server_options()], on_line=on_line)
-        supervisor.start(GATEWAY, [gateway, *self._gateway_options()], on_line=on_line)
+        supervisor.start(GATEWAY, [gateway, *self._gateway_options(trainer)], on_line=on_line)
 
     def _model_server_options(self) -> list[str]:
         folder = (self.repository / self.model).resolve()
@@ -125,7 +129,7 @@ class Servers:
         )
         return path.resolve()
 
-    def _gateway_options(self) -> list[str]:
+    def _gateway_options(self, trainer: str | None) -> list[str]:
         options = [
             f"--listen={self.target}",
             f"--backend-address=127.0.0.1:{self.model_server_port}",
@@ -135,11 +139,17 @@ class Servers:
         ]
         if self.policy is not None:
             options.append(f"--policy={self.policy}")
-        if self.base_run is not None and self.release_mode != LATEST:
-            options.append(f"--evaluation-data={self.base_run / EVALUATION}")
+        if self.evaluation is not None and self.release_mode != LATEST:
+            options.append(f"--evaluation-data={self.evaluation}")
         if self.records is not None:
             # Images are kept, so that feedback becomes an example.
             options += [f"--data-dir={self.records}", f"--prediction-image-days={IMAGE_DAYS}"]
+        if self.base_run is not None:
+            options += [
+                f"--base-run={self.base_run}",
+                f"--trainer-command={trainer}",
+                f"--trainer-cores={self.trainer_cores}",
+            ]
             if self.base_run is not None:
                 options.append(f"--base-run={self.base_run}")
         return options

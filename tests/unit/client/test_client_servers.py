@@ -25,7 +25,7 @@ def test_the_version_that_answers_is_announced_and_no_other(gateway: FakeGateway
 
 
 def options(servers: Servers) -> list[str]:
-    return servers._model_server_options() + servers._gateway_options()
+    return servers._model_server_options() + servers._gateway_options("trainer")
 
 
 def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path: Path) -> None:
@@ -34,6 +34,7 @@ def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path:
         model="m",
         port=1,
         model_server_port=2,
+        evaluation=tmp_path / "run" / "evaluation.json",
         base_run=tmp_path / "run",
         records=tmp_path / "records",
     )
@@ -47,6 +48,8 @@ def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path:
         f"--repository={tmp_path}",
         f"--evaluation-data={tmp_path / 'run' / 'evaluation.json'}",
         f"--data-dir={tmp_path / 'records'}",
+        f"--base-run={tmp_path / 'run'}",
+        "--trainer-command=trainer",
     ):
         assert option in options(servers)
     config.write_text('base_path: "/elsewhere/m"')
