@@ -26,7 +26,7 @@ from neurogate_gateway.release_errors import EvaluationImpossibleError, ModelVer
 from neurogate_gateway.telemetry import log
 
 from .gate import judge
-from .images import ImagesError, SealedImage, SealedImages, load_images
+from .images import Fingerprint, ImagesError, SealedImage, SealedImages, fingerprint, load_images
 from .measure import Measured
 from .policy import Policy
 
@@ -58,7 +58,7 @@ class Evaluator:
         """Looks at nothing yet.
 
         Args:
-            source: Folder of class folders, or list of images; read anew at every evaluation.
+            source: Folder of class folders, or list of images; read anew when it has changed.
             versions: Which are READY.
             runner: Who asks them.
             policy: What the gate wants.
@@ -69,7 +69,9 @@ class Evaluator:
         self._runner = runner
         self._policy = policy
         self._seconds = seconds
+        self._images: tuple[Fingerprint, SealedImages] | None = None
         self._known: OrderedDict[tuple[str, str], asyncio.Task[Measured]] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str, str], model_pb2.GateReport] = OrderedDict()
         self._reports: dict[int, model_pb2.GateReport] = {}
         self.reported: Listeners[[int]] = Listeners()
         """Told the number of every version that the gate has judged."""
@@ -90,17 +92,22 @@ class Evaluator:
             EvaluationImpossibleError: The images cannot be used for it.
             GatewayError: The model servers cannot answer.
         """
-        try:
-            images = await asyncio.to_thread(load_images, self._source)
-        except ImagesError as error:
-            raise _unusable(error) from error
-        candidate = await self._measured(number, images)
-        other = None if stable in {None, number} else await self._measured(stable or 0, images)
-        report = await asyncio.to_thread(judge, candidate, other, self._policy)
-        report.time.GetCurrentTime()
-        self._reports[number] = report
-        self.reported.tell(number)
-        log(logging.INFO, "gate", version=number, accepted=report.accepted, stable=stable or 0)
+        images = await self._sealed()
+        version, other = self._ready(number), None if stable in {None, number} else self._ready(stable or 0)
+        key = (version.digest, other.digest if other is not None else "", images.digest)
+        report = self._verdicts.get(key)
+        if report is None:
+            candidate = await self._measured(version, images)
+            before = await self._measured(other, images) if other is not None else None
+            report = await asyncio.to_thread(judge, candidate, before, self._policy)
+            report.time.GetCurrentTime()
+            self._verdicts[key] = report
+            log(logging.INFO, "gate", version=number, accepted=report.accepted, stable=stable or 0)
+        while len(self._verdicts) > _REMEMBERED:
+            self._verdicts.popitem(last=False)
+        if self._reports.get(number) is not report:
+            self._reports[number] = report
+            self.reported.tell(number)
         return report
 
     async def close(self) -> None:
@@ -110,10 +117,23 @@ class Evaluator:
         if self._known:
             await asyncio.wait(self._known.values())
 
-    async def _measured(self, number: int, images: SealedImages) -> Measured:
+    async def _sealed(self) -> SealedImages:
+        """The images, read anew only where something has changed."""
+        try:
+            seen = await asyncio.to_thread(fingerprint, self._source)
+            if self._images is None or self._images[0] != seen:
+                self._images = (seen, await asyncio.to_thread(load_images, self._source))
+        except ImagesError as error:
+            raise _unusable(error) from error
+        return self._images[1]
+
+    def _ready(self, number: int) -> ServedVersion:
         version = self._versions.ready(number)
         if version is None:
             raise ModelVersionNotReadyError(f"version {number} is not READY, so it cannot be evaluated")
+        return version
+
+    async def _measured(self, version: ServedVersion, images: SealedImages) -> Measured:
         key = (version.digest, images.digest)
         task = self._known.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,24 @@ class SealedImages:
 
     images: tuple[SealedImage, ...]
     digest: str
+
+
+Fingerprint = tuple[tuple[str, int, int], ...]
+"""Path, time of the last change and size of every file that counts."""
+
+
+def fingerprint(source: Path) -> Fingerprint:
+    """Something that differs when the images of a folder or of a list do, at the price of looking at names.
+
+    Raises:
+        ImagesError: There is nothing to look at.
+    """
+    try:
+        paths = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+        seen = [(os.fspath(path), path.stat()) for path in sorted(paths)]
+    except OSError as error:
+        raise ImagesError(f"a file cannot be read: {error.strerror}", source) from None
+    return tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in seen)
 
 
 def load_images(source: Path) -> SealedImages:

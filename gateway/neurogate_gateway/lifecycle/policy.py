@@ -84,8 +84,8 @@ class GuardPolicy:
     release_below: float = _key(0.8, 0, 1)
     watch_seconds: float = _key(900.0, 0, 604_800)
     max_error_rate: float = _key(0.02, 0, 1)
-    max_latency_ms: float = _key(2000.0, 0, 3_600_000)
-    max_abstention_rate: float = _key(0.6, 0, 1)
+    max_latency_ms: float = _key(10_000.0, 0, 3_600_000)
+    max_abstention_rate: float = _key(0.9, 0, 1)
     max_probability_shift: float = _key(0.25, 0, 1)
 
 

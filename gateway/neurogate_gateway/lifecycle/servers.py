@@ -49,6 +49,7 @@ class ModelServers:
         self._told: dict[str, tuple[Step, float]] = {}
         self._not_before: dict[str, float] = {}
         self._complaints: dict[str, str] = {}
+        self._telling: dict[str, asyncio.Task[None]] = {}
         self._due = asyncio.Event()
 
     async def run(self) -> None:
@@ -71,6 +72,8 @@ class ModelServers:
         finally:
             for stop in forget:
                 stop()
+            for task in self._telling.values():
+                task.cancel()
 
     def _connection(self, address: str, connected: bool) -> None:
         if connected:
@@ -91,17 +94,23 @@ class ModelServers:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
             return
         now = time.monotonic()
-        tasks = []
         for address in loaded:
+            if address in self._telling:
+                continue
             present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
             step = plan(wanted, loaded[address], present)[0]
             again = now - at >= _TELL_AGAIN_SECONDS
             if (step != present or again) and now >= self._not_before.get(address, now):
-                tasks.append(self._tell(address, step, apply_step(config, self._model, step)))
-        await asyncio.gather(*tasks)
+                # By themselves, so that one that hangs holds up no other.
+                task = asyncio.create_task(self._tell(address, step, apply_step(config, self._model, step)))
+                self._telling[address] = task
 
     async def _tell(self, address: str, step: Step, config: tfs_pb2.ModelServerConfig) -> None:
-        result = (await self._fleet.reload(config, addresses=[address]))[address]
+        try:
+            result = (await self._fleet.reload(config, addresses=[address]))[address]
+        finally:
+            del self._telling[address]
+            self._due.set()
         if result is None:
             self._told[address] = (step, time.monotonic())
             self._complaints.pop(address, None)

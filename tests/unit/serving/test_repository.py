@@ -344,3 +344,27 @@ def test_publishing_and_staging_sweep_first(repository: ModelRepository) -> None
     (folder / ".staging-dead").mkdir()
     publish(repository)
     assert hidden(folder) == [".highest", ".lock"]
+
+
+def test_a_withdrawn_version_is_gone_and_its_number_is_never_given_again(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path)
+    for number in range(3):
+        with repository.staging(MODEL, f"run-{number}") as staged:
+            fill_version(staged)
+            repository.publish(MODEL, staged, sound_manifest())
+    # Copied by hand, so that nothing but its name knows its number.
+    shutil.copytree(repository.path(MODEL, 3), tmp_path / MODEL / "7")
+    assert repository.withdraw(MODEL, 7) == 7
+    assert repository.withdraw(MODEL, 2) == 2
+    assert repository.versions(MODEL) == [1, 3]
+    with pytest.raises(VersionNotFoundError):
+        repository.withdraw(MODEL, 2)
+    repository.sweep(MODEL)
+    assert sorted(path.name for path in (tmp_path / MODEL).iterdir() if not path.name.startswith(".")) == [
+        "1",
+        "3",
+    ]
+    assert not list((tmp_path / MODEL).glob(".staging-*"))
+    with repository.staging(MODEL, "next") as staged:
+        fill_version(staged)
+        assert repository.publish(MODEL, staged, sound_manifest()).version == 8

@@ -1,0 +1,251 @@
+"""The sealed images, and how they are asked about: once, behind all callers, never with a wrong verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from neurogate.v1 import classification_pb2
+from neurogate_gateway.answers import Answer, Choice
+from neurogate_gateway.errors import (
+    BackendUnavailableError,
+    GatewayError,
+    ImageCorruptError,
+    OverloadedError,
+)
+from neurogate_gateway.lifecycle import evaluation
+from neurogate_gateway.lifecycle.evaluation import Evaluator
+from neurogate_gateway.lifecycle.images import ImagesError, fingerprint, load_images
+from neurogate_gateway.lifecycle.policy import GatePolicy, Policy
+from neurogate_gateway.proof import ServedVersion
+from neurogate_gateway.release_errors import EvaluationImpossibleError, ModelVersionNotReadyError
+from neurogate_gateway.wire import Outputs
+from neurogate_testing.fake_backend import build_manifest
+
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+LENIENT = Policy(gate=GatePolicy(min_recall=0, max_ece=1, max_regression=1))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve files, three a class, whose content names their class."""
+    for number in range(12):
+        name = CLASSES[number % 4]
+        path = tmp_path / "sealed" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"{name} {number}".encode())
+    return tmp_path / "sealed"
+
+
+class FakeRunner:
+    """Knows the right class from the bytes, and fails as a test says."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.served = {
+            number: ServedVersion("m", number, build_manifest(number), f"d{number}") for number in (1, 2)
+        }
+        self.failures: Iterator[GatewayError | None] = iter(())
+
+    def ready(self, number: int) -> ServedVersion | None:
+        return self.served.get(number)
+
+    async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+        self.asked.append(number)
+        if failure := next(self.failures, None):
+            raise failure
+        probabilities = np.full(4, 0.01, dtype=np.float32)
+        probabilities[CLASSES.index(image.decode().split()[0])] = 0.97
+        choice = Choice(self.served[number], "", 0)
+        return Answer(choice, Outputs(probabilities, 0.0, None), classification_pb2.Classification())
+
+
+def evaluator(folder: Path, runner: FakeRunner) -> Evaluator:
+    return Evaluator(folder, runner, runner, LENIENT, seconds=5)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_PAUSE_SECONDS", 0)
+
+
+async def test_each_version_is_asked_once(folder: Path) -> None:
+    runner = FakeRunner()
+    judge = evaluator(folder, runner)
+    reports = await asyncio.gather(*(judge.evaluate(2, 1) for _ in range(3)))
+    assert sorted(runner.asked) == [1] * 12 + [2] * 12
+    assert reports[0].accepted
+    assert reports[0].candidate.accuracy == reports[0].stable.accuracy == 1
+    assert judge.last_report(2) == await judge.evaluate(2, 1)
+    assert (await judge.evaluate(1, 1)).stable_version == 0
+    assert len(runner.asked) == 24
+    # Other bytes under the number are another version.
+    runner.served[2] = ServedVersion("m", 2, build_manifest(2), "other")
+    await judge.evaluate(2, None)
+    assert len(runner.asked) == 36
+    await judge.close()
+
+
+async def test_other_images_are_asked_about(folder: Path) -> None:
+    runner = FakeRunner()
+    judge = evaluator(folder, runner)
+    first = await judge.evaluate(2, None)
+    (folder / "glioma" / "new.png").write_bytes(b"glioma new")
+    second = await judge.evaluate(2, None)
+    assert (first.candidate.support, second.candidate.support) == (12, 13)
+    assert first.images_digest != second.images_digest
+
+
+async def test_callers_come_first_and_interruptions_are_made_good(folder: Path) -> None:
+    runner = FakeRunner()
+    busy = [OverloadedError("busy", retry_after=0.001)] * 50
+    runner.failures = iter([*busy, BackendUnavailableError("away"), None, BackendUnavailableError("away")])
+    assert (await evaluator(folder, runner).evaluate(2, None)).accepted
+    assert len(runner.asked) == 12 + 52
+
+
+async def test_a_model_server_that_stays_away_is_no_verdict(folder: Path) -> None:
+    runner = FakeRunner()
+    runner.failures = iter([BackendUnavailableError("away")] * 5)
+    judge = evaluator(folder, runner)
+    with pytest.raises(BackendUnavailableError, match="interrupted: away"):
+        await judge.evaluate(2, None)
+    assert judge.last_report(2) is None
+    # The next attempt begins anew.
+    assert (await judge.evaluate(2, None)).accepted
+
+
+async def test_an_image_that_the_version_refuses(folder: Path) -> None:
+    runner = FakeRunner()
+    runner.failures = iter([None, ImageCorruptError("it is broken")])
+    with pytest.raises(EvaluationImpossibleError, match="refuses an image: it is broken"):
+        await evaluator(folder, runner).evaluate(2, None)
+
+
+async def test_versions_that_are_not_ready(folder: Path) -> None:
+    judge = evaluator(folder, FakeRunner())
+    for versions in ((9, None), (2, 9)):
+        with pytest.raises(ModelVersionNotReadyError, match="9"):
+            await judge.evaluate(*versions)
+
+
+async def test_a_version_that_is_exchanged_meanwhile(folder: Path) -> None:
+    runner = FakeRunner()
+    served = runner.served[2]
+    judge = evaluator(folder, runner)
+
+    class Exchanging(FakeRunner):
+        async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+            self.served[2] = ServedVersion("m", 2, served.manifest, "other")
+            return await super().run(number, image, seconds=seconds)
+
+    judge._runner = Exchanging()
+    with pytest.raises(ModelVersionNotReadyError, match="another one by now"):
+        await judge.evaluate(2, None)
+
+
+async def test_a_caller_who_goes_away_ends_nothing(folder: Path) -> None:
+    runner = FakeRunner()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Waiting(FakeRunner):
+        async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+            begun.set()
+            await go_on.wait()
+            return await super().run(number, image, seconds=seconds)
+
+    waiting = Waiting()
+    judge = Evaluator(folder, waiting, waiting, LENIENT, seconds=5)
+    impatient = asyncio.create_task(judge.evaluate(2, None))
+    await begun.wait()
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    go_on.set()
+    assert (await judge.evaluate(2, None)).accepted
+    assert len(waiting.asked) == 12
+    assert runner.asked == []
+
+
+def write_list(folder: Path, change: Callable[[dict[str, object]], object]) -> Path:
+    paths = sorted(folder.rglob("*.png"))
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    document: dict[str, object] = {
+        "revision": 1,
+        "root": folder.name,
+        "digest": hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
+        "images": [
+            {"path": str(path.relative_to(folder)), "class": path.parent.name, "sha256": digest}
+            for path, digest in zip(paths, digests, strict=True)
+        ],
+    }
+    change(document)
+    path = folder.parent / "evaluation.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_list_and_its_folder_are_the_same_images(folder: Path) -> None:
+    from_list = load_images(write_list(folder, lambda _: None))
+    from_folder = load_images(folder)
+    assert from_list.digest == from_folder.digest
+    assert {image.sha256 for image in from_list.images} == {image.sha256 for image in from_folder.images}
+    assert [image.read() for image in from_list.images]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(revision=2), "revision 1"),
+        (lambda d: d.pop("root"), '"root"'),
+        (lambda d: d.update(images={}), '"images"'),
+        (lambda d: d.update(images=[]), "was changed"),
+        (lambda d: d.update(images=[], digest=hashlib.sha256(b"").hexdigest()), "no images"),
+        (lambda d: d["images"].append(3), "image 12 lacks"),
+        (lambda d: d["images"][4].pop("sha256"), "image 4 lacks"),
+        (lambda d: d["images"][4].update(path=7), "image 4 lacks"),
+        (lambda d: d["images"].pop(), "was changed"),
+    ],
+)
+def test_lists_that_are_none(
+    folder: Path, change: Callable[[dict[str, object]], object], message: str
+) -> None:
+    with pytest.raises(ImagesError, match=message) as error:
+        load_images(write_list(folder, change))
+    assert str(folder.parent) not in error.value.message
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 5000])
+def test_files_that_are_no_lists(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(ImagesError):
+        load_images(path)
+    with pytest.raises(ImagesError, match="cannot be read"):
+        load_images(tmp_path / "none.json")
+    with pytest.raises(ImagesError, match="cannot be read"):
+        fingerprint(tmp_path / "none.json")
+
+
+def test_hidden_and_foreign_files_do_not_count(folder: Path) -> None:
+    before = load_images(folder).digest
+    (folder / "glioma" / ".hidden.png").write_bytes(b"x")
+    (folder / "glioma" / "notes.txt").write_bytes(b"x")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x.png").write_bytes(b"x")
+    (folder / "readme.png").write_bytes(b"x")
+    assert load_images(folder).digest == before
+
+
+def test_an_image_that_has_changed_is_not_read(folder: Path) -> None:
+    image = load_images(folder).images[0]
+    image.path.write_bytes(b"other")
+    with pytest.raises(ImagesError, match="digest differs"):
+        image.read()
+    image.path.unlink()
+    with pytest.raises(ImagesError, match="cannot be read"):
+        image.read()
