@@ -37,6 +37,7 @@ STATE_STYLES = {
 }
 _LOG_STYLES = {"warning": "yellow", "error": "red"}
 _SHOWN_FIGURES = 4
+_TELLING = ("val_accuracy", "val_macro_f1", "accuracy", "loss")
 
 
 def follow(client: Client, run_id: str, console: Console, *, as_json: bool = False) -> Retraining:
@@ -76,9 +77,11 @@ def tell_end(console: Console, run: Retraining) -> None:
 
 
 def figures(event: Progressed) -> str:
-    """A few figures of a progress for people."""
-    shown = [f"{name} {value:.3g}" for name, value in list(event.metrics.items())[:_SHOWN_FIGURES]]
-    return " ".join([*([f"epoch {event.epoch}"] if event.epoch else []), *shown])
+    """A few figures of a progress for people, the more telling ones first."""
+    first = [name for name in _TELLING if name in event.metrics]
+    names = [*first, *sorted(set(event.metrics) - set(first))][:_SHOWN_FIGURES]
+    shown = [f"{name.replace('_', ' ')} {event.metrics[name]:.3g}" for name in names]
+    return ", ".join([*([f"epoch {event.epoch}"] if event.epoch else []), *shown])
 
 
 def _json_lines(console: Console) -> Callable[[RetrainingEvent], None]:

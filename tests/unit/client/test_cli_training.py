@@ -94,7 +94,7 @@ def test_retrain_follows_to_the_end(neurogate: Run, gateway: FakeGateway) -> Non
         "QUEUED",
         "RUNNING",
         "phase fine-tune: 20 batches",
-        "fine-tune 20/20 epoch 2 loss 0.25",
+        "fine-tune 20/20 epoch 2, loss 0.25",
         "best epoch 2",
         "EVALUATING",
         "PUBLISHING",
