@@ -25,7 +25,7 @@ that run apart never count as abuse."""
 _OPTIONS: Final = (
     # A second gateway on the same port is a mistake to be told, not a load balancer.
     ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", CLIENT_PING_SECONDS * 1000 // 3),
+    ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_SECONDS * 1000 // 3),
     ("grpc.keepalive_permit_without_calls", 1),
     # Finds clients that vanished without a word, whose streams would be held for ever.
     ("grpc.keepalive_time_ms", 60_000),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Entry point of the command: says which extra is missing, where it is."""
+    # gRPC's core writes lines of its own to stderr, in the middle of a bar; what matters is told as an error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from neurogate_client.cli_app import run  # noqa: PLC0415 - the base install has neither rich nor typer
     except ModuleNotFoundError as error:
