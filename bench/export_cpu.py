@@ -173,7 +173,7 @@ def main() -> None:
         notes=[
             "The same MobileNetV2 with the same head. The plain export computes probabilities alone.",
             "The trainer's also computes logits, Grad-CAM maps and the out-of-distribution score.",
-            "The embedded server computes all outputs, whether they are asked for or not.",
+            "The server computes only what is asked for.",
             "Processor time of the server process, gRPC and tensor decoding included; one image per request.",
             "The plain export takes float32 pixels over the wire, the trainer's takes uint8.",
         ],
