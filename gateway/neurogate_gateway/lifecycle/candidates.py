@@ -61,6 +61,9 @@ class Candidates:
         version = self._fleet.ready(candidate) if candidate is not None else None
         if candidate is None or version is None or self._judged == (version.digest, stable):
             return False
+        if stable is not None and self._fleet.ready(stable) is None:
+            # Nobody is promoted by default for want of something to compare with.
+            return True
         try:
             report = await self._desk.evaluate(candidate)
             if self._promote and report.accepted:

@@ -19,6 +19,8 @@ from . import pages
 from .requests import Context, deadline_of, take_request_id
 
 _LONGEST_REASON: Final = 512
+_UNLIMITED_SECONDS: Final = 24 * 3600.0
+"""An evaluation takes as long as it takes, where its caller sets no deadline."""
 
 
 class _Change(Protocol):
@@ -103,7 +105,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         self._catalog.check_model(request.model)
         check_version(request.version)
         desk = self._desk()
-        async with deadline_of(context, _UNLIMITED).enforced():
+        async with deadline_of(context, _UNLIMITED_SECONDS).enforced():
             report = await desk.evaluate(request.version)
         return model_pb2.EvaluateModelVersionResponse(report=report)
 
@@ -147,9 +149,6 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         if self._lifecycle.manager is None:
             raise _not_managed()
         return self._lifecycle.manager
-
-
-_UNLIMITED: Final = 24 * 3600.0
 
 
 def check_version(version: int) -> None:
