@@ -24,8 +24,12 @@ if sys.argv[1:3] == ["data", "phantom"]:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(5):
             # Every class has one image that the stand-in takes for a glioma, and its first is unclear.
-            kind = "glioma" if number == 4 else name + (" unsure" if number == 0 else "")
+            kind = f"glioma? {name}" if number == 4 else name + (" unsure" if number == 0 else "")
             (folder / f"{number}.jpg").write_text(kind)
+        new = pathlib.Path(sys.argv[3], "Training", name)
+        new.mkdir(parents=True, exist_ok=True)
+        for number in range(3):
+            (new / f"{number}.jpg").write_text(f"{name} {number}")
     print("data made")
 else:
     options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
@@ -51,7 +55,8 @@ time.sleep(60)
 
 GATEWAY = """
 import os, signal, sys, threading
-from neurogate_testing.fake_gateway import Script, fake_gateway, version
+from neurogate_testing.fake_gateway import CLASSES, Script, fake_gateway, version
+from neurogate_testing.fake_training import success
 port = next(int(each.rpartition(":")[2]) for each in sys.argv if each.startswith("--listen="))
 if os.environ.get("GATEWAY") == "fails":
     print("first line")
@@ -62,7 +67,21 @@ rejected = version(1, state="REJECTED")
 rejected.state_reason = "golden glioma-0 differs"
 ready = os.environ.get("GATEWAY") != "rejects"
 shown = version(1, labels=("stable",)) if ready else rejected
-with fake_gateway(Script(versions=[shown]), port=port) as gateway:
+script = Script(versions=[shown])
+
+def retrained(training, run):
+    end = os.environ.get("RETRAINING", "SUCCEEDED")
+    if end != "SUCCEEDED":
+        training.move(run.retraining_id, "RUNNING")
+        training.move(run.retraining_id, end, error="no memory left")
+        return
+    success(training, run)
+    script.versions.insert(0, version(2, labels=("candidate",)))
+
+script.training.script = retrained
+if os.environ.get("GAIN", "yes") == "yes":
+    script.other_opinion = {2: {f"glioma? {name}".encode(): name for name in CLASSES}}
+with fake_gateway(script, port=port) as gateway:
     gateway.set_serving(ready)
     stopped.wait(60)
 """
@@ -176,6 +195,38 @@ def test_damaged_records_are_named(demo: list[str], tmp_path: Path) -> None:
     status, output = run(demo, tmp_path)
     assert status == 1
     assert "FileExistsError" in output  # the stand-in trainer, asked to train again, finds its run
+
+
+def test_the_loop_from_few_images_to_a_better_stable_version(demo: list[str], tmp_path: Path) -> None:
+    status, output = run([*demo, "--loop"], tmp_path)
+    assert status == 0, output
+    titles = ("Data:", "Training:", "New images:", "Servers:", "Before:", "Upload:", "Retraining:", "Gate:")
+    for number, title in enumerate((*titles, "Promotion:", "After:"), start=1):
+        assert f"{number}. {title}" in output
+    rows = [line.split() for line in output.splitlines()]
+    assert ["glioma", "3", "0", "0", "3"] in rows
+    assert "fine-tune 20/20 epoch 2, loss 0.25" in output
+    assert "stable is version 2" in output
+    assert ["class", "images", "version", "1", "version", "2", "gained"] in rows
+    assert ["pituitary", "5", "80.0%", "100.0%", "+20.0%"] in rows
+    assert ["all", "20", "85.0%", "100.0%", "+15.0%"] in rows
+    assert "neurogate rollback" in output
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ({"RETRAINING": "FAILED"}, "the retraining ended as FAILED\n  no memory left"),
+        ({"GAIN": "no"}, "+0.0%"),
+    ],
+)
+def test_a_loop_without_a_gain_says_so(
+    demo: list[str], tmp_path: Path, trouble: dict[str, str], message: str
+) -> None:
+    status, output = run([*demo, "--loop"], tmp_path, **trouble)
+    assert status == 1
+    assert message in output
+    assert "Traceback" not in output
 
 
 def _gone(pid: int) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
 
@@ -112,11 +112,11 @@ def version(number: int, *, state: str = "READY", labels: tuple[str, ...] = ()) 
     return result
 
 
-def model_of(selector: model_pb2.ModelSelector) -> model_pb2.ModelVersionRef:
-    """The version that a selector means: the fake has 1 (stable) and 2 (latest)."""
+def model_of(selector: model_pb2.ModelSelector, labels: Mapping[str, int]) -> model_pb2.ModelVersionRef:
+    """The version that a selector means; "latest" is 2."""
     chosen = selector.WhichOneof("selection")
     label = (selector.label if chosen == "label" else "stable") if chosen != "version" else ""
-    number = selector.version if chosen == "version" else 2 if label == "latest" else 1
+    number = selector.version if chosen == "version" else labels.get(label, 2 if label == "latest" else 1)
     return model_pb2.ModelVersionRef(
         name=selector.name or "brain_tumor", version=number, label=label, manifest_digest=f"{number:064x}"
     )
@@ -153,6 +153,9 @@ class _Base:
     def __init__(self, script: Script) -> None:
         self.script = script
 
+    def model_of(self, selector: model_pb2.ModelSelector) -> model_pb2.ModelVersionRef:
+        return model_of(selector, self.script.release.labels)
+
     def enter(self, name: str, request: object, context: grpc.ServicerContext) -> None:
         self.script.calls.append(name)
         self.script.requests.append(request)
@@ -177,12 +180,12 @@ class _Classification(_Base, classification_pb2_grpc.ClassificationServiceServic
         if isinstance(result, status_pb2.Status):
             abort(context, result)
         return pb.ClassifyResponse(
-            classification=result, model=model_of(request.model), request_id=request.request_id
+            classification=result, model=self.model_of(request.model), request_id=request.request_id
         )
 
     def BatchClassify(self, request, context):
         self.enter("BatchClassify", request, context)
-        response = pb.BatchClassifyResponse(model=model_of(request.model), request_id=request.request_id)
+        response = pb.BatchClassifyResponse(model=self.model_of(request.model), request_id=request.request_id)
         for serial, item in enumerate(request.items):
             result = answer(item.image, request.top_k, serial)
             if isinstance(result, status_pb2.Status):
@@ -194,7 +197,7 @@ class _Classification(_Base, classification_pb2_grpc.ClassificationServiceServic
     def StreamClassify(self, request_iterator, context):
         first = next(request_iterator)
         self.enter("StreamClassify", first, context)
-        config, model = first.config, model_of(first.config.model)
+        config, model = first.config, self.model_of(first.config.model)
         waiting = None
         for serial, request in enumerate(request_iterator):
             self.script.requests.append(request)
@@ -235,7 +238,7 @@ class _Classification(_Base, classification_pb2_grpc.ClassificationServiceServic
             class_id=request.class_id or result.scores[0].class_id,
             map=pb.ClassActivationMap(height=2, width=3, values=[0, 1, 2, 3, 4, 5]),
             overlay_png=PNG,
-            model=model_of(request.model),
+            model=self.model_of(request.model),
             request_id=request.request_id,
         )
 
