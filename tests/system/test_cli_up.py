@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import queue
+import shutil
 import signal
 from pathlib import Path
 
 import psutil
 import pytest
-from neurogate_client import Client
+from neurogate_client import Client, VersionState
 from neurogate_testing import images
 from neurogate_testing.processes import RunningProcess, free_port, running, script
+from neurogate_testing.stack import publish_copy
 
 
 def command(repository: Path) -> tuple[list[str], int]:
@@ -81,3 +84,38 @@ def test_a_taken_port_is_named_before_anything_starts(toy_repository: Path) -> N
             assert second.popen.wait(30) == 2
         up.stop(signal.SIGTERM)
     assert up.popen.returncode == 0
+
+
+def test_a_publication_ends_no_stream_and_moves_nobody_until_it_is_promoted(
+    toy_repository: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(toy_repository, root)
+    line, port = command(root)
+    more: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    with running(line) as up, Client(f"127.0.0.1:{port}") as client:
+        up.wait_for("Ready: brain_tumor version 1", seconds=120)
+        answers = client.stream_classify(enumerate(iter(more.get, None)))
+        more.put(images.brain_slice(0))
+        assert next(answers).unwrap().model.version == 1
+        assert publish_copy(root, of=1) == 2
+        events = client.watch_model_versions(timeout=60)
+        ready = (each.version and (each.version.version, each.version.state) for each in events)
+        assert (2, VersionState.READY) in ready
+        assert client.get_release().labels == {"stable": 1, "candidate": 2}
+        assert client.classify(images.brain_slice(1)).model.version == 1
+        assert client.promote(2, reason="a test").release.labels["stable"] == 2
+        assert client.classify(images.brain_slice(2)).model.version == 2
+        more.put(images.brain_slice(3))
+        assert next(answers).unwrap().model.version == 1
+        assert client.rollback().release.labels["stable"] == 1
+        assert client.classify(images.brain_slice(4)).model.version == 1
+        more.put(None)
+        assert list(answers) == []
+        up.stop(signal.SIGTERM)
+    # A second start goes on with what is released, from the file that the gateway has kept.
+    assert (root / "models.config").exists()
+    with running(line) as up, Client(f"127.0.0.1:{port}") as client:
+        up.wait_for("Ready: brain_tumor version 1", seconds=120)
+        assert client.get_release().labels == {"stable": 1, "previous": 2}
+        up.stop(signal.SIGTERM)
