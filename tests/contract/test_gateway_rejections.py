@@ -89,7 +89,7 @@ def published(root: Path, number: int, content: bytes = b"graph") -> Manifest:
 async def test_tampered_files(tmp_path: Path) -> None:
     async with FakeBackend() as backend:
         backend.add_version(1, published(tmp_path, 1))
-        async with running_gateway(backend, repository=str(tmp_path)) as gateway:
+        async with running_gateway(backend, repository=str(tmp_path), release_mode="latest") as gateway:
             await gateway.until_ready(1)
             manifest = published(tmp_path, 2)
             (tmp_path / "brain_tumor" / "2" / "saved_model.pb").write_bytes(b"grapf")
@@ -104,7 +104,7 @@ async def test_a_version_whose_files_cannot_be_seen_waits_for_them(tmp_path: Pat
     async with FakeBackend() as backend:
         other = published(tmp_path / "elsewhere", 1)
         backend.add_version(1, other)
-        async with running_gateway(backend, repository=str(tmp_path)) as gateway:
+        async with running_gateway(backend, repository=str(tmp_path), release_mode="latest") as gateway:
             while not (view := gateway.gateway.fleet.view(1)) or "cannot be read" not in view.reason:
                 await gateway.gateway.fleet._changed.wait()
             assert view.state == LOADING
