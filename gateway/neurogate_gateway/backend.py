@@ -45,6 +45,25 @@ _UNREACHED: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
+_OPTIONS: Final = (
+    # Whatever the gateway let in must pass here.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A model server that comes back is noticed within moments.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 300),
+    # Finds servers that hang, which busy ones do not: their transport still answers. Nothing else
+    # sends pings, and polls come more often, so there are some only when nothing comes back, and
+    # the server's limit on idle pings is never met.
+    ("grpc.keepalive_time_ms", 900),
+    ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.http2.ping_timeout_ms", 1_000),
+    ("grpc.http2.bdp_probe", 0),
+    # A proxy in the environment is for the web, not for the neighbour.
+    ("grpc.enable_http_proxy", 0),
+)
+
 _Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 
@@ -112,27 +131,7 @@ class TensorFlowServing:
     """A TensorFlow Serving model server, real or embedded, behind one channel."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                # Whatever the gateway let in must pass here.
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                # A model server that comes back is noticed within moments.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 1_000),
-                ("grpc.max_reconnect_backoff_ms", 300),
-                # Finds servers that hang, which busy ones do not: their transport still answers. Nothing else
-                # sends pings, and polls come more often, so there are some only when nothing comes back, and
-                # the server's limit on idle pings is never met.
-                ("grpc.keepalive_time_ms", 900),
-                ("grpc.keepalive_timeout_ms", 1_000),
-                ("grpc.http2.ping_timeout_ms", 1_000),
-                ("grpc.http2.bdp_probe", 0),
-                # A proxy in the environment is for the web, not for the neighbour.
-                ("grpc.enable_http_proxy", 0),
-            ],
-        )
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         # Without deserializers, so that an undecodable answer is this module's error and not gRPC's.
         self._predict: _Method = self._channel.unary_unary(_PREDICT)
         self._status: _Method = self._channel.unary_unary(_STATUS)

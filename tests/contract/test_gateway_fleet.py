@@ -310,3 +310,12 @@ async def test_a_listener_that_fails_disturbs_nothing() -> None:
             await gateway.until_there(backend, 2, READY)
         assert 2 in told
         assert (await classify(gateway)).model.version == 2
+
+
+async def test_a_name_leads_to_its_servers() -> None:
+    async with FakeBackend() as backend:
+        backend.add_version(1)
+        async with running_gateway(f"dns:///localhost:{backend.port}") as gateway:
+            await gateway.until_ready(1)
+            assert (await classify(gateway)).model.version == 1
+            assert backend.address in gateway.gateway.fleet.backends

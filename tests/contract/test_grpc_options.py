@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from grpc._cython import cygrpc
 from neurogate_client import _channel
-from neurogate_gateway import server
+from neurogate_gateway import backend, server
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def library() -> bytes:
 
 def test_the_library_knows_every_option(library: bytes) -> None:
     client = dict(_channel.options(_channel.Target.parse("localhost:1"), 2**20))
-    names = {*client, *dict(server._OPTIONS)}
+    names = {*client, *dict(server._OPTIONS), *dict(backend._OPTIONS)}
     assert len(names) > 10
     assert [name for name in sorted(names) if name.encode() not in library] == []
 
