@@ -150,8 +150,6 @@ class Servers:
                 f"--trainer-command={trainer}",
                 f"--trainer-cores={self.trainer_cores}",
             ]
-            if self.base_run is not None:
-                options.append(f"--base-run={self.base_run}")
         return options
 
     def wait_until_ready(self, supervisor: processes.Supervisor, client: Client) -> int:
