@@ -21,7 +21,6 @@ from typing import Any
 from neurogate_bench import machine, payloads
 from neurogate_bench.context import Context
 from neurogate_bench.session import add_output_arguments, open_context, own_gateway, result_of
-from report import publish
 
 VERSION = "v0.121.0"
 QUESTION = "What does the usual load tool for gRPC see? One run of each configuration in bench/ghz."
@@ -155,6 +154,8 @@ def main() -> int:
                 began=began,
                 load_average=about["load_average"],
             )
+            from report import publish  # noqa: PLC0415 - matplotlib takes a second that other uses need not wait
+
             publish(result, arguments)
     finally:
         context.close()

@@ -17,7 +17,6 @@ from neurogate_bench import machine
 from neurogate_bench.context import Context
 from neurogate_bench.processes import installed
 from neurogate_bench.session import add_output_arguments, open_context, own_gateway, result_of
-from report import publish
 
 SCRIPTS = Path(__file__).resolve().parent / "k6"
 REPORTS = machine.ROOT / "build" / "bench" / "k6"
@@ -112,6 +111,8 @@ def main() -> int:
             result = result_of(
                 context, settings, about, started_at=started_at, began=began, load_average=load_average
             )
+            from report import publish  # noqa: PLC0415 - matplotlib takes a second that other uses need not wait
+
             publish(result, arguments)
     finally:
         context.close()

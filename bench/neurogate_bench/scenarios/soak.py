@@ -63,3 +63,6 @@ def _judge(record: Record, samples: list[dict[str, float]]) -> None:
     title = f"growth of the gateway's memory after {minutes}"
     record.judge(title, "<=", 2, record.median("gateway", "growth"), "%")
     record.judge("failed requests", "<=", 0, sum(record.runs("callers", "failed")))
+    # Callers that had to wait made less load than the soak is about.
+    kept = record.median("callers", "achieved") / record.median("callers", "rate")
+    record.judge("load that was kept up, achieved / wanted", ">=", 0.95, kept, absolute=True)
