@@ -165,6 +165,28 @@ async def test_the_only_server_hangs(servers: list[ModelServer]) -> None:
     assert_one_model(callers)
 
 
+async def test_two_gateways_before_two_servers_agree(servers: list[ModelServer], root: Path) -> None:
+    first, second = servers
+    async with loaded(first, second) as one, loaded(first, second) as other:
+        first.kill()
+        for callers in (one, other):
+            await callers.until_there(first.address, 1, LOADING)
+            await callers.until_answered(40)
+        first.start()
+        assert publish_copy(root, of=1) == 2
+        for callers in (one, other):
+            for server in servers:
+                for number in (1, 2):
+                    await callers.until_there(server.address, number, READY)
+            await callers.until_answered(40)
+    assert one.failures == other.failures == []
+    # A copy is the same model under another number, so scores tell nothing of who answered, and digests do.
+    digests = [{(version, digest) for _, version, digest, _ in callers.answers} for callers in (one, other)]
+    assert digests[0] == digests[1]
+    assert {version for version, _ in digests[0]} == {1, 2}
+    assert len({(kind, scores) for kind, _, _, scores in one.answers + other.answers}) == KINDS
+
+
 async def test_a_configuration_moves_versions_and_labels(servers: list[ModelServer], root: Path) -> None:
     """What the release manager does: the real servers take it over, or say why not."""
     addresses = [server.address for server in servers]
