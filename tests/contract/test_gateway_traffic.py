@@ -148,6 +148,23 @@ async def test_a_guard_rolls_a_promotion_back(tmp_path: Path) -> None:
         assert not release.guards
 
 
+async def test_a_version_in_another_role_begins_anew(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path / "models", 2, policy=policy(tmp_path)) as at:
+        await at.promote(2)
+        for seed in range(7):
+            await classify(at, seed)
+        assert {state.images for state in (await at.release()).guards} == {2}
+        await at.gateway.models.RollbackModel(model_pb2.RollbackModelRequest())
+        await split(at, canary_version=2, canary_percent=50)
+        assert {(state.version, state.images) for state in (await at.release()).guards} == {(2, 0)}
+        await classify(at, 0, routing_key="a")
+        await classify(at, 0, routing_key="b")
+        # A larger share is the same canary.
+        seen = {state.images for state in (await at.release()).guards}
+        await split(at, canary_version=2, canary_percent=60)
+        assert {state.images for state in (await at.release()).guards} == seen
+
+
 async def test_what_is_not_the_versions_fault_fires_nothing(tmp_path: Path) -> None:
     async with released_gateway(tmp_path / "models", 2, policy=policy(tmp_path)) as at:
         await at.promote(2)

@@ -38,20 +38,19 @@ class Watchdog:
         self._versions = versions
         self._policy = policy
         self._guards: Guards | None = None
+        self._role: tuple[int | None, bool, float | None] = (None, False, None)
         self._compared_with: int | None = None
         self._windows: dict[int, Window] = {}
         self._means: dict[int, Floats] = {}
         self._acting: set[asyncio.Task[None]] = set()
+        # What a version did in one role says nothing about it in the next.
+        manager.changed.add(lambda _: self._renew())
 
     def states(self) -> list[model_pb2.GuardState]:
         """What the guards see; empty while nothing is watched."""
         guards = self._guards
-        watched = _watched(self._manager.release.state, self._policy.watch_seconds)
-        if watched is None:
+        if guards is None or _watched(self._manager.release.state, self._policy.watch_seconds) is None:
             return []
-        if guards is None or guards.version != watched:
-            # No image of this version has come yet.
-            guards = Guards(watched, self._policy)
         return guards.states()
 
     def observe(self, outcome: Outcome) -> None:
@@ -59,7 +58,9 @@ class Watchdog:
         sample = self._sample(outcome)
         if sample is None:
             return
-        guards = self._current()
+        guards = self._guards
+        if guards is not None and _watched(self._manager.release.state, self._policy.watch_seconds) is None:
+            guards = self._guards = None
         number = outcome.choice.version.number
         if guards is not None and number == guards.version:
             if self._compared_with in self._means:
@@ -77,16 +78,15 @@ class Watchdog:
         if self._acting:
             await asyncio.wait(self._acting)
 
-    def _current(self) -> Guards | None:
-        """The guards of the version that is to be watched now; those of another one are forgotten."""
+    def _renew(self) -> None:
+        """Begins anew where another version is watched, or the same in another role."""
         state = self._manager.release.state
         watched = _watched(state, self._policy.watch_seconds)
-        if watched is None:
-            self._guards = None
-        elif self._guards is None or self._guards.version != watched:
-            self._guards = Guards(watched, self._policy)
         self._compared_with = state.labels.get(STABLE if CANARY in state.labels else PREVIOUS)
-        return self._guards
+        role = (watched, CANARY in state.labels, state.promoted_at)
+        if role != self._role:
+            self._role = role
+            self._guards = None if watched is None else Guards(watched, self._policy)
 
     def _remember(self, number: int, sample: Sample) -> None:
         """Keeps what a version says on average: whatever follows it is compared with that."""
