@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from neurogate_testing.databases import postgresql_server, records_url
 from neurogate_testing.stack import Stack, publish_toy, running_stack
+
+__all__ = ["own_stack", "postgresql_server", "records_url", "stack", "toy_repository"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,165 @@
+"""kill -9 of real processes that write records: what was acknowledged is there, once, and nothing is half."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from neurogate.v1 import training_pb2 as pb
+from neurogate.v1 import training_pb2_grpc
+from neurogate_gateway.records.opened import Records
+from neurogate_gateway.records.states import RunState
+from neurogate_testing.fake_backend import FakeBackend, sample_image
+from neurogate_testing.gateway_command import serving_command
+from neurogate_testing.retrainings import Retrainings
+
+pytestmark = pytest.mark.slow
+
+_IMAGES = 300
+_KILLS = 5
+_EVENTS = 2000
+
+_RELAY = """
+import sys
+from neurogate_testing.retrainings import Retrainings, log_event
+
+url, run_id, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+records = Retrainings(url)
+# A relay that has lost its place begins again somewhere before it.
+begin = max(0, records.runs.get(run_id).trainer_sequence - 25)
+for start in range(begin, last, 7):
+    numbered = [(n, log_event(f"line {n}")) for n in range(start + 1, min(start + 8, last + 1))]
+    print(records.runs.append_trainer_events(run_id, numbered), flush=True)
+"""
+
+
+@contextlib.asynccontextmanager
+async def training(backend: FakeBackend, folder: Path, url: str) -> AsyncIterator[tuple[Any, Any]]:
+    """The command with records, its process, and a stub of TrainingService."""
+    arguments = ["--data-dir", str(folder), "--records-url", url]
+    async with (
+        serving_command(backend, *arguments) as (command, _),
+        grpc.aio.insecure_channel(command.address) as channel,
+    ):
+        yield command.process, training_pb2_grpc.TrainingServiceStub(channel)
+
+
+async def upload(stub: Any, missing: dict[str, bytes], acknowledged: dict[str, bool], kill: Any) -> None:
+    """Sends what has no answer yet; `kill` is called with every answer."""
+
+    async def send() -> AsyncIterator[pb.UploadExamplesRequest]:
+        for key, image in missing.items():
+            yield pb.UploadExamplesRequest(key=key, class_id="glioma", data=image)
+
+    async for response in stub.UploadExamples(send()):
+        assert response.HasField("example"), response.error
+        acknowledged[response.key] = response.example.duplicate
+        kill()
+
+
+@pytest.mark.timeout(600)
+async def test_uploads_lose_and_double_nothing(tmp_path: Path, records_url: str) -> None:
+    chance = random.Random(7)
+    images = {f"image {number}": sample_image(number) for number in range(_IMAGES)}
+    acknowledged: dict[str, bool] = {}
+    async with FakeBackend() as backend:
+        for attempt in range(_KILLS + 1):
+            async with training(backend, tmp_path, records_url) as (process, stub):
+                until = len(acknowledged) + chance.randint(1, _IMAGES // _KILLS - 10)
+
+                def kill(process: Any = process, until: int = until, last: bool = attempt == _KILLS) -> None:
+                    if not last and len(acknowledged) == until:
+                        process.send_signal(signal.SIGKILL)
+
+                listed = await stub.ListExamples(pb.ListExamplesRequest(page_size=500))
+                there = {example.example_id for example in listed.examples}
+                for key in acknowledged:
+                    assert hashlib.sha256(images[key]).hexdigest() in there
+                missing = {key: image for key, image in images.items() if key not in acknowledged}
+                cut = pytest.raises(grpc.aio.AioRpcError) if attempt < _KILLS else contextlib.nullcontext()
+                with cut:
+                    await upload(stub, missing, acknowledged, kill)
+                if attempt < _KILLS:
+                    assert await process.wait() == -signal.SIGKILL
+    assert len(acknowledged) == _IMAGES
+    records = Records(tmp_path, records_url, max_store_bytes=10**9)
+    kept = records.examples.page(pb.ExampleFilter(), below=None, limit=1000)
+    assert {example.example_id for example in kept} == {
+        hashlib.sha256(image).hexdigest() for image in images.values()
+    }
+    assert len(kept) == _IMAGES
+    for example in kept:
+        assert hashlib.sha256(records.images.read(example.example_id)).hexdigest() == example.example_id
+    records.close()
+    assert not list((tmp_path / "images").glob(".incoming-*"))
+
+
+@pytest.mark.timeout(600)
+async def test_relays_lose_and_double_no_event(records_url: str) -> None:
+    chance = random.Random(11)
+    records = Retrainings(records_url)
+    run_id = records.start().run_id
+    records.runs.transition(run_id, {RunState.QUEUED}, RunState.RUNNING)
+    told = 0
+    while told < _EVENTS:
+        relay = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _RELAY, records_url, run_id, str(_EVENTS)),
+            env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert relay.stdout is not None
+        for _ in range(chance.randint(5, 90)):
+            line = await relay.stdout.readline()
+            if not line:
+                break
+            told = max(told, int(line))
+        if relay.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                relay.send_signal(signal.SIGKILL)
+        await relay.communicate()
+        run = records.runs.get(run_id)
+        assert run.trainer_sequence >= told
+        assert run.last_sequence == run.trainer_sequence + 2
+    events: list[pb.RetrainingEvent] = []
+    while page := records.runs.events_after(run_id, len(events)):
+        events += page
+    assert [event.sequence for event in events] == list(range(1, _EVENTS + 3))
+    assert [event.log.text for event in events[2:]] == [f"line {n}" for n in range(1, _EVENTS + 1)]
+    records.close()
+
+
+@pytest.mark.timeout(120)
+async def test_the_end_of_a_gateway_writes_its_journal(tmp_path: Path) -> None:
+    from neurogate.v1 import classification_pb2
+
+    async with FakeBackend() as backend:
+        arguments = ["--data-dir", str(tmp_path), "--prediction-image-days", "1"]
+        async with serving_command(backend, *arguments) as (command, stub):
+            request = classification_pb2.ClassifyRequest(image=sample_image(1))
+            answers = [await stub.Classify(request) for _ in range(20)]
+            command.process.terminate()
+            assert await command.end() == 0
+    records = Records(tmp_path, "", max_store_bytes=10**9)
+    for answer in answers:
+        found = records.predictions.find(answer.classification.prediction_id)
+        assert found is not None
+        assert found.image_kept
+    records.close()
+
+
+async def test_records_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "records.db").write_bytes(b"something else" * 100)
+    async with FakeBackend() as backend:
+        with pytest.raises(AssertionError, match="records_unusable"):
+            async with serving_command(backend, "--data-dir", str(tmp_path)):
+                pass
