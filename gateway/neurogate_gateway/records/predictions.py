@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from .database import Database
 from .images import ImageStore
 from .schema import predictions
+
+_FORGOTTEN_AT_ONCE: Final = 1000
+"""Rows of one transaction, so that whoever else writes waits for a moment only."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,13 +66,27 @@ class PredictionStore:
             )
 
     def forget(self, before: timedelta, most: int) -> None:
-        """Removes predictions that are older, and the oldest of more than `most`."""
-        newest = sa.select(sa.func.max(predictions.c.number)).scalar_subquery()
+        """Removes predictions that are older, and the oldest of more than `most`; a few at a time."""
+        while self._forget_some(before, most):
+            pass
+
+    def _forget_some(self, before: timedelta, most: int) -> bool:
+        # By number, in which they came: an index by time would cost every prediction, and this is rare.
+        oldest = (
+            sa.select(predictions.c.number, predictions.c.create_time)
+            .order_by(predictions.c.number)
+            .limit(_FORGOTTEN_AT_ONCE)
+        )
         with self._database.write() as connection:
-            old = predictions.c.create_time < self._database.now(connection) - before
-            connection.execute(
-                sa.delete(predictions).where(sa.or_(old, predictions.c.number <= newest - most))
-            )
+            newest = connection.execute(sa.select(sa.func.max(predictions.c.number))).scalar_one() or 0
+            cutoff = self._database.now(connection) - before
+            past = [
+                row.number
+                for row in connection.execute(oldest)
+                if row.create_time < cutoff or row.number <= newest - most
+            ]
+            connection.execute(sa.delete(predictions).where(predictions.c.number.in_(past)))
+        return len(past) == _FORGOTTEN_AT_ONCE
 
     def _insert(self, rows: Sequence[Mapping[str, Any]], kept: set[str]) -> None:
         with self._database.write() as connection:

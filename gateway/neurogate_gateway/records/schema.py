@@ -51,13 +51,13 @@ predictions: Final = sa.Table(
     metadata,
     sa.Column("number", _Serial, primary_key=True, comment="Order of arrival; retention by size goes by it."),
     sa.Column("prediction_id", sa.String(32), nullable=False, unique=True),
-    sa.Column("create_time", UtcTime, nullable=False, index=True),
+    sa.Column("create_time", UtcTime, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("label", sa.Text, nullable=False, comment="By which the version was chosen; may be empty."),
     sa.Column("manifest_digest", sa.String(64), nullable=False),
     sa.Column("transform_revision", sa.Integer, nullable=False),
-    sa.Column("image_digest", sa.String(64), nullable=False, index=True),
+    sa.Column("image_digest", sa.String(64), nullable=False),
     sa.Column("image_kept", sa.Boolean, nullable=False),
     sa.Column("class_id", sa.Text, nullable=False, comment="The most probable class."),
     sa.Column("scores", sa.JSON, nullable=False, comment="Probability by class_id."),
@@ -68,6 +68,13 @@ predictions: Final = sa.Table(
     sa.Column("predict_seconds", sa.Float, nullable=False),
     sa.Column("total_seconds", sa.Float, nullable=False),
     sa.Column("caller", sa.Text, nullable=False),
+)
+# Of the few whose image is kept: an index of all would cost every prediction as much as the row itself.
+sa.Index(
+    "ix_predictions_image_digest",
+    predictions.c.image_digest,
+    sqlite_where=predictions.c.image_kept,
+    postgresql_where=predictions.c.image_kept,
 )
 
 examples: Final = sa.Table(

@@ -199,7 +199,10 @@ def test_feedback_that_contradicts_an_example_keeps_nothing(records: Records) ->
         records.feedback.submit(say("p-2"))
 
 
-def test_predictions_go_by_age_and_number_and_their_images_with_them(records: Records) -> None:
+def test_predictions_go_by_age_and_number_and_their_images_with_them(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurogate_gateway.records.predictions._FORGOTTEN_AT_ONCE", 2)
     long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
     predict(records, "old", b"old", create_time=long_ago)
     labelled = predict(records, "labelled", b"labelled", create_time=long_ago)

@@ -112,8 +112,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_predictions")),
         sa.UniqueConstraint("prediction_id", name=op.f("uq_predictions_prediction_id")),
     )
-    op.create_index(op.f("ix_predictions_create_time"), "predictions", ["create_time"], unique=False)
-    op.create_index(op.f("ix_predictions_image_digest"), "predictions", ["image_digest"], unique=False)
+    op.create_index(
+        op.f("ix_predictions_image_digest"),
+        "predictions",
+        ["image_digest"],
+        unique=False,
+        sqlite_where=sa.text("image_kept"),
+        postgresql_where=sa.text("image_kept"),
+    )
     op.create_table(
         "runs",
         sa.Column(
