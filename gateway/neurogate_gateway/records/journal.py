@@ -25,9 +25,9 @@ from neurogate_gateway.telemetry import log
 
 from .predictions import PredictionStore
 
-_BATCH: Final = 128
-"""Rows of one transaction. Small, because building them holds the interpreter, which calls need too."""
-_PAUSE_SECONDS: Final = 0.25
+_BATCH: Final = 512
+"""Rows of one transaction: what a commit costs is shared by as many as a second or so brings."""
+_PAUSE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
 _LAST_SECONDS: Final = 5.0
 _TELL_SECONDS: Final = 10.0

@@ -15,6 +15,7 @@ from .schema import predictions
 
 _FORGOTTEN_AT_ONCE: Final = 1000
 """Rows of one transaction, so that whoever else writes waits for a moment only."""
+_INSERTED_AT_ONCE: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,9 +90,12 @@ class PredictionStore:
         return len(past) == _FORGOTTEN_AT_ONCE
 
     def _insert(self, rows: Sequence[Mapping[str, Any]], kept: set[str]) -> None:
+        # A batch may come again after an error of which nobody knows whether it was before the commit.
+        statement = self._database.insert_new(predictions)
         with self._database.write() as connection:
-            # A batch may come again after an error of which nobody knows whether it was before the commit.
-            connection.execute(
-                self._database.insert_new(predictions),
-                [{**row, "image_kept": row["image_digest"] in kept} for row in rows],
-            )
+            for start in range(0, len(rows), _INSERTED_AT_ONCE):
+                # In small pieces, since each is prepared without a pause for the threads that answer calls.
+                piece = rows[start : start + _INSERTED_AT_ONCE]
+                connection.execute(
+                    statement, [{**row, "image_kept": row["image_digest"] in kept} for row in piece]
+                )
