@@ -1,9 +1,9 @@
 """What the journal of predictions costs Classify, in CPU time and in throughput. Prints one JSON object.
 
 Three gateways, each the real command in front of the tests' stand-in for TensorFlow Serving: two without a
-journal, whose difference is the measurement's own error, and one with it. They answer short bursts in an order
-that chance decides, so that what else the machine does meets all alike. CPU time is the kernel's account of
-all threads of a gateway, the writing of rows after a burst included.
+journal, whose difference is the measurement's own error, and one with it. They answer short bursts in an
+order that chance decides, so that what else the machine does meets all alike. CPU time is the kernel's
+account of all threads of a gateway, the writing of rows after a burst included.
 
     python bench/journal_cost.py --blocks 20
     python bench/journal_cost.py --keep-images
