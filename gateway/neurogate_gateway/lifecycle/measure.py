@@ -7,7 +7,6 @@ numbers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +17,7 @@ ECE_BINS: Final = 15
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
 _CHUNK_ELEMENTS: Final = 4_000_000
+_BLOCK_ELEMENTS: Final = 20_000
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -130,26 +130,32 @@ def resampled_mean(
         resamples: How many.
         seed: Equal seeds, equal intervals.
     """
-    means = np.concatenate(
-        [weights @ values / len(labels) for weights in _stratified_weights(labels, resamples, seed)]
-    )
+    means = _resampled_sums(labels, values, resamples, seed) / len(labels)
     tail = (1.0 - level) / 2
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
-def _stratified_weights(labels: Indices, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each image is drawn, f64 [rows, N], in chunks of bounded size."""
+def _resampled_sums(labels: Indices, values: Floats, resamples: int, seed: int) -> Floats:
+    """Sums over as many draws from each class as it has images, f64 [resamples].
+
+    The order of the draws is the trainer's, so that both have the same intervals. They are made a few at a
+    time: callers' images are waiting for the interpreter meanwhile, and nobody needs all draws at once.
+    """
     generator = np.random.default_rng(seed)
+    sums = np.zeros(resamples)
     rows = max(1, _CHUNK_ELEMENTS // labels.size)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        weights = np.zeros((size, labels.size))
+        end = min(start + rows, resamples)
         for positions in members:
             share = np.full(positions.size, 1.0 / positions.size)
-            weights[:, positions] = generator.multinomial(positions.size, share, size=size)
-        yield weights
+            few = max(1, _BLOCK_ELEMENTS // positions.size)
+            for begin in range(start, end, few):
+                block = slice(begin, min(begin + few, end))
+                draws = generator.multinomial(positions.size, share, size=block.stop - begin)
+                sums[block] += draws @ values[positions]
+    return sums
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
