@@ -92,7 +92,7 @@ def parse_hyperparameters(texts: Mapping[str, str]) -> dict[str, Value]:
         HyperparameterError: One is unknown, no value, or out of its range.
     """
     values: dict[str, Value] = {}
-    for name, text in sorted(texts.items()):
+    for name, text in texts.items():
         known = HYPERPARAMETERS.get(name)
         if known is None:
             raise HyperparameterError(
