@@ -9,8 +9,9 @@ from pathlib import Path
 
 from neurogate_bench import machine, plots, results, tables
 from neurogate_bench.record import BUSY_LIMIT, FOREIGN_LIMIT, LATE_LIMIT_MS, is_disturbed
-from neurogate_bench.results import Result, Target
+from neurogate_bench.results import Result
 from neurogate_bench.session import RESULTS, read_scenarios
+from neurogate_bench.verdicts import verdict
 
 HERE = Path(__file__).resolve().parent
 FINDINGS = HERE / "findings.md"
@@ -41,22 +42,6 @@ def machine_section(found: dict[str, Result]) -> str:
             f"- {', '.join(names)}: {date}, commit {commit}. {hardware}, {cores}, {system}. {versions}."
         ]
     return "\n".join([*lines, ""])
-
-
-def verdict(result: Result, entry: Target) -> str:
-    """Met, or missed and by how much; see the page's introduction for what a disturbed scenario can tell."""
-    if result["void"]:
-        return "void"
-    if entry["met"] is None:
-        return "not measured"
-    if entry["met"]:
-        return "met"
-    if entry["limit"]:
-        short = abs(entry["value"] / entry["limit"] - 1)
-        distance = f"**missed** by {tables.number(100 * short)} %"
-    else:
-        distance = f"**missed** by {tables.number(abs(entry['value']))}"
-    return f"{distance}, disturbed" if entry["absolute"] and is_disturbed(result["checks"]) else distance
 
 
 def target_section(found: dict[str, Result]) -> str:

@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from neurogate_bench.record import is_disturbed
 from neurogate_bench.results import Result, Target
 from neurogate_bench.stats import Figure
+from neurogate_bench.verdicts import MET, MISSED, UNDECIDED, VOID, standing
 
 INK, SOFT, OURS, THEIRS, WARN, AMBER = "#1f2933", "#9aa5b1", "#0b7285", "#adb5bd", "#c92a2a", "#e8910c"
 _STYLE = {
@@ -33,6 +33,7 @@ _STYLE = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
 }
+_STANDINGS = {MET: OURS, MISSED: WARN, UNDECIDED: AMBER, VOID: SOFT}
 Drawing = Callable[[Result, Axes], None]
 
 
@@ -66,7 +67,7 @@ def draw_targets(found: Mapping[str, Result], folder: Path) -> str | None:
     with mpl.rc_context(_STYLE):
         picture, axes = plt.subplots(figsize=(7.2, 0.6 + 0.27 * len(entries)))
         for place, (result, entry) in enumerate(entries):
-            colour = _verdict_colour(result, entry)
+            colour = _STANDINGS[standing(result, entry)]
             margins = [_margin(entry, value) for value in [entry["value"], *entry["spread"]]]
             known = [margin for margin in margins if margin is not None]
             axes.plot([min(known), max(known)], [place, place], color=colour, linewidth=1.5)
@@ -74,8 +75,8 @@ def draw_targets(found: Mapping[str, Result], folder: Path) -> str | None:
         axes.axvline(1, color=INK, linewidth=1)
         names = [f"{result['scenario']}: {entry['name']}" for result, entry in entries]
         axes.set_yticks(range(len(entries)), names, fontsize=8)
-        for text, colour in (("met", OURS), ("missed", WARN), ("missed, disturbed", AMBER), ("void", SOFT)):
-            axes.plot([], [], "o", color=colour, label=text)
+        for word, colour in _STANDINGS.items():
+            axes.plot([], [], "o", color=colour, label=word)
         axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.3, 1.0))
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
@@ -83,14 +84,6 @@ def draw_targets(found: Mapping[str, Result], folder: Path) -> str | None:
         picture.savefig(folder / "perf-targets.png", metadata={"Software": None})
         plt.close(picture)
     return "perf-targets.png"
-
-
-def _verdict_colour(result: Result, entry: Target) -> str:
-    if result["void"]:
-        return SOFT
-    if entry["met"]:
-        return OURS
-    return AMBER if entry["absolute"] and is_disturbed(result["checks"]) else WARN
 
 
 def _margin(entry: Target, value: float) -> float | None:
