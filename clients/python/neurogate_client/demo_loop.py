@@ -34,6 +34,14 @@ SEALED = 50
 
 SIDE = 256
 _REQUEST_ID = "demo-loop"
+
+# With so few sealed images of a class, a recall is known to about ten points either way.
+POLICY = """\
+# What the demo's gate asks for; less than the default, since 50 sealed images a class say little about a class.
+[gate]
+min_accuracy = 0.75
+min_recall = 0.55
+"""
 _UNFINISHED = {RetrainingState.FAILED, RetrainingState.CANCELLED}
 
 
@@ -46,6 +54,7 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
         NeurogateError, NotServingError: the servers do not do what they are asked.
     """
     _first_version(supervisor, steps, paths)
+    paths.policy.write_text(POLICY, encoding="utf-8")
     held_out = demo_run.held_out_images(paths)
     first = demo_run.published_version(paths)
     servers = Servers(
@@ -56,6 +65,7 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
         records=paths.records,
         evaluation=paths.run / EVALUATION,
         base_run=paths.run,
+        policy=paths.policy,
         # Nobody else is served here.
         trainer_cores=os.cpu_count() or 1,
     )
@@ -131,7 +141,7 @@ def tell_next(paths: demo_run.Paths) -> None:
     name = own_name()
     stdout().print(
         "\nNext:\n"
-        f"    {name} up --repository {paths.models}\n"
+        f"    {name} up --repository {paths.models} --policy {paths.policy}\n"
         f"    {name} release      (from another terminal: who is stable, and why)\n"
         f"    {name} rollback     (and back again)\n"
         "\n"

@@ -56,6 +56,11 @@ class Paths:
         return self.folder / "new"
 
     @property
+    def policy(self) -> Path:
+        """What the loop's gate asks for."""
+        return self.folder / "policy.toml"
+
+    @property
     def logs(self) -> Path:
         """Logs of the servers."""
         return self.folder / "logs"
