@@ -37,6 +37,8 @@ class Entry:
     """Of a REJECTED version."""
     version: ServedVersion | None = None
     """As it was last read; whether it may answer depends on the state alone."""
+    loaded: bool = False
+    """Whether the model server calls it AVAILABLE, whatever is proven."""
     proofs: int = 0
     """How often it became READY."""
     proof: asyncio.Task[None] | None = None

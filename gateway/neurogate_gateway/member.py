@@ -187,6 +187,7 @@ class Member:
             for version in sorted(seen, key=lambda version: version.number, reverse=True):
                 self._observe(version)
             for number in self.entries.keys() - {version.number for version in seen}:
+                self.entries[number].loaded = False
                 self._withdraw(self.entries[number], RETIRED)
             self._look_for_stalls()
         self._polled_at = time.monotonic()
@@ -203,6 +204,7 @@ class Member:
             log(logging.WARNING, "backend_unreachable", backend=self.address, reason=reason)
         self.connected = False
         for entry in self.entries.values():
+            entry.loaded = False
             if entry.state != RETIRED:
                 self._withdraw(entry, LOADING)
         self._neighbours.changed(self)
@@ -270,6 +272,7 @@ class Member:
         if entry is None:
             entry = self.entries[seen.number] = Entry(seen.number, LOADING, time.time())
             self._neighbours.changed(self)
+        before, entry.loaded = entry.loaded, seen.state == _TFS.STATE_AVAILABLE
         match seen.state:
             case _TFS.STATE_AVAILABLE:
                 if entry.may_be_proven:
@@ -282,6 +285,9 @@ class Member:
                 self._withdraw(entry, REJECTED, reason, Rejection.LOAD_FAILED)
             case _:
                 self._withdraw(entry, RETIRED)
+        if entry.loaded != before:
+            # Its state may be the same: a proof that was interrupted has to wait.
+            self._neighbours.changed(self)
 
     async def _prove(self, entry: Entry) -> None:
         async with self._one_proof:

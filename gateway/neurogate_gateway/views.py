@@ -25,6 +25,8 @@ class VersionOnBackend:
     """Of a REJECTED version."""
     since: float
     """Unix time of the last change of state."""
+    loaded: bool
+    """Whether the model server calls it AVAILABLE, whatever is proven."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def view_of(number: int, entries: Iterable[tuple[str, Entry]], before: VersionVi
         since=before.since if before is not None and before.state == state else time.time(),
         version=read if read is not None or before is None else before.version,
         backends=tuple(
-            VersionOnBackend(address, entry.state, entry.reason, entry.kind, entry.since)
+            VersionOnBackend(address, entry.state, entry.reason, entry.kind, entry.since, entry.loaded)
             for address, entry in sorted(pairs, key=lambda pair: pair[0])
         ),
     )

@@ -350,3 +350,21 @@ async def test_the_documents_are_readable_by_people(tmp_path: Path) -> None:
         document = json.loads((tmp_path / MODEL / ".release.json").read_text())
         assert document["change"]["after"]["labels"] == {"previous": 1, "stable": 2}
         assert document["change"]["reason"] == "because"
+
+
+async def test_a_gateway_that_starts_leaves_labels_where_they_are(tmp_path: Path) -> None:
+    """Direct clients see no gap, even while the gateway cannot prove what the server has loaded."""
+    async with released_gateway(tmp_path, 2) as at:
+        await at.promote(2)
+        await at.until_told(stable=2, previous=1)
+        async with running_gateway(at.backend, repository=str(tmp_path)) as before:
+            await before.until_ready(2)
+        at.backend.reloads.clear()
+        for version in at.backend.versions.values():
+            version.refusal = (grpc.StatusCode.UNAVAILABLE, "busy")
+        async with running_gateway(at.backend, repository=str(tmp_path)):
+            await at.backend.until(lambda: len(at.backend.reloads) >= 1)
+            polls = at.backend.polls
+            await at.backend.until(lambda: at.backend.polls >= polls + 20)
+        for config in at.backend.reloads:
+            assert dict(find_model(config, MODEL).version_labels) == {"stable": 2, "previous": 1}

@@ -21,7 +21,7 @@ from typing import Final
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_serving import model_config
 
-from neurogate_gateway.entries import PROVING, READY, REJECTED
+from neurogate_gateway.entries import READY, REJECTED
 from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.rejection import Rejection
 from neurogate_gateway.telemetry import log
@@ -135,8 +135,7 @@ class ModelServers:
         loaded: dict[str, set[int]] = {address: set() for address, up in self._fleet.backends.items() if up}
         for view in self._fleet.versions():
             for there in view.backends:
-                refused = there.state == REJECTED and there.kind != Rejection.LOAD_FAILED
-                if there.address in loaded and (there.state in {READY, PROVING} or refused):
+                if there.address in loaded and there.loaded:
                     loaded[there.address].add(view.number)
         return {address: frozenset(versions) for address, versions in loaded.items()}
 
