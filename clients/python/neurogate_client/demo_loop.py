@@ -35,9 +35,9 @@ SEALED = 50
 SIDE = 256
 _REQUEST_ID = "demo-loop"
 
-# With so few sealed images of a class, a recall is known to about ten points either way.
 POLICY = """\
-# What the demo's gate asks for; less than the default, since 50 sealed images a class say little about a class.
+# What the demo's gate asks for. Less than the default: with 50 sealed images of a class, its recall is known to
+# about twelve points either way.
 [gate]
 min_accuracy = 0.75
 min_recall = 0.55
