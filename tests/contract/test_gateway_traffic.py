@@ -124,7 +124,17 @@ async def test_a_guard_ends_a_canary(
             await classify(at, seed, request_id=f"before-{seed}")
         assert (await at.release()).labels["canary"] == 2
         spoil(at.backend.versions[2])
+        opened = asyncio.Event()
+
+        def breached(seen: model_pb2.Release) -> bool:
+            opened.set()
+            return any(state.breaches == 1 for state in seen.guards)
+
+        watching = asyncio.create_task(at.until(breached))
+        await opened.wait()
         release = await traffic_until(at, GUARD)
+        # Whoever watches has seen it come.
+        assert {state.name for state in (await watching).guards if state.breaches} == {guard}
         assert dict(release.labels) == {"stable": 1, "candidate": 2}
         assert (release.canary_percent, release.last_change.actor) == (0, "gateway")
         assert re.search(

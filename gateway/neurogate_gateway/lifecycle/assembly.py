@@ -91,6 +91,7 @@ class Lifecycle:
         self._watchdog = Watchdog(manager, fleet, policy.guards)
         self.observers = (self._watchdog, self._shadow)
         manager.changed.add(self._publish_release)
+        self._watchdog.noticed.add(lambda: self.hub.publish(Event(release=self.release())))
         if metrics.enabled:
             ReleaseMeasures(metrics, manager, self._shadow, self._watchdog, self._evaluator)
         self._runs = [

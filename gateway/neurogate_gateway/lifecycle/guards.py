@@ -129,6 +129,11 @@ class Guards:
         self._window = Window()
         self._reference = reference
 
+    @property
+    def breaches(self) -> tuple[int, ...]:
+        """Breaches in a row, in the order of `NAMES`."""
+        return tuple(self._breaches[name] for name in NAMES)
+
     def compare(self, reference: Floats) -> None:
         """Takes over what the other version says on average, f64 [C]."""
         self._reference = reference

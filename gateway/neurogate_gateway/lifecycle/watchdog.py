@@ -16,6 +16,7 @@ from neurogate_gateway.errors import (
     GatewayError,
     OverloadedError,
 )
+from neurogate_gateway.listeners import Listeners
 from neurogate_gateway.outcomes import Outcome
 from neurogate_gateway.routing import CANARY, PREVIOUS, STABLE
 from neurogate_gateway.telemetry import log
@@ -43,6 +44,8 @@ class Watchdog:
         self._windows: dict[int, Window] = {}
         self._means: dict[int, Floats] = {}
         self._acting: set[asyncio.Task[None]] = set()
+        self.noticed: Listeners[[]] = Listeners()
+        """Told whenever a guard counts a breach, or forgets its breaches."""
         # What a version did in one role says nothing about it in the next.
         manager.changed.add(lambda _: self._renew())
 
@@ -65,7 +68,10 @@ class Watchdog:
         if guards is not None and number == guards.version:
             if self._compared_with in self._means:
                 guards.compare(self._means[self._compared_with or 0])
+            before = guards.breaches
             fired = guards.add(sample)
+            if guards.breaches != before:
+                self.noticed.tell()
             if fired is not None:
                 task = asyncio.create_task(self._act(fired))
                 self._acting.add(task)
