@@ -36,8 +36,8 @@ SIDE = 256
 _REQUEST_ID = "demo-loop"
 
 POLICY = """\
-# What the demo's gate asks for. Less than the default: with 50 sealed images of a class, its recall is known to
-# about twelve points either way.
+# What the demo's gate asks for. Less than the default: with 50 sealed images of a class, its recall is known
+# to about twelve points either way.
 [gate]
 min_accuracy = 0.75
 min_recall = 0.55
@@ -74,6 +74,8 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
         with steps.step("Servers: model server and gateway on free ports of 127.0.0.1"):
             servers.start(supervisor, on_line)
             servers.wait_until_ready(supervisor, client)
+            # Where the demo was run before, it is not the stable one any more, and ready a little later.
+            servers.wait_for_version(supervisor, client, first)
         with steps.step(f"Before: version {first} on {len(held_out)} sealed images"):
             before = measure(steps.log, client, held_out, first)
             console.print(_accuracy(before))

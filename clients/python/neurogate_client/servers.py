@@ -182,3 +182,22 @@ class Servers:
                 f"no version of {self.model} was ready within {READY_SECONDS:g} s; the log lines say more"
             ) from None
         return stable[0]
+
+    def wait_for_version(self, supervisor: processes.Supervisor, client: Client, version: int) -> None:
+        """Returns when a version is READY.
+
+        Raises:
+            ChildFailedError: a server has ended.
+            NotServingError: it is not, in time.
+        """
+
+        def ready() -> bool:
+            try:
+                return client.get_model_version(version, timeout=2).state is VersionState.READY
+            except NeurogateError:
+                return False
+
+        try:
+            supervisor.wait_until(ready, READY_SECONDS, f"version {version} to be ready")
+        except TimeoutError as error:
+            raise NotServingError(f"{error}; the logs of the servers say more") from None
