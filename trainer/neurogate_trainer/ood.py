@@ -71,7 +71,10 @@ class FeatureDistance:
         unit = np.sqrt(self.residual / self.scale.size)
         offset = ops.expand_dims(features * (unit / self.scale), 1) - self.means * unit
         # Along the components the spread is larger than elsewhere, so that the gains are 0 or less.
-        along = ops.matmul(offset, self.components * np.sqrt(-self.gains / self.residual))
+        weighted = self.components * np.sqrt(-self.gains / self.residual)
+        features_each, components = weighted.shape
+        along = ops.matmul(ops.reshape(offset, (-1, features_each)), weighted)
+        along = ops.reshape(along, (-1, len(self.means), components))
         return ops.min(ops.sum(offset * offset, axis=2) - ops.sum(along * along, axis=2), axis=1)
 
     def save(self, path: Path) -> None:
