@@ -16,7 +16,7 @@ from neurogate_client.cli_common import (
 )
 from neurogate_client.results import HealthStatus
 
-SERVICES = ("", "neurogate.v1.ClassificationService", "neurogate.v1.ModelService")
+SERVICES = ("", *(f"neurogate.v1.{name}Service" for name in ("Classification", "Model", "Training")))
 
 
 def health(
