@@ -184,7 +184,8 @@ def cancel(
     if as_json:
         console.out(dumped(run), highlight=False)
     else:
-        console.print(Text("retraining ").append(cell(run.retraining_id)).append(f" {run.state.value}"))
+        what = run.state.value if run.state.ended else f"is being ended (now {run.state.value})"
+        console.print(cell(f"retraining {run.retraining_id} {what}"), soft_wrap=True)
 
 
 def _follow(client: Client, run_id: str, console: Console, as_json: bool) -> None:
