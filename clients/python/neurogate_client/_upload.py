@@ -33,6 +33,9 @@ DEFAULT_WINDOW = 32
 CHUNK_BYTES = 2**20
 """Largest part of an image in one message; a larger image comes in several."""
 
+_IDLE = "DEADLINE_TOO_SHORT"
+"""Why the gateway ends an upload that sends nothing for a while, as one whose source is slow does."""
+
 _END: Any = object()
 
 
@@ -89,6 +92,7 @@ class UploadCall:
         self._attempt = 0
         self._waiting: deque[_Item] = deque()
         self._out: dict[int, _Item] = {}
+        self._answers = 0
         self._exhausted = False
         self._stopped = False
         self._touched = time.monotonic()
@@ -163,23 +167,34 @@ class UploadCall:
         retry = Reconnecting(self._settings.patience)
         # Whatever ends this thread has to reach the consumer, which would wait for ever.
         try:
-            while True:
+            # No call without something to send: the gateway ends one that is silent.
+            while self._has_work():
                 try:
                     self._run_once(retry)
-                    self._deliver(None)
-                    return
                 except UnavailableError as error:
                     delay = retry.delay(error)
                     with self._changed:
                         self._take_back()
                         if self._changed.wait_for(lambda: self._stopped, delay):
                             return
+                except DeadlineExceededError as error:
+                    with self._changed:
+                        if error.reason != _IDLE or (self._out and not self._answers):
+                            raise
+                        self._take_back()
+            self._deliver(None)
         except NeurogateError as error:
             self._deliver(error)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
             unexpected = UnexpectedError(f"an answer of the gateway cannot be read: {error!r}")
             unexpected.__cause__ = error
             self._deliver(unexpected)
+
+    def _has_work(self) -> bool:
+        """Waits for the next image; False when there is none, or nobody wants it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._waiting or self._exhausted)
+            return bool(self._waiting) and not self._stopped
 
     def _run_once(self, retry: Reconnecting) -> None:
         try:
@@ -189,6 +204,7 @@ class UploadCall:
             raise CallCancelledError("the client is closed") from error
         with self._changed:
             self._call = call
+            self._answers = 0
             self._touched = time.monotonic()
             if self._stopped:
                 call.cancel()
@@ -214,6 +230,7 @@ class UploadCall:
         with self._changed:
             number = int(response.key) if response.key.isascii() and response.key.isdigit() else -1
             item = self._out.pop(number, None)
+            self._answers += 1
             self._touched = time.monotonic()
         if item is None:
             raise UnexpectedError(

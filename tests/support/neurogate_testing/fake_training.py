@@ -39,6 +39,10 @@ class FakeTraining:
     events: dict[str, list[pb.RetrainingEvent]] = field(default_factory=dict)
     cut_after: list[int] = field(default_factory=list)
     """The next uploads and watches break after so many responses each."""
+    cut_with: status_pb2.Status | None = None
+    """What cut uploads end with; unset, as a broken connection does."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set when an upload has been cut."""
     lose_last_answer: bool = False
     """Whether a cut upload keeps one more item whose answer is lost."""
     largest_message: int = 0
@@ -160,7 +164,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             yield response
             left = None if left is None else left - 1
             first, parts = None, []
+            if left == 0 and training.cut_with is not None:
+                break
         if left is not None:
+            training.ended.set()
+            if training.cut_with is not None:
+                abort(context, training.cut_with)
             context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
     def SubmitFeedback(self, request, context):

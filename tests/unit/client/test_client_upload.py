@@ -80,6 +80,29 @@ def test_a_gateway_that_stays_away_ends_the_upload(client: Any, gateway: FakeGat
         list(client.upload_examples(numbered(5), patience=0.5))
 
 
+IDLE = status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT", "no message came for 30 s")
+
+
+def test_a_slow_source_outlives_the_gateways_patience(client: Any, gateway: FakeGateway) -> None:
+    training = gateway.script.training
+    training.cut_after, training.cut_with = [5], IDLE
+
+    def source() -> Iterator[LabelledImage]:
+        images = numbered(10)
+        yield from itertools.islice(images, 5)
+        assert training.ended.wait(10)
+        yield from images
+
+    assert sorted(each.key for each in client.upload_examples(source())) == list(range(10))
+    assert (training.uploads, len(training.examples)) == (2, 10)
+
+
+def test_an_upload_that_gets_nowhere_is_given_up(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.failures = [IDLE] * 5
+    with pytest.raises(errors.DeadlineExceededError, match="no message came"):
+        list(client.upload_examples(numbered(3)))
+
+
 def test_other_refusals_are_not_tried_again(client: Any, gateway: FakeGateway) -> None:
     gateway.script.failures = [status(grpc.StatusCode.FAILED_PRECONDITION, "RECORDS_DISABLED", "no records")]
     with pytest.raises(errors.TrainingError, match="no records"):
