@@ -1,0 +1,154 @@
+"""Trainers as jobs of a Ray cluster of two nodes, which the tests start on this machine and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+from neurogate_gateway.training.launching import Job, JobState, JobStatus, LaunchError, log_tail
+from neurogate_gateway.training.ray_jobs import RayLauncher
+from neurogate_testing.processes import RunningProcess, free_port, script
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+T = TypeVar("T")
+ATTEMPTS = 5
+MARK = "NEUROGATE_TEST_RAY_CLUSTER"
+FOREVER = "import time\nwhile True: time.sleep(0.05)"
+
+
+async def until(look: Callable[[], Awaitable[T]], accept: Callable[[T], bool], seconds: float = 240) -> T:
+    async with asyncio.timeout(seconds):
+        while True:
+            if accept(found := await look()):
+                return found
+            await asyncio.sleep(0.2)
+
+
+def end_all(mark: str) -> None:
+    """Ends whatever was started with this mark in its environment; Ray's processes do not stay children."""
+
+    def ours() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == mark:
+                    found.append(process)
+        return found
+
+    # Some start others until they are gone themselves.
+    while left := ours():
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The dashboard of a cluster of two nodes with one core each."""
+    # Sockets below it have to fit into 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="nr-"))
+    environment = {
+        MARK: str(folder),
+        "RAY_raylet_start_wait_time_s": "40",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    port, dashboard = free_port(), free_port()
+
+    nodes: list[RunningProcess] = []
+
+    def start(*options: str) -> None:
+        agents = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
+        ports = [f"--{name}={free_port()}" for name in (*agents, "metrics-export-port")]
+        command = [script("ray"), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+        command += ["--num-cpus=1", "--object-store-memory=80000000", *ports, *options]
+        nodes.append(RunningProcess(command, env=environment))
+        nodes[-1].wait_for("Ray runtime started", seconds=120)
+
+    def start_in_the_end(*options: str) -> None:
+        """A node whose helpers take longer than 15 s gives up, which happens on a busy machine."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return start(*options)
+            except AssertionError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                if "--head" in options:
+                    end_all(str(folder))
+        return None
+
+    try:
+        head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
+        start_in_the_end(*head, "--dashboard-host=127.0.0.1")
+        start_in_the_end(f"--address=127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        end_all(str(folder))
+        for node in nodes:
+            node.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Cluster:
+    """A launcher and a folder that all nodes see."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.launcher = RayLauncher(address, cpus=1, gpus=0)
+        self.folder = folder
+
+    async def start(self, name: str, code: str) -> str:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return await self.launcher.start(Job(f"{name}-{id(self):x}", (sys.executable, "-c", code), folder))
+
+    async def until(self, handle: str, *states: JobState) -> JobStatus:
+        return await until(lambda: self.launcher.status(handle), lambda status: status.state in states)
+
+
+@pytest.fixture
+def cluster(address: str, tmp_path: Path) -> Cluster:
+    return Cluster(address, tmp_path)
+
+
+async def test_jobs_run_on_both_nodes_wait_for_room_and_end_when_asked(cluster: Cluster) -> None:
+    first, second = await cluster.start("a", FOREVER), await cluster.start("b", FOREVER)
+    await cluster.until(first, JobState.RUNNING)
+    await cluster.until(second, JobState.RUNNING)
+    third = await cluster.start("c", "print('my turn')")
+    assert (await cluster.launcher.status(third)).state is JobState.WAITING
+    # A submission whose answer was lost, and a gateway that comes back.
+    assert await cluster.start("a", FOREVER) == first
+    await cluster.launcher.cancel(first)
+    await cluster.launcher.cancel(first)
+    assert "STOPPED" in (await cluster.until(first, JobState.ENDED)).reason
+    await cluster.until(third, JobState.ENDED)
+    assert log_tail(cluster.folder / "c") == "my turn"
+    await cluster.launcher.cancel(second)
+    await cluster.until(second, JobState.ENDED)
+
+
+async def test_a_job_that_fails_says_so(cluster: Cluster) -> None:
+    handle = await cluster.start("a", "import sys\nsys.exit('out of luck')")
+    status = await cluster.until(handle, JobState.ENDED)
+    assert "FAILED" in status.reason
+    assert log_tail(cluster.folder / "a") == "out of luck"
+
+
+async def test_what_the_cluster_does_not_know_is_lost(cluster: Cluster) -> None:
+    assert (await cluster.launcher.status("nobody")).state is JobState.LOST
+
+
+async def test_a_cluster_that_is_not_there_may_come_back(tmp_path: Path) -> None:
+    cluster = Cluster(f"http://127.0.0.1:{free_port()}", tmp_path)
+    with pytest.raises(LaunchError, match="the Ray cluster at") as refused:
+        await cluster.start("a", FOREVER)
+    assert refused.value.passing
