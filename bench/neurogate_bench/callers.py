@@ -39,7 +39,7 @@ async def run(job: dict[str, Any], images: list[bytes], tally: Tally) -> Tally:
 
     Streams whose answers name more than one version are booked as wrong.
     """
-    call = calls.Classify(job["target"], images, job.get("timeout", 10.0))
+    call = calls.Classify(job["target"], images, job.get("timeout", 30.0))
     await call.open()
     channel = grpc.aio.insecure_channel(job["target"], options=calls.CHANNEL_OPTIONS)
     callers = job["unary"] + job["streams"]

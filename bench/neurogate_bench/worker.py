@@ -26,7 +26,7 @@ def make_call(job: dict[str, Any], images: list[bytes]) -> calls.Call:
     Raises:
         ValueError: no such kind.
     """
-    target, timeout = job["target"], job.get("timeout", 10.0)
+    target, timeout = job["target"], job.get("timeout", 30.0)
     match job["call"]:
         case "classify":
             return calls.Classify(target, images, timeout)
