@@ -4,9 +4,10 @@ streams."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Beat:
 
 async def run(job: dict[str, Any], images: list[bytes], tally: Tally) -> Tally:
     """Lets `unary` and `streams` callers send `rate` pictures a second together, until `seconds` are over or
-    `stop_file`, if one is named, is there. After `stream_length` pictures a stream's caller opens another.
+    `stop_file`, if one is named, is there. After `stream_seconds` a stream's caller opens another one.
 
     Streams whose answers name more than one version are booked as wrong.
     """
@@ -65,11 +66,17 @@ async def run(job: dict[str, Any], images: list[bytes], tally: Tally) -> Tally:
                     tally.answered(number, answers, time.monotonic() - sent)
                 number += callers
 
-        async def streams(number: int, beat: Beat) -> None:
+        async def streams(first: int, beat: Beat) -> None:
+            numbers = itertools.count(first)
+
+            def pictures() -> Iterator[tuple[int, bytes]]:
+                over = time.monotonic() + job["stream_seconds"]
+                while goes_on() and time.monotonic() < over:
+                    number = next(numbers)
+                    yield number, images[number % len(images)]
+
             while goes_on():
-                numbers = range(number, number + job["stream_length"])
-                await _stream(channel, {n: images[n % len(images)] for n in numbers}, beat, tally)
-                number = numbers.stop
+                await _stream(channel, pictures(), beat, tally)
 
         beats = [Beat(begun + number * interval / callers, interval) for number in range(callers)]
         kinds = [unary] * job["unary"] + [streams] * job["streams"]
@@ -81,14 +88,16 @@ async def run(job: dict[str, Any], images: list[bytes], tally: Tally) -> Tally:
     return tally
 
 
-async def _stream(channel: grpc.aio.Channel, images: dict[int, bytes], beat: Beat, tally: Tally) -> None:
-    """One stream with these pictures by number."""
+async def _stream(
+    channel: grpc.aio.Channel, pictures: Iterator[tuple[int, bytes]], beat: Beat, tally: Tally
+) -> None:
+    """One stream of these pictures, each with its number."""
     opened = time.monotonic()
     sent: dict[str, float] = {}
     versions: set[int] = set()
 
     async def requests() -> AsyncIterator[classification_pb2.StreamClassifyRequest]:
-        for number, image in images.items():
+        for number, image in pictures:
             await beat.wait()
             sent[str(number)] = time.monotonic()
             yield _Request(key=str(number), image=image)
@@ -115,5 +124,5 @@ async def _stream(channel: grpc.aio.Channel, images: dict[int, bytes], beat: Bea
         return
     if len(versions) > 1:
         tally.wrong["stream of two versions"] += 1
-    if answered != len(images):
-        tally.wrong["never answered"] += len(images) - answered
+    if answered != len(sent):
+        tally.wrong["never answered"] += len(sent) - answered

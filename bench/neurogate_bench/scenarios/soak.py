@@ -22,7 +22,7 @@ def soak(context: Context, settings: Mapping[str, Any]) -> None:
     context.load(gateway, counted=False, mode="closed", concurrency=4, seconds=settings["warm_up"])
     rate = settings["share"] * capacity(context, gateway, 4)
     record.add("callers", "rate", "images/s", rate)
-    callers = {name: settings[name] for name in ("unary", "streams", "stream_length")}
+    callers = {name: settings[name] for name in ("unary", "streams", "stream_seconds")}
     chunk = settings["chunk_seconds"]
     chunks = max(6, round(60 * settings["minutes"] / chunk))
     samples: list[dict[str, float]] = []

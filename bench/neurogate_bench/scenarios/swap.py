@@ -91,7 +91,7 @@ class _Manager:
     def work(self, contender: Contender, rate: float, gateway: Server, server: Server) -> tuple[Load, Course]:
         """The whole course under load; the callers stop when it is over, whatever became of it."""
         settings, stop = self._settings, FOLDER / "enough"
-        callers = {name: settings[name] for name in ("unary", "streams", "stream_length")}
+        callers = {name: settings[name] for name in ("unary", "streams", "stream_seconds")}
         job = self._context.job(
             contender, **callers, call="callers", mode="callers", rate=rate, seconds=900, stop_file=str(stop)
         )

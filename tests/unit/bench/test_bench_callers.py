@@ -17,11 +17,11 @@ class Gateway(classification_pb2_grpc.ClassificationServiceServicer):
     """Answers with class 1; streams change the version after `change_after` pictures."""
 
     def __init__(self, stop, change_after):
-        self.stop, self.change_after, self.answers = stop, change_after, 0
+        self.stop, self.change_after, self.answers, self.streamed = stop, change_after, 0, 0
 
     def _answer(self, version):
         self.answers += 1
-        if self.answers >= 40:
+        if self.answers >= 40 and self.streamed >= 10:
             self.stop.touch()
         scores = [PB.ClassScore(index=1, probability=0.5)]
         classification = PB.Classification(scores=scores)
@@ -36,6 +36,7 @@ class Gateway(classification_pb2_grpc.ClassificationServiceServicer):
         count = 0
         async for request in requests:
             count += 1
+            self.streamed += 1
             version = 1 if count <= self.change_after else 2
             yield PB.StreamClassifyResponse(key=request.key, **self._answer(version))
 
@@ -54,7 +55,7 @@ async def serving(stop, *, change_after=100):
 
 
 async def load(target, stop):
-    job = {"target": target, "unary": 2, "streams": 1, "stream_length": 5, "rate": 2000, "seconds": 60}
+    job = {"seconds": 60, "target": target, "unary": 2, "streams": 1, "stream_seconds": 60, "rate": 2000}
     tally = Tally(Expectation.of({"expected": [[1, 0.5]]}))
     return await callers.run({**job, "stop_file": str(stop)}, [images.slice_like(0, side=32)], tally)
 
