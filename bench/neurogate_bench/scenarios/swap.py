@@ -173,7 +173,8 @@ def _judge_course(record: Record, load: Load, course: Course) -> None:
     record.add("callers", "p99 between changes", "ms", percentile(steady, 99))
     record.add("callers", "p99 during changes", "ms", percentile(swapping, 99))
     record.add("callers", "p99, during / between", "", ratio)
-    record.judge("p99, during / between changes", "<=", 2, ratio)
+    # A busy machine has no core to spare for loading, which weighs on one side of this ratio alone.
+    record.judge("p99, during / between changes", "<=", 2, ratio, absolute=True)
     record.notes.append(
         f"During a change: from its publication, of a rollback from its call, to {_AFTERMATH_SECONDS:.0f} s "
         f"after the first answer of the new version, {len(swapping)} answers; between: {len(steady)} others. "
