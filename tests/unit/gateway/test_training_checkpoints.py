@@ -1,0 +1,74 @@
+"""Which versions can be started from, by the runs that their manifests name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from neurogate_gateway.training.checkpoints import CHECKPOINT, Checkpoints
+from neurogate_serving.manifest import MANIFEST_FILE
+from neurogate_serving.repository import ModelRepository
+from neurogate_testing.launching import MODEL, Home
+from neurogate_testing.manifests import fill_version, sound_manifest
+
+
+def publish(home: Home, run_id: str) -> int:
+    repository, manifest = ModelRepository(home.repository), sound_manifest(model=MODEL)
+    manifest.lineage.run_id = run_id
+    with repository.staging(MODEL, "staged") as staged:
+        fill_version(staged)
+        return repository.publish(MODEL, staged, manifest).version
+
+
+def keep_weights(run_dir: Path) -> Path:
+    path = run_dir / CHECKPOINT
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def found(home: Home) -> Checkpoints:
+    return home.checkpoints()
+
+
+def test_the_base_runs_version_and_those_of_retrainings_can_be_started_from(home, found):
+    assert found.versions() == []
+    assert [publish(home, run_id) for run_id in ("base", "0" * 32, "elsewhere")] == [1, 2, 3]
+    assert found.versions() == []
+    keep_weights(home.base_run)
+    retraining = home.runs_dir / ("0" * 32) / "run"
+    weights = keep_weights(retraining)
+    assert found.versions() == [1, 2]
+    assert (found.run_dir(1), found.run_dir(2), found.run_dir(3)) == (home.base_run, retraining, None)
+    weights.unlink()
+    assert found.versions() == [1]
+
+
+def test_the_version_of_a_run_is_found_though_nobody_told(home, found):
+    assert found.published_by("0" * 32) == 0
+    publish(home, "base")
+    number = publish(home, "0" * 32)
+    assert found.published_by("0" * 32) == number
+    assert found.published_by("1" * 32) == 0
+
+
+def test_what_cannot_be_read_is_passed_over(home, found):
+    keep_weights(home.base_run)
+    first, second = publish(home, "base"), publish(home, "base")
+    (home.repository / MODEL / str(second) / MANIFEST_FILE).write_bytes(b"\xff")
+    assert found.versions() == [first]
+    (home.base_run / "state.json").write_text("[]")
+    assert found.versions() == []
+    assert found.run_dir(99) is None
+
+
+def test_the_trainer_keeps_its_weights_where_they_are_looked_for():
+    from neurogate_trainer.retraining import checkpoint_of
+
+    assert checkpoint_of(Path("run")) == Path("run") / CHECKPOINT
