@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from neurogate_testing.databases import postgresql_server, records_url
 from neurogate_testing.serving_fixtures import serving_store
 
-__all__ = ["serving_store"]
+__all__ = ["postgresql_server", "records_url", "serving_store"]
