@@ -120,6 +120,13 @@ class Database:
         return sqlite.insert(table).on_conflict_do_nothing()
 
     def _make_engine(self) -> sa.Engine:
+        engine = self._new_engine()
+        # Many rows as one statement: the drivers let go of the interpreter for each statement, and to get it
+        # back from a busy event loop costs more than a row.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
+        return engine
+
+    def _new_engine(self) -> sa.Engine:
         if self.is_postgresql:
             return sa.create_engine(
                 self._url,

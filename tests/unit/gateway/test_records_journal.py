@@ -88,6 +88,16 @@ def test_a_prediction_is_written_with_all_that_decided_it(records: Records, keep
     journal.close()
 
 
+@pytest.mark.parametrize("size", [1, 2047, 2048, 64 * 1024, 64 * 1024 + 1, 1_000_000])
+def test_the_digest_is_the_images_whatever_its_size(size: int) -> None:
+    journal, store = gated()
+    store.gate.set()
+    image = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    journal.observe(outcome(image))
+    journal.close()
+    assert [row["image_digest"] for row in store.written] == [hashlib.sha256(image).hexdigest()]
+
+
 def test_closing_writes_what_waits(records: Records) -> None:
     journal = Journal(records.predictions, NoMetrics(), keep_images=False)
     journal.start()
