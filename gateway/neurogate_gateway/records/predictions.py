@@ -90,12 +90,15 @@ class PredictionStore:
         return len(past) == _FORGOTTEN_AT_ONCE
 
     def _insert(self, rows: Sequence[Mapping[str, Any]], kept: set[str]) -> None:
-        # A batch may come again after an error of which nobody knows whether it was before the commit.
-        statement = self._database.insert_new(predictions)
+        told = [{**row, "image_kept": row["image_digest"] in kept} for row in rows]
+        try:
+            self._execute(sa.insert(predictions), told)
+        except sa.exc.IntegrityError:
+            # The batch came before: after an error nobody knows whether it was before the commit.
+            self._execute(self._database.insert_new(predictions), told)
+
+    def _execute(self, statement: sa.Insert, rows: Sequence[Mapping[str, Any]]) -> None:
         with self._database.write() as connection:
+            # In small pieces, since each is prepared without a pause for the threads that answer calls.
             for start in range(0, len(rows), _INSERTED_AT_ONCE):
-                # In small pieces, since each is prepared without a pause for the threads that answer calls.
-                piece = rows[start : start + _INSERTED_AT_ONCE]
-                connection.execute(
-                    statement, [{**row, "image_kept": row["image_digest"] in kept} for row in piece]
-                )
+                connection.execute(statement, rows[start : start + _INSERTED_AT_ONCE])
