@@ -368,3 +368,19 @@ async def test_a_gateway_that_starts_leaves_labels_where_they_are(tmp_path: Path
             await at.backend.until(lambda: at.backend.polls >= polls + 20)
         for config in at.backend.reloads:
             assert dict(find_model(config, MODEL).version_labels) == {"stable": 2, "previous": 1}
+
+
+async def test_a_model_server_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at, ManagedBackend(tmp_path) as other:
+        await at.until_told(stable=1, candidate=2)
+        other.configure(read_config(tmp_path / "models.config"))
+        async with running_gateway(at.backend, other, repository=str(tmp_path)) as gateway:
+            await gateway.until_ready(2)
+            at.backend.reloads_answered.clear()
+            request = model_pb2.PromoteModelVersionRequest(version=2)
+            await gateway.models.PromoteModelVersion(request)
+            await other.until(lambda: other.labels == {"stable": 2, "previous": 1})
+            assert at.backend.labels == {"stable": 1, "candidate": 2}
+            at.backend.reloads_answered.set()
+            await at.until_told(stable=2, previous=1)
+        assert at.backend.refused == other.refused == []

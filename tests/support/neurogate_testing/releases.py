@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
@@ -47,6 +48,9 @@ class ManagedBackend(FakeBackend):
         """Versions that fail to load."""
         self.slow: set[int] = set()
         """Versions that load for as long as they are in it."""
+        self.reloads_answered = asyncio.Event()
+        """Configurations wait until it is set, as it is from the beginning."""
+        self.reloads_answered.set()
 
     def configure(self, config: tfs_pb2.ModelServerConfig) -> None:
         """What a server does at its start, with labels allowed for versions that it loads."""
@@ -80,6 +84,8 @@ class ManagedBackend(FakeBackend):
         self, request: tfs_pb2.ReloadConfigRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> tfs_pb2.ReloadConfigResponse:
         self.reloads.append(request.config)
+        await self._advanced()
+        await self.reloads_answered.wait()
         entry = next(entry for entry in request.config.model_config_list.config if entry.name == MODEL)
         for label, number in entry.version_labels.items():
             if not self._available(number):
