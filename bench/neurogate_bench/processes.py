@@ -70,19 +70,27 @@ class Server:
         return self.log.read_text(errors="replace")
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float = 120, every: float = 0.02) -> float:
-        """Waits for `ready()` and returns the seconds since the start.
+        """Waits for `ready()` and returns the seconds since the start; a wait that fails ends the process.
 
         Raises:
             ServerError: the process ended first, or took too long.
         """
-        deadline = time.monotonic() + seconds
+        try:
+            self._wait(ready, time.monotonic() + seconds, every)
+        except BaseException:
+            # Nobody else knows of it yet: the caller gets it only when it is ready.
+            self.stop()
+            raise
+        return time.monotonic() - self.started
+
+    def _wait(self, ready: Callable[[], bool], deadline: float, every: float) -> None:
         while not ready():
             if self._popen.poll() is not None:
                 raise ServerError(f"{self.name} ended with status {self._popen.returncode}:\n{self._tail()}")
             if time.monotonic() > deadline:
-                raise ServerError(f"{self.name} was not ready after {seconds:.0f} s:\n{self._tail()}")
+                taken = time.monotonic() - self.started
+                raise ServerError(f"{self.name} was not ready after {taken:.0f} s:\n{self._tail()}")
             time.sleep(every)
-        return time.monotonic() - self.started
 
     def wait_for_line(self, pattern: str, *, seconds: float = 120) -> re.Match[str]:
         """Waits until the output matches `pattern`."""
