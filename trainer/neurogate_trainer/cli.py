@@ -14,7 +14,7 @@ import typer
 from neurogate_trainer import cli_data
 from neurogate_trainer._quiet import quiet_imports
 from neurogate_trainer._stopping import STOPPED_STATUS, stop_on_sigterm
-from neurogate_trainer.config import PRESETS, ConfigError, TrainConfig, preset
+from neurogate_trainer.config import PRESETS, ConfigError, TrainConfig, preset, read_config
 from neurogate_trainer.progress import (
     ClosingReporter,
     JsonLinesReporter,
@@ -43,6 +43,12 @@ def train(
     run_dir: RunDir,
     model: Annotated[str, typer.Option(help="Name of the model in the repository.")] = "brain_tumor",
     preset_name: Annotated[str, typer.Option("--preset", help=" or ".join(PRESETS))] = "default",
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="JSON file of settings over the preset's, such as a run's config.json."
+        ),
+    ] = None,
     keep_given_test: Annotated[
         bool, typer.Option("--keep-given-test", help="Test on the data set's own Testing/ folder.")
     ] = False,
@@ -82,7 +88,10 @@ def train(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     with _reporting(events) as told:
-        config: TrainConfig = dataclasses.replace(preset(preset_name), **changes)
+        base = preset(preset_name)
+        config: TrainConfig = dataclasses.replace(
+            read_config(settings, base) if settings else base, **changes
+        )
         with quiet_imports():
             from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
 
@@ -157,10 +166,55 @@ def evaluate(run_dir: Annotated[Path, typer.Argument(help="Folder of a run that 
     """Measures a run's published version on the sealed test split again; rewrites figures and report."""
     with _reporting(None) as told:
         with quiet_imports():
-            from neurogate_trainer.pipeline import evaluate_published  # noqa: PLC0415 - as above
+            from neurogate_trainer.published import evaluate_published  # noqa: PLC0415 - as above
 
         report_path = evaluate_published(run_dir, reporter=told.reporter)
     typer.echo(report_path)
+
+
+@app.command()
+def calibrate(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run that has published.")],
+    *,
+    target_risk: Annotated[
+        float | None, typer.Option(help="Error rate aimed at among the answers; default: the run's.")
+    ] = None,
+) -> None:
+    """Fits temperature and abstention threshold to the validation split again, and prints them.
+
+    The published version keeps its own.
+    """
+    with _reporting(None) as told:
+        with quiet_imports():
+            from neurogate_trainer.published import calibrate_published  # noqa: PLC0415 - as above
+
+        found = calibrate_published(run_dir, target_risk=target_risk, reporter=told.reporter)
+    typer.echo(
+        f"temperature      {found['temperature']:.4f}, from {found['images']:,} validation images\n"
+        f"calibration      expected error {found['ece_before']:.4f} before, {found['ece_after']:.4f} after\n"
+        f"abstain below    {found['abstain_below']:.4f}, for a target risk of {found['target_risk']:.2%}\n"
+        f"answered         {found['coverage']:.1%} of the validation images\n"
+        f"risk             {found['risk']:.2%} of the answers are wrong"
+    )
+
+
+@app.command()
+def explain(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run that has published.")],
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("explanation.png"),
+) -> None:
+    """Draws what speaks for each class in an image (Grad-CAM), by the run's published version."""
+    with _reporting(None):
+        with quiet_imports():
+            from neurogate_trainer.explain import explain_image  # noqa: PLC0415 - as above
+            from neurogate_trainer.published import published_version  # noqa: PLC0415
+
+        explained = explain_image(published_version(run_dir), image, output)
+    for class_id, share in zip(explained.classes, explained.probabilities, strict=True):
+        typer.echo(f"{class_id:<16} {share:8.2%}")
+    typer.echo(f"written: {output}")
 
 
 @app.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -129,6 +131,39 @@ def audit(data: Data, *, out: OutDir = None) -> None:
     for name, value in report.to_json()["counts"].items():
         typer.echo(f"{name.replace('_', ' '):<26} {value:>8,}")
     typer.echo(f"written: {folder / 'audit.json'}, {folder / 'audit_worst_pairs.png'}")
+
+
+@app.command()
+def split(
+    data: Data,
+    *,
+    out: OutDir = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other splits.", min=0)] = 0,
+    keep_given_test: Annotated[
+        bool, typer.Option("--keep-given-test", help="Test on the data set's own Testing/ folder.")
+    ] = False,
+) -> None:
+    """Draws the splits that training with the same seed draws: prints their sizes, writes splits.json."""
+    from neurogate_trainer.audit import audit_dataset  # noqa: PLC0415
+    from neurogate_trainer.datasets.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.splits import assert_disjoint, split_dataset  # noqa: PLC0415
+
+    with _reporting() as reporter:
+        path = _out(data, out) / "splits.json"
+        built = build_index(data, reporter=reporter)
+        report = audit_dataset(built, reporter=reporter)
+        splits = split_dataset(built, report, seed=seed, keep_given_test=keep_given_test)
+        assert_disjoint(splits, report)
+        splits.save(path)
+    for name, records in splits.parts().items():
+        counts = Counter(record.class_id for record in records)
+        shown = ", ".join(f"{class_id} {counts[class_id]:,}" for class_id in built.classes)
+        typer.echo(f"{name:<10} {len(records):>7,}: {shown}")
+    # The first words of a reason say of which kind it is, the rest names the other image.
+    kinds = (re.split(": | of ", reason, maxsplit=1)[0] for _, reason in splits.dropped)
+    for kind, count in Counter(kinds).items():
+        typer.echo(f"left out   {count:>7,}: {kind}")
+    typer.echo(f"written: {path}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 BatchNormMode = Literal["frozen", "adapt"]
@@ -135,18 +136,22 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> TrainConfig:
-        """The settings in config.json.
+        """The settings in config.json; what it does not name has its default.
 
         Raises:
-            ConfigError: A setting is unknown or out of its range.
+            ConfigError: A setting is unknown, of another type, or out of its range.
         """
         known = {entry.name for entry in fields(cls)}
         inner = document.get("augmentation", {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"augmentation is {inner!r}, expected an object of settings")
         unknown = sorted(document.keys() - known) + sorted(
             inner.keys() - {entry.name for entry in fields(Augmentation)}
         )
         if unknown:
             raise ConfigError(f"unknown settings: {', '.join(unknown)}")
+        if wrong := [*_of_wrong_type(cls, document), *_of_wrong_type(Augmentation, inner)]:
+            raise ConfigError("; ".join(wrong))
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
         }
@@ -202,6 +207,37 @@ def _out_of_range(settings: object, bounds: Mapping[str, tuple[float, float]]) -
     return complaints
 
 
+_KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "text"),
+}
+
+
+def _of_wrong_type(settings: type, document: Mapping[str, Any]) -> list[str]:
+    """Complaints about values that are not of their setting's type."""
+    complaints = []
+    for entry in fields(settings):
+        kind = str(entry.type)
+        single = kind.removeprefix("tuple[").partition(",")[0].removesuffix("]")
+        if entry.name not in document or single not in _KINDS:
+            continue
+        value = document[entry.name]
+        types, words = _KINDS[single]
+        several = kind.startswith("tuple[")
+        parts = value if several and isinstance(value, list | tuple) else [value]
+        # A bool is an int to Python and to nobody else.
+        right = all(
+            isinstance(part, types) and (bool in types or not isinstance(part, bool)) for part in parts
+        )
+        if not right or several != isinstance(value, list | tuple):
+            complaints.append(
+                f"{entry.name} is {value!r}, expected {'a list of numbers' if several else words}"
+            )
+    return complaints
+
+
 PRESETS: Final[dict[str, TrainConfig]] = {
     "default": TrainConfig(),
     # For the phantom on two cores: a small input, all of the network, a high learning rate, few epochs.
@@ -224,3 +260,22 @@ def preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def read_config(path: Path, base: TrainConfig) -> TrainConfig:
+    """The settings of a JSON file, such as a run's config.json; what it does not name is as in `base`.
+
+    Raises:
+        ConfigError: It holds no settings, or one is unknown, of another type, or out of its range.
+        OSError: It cannot be read.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds no JSON object of settings")
+    try:
+        return TrainConfig.from_json(base.to_json() | document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

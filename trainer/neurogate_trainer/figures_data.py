@@ -50,7 +50,7 @@ def class_distribution(index: DatasetIndex, path: Path) -> None:
             parts = " + ".join(f"{counts[class_id, split]:,}" for split in splits)
             detail = f"{parts} = {total:,.0f}" if len(splits) > 1 else f"{total:,.0f}"
             axes.text(total, row, f"  {detail}  ({share:.1%})", va="center", color=MUTED)
-        axes.set(xlabel="images", xlim=(0, left.max() * 1.32))
+        axes.set(xlabel="images", xlim=(0, left.max() * 1.45))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         if len(splits) > 1:

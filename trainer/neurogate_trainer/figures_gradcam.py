@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 from PIL import Image
 
-from neurogate_trainer.figures_style import INK, MUTED, RIGHT, WRONG, figure, plural, shorten
+from neurogate_trainer.figures_style import ACCENT, INK, MUTED, RIGHT, WRONG, figure, plural, shorten
 from neurogate_trainer.predictions import Predictions
 
 COLUMNS: Final = 6
@@ -25,17 +26,18 @@ Loader = Callable[[str], Pixels]
 """Pixels, uint8 [H, W, 3], of an image by its path in the data set: those that the model saw."""
 
 
-def overlay(pixels: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
+def overlay(pixels: Pixels, heat: npt.NDArray[np.float32], *, peak: float | None = None) -> Pixels:
     """A Grad-CAM map over its image; the stronger the evidence, the more colour.
 
     Args:
         pixels: uint8 [H, W, 3].
-        heat: float32 [h, w], at least 0; scaled to its own maximum. A map of zeros leaves the image as it is.
+        heat: float32 [h, w], at least 0. A map of zeros leaves the image as it is.
+        peak: Evidence that gets the strongest colour; None for the map's own maximum.
 
     Returns:
         uint8 [H, W, 3].
     """
-    peak = float(heat.max(initial=0.0))
+    peak = float(heat.max(initial=0.0)) if peak is None else peak
     if not np.isfinite(peak) or peak <= 0:
         return pixels
     height, width = pixels.shape[:2]
@@ -59,6 +61,14 @@ def _blank(axes: Axes) -> None:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
+
+
+def _scale(canvas: Figure, grid: npt.NDArray[Any], label: str) -> None:
+    """The colour bar of the maps below all tiles."""
+    scale = ScalarMappable(mpl.colors.Normalize(0.0, 1.0), HEAT)
+    bar = canvas.colorbar(scale, ax=grid, location="bottom", fraction=0.02, aspect=60, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
 
 
 def confident_mistakes(predictions: Predictions, load: Loader, path: Path, *, count: int = 12) -> int:
@@ -145,10 +155,47 @@ def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path:
                 note = "" if heat.max() > 0 else "no evidence in the map"
                 name = shorten(predictions.paths[index])
                 _tile(grid[2 * row + 1, column], overlay(pixels, heat), note, caption=name)
-        scale = ScalarMappable(mpl.colors.Normalize(0.0, 1.0), HEAT)
-        bar = canvas.colorbar(scale, ax=grid, location="bottom", fraction=0.02, aspect=60, pad=0.02)
-        bar.set_label(
-            "Grad-CAM of the class that the model named, relative to the strongest place of the image"
+        _scale(
+            canvas,
+            grid,
+            "Grad-CAM of the class that the model named, relative to the strongest place of the image",
         )
-        bar.outline.set_visible(False)
     return sum(len(indices) for _, indices, _ in groups)
+
+
+def evidence_figure(
+    pixels: Pixels,
+    probabilities: Mapping[str, float],
+    maps: npt.NDArray[np.float32],
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+) -> None:
+    """One image, and beside it the evidence for every class, in one scale so that classes can be compared.
+
+    Args:
+        pixels: uint8 [H, W, 3], what the network saw.
+        probabilities: By class, in the order of the maps.
+        maps: float32 [h, w, C], at least 0.
+        path: Where to write.
+        title: The figure's title.
+        subtitle: The line below it.
+    """
+    peak = float(maps.max(initial=0.0))
+    answer = max(probabilities, key=lambda name: probabilities[name])
+    columns = min(COLUMNS, len(probabilities) + 1)
+    rows = -(-(len(probabilities) + 1) // columns)
+    with figure(path, title, subtitle=subtitle, size=(9.6, 1.5 + 2.1 * rows), dpi=112) as canvas:
+        grid = canvas.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            _blank(axes)
+        first, *others = grid.flat
+        _tile(first, pixels, "the image", caption=f"{pixels.shape[1]} x {pixels.shape[0]} px")
+        for index, (axes, (name, share)) in enumerate(zip(others, probabilities.items(), strict=False)):
+            heat = maps[:, :, index]
+            note = f"{heat.shape[1]} x {heat.shape[0]} cells" if heat.max() > 0 else "no evidence in the map"
+            label = f"{name} {share:.1%}"
+            shown = overlay(pixels, heat, peak=peak)
+            _tile(axes, shown, label, color=ACCENT if name == answer else INK, caption=note)
+        _scale(canvas, grid, "Grad-CAM of each class, relative to the strongest place of any class")

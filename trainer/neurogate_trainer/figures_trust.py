@@ -50,6 +50,8 @@ def _reliability_panel(axes: Axes, bins: Sequence[Mapping[str, Any]], title: str
         s=[18 + 160 * entry["count"] / total for entry in filled],
         color=ACCENT,
         zorder=3,
+        # The largest dot often lies in the corner.
+        clip_on=False,
         label="accuracy of a bin",
     )
     axes.set_title(title)

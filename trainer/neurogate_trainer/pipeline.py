@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from neurogate_serving.manifest import read_manifest
 from neurogate_serving.repository import ModelRepository, PublishedVersion
 from neurogate_serving.transform import default_spec
 
@@ -214,26 +213,3 @@ def _finish(folder: RunFolder, published: PublishedVersion, reporter: Reporter) 
     shutil.rmtree(folder.path / CACHE, ignore_errors=True)
     reporter.message(f"published {published.model} version {published.version}: {published.path}")
     reporter.message(f"report: {report}")
-
-
-def evaluate_published(run_dir: Path, *, reporter: Reporter) -> Path:
-    """Measures the version that a run has published on its test split again, and rewrites the report.
-
-    Returns:
-        The path of report.html.
-
-    Raises:
-        RunFolderError: No run, or one that another process works on.
-        PipelineError: The run has published nothing, or the version is gone.
-    """
-    config, data = read_settings(run_dir)
-    with RunFolder.open(run_dir, config, data) as folder, folder.reporting(reporter) as told:
-        if not (run_dir / "published.json").is_file():
-            raise PipelineError(f"the run in {run_dir} has published nothing yet")
-        version = Path(folder.read("published.json")["path"])
-        if not version.is_dir():
-            raise PipelineError(f"{version} is gone; `neurogate-trainer export` publishes the model again")
-        run = Run(folder, config, data, read_manifest(version).transform, told)
-        index = index_phase(run)
-        evaluation_phase(run, version, splits_phase(run, index, audit_phase(run, index)), index)
-        return write_report(folder.path)

@@ -3,13 +3,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from neurogate_testing.data_folders import write_folder
+from neurogate_trainer.audit import audit_dataset
 from neurogate_trainer.cli_data import app
 from neurogate_trainer.datasets import kaggle
+from neurogate_trainer.datasets.index import build_index
 from neurogate_trainer.datasets.kaggle import Fetched, FetchError
+from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.splits import Splits, split_dataset
 from typer.testing import CliRunner
 
 
@@ -63,7 +68,28 @@ def test_index_audit_and_explore(run, root, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["import", "index", "audit", "explore"])
+def test_split_draws_what_training_draws(run, root, tmp_path):
+    (root / "Training/b/copy.jpg").write_bytes(min((root / "Training/b").iterdir()).read_bytes())
+    result = run("split", root, "--out", tmp_path, "--seed", 3)
+    index = build_index(root, reporter=NullReporter())
+    audit = audit_dataset(index, reporter=NullReporter())
+    drawn = Splits.load(tmp_path / "splits.json", index)
+    assert drawn == split_dataset(index, audit, seed=3)
+    count = len(drawn.train)
+    assert re.search(rf"^train +{count}: a \d+, b \d+$", result.stdout, re.MULTILINE)
+    assert re.search(r"^left out +1: exact copy$", result.stdout, re.MULTILINE)
+
+
+def test_split_keeps_the_given_test_folder(run, root, tmp_path):
+    result = run("split", root, "--out", tmp_path, "--keep-given-test")
+    assert re.search(r"^test +4: a 2, b 2$", result.stdout, re.MULTILINE)
+    for name in ("a", "b"):
+        shutil.rmtree(root / "Testing" / name)
+    result = run("split", root, "--out", tmp_path, "--keep-given-test")
+    assert (result.exit_code, "no given test split" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["import", "index", "audit", "split", "explore"])
 def test_a_wrong_folder_is_one_line_and_no_folder_is_made(run, tmp_path, command):
     result = run(command, tmp_path / "nowhere")
     assert result.exit_code == 1

@@ -145,6 +145,25 @@ class TestPictures:
         assert np.abs(mixed[4, 4] - 100).max() > 60
         assert np.abs(mixed[-4, -4] - 100).max() < 3
 
+    @pytest.mark.parametrize("classes", [2, 4, 9])
+    @pytest.mark.parametrize("evidence", [0.0, 5.0])
+    def test_evidence_for_every_class(self, tmp_path, classes, evidence):
+        maps = np.full((3, 3, classes), evidence, np.float32)
+        maps[..., 0] = 0
+        shares = {f"class {number}": 1 / classes for number in range(classes)}
+        path = tmp_path / "evidence.png"
+        figures_gradcam.evidence_figure(stripes("a"), shares, maps, path, title="a", subtitle="b")
+        check_png(path)
+
+    def test_one_scale_lets_classes_be_compared(self):
+        pixels = np.full((32, 32, 3), 100, np.uint8)
+        strong, weak = np.full((2, 2), 8.0, np.float32), np.full((2, 2), 0.4, np.float32)
+        changes = [
+            np.abs(figures_gradcam.overlay(pixels, heat, peak=8.0).astype(int) - 100).max()
+            for heat in (strong, weak)
+        ]
+        assert changes[0] > 10 * changes[1]
+
     def test_mistakes_are_the_most_confident_first(self, tmp_path):
         predictions = make_predictions(skill=0.5)
         asked: list[str] = []

@@ -12,19 +12,23 @@ from google.protobuf import json_format
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.manifest import verify_version
 from neurogate_serving.repository import ModelRepository, PublishedVersion, RepositoryError
+from neurogate_serving.transform import TransformError
 from neurogate_testing.data_folders import write_folder
 from neurogate_trainer import evaluate, phases, pipeline
 from neurogate_trainer.audit import audit_dataset
-from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.config import ConfigError, TrainConfig
 from neurogate_trainer.datasets.index import DatasetIndex
 from neurogate_trainer.datasets.layout import DatasetError
+from neurogate_trainer.explain import explain_image
 from neurogate_trainer.export import ExportError
 from neurogate_trainer.model import backbone, build_model
 from neurogate_trainer.phases import PipelineError
-from neurogate_trainer.pipeline import evaluate_published, run_training
+from neurogate_trainer.pipeline import run_training
 from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.published import calibrate_published, evaluate_published, published_version
 from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_audit
 from neurogate_trainer.splits import LeakageError, Splits
+from PIL import Image
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -241,12 +245,46 @@ def test_evaluation_can_be_repeated(finished, no_figures):
     assert (finished.run_dir / "evaluation.json").is_file()
 
 
-def test_evaluation_needs_a_publication(copied):
+def test_calibration_can_be_repeated_and_asked_for_another_risk(finished):
+    path = finished.run_dir / "calibration.json"
+    before = path.read_bytes()
+    first = json.loads(before)
+    again = calibrate_published(finished.run_dir, reporter=Recorder())
+    # The graph's logits and the network's differ in their last digits.
+    assert again["temperature"] == pytest.approx(first["temperature"], rel=1e-3)
+    assert again["abstain_below"] == pytest.approx(first["abstain_below"], abs=1e-3)
+    assert (again["images"], again["target_risk"]) == (first["images"], 0.02)
+    lenient = calibrate_published(finished.run_dir, target_risk=1.0, reporter=Recorder())
+    assert (lenient["abstain_below"], lenient["coverage"]) == (0.0, 1.0)
+    with pytest.raises(ConfigError, match="target_risk is 2"):
+        calibrate_published(finished.run_dir, target_risk=2, reporter=Recorder())
+    assert path.read_bytes() == before
+
+
+def test_an_image_is_explained_as_the_version_answers(finished, tmp_path):
+    version = published_version(finished.run_dir)
+    assert version == finished.published.path
+    golden = finished.published.manifest.goldens[0]
+    (tmp_path / "image.png").write_bytes(golden.image)
+    explained = explain_image(version, tmp_path / "image.png", tmp_path / "out" / "why.png")
+    assert explained.classes == ("a", "b", "c")
+    assert explained.probabilities == pytest.approx(list(golden.probabilities), abs=1e-6)
+    assert (explained.gradcam.shape, explained.pixels.shape) == ((1, 1, 3), (32, 32, 3))
+    with Image.open(tmp_path / "out" / "why.png") as figure:
+        assert figure.format == "PNG"
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(TransformError):
+        explain_image(version, tmp_path / "notes.txt", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("ask", [evaluate_published, calibrate_published])
+def test_looking_back_needs_a_publication(copied, ask):
     (copied.run_dir / "published.json").unlink()
     with pytest.raises(PipelineError, match="published nothing yet"):
-        evaluate_published(copied.run_dir, reporter=Recorder())
+        ask(copied.run_dir, reporter=Recorder())
     with pytest.raises(RunFolderError, match="not the folder of a training run"):
-        evaluate_published(copied.data, reporter=Recorder())
+        ask(copied.data, reporter=Recorder())
 
 
 def test_the_audit_survives_its_file(finished):

@@ -3,11 +3,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from neurogate_serving.repository import RepositoryError
 from neurogate_testing.runs import make_run
-from neurogate_trainer import cli, pipeline
-from neurogate_trainer.config import PRESETS
+from neurogate_trainer import cli, explain, pipeline, published
+from neurogate_trainer.calibrate import calibrate as calibration
+from neurogate_trainer.config import PRESETS, Augmentation
 from neurogate_trainer.phases import PipelineError
 from typer.testing import CliRunner
 
@@ -39,7 +41,12 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("train",), ("export",), ("retrain",), ("evaluate",), ("report",), ("data",)]
+    "command",
+    [
+        (),
+        *([name] for name in ("train", "retrain", "export", "evaluate", "calibrate", "explain", "report")),
+        *(["data", *rest] for rest in ((), ("fetch",), ("index",), ("audit",), ("split",), ("explore",))),
+    ],
 )
 def test_every_command_explains_itself(command):
     result = run(*command, "--help")
@@ -72,6 +79,49 @@ def test_train_takes_the_preset_and_the_changes(called, tmp_path):
     assert call["config"] == dataclasses.replace(
         PRESETS["demo"], epochs=3, keep_given_test=True, initial_weights="offline", seed=7
     )
+
+
+def test_a_run_is_repeated_from_its_settings(called, tmp_path):
+    ran = dataclasses.replace(PRESETS["demo"], dropout=(0.4, 0.1), fractions=(0.6, 0.2, 0.2), patience=3)
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps(ran.to_json()))
+    options = ["--repository", tmp_path, "--run-dir", tmp_path / "run", "--config", settings]
+    assert run("train", tmp_path, *options).exit_code == 0
+    run("train", tmp_path, *options, "--epochs", 2)
+    settings.write_text('{"augmentation": {"mirror": false}}')
+    run("train", tmp_path, *options, "--preset", "demo")
+    first, changed, partial = (call["config"] for call in called)
+    assert first == ran
+    assert changed == dataclasses.replace(ran, epochs=2)
+    assert partial == dataclasses.replace(PRESETS["demo"], augmentation=Augmentation(mirror=False))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is no JSON"),
+        ("[1]", "holds no JSON object of settings"),
+        ('{"epoch": 3}', "unknown settings: epoch"),
+        ('{"epochs": "three"}', "epochs is 'three', expected a whole number"),
+        ('{"epochs": 2.5}', "epochs is 2.5, expected a whole number"),
+        ('{"epochs": true}', "epochs is True, expected a whole number"),
+        ('{"class_weights": 1}', "class_weights is 1, expected true or false"),
+        ('{"dropout": 0.3}', "dropout is 0.3, expected a list of numbers"),
+        ('{"fractions": ["a", 1, 2]}', "expected a list of numbers"),
+        ('{"augmentation": 3}', "augmentation is 3, expected an object"),
+        ('{"augmentation": {"zoom": "x"}}', "zoom is 'x', expected a number"),
+        ('{"target_risk": 2}', "target_risk is 2, expected 0 to 1"),
+        ('{"seed": null}', "seed is None, expected a whole number"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_one_line(called, tmp_path, text, words):
+    settings = tmp_path / "config.json"
+    settings.write_text(text)
+    options = ["--repository", tmp_path, "--run-dir", tmp_path / "run", "--config", settings]
+    result = run("train", tmp_path, *options)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert called == []
 
 
 def test_the_default_is_the_brief(called, tmp_path):
@@ -189,9 +239,51 @@ def test_report_is_written_and_its_path_printed(tmp_path):
     assert run("report", tmp_path / "none").exit_code == 1
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export"])
-def test_a_folder_without_a_run_is_named(tmp_path, command):
-    options = ["--repository", tmp_path / "models"] if command == "export" else []
+def test_calibrate_prints_what_it_finds(monkeypatch, tmp_path):
+    asked = {}
+
+    def fake(run_dir, *, target_risk, reporter):
+        asked.update(run_dir=run_dir, target_risk=target_risk)
+        logits = np.array([[4.0, 0.0], [0.0, 4.0], [3.0, 0.0], [1.0, 0.5]])
+        return calibration(logits, np.array([0, 1, 0, 1]), target_risk=target_risk)
+
+    monkeypatch.setattr(published, "calibrate_published", fake)
+    result = run("calibrate", tmp_path, "--target-risk", "0.1")
+    assert asked == {"run_dir": tmp_path, "target_risk": 0.1}
+    assert "from 4 validation images" in result.stdout
+    assert "for a target risk of 10.00%" in result.stdout
+    assert "75.0% of the validation images" in result.stdout
+    assert "0.00% of the answers are wrong" in result.stdout
+
+
+def test_explain_prints_the_probabilities(monkeypatch, tmp_path):
+    class Explained:
+        classes = ("glioma", "notumor")
+        probabilities = (0.875, 0.125)
+
+    calls = []
+
+    def fake(*arguments):
+        calls.append(arguments)
+        return Explained()
+
+    monkeypatch.setattr(explain, "explain_image", fake)
+    monkeypatch.setattr(published, "published_version", lambda run_dir: run_dir / "version")
+    result = run("explain", tmp_path, "head.png", "-o", tmp_path / "why.png")
+    assert calls == [(tmp_path / "version", Path("head.png"), tmp_path / "why.png")]
+    assert re.search(r"glioma +87\.50%\nnotumor +12\.50%\nwritten: .*why\.png", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("evaluate", []),
+        ("calibrate", []),
+        ("explain", ["head.png"]),
+        ("export", ["--repository", "models"]),
+    ],
+)
+def test_a_folder_without_a_run_is_named(tmp_path, command, options):
     result = run(command, tmp_path, *options)
     assert result.exit_code == 1
     assert "not the folder of a training run" in result.stderr
