@@ -71,6 +71,9 @@ script = Script(versions=[shown])
 
 def retrained(training, run):
     end = os.environ.get("RETRAINING", "SUCCEEDED")
+    if end == "hangs":
+        training.move(run.retraining_id, "RUNNING")
+        return
     if end != "SUCCEEDED":
         training.move(run.retraining_id, "RUNNING")
         training.move(run.retraining_id, end, error="no memory left")
@@ -81,6 +84,12 @@ def retrained(training, run):
 script.training.script = retrained
 if os.environ.get("GAIN", "yes") == "yes":
     script.other_opinion = {2: {f"glioma? {name}".encode(): name for name in CLASSES}}
+class Told(list):
+    def append(self, request):
+        if type(request).__name__ == "CancelRetrainingRequest":
+            print(f"cancelled {request.retraining_id}: {request.reason}", flush=True)
+
+script.requests = Told()
 with fake_gateway(script, port=port) as gateway:
     gateway.set_serving(ready)
     stopped.wait(60)
@@ -227,6 +236,14 @@ def test_a_loop_without_a_gain_says_so(
     assert status == 1
     assert message in output
     assert "Traceback" not in output
+
+
+def test_an_interrupted_loop_cancels_its_retraining(demo: list[str], tmp_path: Path) -> None:
+    with running([*demo, "--loop"], env=environment(tmp_path, RETRAINING="hangs")) as process:
+        process.wait_for("^RUNNING")
+        assert process.stop(signal.SIGINT) == 130
+    assert "cancelled r1: the demo was interrupted" in (tmp_path / "demo/logs/gateway.log").read_text()
+    assert "Traceback" not in process.output
 
 
 def _gone(pid: int) -> bool:

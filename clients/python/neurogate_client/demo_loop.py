@@ -1,13 +1,15 @@
 """The demo of the whole loop: first version, new labelled images, retraining, gate, promotion, and the gain.
 
 Every step can be done again without harm, so an interrupted demo goes on where it was: data and versions are
-reused, an image that is there is not sent again, and a retraining that was asked for is found again by its
-request_id.
+reused, an image that is there is not sent again, and a retraining that has ended well is found again by its
+request_id. One that was interrupted is cancelled, and the next demo asks for another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 
 from rich.text import Text
 
@@ -19,6 +21,7 @@ from neurogate_client.cli_release_view import gate_view
 from neurogate_client.cli_upload import Tally, send, show_upload
 from neurogate_client.client import Client
 from neurogate_client.demo_steps import MODEL, Steps, make_images, train_first
+from neurogate_client.errors import NeurogateError
 from neurogate_client.labelled import labelled_images
 from neurogate_client.results_training import Retraining, RetrainingState
 from neurogate_client.servers import EVALUATION, Servers
@@ -42,6 +45,7 @@ POLICY = """\
 min_accuracy = 0.75
 min_recall = 0.55
 """
+_CANCEL_SECONDS = 20.0
 _UNFINISHED = {RetrainingState.FAILED, RetrainingState.CANCELLED}
 
 
@@ -86,7 +90,12 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
         with steps.step("Retraining: started and watched over gRPC"):
             run = _retrain(client, first)
             console.print(Text(f"retraining {printable(run.retraining_id)}"))
-            run = follow(client, run.retraining_id, console)
+            try:
+                run = follow(client, run.retraining_id, console)
+            except KeyboardInterrupt:
+                # A retraining outlives its gateway; a demo that was stopped is to leave nothing running.
+                _cancel(client, run.retraining_id)
+                raise
         if run.state is not RetrainingState.SUCCEEDED:
             _tell_failure(steps, run)
             return False
@@ -119,9 +128,18 @@ def _first_version(supervisor: processes.Supervisor, steps: Steps, paths: demo_r
 
 
 def _retrain(client: Client, first: int) -> Retraining:
-    # One that was interrupted is found again; after one that came to nothing there is another.
+    # One that ended well is found again; after one that came to nothing there is another.
     lost = sum(each.state in _UNFINISHED for each in client.list_retrainings(limit=1000))
     return client.start_retraining(warm_start_version=first, request_id=f"{_REQUEST_ID}-{lost}")
+
+
+def _cancel(client: Client, run_id: str) -> None:
+    end = time.monotonic() + _CANCEL_SECONDS
+    with contextlib.suppress(NeurogateError):
+        run = client.cancel_retraining(run_id, reason="the demo was interrupted")
+        while not run.state.ended and time.monotonic() < end:
+            time.sleep(0.2)
+            run = client.get_retraining(run_id)
 
 
 def _tell_failure(steps: Steps, run: Retraining) -> None:
