@@ -54,11 +54,13 @@ class ImageStore:
         for shard in _SHARDS:
             (folder / shard).mkdir(parents=True, exist_ok=True)
         sync_directory(folder)
-        self._remove_abandoned()
         self._incoming = folder / f"{_INCOMING}{secrets.token_hex(8)}"
-        self._incoming.mkdir(mode=0o700)
-        self._incoming_lock = os.open(self._incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._incoming_lock, fcntl.LOCK_EX)
+        # Of two that start at once one would else take the other's new folder, not locked yet, for abandoned.
+        with self._locked(fcntl.LOCK_EX):
+            self._remove_abandoned()
+            self._incoming.mkdir(mode=0o700)
+            self._incoming_lock = os.open(self._incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._incoming_lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
         """Removes what lies aside; the store is not to be used afterwards."""

@@ -141,14 +141,13 @@ class Journal:
                 return
 
     def _write(self, batch: Sequence[tuple[float, Outcome]], give_up: float | None) -> None:
-        rows, images = [], {}
-        for moment, outcome in batch:
-            digest = _digest(outcome.image)
-            if self._keep_images:
-                images[digest] = outcome.image
-            rows.append(_row(moment, outcome, digest))
         size = sum(len(outcome.image) for _, outcome in batch)
-        kept = self._try(rows, images, give_up)
+        try:
+            rows, images = self._prepare(batch)
+            kept = self._try(rows, images, give_up)
+        except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
+            log(logging.ERROR, "journal_not_written", error=error)
+            kept = False
         with self._lock:
             self._waiting_bytes -= size
             self._done += len(batch)
@@ -159,6 +158,17 @@ class Journal:
                 self._count_dropped(len(batch))
             self._due.notify_all()
 
+    def _prepare(
+        self, batch: Sequence[tuple[float, Outcome]]
+    ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+        rows, images = [], {}
+        for moment, outcome in batch:
+            digest = _digest(outcome.image)
+            if self._keep_images:
+                images[digest] = outcome.image
+            rows.append(_row(moment, outcome, digest))
+        return rows, images
+
     def _try(self, rows: list[dict[str, Any]], images: dict[str, bytes], give_up: float | None) -> bool:
         """Writes a batch, again and again while the database is away and somebody may wait for it."""
         while True:
@@ -167,9 +177,6 @@ class Journal:
                 return True
             except GatewayError as error:
                 log(logging.WARNING, "journal_not_written", reason=error.reason_name(), message=error.message)
-            except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
-                log(logging.ERROR, "journal_not_written", error=error)
-                return False
             with self._lock:
                 self._due.wait_for(lambda: self._closing, _RETRY_SECONDS)
                 if self._closing and give_up is None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -111,3 +112,24 @@ def test_a_sweep_waits_for_those_who_add(tmp_path: Path) -> None:
         assert sweep.result() == 0
     assert store.read(digest(b"new")) == b"new"
     store.close()
+
+
+def test_one_that_starts_does_not_take_another_that_starts_for_dead(tmp_path: Path) -> None:
+    made = Path.mkdir
+    with ThreadPoolExecutor(1) as threads:
+        others = []
+
+        def mkdir(path: Path, *args: Any, **kwargs: Any) -> None:
+            made(path, *args, **kwargs)
+            if path.name.startswith(".incoming-") and not others:
+                others.append(threads.submit(ImageStore, tmp_path, 1000))
+                with pytest.raises(TimeoutError):
+                    others[0].result(0.2)
+                assert path.exists()
+
+        with mock.patch.object(Path, "mkdir", mkdir):
+            store = ImageStore(tmp_path, 1000)
+        other = others[0].result()
+    assert put(store, b"one") == put(other, b"two") == {}
+    store.close()
+    other.close()

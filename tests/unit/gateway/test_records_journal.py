@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,3 +166,17 @@ def test_a_database_that_stays_away_does_not_hold_up_the_end(monkeypatch: pytest
     journal.observe(outcome())
     journal.close()
     assert (journal.written, journal.dropped) == (0, 1)
+
+
+def test_a_prediction_that_cannot_be_told_is_dropped_and_the_journal_goes_on() -> None:
+    journal, store = gated()
+    store.gate.set()
+    broken = outcome()
+    assert broken.answer is not None
+    answer = dataclasses.replace(broken.answer, outputs=Outputs(np.zeros(3, np.float32), 0.0))
+    journal.observe(dataclasses.replace(broken, answer=answer))
+    assert journal.flush(30)
+    journal.observe(outcome())
+    assert journal.flush(30)
+    journal.close()
+    assert (journal.written, journal.dropped) == (1, 1)
