@@ -10,6 +10,8 @@ Run as a script, by `local`, in a session of its own. Its folder holds
     trainer.log  what the trainer wrote
 
 SIGTERM is passed on to the trainer, which is killed when it does not end. The trainer dies with its keeper.
+It leads a process group, and whatever it has started there ends with it: a command may be a script that
+starts the program proper.
 The standard library alone, so that it costs next to nothing.
 """
 
@@ -45,6 +47,7 @@ class Keeper:
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
         self._folder = folder
         self._job = job
+        self._pid = os.getpid()
         self._stop_at: float | None = None
         self._reason = ""
         self._wakeup, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -87,30 +90,39 @@ class Keeper:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
+                process_group=0,
                 preexec_fn=self._bound,  # noqa: PLW1509 - safe in a process of one thread
             )
         ended = os.pidfd_open(child.pid)
         told = False
-        while child.poll() is None:
+        while not self._over(child.pid):
             self._sleep([ended, self._wakeup])
             if self._stop_at is not None and not told:
-                child.terminate()
+                os.killpg(child.pid, signal.SIGTERM)
                 told = True
             if self._stop_at is not None and time.monotonic() - self._stop_at > self._job["grace_seconds"]:
                 self._reason = "it did not end when it was asked to, so it was killed"
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)
             most = self._job["memory_bytes"]
             if most and (used := resident_bytes(child.pid)) > most:
                 self._reason = (
                     f"it used {used >> 20} MiB of memory, the limit is {most >> 20} MiB, so it was killed"
                 )
-                child.kill()
-        return child.returncode
+                os.killpg(child.pid, signal.SIGKILL)
+        # Before the trainer is waited for, while nobody else can have its number.
+        os.killpg(child.pid, signal.SIGKILL)
+        return child.wait()
+
+    def _over(self, pid: int) -> bool:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def _bound(self) -> None:
         """In the trainer, before it is one: everything else on the machine comes first."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self._pid:
+            # The keeper was killed before it could be said that this one dies with it.
+            os._exit(128 + signal.SIGKILL)
         os.nice(19)
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -117,7 +117,8 @@ def log_tail(folder: Path) -> str:
         with (folder / LOG_FILE).open("rb") as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+            # PostgreSQL holds no NUL.
+            text = log.read().decode(errors="replace").replace("\0", "\ufffd")
     except OSError:
         return ""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]

@@ -84,6 +84,7 @@ class LocalLauncher:
             "grace_seconds": _GRACE_SECONDS,
         }
         known = folder / "keeper.json"
+        late = f"the trainer's keeper did not start within {_START_SECONDS:g} s"
         try:
             if not known.exists():
                 _keeper.note(folder / "job.json", content)
@@ -98,9 +99,12 @@ class LocalLauncher:
             give_up = time.monotonic() + _START_SECONDS
             while not known.exists():
                 if time.monotonic() > give_up:
-                    raise LaunchError(f"the trainer's keeper did not start within {_START_SECONDS:g} s")
+                    raise LaunchError(late, passing=True)
                 time.sleep(_LOOK_SECONDS)
             keeper = json.loads(known.read_text(encoding="utf-8"))
+        except subprocess.TimeoutExpired as error:
+            # It may start yet, and is found the next time.
+            raise LaunchError(late, passing=True) from error
         except (OSError, subprocess.SubprocessError) as error:
             raise LaunchError(f"the trainer's keeper cannot be started: {error}") from error
         return json.dumps({"folder": str(folder), "keeper": keeper})

@@ -192,3 +192,29 @@ async def test_a_command_that_is_not_there_is_told(bench):
 async def test_a_folder_that_is_not_there_is_told(bench):
     with pytest.raises(LaunchError, match="cannot be started"):
         await bench.launcher.start(Job("a", FOREVER, bench.path / "nowhere"))
+
+
+async def test_whatever_the_trainer_has_started_ends_with_it(bench):
+    script = bench.path / "trainer"
+    script.write_text(f"#!/bin/sh\n{sys.executable} -c 'import time; time.sleep(3600)' &\necho $!\nwait\n")
+    script.chmod(0o755)
+    handle = await bench.start("a", (str(script),))
+    number = await poll(lambda: asyncio.to_thread(log_tail, bench.path / "a"), str.isdigit)
+    assert alive(int(number))
+    await bench.launcher.cancel(handle)
+    await bench.until(handle, JobState.ENDED)
+    await poll(lambda: asyncio.to_thread(alive, int(number)), lambda lives: not lives)
+
+
+async def test_a_keeper_that_is_late_may_be_found_the_next_time(bench, monkeypatch):
+    monkeypatch.setattr("neurogate_gateway.training.local._START_SECONDS", 0.0001)
+    with pytest.raises(LaunchError, match="did not start within") as late:
+        await bench.start("a", FOREVER)
+    assert late.value.passing
+    monkeypatch.undo()
+    await bench.until(await bench.start("a", FOREVER), JobState.RUNNING)
+
+
+def test_a_log_is_text_that_every_database_holds(tmp_path):
+    (tmp_path / "trainer.log").write_bytes(b"a\0b\xff\n")
+    assert log_tail(tmp_path) == "a\ufffdb\ufffd"
