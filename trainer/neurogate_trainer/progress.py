@@ -171,7 +171,8 @@ class JsonLinesReporter(ThrottledReporter):
         super().__init__(interval, clock)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._sequence = _last_sequence(path)
-        self._file = path.open("a", encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        self._file = path.open("a", encoding="utf-8", errors="replace")
 
     def message(self, text: str, *, level: str = "info") -> None:
         """Writes a "message" event."""

@@ -18,6 +18,7 @@ from neurogate.v1 import training_pb2
 
 _CHUNK_BYTES: Final = 2**18
 _LONGEST_TEXT: Final = 8192
+_LARGEST_NUMBER: Final = 2**63 - 1
 
 Numbered = tuple[int, training_pb2.RetrainingEvent]
 
@@ -42,12 +43,13 @@ class Relay:
 
     Attributes:
         end: What the trainer said last; None before it did.
-        unreadable: Number of lines that were no events.
+        unreadable: Number of lines that were no events, or none that follows those before.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._number = 0
         self._phase_began: datetime | None = None
         self.end: End | None = None
         self.unreadable = 0
@@ -77,14 +79,16 @@ class Relay:
         return complete.splitlines()
 
     def _parse(self, line: bytes) -> list[Numbered]:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
             content = json.loads(line)
             event = self._convert(content)
             event.time.CopyFrom(_timestamp(datetime.fromisoformat(content["time"])))
-            return [(int(content["sequence"]), event)]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.unreadable += 1
-            return []
+            number = int(content["sequence"])
+            if self._number < number <= _LARGEST_NUMBER:
+                self._number = number
+                return [(number, event)]
+        self.unreadable += 1
+        return []
 
     def _convert(self, content: dict[str, Any]) -> training_pb2.RetrainingEvent:
         match content["event"]:
@@ -99,13 +103,16 @@ class Relay:
             case "message":
                 return _line(content["level"], content["text"])
             case "end":
-                end = End(content["outcome"], int(content["version"] or 0), content["reason"])
-                self.end = end
+                # PostgreSQL holds no NUL.
+                reason = content["reason"][:_LONGEST_TEXT].replace("\0", "\ufffd")
+                end = End(content["outcome"], int(content["version"] or 0), reason)
                 published = f"published version {end.version}" if end.version else ""
                 words = ", ".join(part for part in (published, end.reason) if part)
-                return _line(
+                event = _line(
                     "error" if end.outcome == "failed" else "info", f"{end.outcome}: {words}".rstrip(": ")
                 )
+                self.end = end
+                return event
         raise ValueError(content["event"])
 
     def _progress(self, content: dict[str, Any]) -> training_pb2.RetrainingProgress:

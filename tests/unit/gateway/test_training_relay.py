@@ -100,3 +100,29 @@ def test_what_is_no_event_is_counted_and_passed_over(tmp_path):
     relay = Relay(path)
     assert [number for number, _ in relay.read()] == [7]
     assert relay.unreadable == 4
+
+
+@pytest.mark.parametrize("number", ["1", "2", "1e400", "-3", "9223372036854775808", '"x"'])
+def test_a_line_that_does_not_follow_is_passed_over(tmp_path, number):
+    path = tmp_path / "events.jsonl"
+    line = (
+        '{"sequence": %s, "event": "message", "level": "info", "text": "", "time": "2026-01-01T00:00:00Z"}\n'
+    )
+    path.write_text("".join(line % each for each in ("1", "2", number, "3")))
+    relay = Relay(path)
+    assert [found for found, _ in relay.read()] == [1, 2, 3]
+    assert relay.unreadable == 1
+
+
+def test_the_trainers_last_word_is_short_text_that_every_database_holds(tmp_path):
+    path = tmp_path / "events.jsonl"
+    with JsonLinesReporter(path) as reporter:
+        reporter.end("failed", reason="a\0b" + "x" * 1_000_000)
+    with path.open("a") as file:
+        file.write(
+            '{"sequence": 2, "event": "end", "outcome": "failed", "version": null, "reason": "\\ud800", '
+        )
+        file.write('"time": "2026-01-01T00:00:00Z"}\n')
+    relay = Relay(path)
+    assert len(relay.read()) == 1
+    assert relay.end.reason == "a\ufffdb" + "x" * 8189

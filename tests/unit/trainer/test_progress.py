@@ -165,3 +165,12 @@ def test_tee_tells_all_and_closes_what_can_be_closed(tmp_path):
 def test_people_get_lines_where_there_is_no_terminal():
     with console_reporter(io.StringIO()) as reporter:
         assert isinstance(reporter, LogReporter)
+
+
+def test_a_file_name_that_is_no_text_does_not_end_the_run(tmp_path):
+    path = tmp_path / "events.jsonl"
+    with JsonLinesReporter(path) as reporter:
+        reporter.message("b\udcfcse.jpg is damaged")
+        reporter.end("failed", reason="a\ud800b")
+    texts = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [text.get("text", text.get("reason")) for text in texts] == ["b?se.jpg is damaged", "a?b"]
