@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import grpc
@@ -320,6 +321,25 @@ async def test_a_damaged_document_stops_changes_and_nothing_else(tmp_path: Path)
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
         assert (await at.release()).labels["stable"] == 1
         document.write_bytes(content)
+        assert (await at.promote(2)).release.labels["stable"] == 2
+
+
+async def test_a_repository_that_goes_away_stops_changes_and_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, 2) as at:
+        was = await at.release()
+        root.rename(tmp_path / "unmounted")
+        root.mkdir()
+        failed = await failure(at.promote(2))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "RELEASE_UNAVAILABLE")
+        # The gateway has certainly looked by then.
+        manager = at.gateway.gateway.lifecycle.manager
+        assert manager is not None
+        assert not await manager._look()
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
+        assert await at.release() == was
+        shutil.rmtree(root)
+        (tmp_path / "unmounted").rename(root)
         assert (await at.promote(2)).release.labels["stable"] == 2
 
 

@@ -19,6 +19,7 @@ from neurogate_serving.release import (
     Draft,
     EtagMismatchError,
     Release,
+    ReleaseDamagedError,
     ReleaseStore,
     RequestIdReusedError,
 )
@@ -115,9 +116,14 @@ class ReleaseManager:
             RequestIdReusedError: The request_id belongs to another change.
             ReleaseUnavailableError: The release cannot be read or written now.
         """
+
+        def decide_seen(release: Release) -> Draft:
+            self._check_there(release)
+            return decide(release)
+
         with self._refusals("write"):
             changed = await asyncio.to_thread(
-                self._store.change, decide, etag=etag, request_id=request_id, content=content
+                self._store.change, decide_seen, etag=etag, request_id=request_id, content=content
             )
         if not changed.repeated:
             change = changed.change
@@ -160,6 +166,7 @@ class ReleaseManager:
             stamp = await asyncio.to_thread(self._store.stamp)
             if stamp != self._stamp:
                 release = await asyncio.to_thread(self._store.read)
+                self._check_there(release)
                 # A change of our own that was made meanwhile is newer than what was read.
                 if made == self._changes_made:
                     self._stamp = stamp
@@ -171,6 +178,18 @@ class ReleaseManager:
         self.published = frozenset(published)
         self._troubles.pop("look", None)
         return True
+
+    def _check_there(self, release: Release) -> None:
+        """Tells a release that has gone, with its volume perhaps, from one that has not begun.
+
+        Raises:
+            ReleaseDamagedError: There was a document, and now there is none.
+        """
+        if release.last_change is None and self.release.last_change is not None:
+            raise ReleaseDamagedError(
+                f"the release is missing, but was at change {self.release.revision}: is the repository still "
+                "there? To begin anew, stop the gateways first"
+            )
 
     def _note(self, doing: str, error: Exception) -> None:
         # It is tried several times a second; the log has it once.
