@@ -80,7 +80,7 @@ class Catalog:
         """
         self.check_model(selector.name)
         if selector.WhichOneof("selection") == "version":
-            return self._by_number(selector.version), ""
+            return await self._by_number(selector.version, deadline), ""
         asked = label_of(self.model, selector, self.routing)
         give_up: Deadline | None = None
         while True:
@@ -127,14 +127,22 @@ class Catalog:
                 f"no model {name!r} is served here, only {self.model!r}", resource=("model", name)
             )
 
-    def _by_number(self, number: int) -> ServedVersion:
+    async def _by_number(self, number: int, deadline: Deadline) -> ServedVersion:
         check_number(number)
-        version = self.fleet.ready(number)
-        if version is None:
+        give_up: Deadline | None = None
+        while True:
+            version = self.fleet.ready(number)
+            if version is not None:
+                return version
             if not self.fleet.connected:
                 raise self._not_ready(LATEST)
-            raise not_answering(self.model, number, self.fleet.view(number))
-        return version
+            view = self.fleet.view(number)
+            if view is None or not view.answered or view.state not in {LOADING, PROVING}:
+                raise not_answering(self.model, number, view)
+            # Its model server has been away, or hangs, and it is on the way back.
+            give_up = give_up or deadline.capped(self._swap_wait)
+            if view.state not in self._soon() or not await self.fleet.changes(give_up):
+                raise ModelNotReadyError(f"version {number} of model {self.model} is not READY now")
 
     def _split(self, key: str) -> str:
         """The label that a caller of "stable" gets: "canary" for some, while that is READY."""
@@ -157,13 +165,16 @@ class Catalog:
         if self.fleet.looking or not self.fleet.connected:
             # Nobody knows when a model server comes back, and calls that wait for it would fill all slots.
             return self.fleet.looking
-        # A version that is being loaded is worth waiting for only where the one before has just gone: from
-        # nothing to a first version the wait may be long, and a caller learns more from an error.
-        soon = {PROVING, LOADING} if self._swapping() else {PROVING}
         if self.routing is None or label == LATEST:
-            return any(view.state in soon for view in self.fleet.versions())
+            return any(view.state in self._soon() for view in self.fleet.versions())
         number = self._number(label)
-        return number is not None and self._state(number) in soon
+        return number is not None and self._state(number) in self._soon()
+
+    def _soon(self) -> set[State]:
+        """The states of versions that are worth waiting for."""
+        # One that is being loaded is only where the one before has just gone: from nothing to a first version
+        # the wait may be long, and a caller learns more from an error.
+        return {PROVING, LOADING} if self._swapping() else {PROVING}
 
     def _swapping(self) -> bool:
         return time.monotonic() - self.fleet.ready_lost_at < self._swap_wait

@@ -39,6 +39,7 @@ class VersionView:
         reason: Why it is in that state, where there is something to say.
         since: Unix time of the last change of state.
         version: As it was last read; None before. Whether it may answer depends on the state alone.
+        answered: Whether it was READY before, anywhere.
         backends: The same for each model server that has seen it.
     """
 
@@ -47,6 +48,7 @@ class VersionView:
     reason: str
     since: float
     version: ServedVersion | None
+    answered: bool
     backends: tuple[VersionOnBackend, ...]
 
 
@@ -67,6 +69,7 @@ def view_of(number: int, entries: Iterable[tuple[str, Entry]], before: VersionVi
         reason=reason,
         since=before.since if before is not None and before.state == state else time.time(),
         version=read if read is not None or before is None else before.version,
+        answered=(before is not None and before.answered) or any(entry.proofs for _, entry in pairs),
         backends=tuple(
             VersionOnBackend(address, entry.state, entry.reason, entry.kind, entry.since, entry.loaded)
             for address, entry in sorted(pairs, key=lambda pair: pair[0])

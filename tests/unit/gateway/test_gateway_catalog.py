@@ -476,6 +476,25 @@ async def test_what_went_is_still_shown(world: World) -> None:
         await world.catalog.resolve(model_pb2.ModelSelector(version=1), Deadline.after(5))
 
 
+async def test_who_names_a_number_waits_while_its_server_comes_back(world: World) -> None:
+    one = model_pb2.ModelSelector(version=1)
+    await world.poll(1)
+    for _ in range(2):
+        await world.miss(UNREACHABLE)
+    with pytest.raises(BackendUnavailableError):
+        await world.catalog.resolve(one, Deadline.after(5))
+    world.backend.gate.clear()
+    world.backend.list_versions(1)
+    await world.member.poll()
+    assert world.states() == {1: PROVING}
+    waiting = asyncio.create_task(world.catalog.resolve(one, Deadline.after(5)))
+    with pytest.raises(ModelNotReadyError):
+        await world.catalog.resolve(one, Deadline.after(0))
+    world.backend.gate.set()
+    version, label = await waiting
+    assert (version.number, label) == (1, "")
+
+
 @pytest.mark.parametrize(("error", "misses"), [(UNREACHABLE, 2), (TIMEOUT, 3), (FAULT, 3)])
 async def test_a_server_that_was_never_there_is_told_once(
     world: World, error: GatewayError, misses: int, caplog: pytest.LogCaptureFixture
