@@ -183,13 +183,17 @@ class Admission:
             self._leave()
 
     @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
+    def quiet(self, *, pressing: bool = False) -> Iterator[None]:
         """Room for one image that no caller waits for; it takes no slot from those that one does.
+
+        Args:
+            pressing: It has waited long enough, and is let in whatever there is to do.
 
         Raises:
             OverloadedError: Callers keep a quarter of the slots busy, or enough such images are under way.
         """
-        if self._in_flight * 4 > self._max_in_flight or self._quiet_images >= self._max_quiet_images:
+        busy = self._in_flight * 4 > self._max_in_flight or self._quiet_images >= self._max_quiet_images
+        if busy and not pressing:
             raise OverloadedError("callers come first", retry_after=_SHORTEST_RETRY)
         self._quiet_images += 1
         try:

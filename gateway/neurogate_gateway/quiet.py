@@ -2,6 +2,7 @@
 
 They take the same way as a caller's image, and nobody observes them. They never make a caller wait: while
 there is more than a little to do they are refused, and whoever brought them drops them or comes back later.
+Who has to come to an end, however long callers have much to do, may press for one now and then.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ class QuietRunner:
         self._fleet = fleet
         self._transforms = transforms
 
-    async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
         """What a version says about one encoded image; all classes, chosen by no label.
 
         Args:
             number: A version that is READY.
             image: Encoded.
             seconds: Time for it.
+            pressing: It has waited long enough, as `Admission.quiet` has it.
 
         Raises:
             OverloadedError: Callers come first now.
@@ -40,7 +42,7 @@ class QuietRunner:
         self._admission.check_image(image)
         asked = time.perf_counter()
         deadline = Deadline.after(seconds)
-        with self._admission.quiet():
+        with self._admission.quiet(pressing=pressing):
             async with deadline.enforced():
                 version = self._fleet.ready(number)
                 if version is None:

@@ -33,12 +33,14 @@ from .policy import Policy
 _REMEMBERED: Final = 8
 _ATTEMPTS: Final = 5
 _PAUSE_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 1.0
+"""For which an image waits behind callers: a gateway that is always busy comes to a verdict too, slowly."""
 
 
 class Runner(Protocol):
     """Runs single images that no caller waits for."""
 
-    async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
         """What a version says about one encoded image."""
 
 
@@ -176,13 +178,15 @@ class Evaluator:
             content = await asyncio.to_thread(image.read)
         except ImagesError as error:
             raise _unusable(error) from error
-        failures = 0
+        failures, came = 0, time.monotonic()
         while True:
+            pressing = time.monotonic() - came >= _PATIENCE_SECONDS
             begun = time.perf_counter()
             try:
-                answer = await self._runner.run(version.number, content, seconds=self._seconds)
+                answer = await self._runner.run(
+                    version.number, content, seconds=self._seconds, pressing=pressing
+                )
             except OverloadedError as error:
-                # Callers come first, for as long as they have much to ask.
                 await asyncio.sleep(error.retry_after or _PAUSE_SECONDS)
             except InvalidArgumentError as error:
                 refused = ImagesError(

@@ -85,6 +85,19 @@ def test_a_slot_is_given_back_after_an_error() -> None:
     assert gate.in_flight == 0
 
 
+def test_quiet_images_come_behind_callers_unless_they_press() -> None:
+    gate = admission(slots=4)
+    with gate.quiet(), pytest.raises(OverloadedError), gate.quiet():
+        pass
+    with gate.single(), gate.quiet():
+        pass
+    with gate.single(), gate.single():
+        with pytest.raises(OverloadedError), gate.quiet():
+            pass
+        with gate.quiet(pressing=True):
+            assert gate.in_flight == 2
+
+
 def test_bulk_calls_are_counted() -> None:
     gate = admission(bulk_calls=1)
     with gate.bulk_call(), pytest.raises(OverloadedError), gate.bulk_call():

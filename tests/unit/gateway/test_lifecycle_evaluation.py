@@ -47,6 +47,7 @@ class FakeRunner:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.busy = False
         self.served = {
             number: ServedVersion("m", number, build_manifest(number), f"d{number}") for number in (1, 2)
         }
@@ -55,8 +56,10 @@ class FakeRunner:
     def ready(self, number: int) -> ServedVersion | None:
         return self.served.get(number)
 
-    async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
         self.asked.append(number)
+        if self.busy and not pressing:
+            raise OverloadedError("busy", retry_after=0.001)
         if failure := next(self.failures, None):
             raise failure
         probabilities = np.full(4, 0.01, dtype=np.float32)
@@ -109,6 +112,17 @@ async def test_callers_come_first_and_interruptions_are_made_good(folder: Path) 
     assert len(runner.asked) == 12 + 52
 
 
+async def test_a_gateway_that_is_always_busy_comes_to_a_verdict_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_PATIENCE_SECONDS", 0.005)
+    runner = FakeRunner()
+    runner.busy = True
+    assert (await evaluator(folder, runner).evaluate(2, None)).accepted
+    # Every image waits before it presses.
+    assert len(runner.asked) >= 2 * 12
+
+
 async def test_a_model_server_that_stays_away_is_no_verdict(folder: Path) -> None:
     runner = FakeRunner()
     runner.failures = iter([BackendUnavailableError("away")] * 5)
@@ -140,7 +154,7 @@ async def test_a_version_that_is_exchanged_meanwhile(folder: Path) -> None:
     judge = evaluator(folder, runner)
 
     class Exchanging(FakeRunner):
-        async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+        async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
             self.served[2] = ServedVersion("m", 2, served.manifest, "other")
             return await super().run(number, image, seconds=seconds)
 
@@ -154,7 +168,7 @@ async def test_a_caller_who_goes_away_ends_nothing(folder: Path) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     class Waiting(FakeRunner):
-        async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+        async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
             begun.set()
             await go_on.wait()
             return await super().run(number, image, seconds=seconds)

@@ -39,7 +39,7 @@ class Site:
     def ready(self, number: int) -> ServedVersion | None:
         return self.served.get(number)
 
-    async def run(self, number: int, image: bytes, *, seconds: float) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
         self.left -= 1
         if not self.left:
             self.none_left.set()
