@@ -96,7 +96,7 @@ class Evaluator:
         """
         images = await self._sealed()
         version, other = self._ready(number), None if stable in {None, number} else self._ready(stable or 0)
-        key = (version.digest, other.digest if other is not None else "", images.digest)
+        key = (version.digest, other.digest if other is not None else "", images.truth)
         report = self._verdicts.get(key)
         if report is None:
             candidate = await self._measured(version, images)
@@ -136,7 +136,7 @@ class Evaluator:
         return version
 
     async def _measured(self, version: ServedVersion, images: SealedImages) -> Measured:
-        key = (version.digest, images.digest)
+        key = (version.digest, images.truth)
         task = self._known.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._known[key] = asyncio.create_task(self._measure(version, images))

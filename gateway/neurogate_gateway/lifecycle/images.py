@@ -11,6 +11,7 @@ A relative root is relative to the list. Digests are held to the files when thes
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -50,12 +51,22 @@ class SealedImage:
         return content
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class SealedImages:
-    """All of them, at least one, and the digest that names the set."""
+    """All of them, at least one, and the digest that names the set.
+
+    The digest is of the images alone, as the trainer makes it. What is measured also depends on `truth`:
+    somebody may correct a class.
+    """
 
     images: tuple[SealedImage, ...]
     digest: str
+
+    @functools.cached_property
+    def truth(self) -> str:
+        """Names the images in their order, each with its class."""
+        text = "\n".join(f"{image.sha256} {image.class_id}" for image in self.images)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 Fingerprint = tuple[tuple[str, int, int], ...]

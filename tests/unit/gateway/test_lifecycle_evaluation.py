@@ -104,6 +104,17 @@ async def test_other_images_are_asked_about(folder: Path) -> None:
     assert first.images_digest != second.images_digest
 
 
+async def test_an_image_whose_class_is_corrected_counts_anew(folder: Path) -> None:
+    runner = FakeRunner()
+    judge = evaluator(folder, runner)
+    first = await judge.evaluate(2, 1)
+    (folder / "glioma" / "0.png").rename(folder / "notumor" / "0.png")
+    second = await judge.evaluate(2, 1)
+    assert first.images_digest == second.images_digest
+    assert (first.candidate.accuracy, second.candidate.accuracy) == (1, 11 / 12)
+    assert second.stable.accuracy == 11 / 12
+
+
 async def test_callers_come_first_and_interruptions_are_made_good(folder: Path) -> None:
     runner = FakeRunner()
     busy = [OverloadedError("busy", retry_after=0.001)] * 50
