@@ -59,9 +59,7 @@ def stages(image: bytes) -> dict[str, float]:
     return {
         "parse request": cpu_us(lambda: classification_pb2.ClassifyRequest.FromString(message), 2000),
         "transform": cpu_us(lambda: transform(image, spec), 50),
-        "serialize tensor": cpu_us(
-            lambda: predict_images_request("m", 1, pixels, gradcam=False).SerializeToString(), 1000
-        ),
+        "serialize tensor": cpu_us(lambda: predict_images_request("m", 1, pixels, gradcam=False), 1000),
         "read outputs": cpu_us(
             lambda: read_outputs(encoded, 1, classes=4, gradcam=False),
             2000,

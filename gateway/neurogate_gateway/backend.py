@@ -12,7 +12,6 @@ from typing import Final, Protocol
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 from neurogate.tfs.v1 import tfs_pb2
 
 from .errors import (
@@ -156,7 +155,7 @@ class TensorFlowServing:
         request = tfs_pb2.GetModelStatusRequest(model_spec=tfs_pb2.ModelSpec(name=model))
         try:
             # Polls repeat; the catalog logs what comes of them, once.
-            answer = await self._call(self._status, request, seconds, level=logging.DEBUG)
+            answer = await self._call(self._status, request.SerializeToString(), seconds, level=logging.DEBUG)
         except VersionUnloadedError:
             return []
         response = read_statuses(answer)
@@ -173,7 +172,8 @@ class TensorFlowServing:
 
     async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
         """The version's serialized manifest, from its signature "describe"."""
-        return read_manifest(await self._call(self._predict, describe_request(model, version), seconds))
+        request = describe_request(model, version).SerializeToString()
+        return read_manifest(await self._call(self._predict, request, seconds))
 
     async def predict(
         self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
@@ -194,12 +194,12 @@ class TensorFlowServing:
             raise ReloadRefusedError(f"{error.code().name}: {error.details()}") from error
 
     async def _call(
-        self, method: _Method, request: Message, seconds: float, *, level: int = logging.WARNING
+        self, method: _Method, request: bytes, seconds: float, *, level: int = logging.WARNING
     ) -> bytes:
         if seconds <= 0:
             raise DeadlineTooShortError("no time is left for the model server")
         try:
-            return await method(request.SerializeToString(), timeout=seconds)
+            return await method(request, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise _translate(error, level) from error
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ from .errors import BackendAnswerInvalidError
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 _M = TypeVar("_M", bound=Message)
+_FILLING: Final = b"\xff"
+"""In the place of pixels: no UTF-8 text has it, and no length ends with it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,18 +39,14 @@ class Outputs:
     gradcam: Floats | None = None
 
 
-def predict_images_request(
-    model: str, version: int, pixels: Pixels, *, gradcam: bool
-) -> tfs_pb2.PredictRequest:
-    """The call for one image, uint8 [height, width, 3]: a quarter of the bytes that floats would take."""
-    wanted = ["probabilities", "ood_score", *(["gradcam"] if gradcam else [])]
-    request = _predict_request(model, version, wanted)
-    tensor = request.inputs["images"]
-    tensor.dtype = tfs_pb2.DATA_TYPE_UINT8
-    for size in (1, *pixels.shape):
-        tensor.tensor_shape.dim.add(size=size)
-    tensor.tensor_content = pixels.tobytes()
-    return request
+def predict_images_request(model: str, version: int, pixels: Pixels, *, gradcam: bool) -> bytes:
+    """The call for one image, uint8 [height, width, 3] without gaps: a quarter of the bytes of floats.
+
+    Put together from bytes, because a message that is built copies the pixels thrice, each time into memory
+    fresh from the system.
+    """
+    before, after = _around_pixels(model, version, pixels.shape, gradcam)
+    return b"".join((before, pixels.data, after))
 
 
 def read_outputs(answer: bytes, version: int, *, classes: int, gradcam: bool) -> Outputs:
@@ -118,6 +118,22 @@ def read_statuses(answer: bytes) -> tfs_pb2.GetModelStatusResponse:
             ),
         )
     return response
+
+
+@functools.lru_cache(maxsize=64)
+def _around_pixels(model: str, version: int, shape: tuple[int, ...], gradcam: bool) -> tuple[bytes, bytes]:
+    """What comes before and after the pixels in a call, which is the same for all images of a shape."""
+    wanted = ["probabilities", "ood_score", *(["gradcam"] if gradcam else [])]
+    request = _predict_request(model, version, wanted)
+    tensor = request.inputs["images"]
+    tensor.dtype = tfs_pb2.DATA_TYPE_UINT8
+    for size in (1, *shape):
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.tensor_content = _FILLING * math.prod(shape)
+    message = request.SerializeToString()
+    # The last, since a version's number may be written in such bytes too; nothing behind has any.
+    begin = message.rindex(tensor.tensor_content)
+    return message[:begin], message[begin + len(tensor.tensor_content) :]
 
 
 def _predict_request(model: str, version: int, outputs: Sequence[str]) -> tfs_pb2.PredictRequest:

@@ -36,7 +36,13 @@ from neurogate_gateway.proving import Prover
 from neurogate_gateway.services.requests import take_request_id
 from neurogate_gateway.telemetry import CallRecord, RefusalLog, configure_logging, current_call, log
 from neurogate_gateway.transforms import TransformPool
-from neurogate_gateway.wire import Outputs, _floats, _single_string, read_statuses
+from neurogate_gateway.wire import (
+    Outputs,
+    _floats,
+    _single_string,
+    predict_images_request,
+    read_statuses,
+)
 from neurogate_serving.transform import default_spec
 from neurogate_testing.fake_backend import build_manifest, sample_image
 
@@ -133,6 +139,25 @@ async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pyt
     assert (await third).queue_seconds > 0
     assert begun == [b"first", b"third"]
     pool.close()
+
+
+@pytest.mark.parametrize("gradcam", [False, True])
+@pytest.mark.parametrize("version", [1, 2**63 - 1])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (224, 200, 3)])
+def test_a_call_for_an_image(shape: tuple[int, ...], version: int, gradcam: bool) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    wanted = ["probabilities", "ood_score", *(["gradcam"] if gradcam else [])]
+    expected = tfs_pb2.PredictRequest(output_filter=wanted)
+    expected.model_spec.name = "modèle"
+    expected.model_spec.version.value = version
+    tensor = expected.inputs["images"]
+    tensor.dtype = tfs_pb2.DATA_TYPE_UINT8
+    for size in (1, *shape):
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.tensor_content = pixels.tobytes()
+    for _ in range(2):
+        call = predict_images_request("modèle", version, pixels, gradcam=gradcam)
+        assert tfs_pb2.PredictRequest.FromString(call) == expected
 
 
 def response(**fields: Any) -> tfs_pb2.PredictResponse:
