@@ -59,6 +59,22 @@ async def test_the_present_state_comes_first_and_then_every_change(tmp_path: Pat
         watch.cancel()
 
 
+async def test_a_label_that_moves_by_itself_is_told_of_both_versions() -> None:
+    async with serving_gateway() as (gateway, backend):
+        watch = gateway.models.WatchModelVersions(REQUEST())
+        await snapshot_of(watch)
+        backend.add_version(2)
+        labels: dict[int, list[str]] = {}
+        release: dict[str, int] = {}
+        while labels != {1: [], 2: ["latest", "stable"]} or release != {"stable": 2}:
+            event = await watch.read()
+            if event.HasField("version"):
+                labels[event.version.version] = list(event.version.labels)
+            else:
+                release = dict(event.release.labels)
+        watch.cancel()
+
+
 async def test_a_cut_stream_goes_on_where_it_was(tmp_path: Path) -> None:
     async with released_gateway(tmp_path, 2) as at:
         await at.until_labels(stable=1, candidate=2)

@@ -63,7 +63,8 @@ class Lifecycle:
         self._runs: list[Callable[[], Awaitable[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.hub = WatchHub(self._present)
-        catalog.fleet.subscribe(lambda view: self._publish_version(view.number))
+        self._newest: int | None = None
+        catalog.fleet.subscribe(lambda view: self._version_changed(view.number))
         if self.mode != "latest":
             self._manage(settings, quiet, metrics)
 
@@ -154,6 +155,17 @@ class Lifecycle:
             for view in self._catalog.fleet.versions()
         ]
         return [*versions, Event(release=self.release())]
+
+    def _version_changed(self, number: int) -> None:
+        self._publish_version(number)
+        before, self._newest = self._newest, self._catalog.fleet.newest
+        if before == self._newest:
+            return
+        # The label "latest" has moved, which is all that the release is where it is not managed.
+        for other in {before, self._newest} - {None, number}:
+            self._publish_version(other or 0)
+        if self.manager is None:
+            self.hub.publish(Event(release=self.release()))
 
     def _publish_version(self, number: int) -> None:
         view = self._catalog.fleet.view(number)
