@@ -58,7 +58,7 @@ class Change:
         labels_before: Version by label before.
         state: All that the release says after.
         reason: Why, for people.
-        forced: Whether the gate's refusal was overruled.
+        forced: Whether the gate was overruled: it had refused, or nobody waited for its verdict.
         gate: What the gate had said, as JSON; None where it was not asked.
         request_id: The caller's name for the change; empty for none.
         content: Digest of what that caller asked for.

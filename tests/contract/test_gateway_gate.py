@@ -109,6 +109,19 @@ async def test_a_bad_candidate_is_refused_unless_somebody_overrules(tmp_path: Pa
         assert listed.changes[0] == change
 
 
+async def test_who_does_not_wait_for_the_gate_overrules_it(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
+        evaluator = at.gateway.gateway.lifecycle._evaluator
+        assert evaluator is not None
+        await until_judged(at, 2)
+        # As if it had not been asked yet.
+        evaluator._reports.clear()
+        change = (await at.promote(2, force=True)).change
+        assert change.forced
+        assert not change.HasField("gate")
+
+
 async def test_in_mode_gated_the_gate_promotes(tmp_path: Path) -> None:
     root = tmp_path / "models"
     data = settings(tmp_path, right_for=3)

@@ -218,7 +218,7 @@ class ReleaseChange:
         labels_before, labels_after: version by label.
         canary_percent: canary share after, in percent.
         reason: why, as the caller or the gateway said.
-        forced: whether the gate's refusal was overruled.
+        forced: whether the gate was overruled: it had refused, or nobody waited for its verdict.
         gate: what the gate had said; None where it was not asked.
         request_id: the call's identifier.
     """

@@ -117,8 +117,9 @@ class ReleaseDesk:
             return repeated
         self._check_ready(version)
         report = await self._verdict(version, force=force)
-        refused = report is not None and not report.accepted
-        if report is not None and refused and not force:
+        # Without a verdict the gate is overruled too: nobody has waited for it.
+        overruled = force and self._evaluator is not None and (report is None or not report.accepted)
+        if report is not None and not report.accepted and not force:
             rules = broken_rules(report)
             messages = "; ".join(each.message for each in report.findings if not each.passed)
             raise GateRefusedError(
@@ -136,7 +137,7 @@ class ReleaseDesk:
                 state=state,
                 actor=asked.actor,
                 reason=asked.reason,
-                forced=force and refused,
+                forced=overruled,
                 gate=gate_json(report),
             )
 
