@@ -122,6 +122,29 @@ async def test_who_does_not_wait_for_the_gate_overrules_it(tmp_path: Path) -> No
         assert not change.HasField("gate")
 
 
+async def test_a_verdict_against_another_stable_version_promotes_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, 3, **settings(tmp_path, right_for=3)) as at:
+        await until_judged(at, 3)
+        evaluator = at.gateway.gateway.lifecycle._evaluator
+        assert evaluator is not None
+        evaluate = evaluator.evaluate
+
+        async def overtaken(number: int, stable: int | None) -> model_pb2.GateReport:
+            report = await evaluate(number, stable)
+            await at.promote(2, force=True)
+            return report
+
+        monkeypatch.setattr(evaluator, "evaluate", overtaken)
+        failed = await failure(at.promote(3))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+        assert (await at.release()).labels["stable"] == 2
+        monkeypatch.undo()
+        assert (await at.promote(3)).change.gate.stable_version == 2
+
+
 async def test_in_mode_gated_the_gate_promotes(tmp_path: Path) -> None:
     root = tmp_path / "models"
     data = settings(tmp_path, right_for=3)

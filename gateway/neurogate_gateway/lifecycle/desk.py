@@ -22,6 +22,7 @@ from neurogate_gateway.errors import (
     ModelVersionRejectedError,
 )
 from neurogate_gateway.release_errors import (
+    EtagMismatchError,
     EvaluationImpossibleError,
     GateRefusedError,
     ModelVersionNotReadyError,
@@ -116,6 +117,7 @@ class ReleaseDesk:
         if repeated := await self._manager.repeated(asked.request_id, content):
             return repeated
         self._check_ready(version)
+        stable = self._manager.release.state.labels.get(STABLE)
         report = await self._verdict(version, force=force)
         # Without a verdict the gate is overruled too: nobody has waited for it.
         overruled = force and self._evaluator is not None and (report is None or not report.accepted)
@@ -131,6 +133,8 @@ class ReleaseDesk:
         def decide(release: Release) -> Draft:
             self._check_ready(version)
             self._check_loaded(version, release)
+            if report is not None and not force and release.state.labels.get(STABLE) != stable:
+                raise EtagMismatchError('another version became "stable" while the gate was asked')
             state = transitions.promote(release.state, version, now=time.time())
             return Draft(
                 action=PROMOTE,
