@@ -235,21 +235,24 @@ class ReleaseManager:
     async def _tidy(self) -> None:
         """Removes versions from the disk that are too many."""
 
-        def old(release: Release) -> list[int]:
-            return steward.superfluous(
-                release, published=self.published, loaded=self._loaded(), keep=self._keep
-            )
+        model = self._catalog.model
+
+        def old(release: Release, published: frozenset[int]) -> list[int]:
+            return steward.superfluous(release, published=published, loaded=self._loaded(), keep=self._keep)
 
         def remove(release: Release) -> list[int]:
-            # Under the lock of the release: nobody can give one of them a label meanwhile.
-            return [self._repository.withdraw(self._catalog.model, version) for version in old(release)]
+            # Under the lock of the release: nobody can give one of them a label meanwhile, and what another
+            # gateway has just removed is not seen again.
+            published = frozenset(self._repository.versions(model))
+            return [self._repository.withdraw(model, version) for version in old(release, published)]
 
-        if not old(self.release):
+        if not old(self.release, self.published):
             return
         try:
             for version in await asyncio.to_thread(self._store.holding, remove):
                 log(logging.INFO, "version_removed", version=version, keep=self._keep)
-            await asyncio.to_thread(self._repository.sweep, self._catalog.model)
+            await asyncio.to_thread(self._repository.sweep, model)
+            self._troubles.pop("tidy", None)
         except (RepositoryError, OSError) as error:
             self._note("tidy", error)
 
