@@ -234,7 +234,6 @@ class ReleaseManager:
 
     async def _tidy(self) -> None:
         """Removes versions from the disk that are too many."""
-
         model = self._catalog.model
 
         def old(release: Release, published: frozenset[int]) -> list[int]:
