@@ -68,6 +68,7 @@ def export_version(
     spec: manifest_pb2.TransformSpec,
     classes: Sequence[str],
     goldens_per_class: int,
+    spare: Examples | None = None,
 ) -> Exported:
     """Writes the SavedModel and its warm-up requests, and proves them.
 
@@ -84,13 +85,14 @@ def export_version(
         spec: The transform.
         classes: Class ids by index.
         goldens_per_class: How many examples to record of each class.
+        spare: Decoded images to compare on too where `examples` are fewer than 256: the training split.
 
     Raises:
         ExportError: The graph does not give the network's answers.
     """
     save_serving_graph(model, staged, temperature=temperature, distance=distance)
     served = SavedModel(staged)
-    parity = check_parity(model, served, examples, temperature=temperature)
+    parity = check_parity(model, served, _to_compare(examples, spare), temperature=temperature)
     parity["weights_sha256"] = weights_digest(model)
     files = [root / record.path for record in records]
     # A recorded image travels with the version to whoever may read it, which those who sent it never meant.
@@ -115,6 +117,18 @@ def weights_digest(model: keras.Model) -> str:
             for array in layer.get_weights():
                 digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _to_compare(examples: Examples, spare: Examples | None) -> Examples:
+    """The examples, and as many of the spare ones, spread over them, as are missing from 256."""
+    missing = PARITY_IMAGES - len(examples)
+    if spare is None or missing <= 0:
+        return examples
+    chosen = np.linspace(0, len(spare) - 1, min(missing, len(spare))).astype(int)
+    return Examples(
+        np.concatenate([examples.pixels, spare.pixels[chosen]]),
+        np.concatenate([examples.labels, spare.labels[chosen]]),
+    )
 
 
 def check_parity(

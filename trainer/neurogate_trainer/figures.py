@@ -85,9 +85,10 @@ def training_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         for change in changes:
             rate.annotate(
                 f" {history[change]['phase']}",
-                (change + 0.5, 1.0),
+                # At the bottom: rates begin high and fall.
+                (change + 0.5, 0.02),
                 xycoords=("data", "axes fraction"),
-                va="top",
+                va="bottom",
                 color=MUTED,
                 size=8.5,
             )

@@ -185,6 +185,7 @@ def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
             spec=run.spec,
             classes=index.classes,
             goldens_per_class=run.config.goldens_per_class,
+            spare=training,
         )
         run.folder.write("export.json", exported.parity)
         evaluation = evaluation_phase(run, staged, splits, index)

@@ -41,7 +41,7 @@ def key_numbers(run: Run) -> Html | None:
             (f"Macro {_SCORE_NAMES[score]}", _short(metrics["macro"][score]), _ends(metrics["macro"][score]))
             for score in ("f1", "roc_auc")
         ),
-        ("Calibration error", _short(metrics["ece"]), "15 bins, 0 is perfect"),
+        ("Calibration error", _short(metrics["ece"]), _ends(metrics["ece"]) or "0 is perfect"),
     ]
     if abstention and abstention["risk"]["value"] is not None:
         answered = f"with {percent(abstention['coverage']['value'])} answered"
@@ -128,6 +128,7 @@ def trust(run: Run) -> Html | None:
                 "split. There it takes the expected calibration error from "
                 f"{calibration['ece_before']:.3f} to "
                 f"{calibration['ece_after']:.3f}.",
+                f" On the test split it is {_one_line(metrics['ece'])}." if metrics.get("ece") else None,
             ),
         ]
     parts.append(shown(run, "reliability", "Reliability diagrams: accuracy against confidence"))

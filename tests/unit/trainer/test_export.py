@@ -17,6 +17,7 @@ from neurogate_trainer.export import (
     GOLDEN_BYTES,
     Exported,
     ExportError,
+    _to_compare,
     check_parity,
     decision_thresholds,
     export_version,
@@ -24,6 +25,7 @@ from neurogate_trainer.export import (
     weights_digest,
 )
 from neurogate_trainer.inputs import Examples
+from neurogate_trainer.model import FEATURE_MAP, LOGITS
 from neurogate_trainer.ood import FeatureDistance, fit_distance, taps
 from neurogate_trainer.saved_model import SavedModel
 from neurogate_trainer.serving_graph import save_serving_graph
@@ -68,6 +70,9 @@ def case(tmp_path_factory) -> Case:
         pixels.append(transform(stored.getvalue(), SPEC))
         records.append(record(f"{CLASSES[label]}/{number}.png"))
     examples = Examples(np.stack(pixels), made.labels)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss, jit_compile=False)
+    model.fit(examples.pixels.astype(np.float32), examples.labels, epochs=20, verbose=0)
     tapped = keras.Model(model.inputs, taps(model, "mahalanobis-layout"))
     features = tapped.predict_on_batch(examples.pixels.astype(np.float32))
     distance = fit_distance("mahalanobis-layout", features, examples.labels)
@@ -127,6 +132,23 @@ def test_outputs_are_those_of_the_trained_network(case):
         [SavedModel(case.folder)(case.examples.pixels[[i]])["gradcam"] for i in range(3)]
     )
     np.testing.assert_allclose(one_by_one, found["gradcam"][:3], atol=1e-5)
+
+
+def test_the_served_maps_are_those_of_a_gradient_tape(case):
+    """All classes; the tape runs through the trained network, the maps come out of the exported graph."""
+    served = SavedModel(case.folder)(case.examples.pixels)["gradcam"]
+    outputs = [case.model.get_layer(name).output for name in (FEATURE_MAP, LOGITS)]
+    network = keras.Model(case.model.input, outputs)
+    with tf.GradientTape(persistent=True) as tape:
+        features, logits = network(case.examples.pixels.astype(np.float32), training=False)
+        chosen = [tf.reduce_sum(logits[:, index]) for index in range(len(CLASSES))]
+    maps = []
+    for score in chosen:
+        alpha = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2))
+        maps.append(tf.nn.relu(tf.einsum("nhwk,nk->nhw", features, alpha)).numpy())
+    expected = np.stack(maps, axis=-1)
+    assert (expected.max(axis=(0, 1, 2)) > 0).sum() >= 2
+    np.testing.assert_allclose(served, expected, atol=1e-4 * expected.max())
 
 
 def test_the_energy_score_needs_no_fit(case, tmp_path):
@@ -206,6 +228,16 @@ def test_parity_is_recorded(case):
     assert parity["images"] == parity["same_answers"] == 24
     assert parity["largest_probability_difference"] <= 1e-4
     assert parity["weights_sha256"] == weights_digest(case.model)
+
+
+@pytest.mark.parametrize(("first", "spare", "count"), [(9, 300, 256), (9, 12, 21), (300, 12, 300)])
+def test_spare_images_fill_up_what_is_compared(first, spare, count):
+    compared = _to_compare(toy_examples(first), toy_examples(spare, seed=1))
+    assert len(compared) == count
+    assert (compared.pixels[:first] == toy_examples(first).pixels).all()
+    if first < 256:
+        assert (compared.pixels[[first, -1]] == toy_examples(spare, seed=1).pixels[[0, -1]]).all()
+    assert _to_compare(compared, None) is compared
 
 
 def test_a_graph_that_is_not_the_network_is_refused(case):

@@ -76,6 +76,7 @@ def test_tells_the_story(drawn_run):
     assert "160 images of the sealed test split" in page.text
     assert "trained on 1,120 images of the data set phantom" in page.text
     assert "rotated heads" in page.text
+    assert re.search(r"On the test split it is 0\.\d{3} \(95% interval 0\.\d{3} to", page.text)
     for heading in (
         "Summary",
         "Quality on the test split",
