@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from neurogate.v1 import model_pb2
+from neurogate_gateway.lifecycle import candidates
 from neurogate_gateway.lifecycle.desk import Asked
 from neurogate_serving.transform import default_spec, transform
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
@@ -226,6 +227,19 @@ async def test_images_that_cannot_be_used_are_no_verdict(
         assert failed.reason == "EVALUATION_IMPOSSIBLE"
         assert str(tmp_path) not in failed.message
         assert (await at.promote(2, force=True)).release.labels["stable"] == 2
+
+
+async def test_images_that_are_repaired_lead_to_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "_REPAIRED_SECONDS", 0.05)
+    data = settings(tmp_path, right_for=2)
+    sealed = tmp_path / "sealed"
+    sealed.rename(tmp_path / "gone")
+    async with released_gateway(tmp_path / "models", 2, release_mode="gated", **data) as at:
+        assert await failure_of_evaluation(at) == "EVALUATION_IMPOSSIBLE"
+        (tmp_path / "gone").rename(sealed)
+        await at.until_labels(stable=2, previous=1)
 
 
 async def test_what_a_retraining_uses(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from .messages import gate_json
 from .steward import GATEWAY
 
 _AGAIN_SECONDS: Final = 5.0
+_REPAIRED_SECONDS: Final = 60.0
+"""Images that could not be used may have been repaired by then."""
 
 
 class Candidates:
@@ -46,35 +48,36 @@ class Candidates:
         try:
             while True:
                 self._due.clear()
-                again = await self._judge()
+                pause = await self._judge()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_AGAIN_SECONDS if again else None):
+                    async with asyncio.timeout(pause):
                         await self._due.wait()
         finally:
             for stop in forget:
                 stop()
 
-    async def _judge(self) -> bool:
-        """Judges the candidate, if it is READY and was not judged; whether to try again soon."""
+    async def _judge(self) -> float | None:
+        """Judges the candidate, if it is due; seconds until another try, None for none."""
         labels = self._manager.release.state.labels
         candidate, stable = labels.get(CANDIDATE), labels.get(STABLE)
         version = self._fleet.ready(candidate) if candidate is not None else None
         if candidate is None or version is None or self._judged == (version.digest, stable):
-            return False
+            return None
         if stable is not None and self._fleet.ready(stable) is None:
             # Nobody is promoted by default for want of something to compare with.
-            return True
+            return _AGAIN_SECONDS
         try:
             report = await self._desk.evaluate(candidate)
             if self._promote and report.accepted:
                 await self._promote_it(candidate, stable, report)
         except EvaluationImpossibleError as error:
             log(logging.ERROR, "evaluation_impossible", version=candidate, message=error.message)
+            return _REPAIRED_SECONDS
         except GatewayError as error:
             log(logging.WARNING, "evaluation_interrupted", version=candidate, message=error.message)
-            return True
+            return _AGAIN_SECONDS
         self._judged = (version.digest, stable)
-        return False
+        return None
 
     async def _promote_it(self, version: int, stable: int | None, report: model_pb2.GateReport) -> None:
         def decide(release: Release) -> Draft:
