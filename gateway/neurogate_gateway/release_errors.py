@@ -64,6 +64,7 @@ class ChangeReasonInvalidError(InvalidArgumentError):
 class ReleaseUnavailableError(UnavailableError):
     """The release cannot be read or written now."""
 
+    usual_retry_after = 1.0
     reason = error_pb2.ERROR_REASON_RELEASE_UNAVAILABLE
 
 

@@ -324,6 +324,7 @@ async def test_a_damaged_document_stops_changes_and_nothing_else(tmp_path: Path)
         failed = await failure(at.promote(2))
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "RELEASE_UNAVAILABLE")
         assert str(tmp_path) not in failed.message
+        assert "RetryInfo" in failed.details
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
         assert (await at.release()).labels["stable"] == 1
         document.write_bytes(content)

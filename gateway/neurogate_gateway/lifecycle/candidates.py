@@ -11,7 +11,7 @@ from typing import Final
 from neurogate.v1 import model_pb2
 from neurogate_serving.release import PROMOTE, Draft, Release
 
-from neurogate_gateway.errors import GatewayError
+from neurogate_gateway.errors import GatewayError, InternalError
 from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.release_errors import EvaluationImpossibleError
 from neurogate_gateway.routing import CANDIDATE, STABLE
@@ -25,7 +25,7 @@ from .steward import GATEWAY
 
 _AGAIN_SECONDS: Final = 5.0
 _REPAIRED_SECONDS: Final = 60.0
-"""Images that could not be used may have been repaired by then."""
+"""Images that could not be used may have been repaired by then, and a model server that broke as well."""
 
 
 class Candidates:
@@ -75,7 +75,8 @@ class Candidates:
             return _REPAIRED_SECONDS
         except GatewayError as error:
             log(logging.WARNING, "evaluation_interrupted", version=candidate, message=error.message)
-            return _AGAIN_SECONDS
+            # What breaks on one of the images will do so again, and each attempt asks about all of them.
+            return _REPAIRED_SECONDS if isinstance(error, InternalError) else _AGAIN_SECONDS
         self._judged = (version.digest, stable)
         return None
 
