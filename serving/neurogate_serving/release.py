@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -210,7 +211,7 @@ class ReleaseStore:
         with self._locked():
             return act(self.read())
 
-    def changes(self, *, below: int = 2**63, size: int = 50) -> list[Change]:
+    def changes(self, *, below: int | None = None, size: int = 50) -> list[Change]:
         """Up to `size` changes whose sequence is below a limit, newest first.
 
         Raises:
@@ -218,9 +219,10 @@ class ReleaseStore:
             OSError: They cannot be read.
         """
         last = self.read().last_change
-        found = self._guarded(lambda: record.page(self._log, below=below, size=size))
+        limit = sys.maxsize if below is None else below
+        found = self._guarded(lambda: record.page(self._log, below=limit, size=size))
         recorded = found[0].sequence if found else 0
-        if last is not None and recorded < last.sequence < below:
+        if last is not None and recorded < last.sequence < limit:
             # A crash kept it out of the record.
             found = [last, *found][:size]
         return found

@@ -245,7 +245,10 @@ async def test_changes_are_refused_without_a_trace(tmp_path: Path) -> None:
             (model_pb2.EvaluateModelVersionRequest(version=2), "EVALUATION_IMPOSSIBLE"),
             (model_pb2.EvaluateModelVersionRequest(version=9), "MODEL_VERSION_NOT_FOUND"),
             (model_pb2.ListReleaseChangesRequest(page_size=-1), "PAGE_INVALID"),
-            (model_pb2.ListReleaseChangesRequest(page_token="dmVyc2lvbnMtYmVsb3c6Mw=="), "PAGE_INVALID"),
+            (
+                model_pb2.ListReleaseChangesRequest(page_token="dmVyc2lvbnM6ZTNiMGM0NDI5OGZjMWMxNDoz"),
+                "PAGE_INVALID",
+            ),
         ]
         for request, reason in refusals:
             method = type(request).__name__.removesuffix("Request")

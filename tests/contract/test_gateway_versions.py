@@ -371,7 +371,10 @@ async def test_listing_pages_newest_first() -> None:
     [
         (model_pb2.ListModelVersionsRequest(page_size=-1), "PAGE_INVALID"),
         (model_pb2.ListModelVersionsRequest(page_token="x"), "PAGE_INVALID"),
-        (model_pb2.ListModelVersionsRequest(page_token="dmVyc2lvbnMtYmVsb3c6MA=="), "PAGE_INVALID"),
+        (
+            model_pb2.ListModelVersionsRequest(page_token="dmVyc2lvbnM6ZTNiMGM0NDI5OGZjMWMxNDow"),
+            "PAGE_INVALID",
+        ),
         (model_pb2.ListModelVersionsRequest(page_token="é" * 1000), "PAGE_INVALID"),
         (model_pb2.ListModelVersionsRequest(model="x"), "MODEL_NOT_FOUND"),
         (model_pb2.GetModelVersionRequest(model="x", version=1), "MODEL_NOT_FOUND"),

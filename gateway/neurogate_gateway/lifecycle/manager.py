@@ -150,8 +150,8 @@ class ReleaseManager:
         with self._refusals("read"):
             return await asyncio.to_thread(self._store.repeated, request_id, content)
 
-    async def changes(self, *, below: int, size: int) -> list[Change]:
-        """A page of the audit record, newest first. Raises `ReleaseUnavailableError`."""
+    async def changes(self, *, below: int | None, size: int) -> list[Change]:
+        """As `ReleaseStore.changes`. Raises `ReleaseUnavailableError`."""
         with self._refusals("read"):
             return await asyncio.to_thread(self._store.changes, below=below, size=size)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from neurogate.v1 import model_pb2
 
 from neurogate_gateway.errors import ModelVersionNotFoundError
 from neurogate_gateway.versions import version_message
 
-from . import pages
+from .paging import UNFILTERED, Pages
 from .release import ReleaseMethods, check_version
 from .requests import Context
+
+_VERSIONS: Final = Pages("versions", default=50, largest=100)
 
 
 class ModelServicer(ReleaseMethods):
@@ -22,15 +26,15 @@ class ModelServicer(ReleaseMethods):
     ) -> model_pb2.ListModelVersionsResponse:
         """A page of versions, newest first."""
         self._catalog.check_model(request.model)
-        size = pages.page_size(request.page_size)
-        below = pages.below("versions", request.page_token)
-        views = [view for view in self._catalog.fleet.versions() if view.number < below]
+        size = _VERSIONS.size(request.page_size)
+        below = _VERSIONS.below(UNFILTERED, request.page_token)
+        views = [view for view in self._catalog.fleet.versions() if below is None or view.number < below]
         page = views[:size]
         return model_pb2.ListModelVersionsResponse(
             versions=[
                 version_message(self._catalog, view, self._lifecycle.report(view.number)) for view in page
             ],
-            next_page_token=pages.token("versions", page[-1].number) if len(views) > size else "",
+            next_page_token=_VERSIONS.token(UNFILTERED, page[-1].number) if len(views) > size else "",
         )
 
     async def GetModelVersion(  # noqa: N802 - the contract's name

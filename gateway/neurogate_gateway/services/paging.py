@@ -10,6 +10,9 @@ from typing import Final
 
 from neurogate_gateway.errors import PageInvalidError
 
+UNFILTERED: Final = b""
+"""The filter of a list that has none."""
+
 _TOKEN: Final = re.compile(r"(\w+):([0-9a-f]{16}):([1-9][0-9]{0,18})")
 
 

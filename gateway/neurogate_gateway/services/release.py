@@ -15,9 +15,10 @@ from neurogate_gateway.lifecycle.manager import ReleaseManager
 from neurogate_gateway.lifecycle.messages import change_message
 from neurogate_gateway.release_errors import ChangeReasonInvalidError, ReleaseNotManagedError
 
-from . import pages
+from .paging import UNFILTERED, Pages
 from .requests import Context, deadline_of, take_request_id
 
+_CHANGES: Final = Pages("changes", default=50, largest=100)
 _LONGEST_REASON: Final = 512
 _UNLIMITED_SECONDS: Final = 24 * 3600.0
 """An evaluation takes as long as it takes, where its caller sets no deadline."""
@@ -116,12 +117,12 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.ListReleaseChangesResponse:
         """The audit record, newest first."""
         self._catalog.check_model(request.model)
-        manager, size = self._manager(), pages.page_size(request.page_size)
-        found = await manager.changes(below=pages.below("changes", request.page_token), size=size + 1)
+        manager, size = self._manager(), _CHANGES.size(request.page_size)
+        found = await manager.changes(below=_CHANGES.below(UNFILTERED, request.page_token), size=size + 1)
         page = found[:size]
         return model_pb2.ListReleaseChangesResponse(
             changes=[change_message(change) for change in page],
-            next_page_token=pages.token("changes", page[-1].sequence) if len(found) > size else "",
+            next_page_token=_CHANGES.token(UNFILTERED, page[-1].sequence) if len(found) > size else "",
         )
 
     def _asked(self, request: _Change, context: Context) -> Asked:
