@@ -24,9 +24,8 @@ from neurogate_client.cli_common import (
 )
 from neurogate_client.cli_json import dumped
 from neurogate_client.cli_release_view import gate_view, labels_line, release_view, shadow_view
-from neurogate_client.client import Client
 from neurogate_client.errors import GateRefusedError
-from neurogate_client.results_models import ChangedRelease, Release, VersionState
+from neurogate_client.results_models import ChangedRelease, Release
 
 OFF = "off"
 
@@ -88,7 +87,7 @@ def promote(
         console.print(gate_view(done.change.gate))
         console.print()
     _tell(console, done)
-    if "previous" in done.release.labels:
+    if done.change.labels_before != done.change.labels_after and "previous" in done.release.labels:
         console.print(f"`{own_name()} rollback` goes back.", style="dim", markup=False)
 
 
@@ -132,7 +131,7 @@ def canary(
     console = stdout()
     with connected(target, tls, timeout) as client:
         now = client.get_release()
-        chosen = 0 if percent is None else version or _candidate(client, now)
+        chosen = 0 if percent is None else version or _candidate(now, share)
         done = client.set_traffic_split(
             canary_version=chosen,
             canary_percent=percent or 0.0,
@@ -204,16 +203,12 @@ def _percent(share: str) -> float | None:
     return percent
 
 
-def _candidate(client: Client, now: Release) -> int:
-    """The version that a canary means where nobody named one."""
-    for label in ("canary", "candidate"):
-        if label in now.labels:
-            return now.labels[label]
-    ready = [each.version for each in client.list_model_versions() if each.state is VersionState.READY]
-    newer = [number for number in ready if number != now.stable]
-    if not newer:
-        fail("there is no version beside the stable one that could be a canary")
-    return max(newer)
+def _candidate(now: Release, share: str) -> int:
+    """The version that a canary means where nobody named one; never one that callers were taken from."""
+    found = now.labels.get("canary") or now.labels.get("candidate")
+    if found is None:
+        fail(f"there is no candidate; name the version, as in `{own_name()} canary {share} VERSION`")
+    return found
 
 
 def _tell(console: Console, done: ChangedRelease) -> None:

@@ -55,8 +55,8 @@ def guards_table(guards: Sequence[GuardState]) -> Table:
             cell(each.name),
             str(each.version),
             Text("█" * filled, style).append("░" * (_BAR_CELLS - filled), "dim"),
-            f"{each.value:.4g}",
-            f"{each.limit:.4g}",
+            _figure(each.value),
+            _figure(each.limit),
             cell(f"{each.breaches} of {each.breaches_to_fire}", "red" if each.breaches else ""),
             str(each.images),
         )
@@ -121,6 +121,11 @@ def _moves(change: ReleaseChange) -> str:
     return ", ".join(shown)
 
 
+def _figure(value: float) -> str:
+    """Shares and milliseconds alike, with no exponent."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
 def gate_view(report: GateReport) -> RenderableType:
     """The gate's verdict with every rule and both measurements."""
     against = f" against version {report.stable_version}" if report.stable_version else ""
@@ -133,8 +138,8 @@ def gate_view(report: GateReport) -> RenderableType:
         table.add_row(
             Text("✓", "green") if each.passed else Text("✗", "red"),
             cell(each.rule),
-            f"{each.value:.4g}",
-            f"{each.limit:.4g}",
+            _figure(each.value),
+            _figure(each.limit),
             cell(each.message, "dim" if each.passed else "red"),
         )
     # The last column is words, and may take more lines.

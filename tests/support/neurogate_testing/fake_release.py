@@ -134,8 +134,9 @@ class ReleaseMethods:
                     status(grpc.StatusCode.FAILED_PRECONDITION, "GATE_REFUSED", refusal, rules=broken),
                 )
             before = dict(release.labels)
-            release.labels = {**before, "stable": request.version, "previous": before["stable"]}
-            release.labels.pop("candidate", None)
+            if request.version != before["stable"]:
+                release.labels = {**before, "stable": request.version, "previous": before["stable"]}
+                release.labels.pop("candidate", None)
             made = release.record("PROMOTE", before, request, forced=not report.accepted, gate=report)
             return pb.PromoteModelVersionResponse(release=release.message(), change=made)
 

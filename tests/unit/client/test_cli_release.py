@@ -118,6 +118,26 @@ def test_canary_and_shadow_leave_each_other_alone(neurogate: Run, gateway: FakeG
     assert "canary" not in release.labels
 
 
+def test_a_canary_is_never_guessed(neurogate: Run, gateway: FakeGateway) -> None:
+    # As after a rollback: 2 is READY, and the one that callers were just taken from.
+    gateway.script.release.labels = {"stable": 1, "previous": 2}
+    code, out, err = neurogate("canary", "10%", "-t", gateway.address)
+    assert (code, out) == (1, "")
+    assert "there is no candidate; name the version" in err
+    assert "canary 10% VERSION" in err
+    assert "canary" not in gateway.script.release.labels
+    assert neurogate("canary", "10%", 2, "-t", gateway.address)[0] == 0
+    assert gateway.script.release.labels["canary"] == 2
+
+
+def test_promoting_what_is_stable_offers_no_way_back(neurogate: Run, gateway: FakeGateway) -> None:
+    gateway.script.release.labels = {"stable": 2, "previous": 1}
+    code, out, _ = neurogate("promote", 2, "-t", gateway.address)
+    assert code == 0
+    assert "no label moved" in out
+    assert "goes back" not in out
+
+
 def test_the_agreement_of_the_shadow(neurogate: Run, gateway: FakeGateway) -> None:
     code, _, err = neurogate("shadow", "-t", gateway.address)
     assert (code, "no shadow" in err) == (1, True)
@@ -139,14 +159,14 @@ def test_the_release_on_one_page(neurogate: Run, gateway: FakeGateway) -> None:
     neurogate("promote", 2, "-m", "better on glioma", "-t", gateway.address)
     gateway.script.release.guards.append(
         model_pb2.GuardState(
-            name="latency", version=2, value=36, limit=40, breaches=1, breaches_to_fire=3, images=412
+            name="latency", version=2, value=36, limit=10000, breaches=1, breaches_to_fire=3, images=412
         )
     )
     code, out, _ = neurogate("release", "-t", gateway.address)
     assert code == 0
     assert out.splitlines()[0].split() == ["stable", "2", "previous", "1", "mode", "manual"]
-    assert "latency" in out
-    assert "1 of 3" in out
+    latency = next(line.split() for line in out.splitlines() if line.startswith("latency"))
+    assert latency[3:] == ["36", "10000", "1", "of", "3", "412"]
     assert "stable 1→2, candidate 2→-, previous -→1" in out
     assert "better on glioma" in out
     _, out, _ = neurogate("release", "--json", "--changes", 1, "-t", gateway.address)
