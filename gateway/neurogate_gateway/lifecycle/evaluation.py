@@ -206,7 +206,9 @@ class Evaluator:
 
 def _unusable(error: ImagesError) -> EvaluationImpossibleError:
     log(logging.ERROR, "evaluation_images_unusable", message=str(error))
-    return EvaluationImpossibleError(f"the evaluation images cannot be used: {error.message}")
+    return EvaluationImpossibleError(
+        f"the evaluation images cannot be used: {error.message}; the gateway's log names the file"
+    )
 
 
 def _interrupted(version: ServedVersion, error: GatewayError) -> GatewayError:

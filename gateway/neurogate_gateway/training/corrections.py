@@ -54,7 +54,7 @@ class Corrections:
             )
         if not _PREDICTION_ID.fullmatch(request.prediction_id):
             raise PredictionNotFoundError(
-                "prediction_id is none: those have 32 hexadecimal digits",
+                "that is no prediction_id: those have 32 hexadecimal digits",
                 field="prediction_id",
                 resource=("prediction", request.prediction_id),
             )
