@@ -12,6 +12,7 @@ from .launching import LOG_FILE, Job, JobState, JobStatus, LaunchError
 
 T = TypeVar("T")
 
+_ANSWER_SECONDS: Final = 30.0
 _STATES: Final = {"PENDING": JobState.WAITING, "RUNNING": JobState.RUNNING}
 
 
@@ -81,10 +82,7 @@ class RayLauncher:
     async def _ask(self, question: Callable[[Any], T]) -> T:
         def run() -> T:
             if self._client is None:
-                # Takes a second and 100 MB, so not before it is needed.
-                from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
-
-                self._client = JobSubmissionClient(self._address)
+                self._client = _client(self._address)
             return question(self._client)
 
         try:
@@ -92,3 +90,21 @@ class RayLauncher:
         # Ray tells everything by RuntimeError or ConnectionError, its HTTP client by kinds of OSError.
         except (RuntimeError, OSError) as error:
             raise LaunchError(f"the Ray cluster at {self._address} says: {error}", passing=True) from error
+
+
+def _client(address: str) -> Any:  # noqa: ANN401 - as above
+    # Takes a second and 100 MB, so not before it is needed.
+    from ray.exceptions import RayError  # noqa: PLC0415
+    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        """Ray's own waits for ever, and with it a thread that the gateway's end waits for."""
+
+        def _do_request(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
+            try:
+                return super()._do_request(*args, **{"timeout": _ANSWER_SECONDS} | options)
+            except RayError as error:
+                # A cluster that wants a token has a kind of its own for that.
+                raise RuntimeError(str(error)) from error
+
+    return Client(address)
