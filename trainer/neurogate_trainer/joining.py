@@ -3,12 +3,14 @@
 The splits of the data set stay as they are. Each example goes where the images are that it belongs to: near
 duplicates and members of its group. What belongs to a test image is left out, with everything that belongs to
 it in turn; so is what is known already, what contradicts a label, and what would tie a training image to a
-validation image. Those that belong to nothing known are drawn into training and validation, in whole groups.
+validation image. Those that belong to nothing known are drawn into training and validation, in whole groups,
+and on the same side by every retraining: what a version has learned from validates none that starts from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +21,11 @@ from neurogate_trainer.datasets.examples import Dropped, ExamplesError
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
 from neurogate_trainer.near_duplicates import find_near_duplicates
 from neurogate_trainer.progress import Reporter
-from neurogate_trainer.splits import Splits, draw_groups
+from neurogate_trainer.splits import Splits
 
 COPY: Final = "exact copy"
 NEAR: Final = "near copy"
+_DRAWN: Final = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,15 @@ def join_examples(
     unusable: Dropped = (),
     *,
     fractions: tuple[float, float, float],
-    seed: int,
     reporter: Reporter,
 ) -> Joined:
-    """Joins examples to a data set; the same arguments give the same splits.
+    """Joins examples to a data set.
 
     Args:
         base: Index, audit and splits of the data set.
         examples: Usable examples with distinct contents, sorted by path.
         unusable: Those that could not be read, for the record.
         fractions: Shares of training, validation and test; the first two divide what is new.
-        seed: Of the draw.
         reporter: Told about the comparison, and of every example that is left out.
 
     Raises:
@@ -83,10 +84,8 @@ def join_examples(
             f"none of the {len(examples) + len(unusable)} examples can be used; the first: {left_out[0][1]}"
         )
     new = [e for e in joined if sides[e.path] == ""]
-    shares = [share / sum(fractions[:2]) for share in fractions[:2]]
-    parts = draw_groups(new, join.groups, index.classes, shares, seed)
-    parts[0] += [e for e in joined if sides[e.path] == "train"]
-    parts[1] += [e for e in joined if sides[e.path] == "validation"]
+    drawn = _draw(new, join.groups, validation=fractions[1] / sum(fractions[:2]))
+    parts = [[e for e in joined if (sides[e.path] or drawn[e.path]) == side] for side in _DRAWN]
     return Joined(
         index=dataclasses.replace(index, records=_sorted((*index.records, *examples))),
         audit=dataclasses.replace(
@@ -270,6 +269,20 @@ class _Join:
             self.groups[example.path] = root_of(own.get(position, f"left out {example.sha256}"))
             found[example.path] = side.get(self.groups[example.path], "")
         return found
+
+
+def _draw(new: Sequence[ImageRecord], groups: dict[str, str], *, validation: float) -> dict[str, str]:
+    """A side for every image, by what its group is and not by what else there is."""
+    members: dict[str, list[ImageRecord]] = defaultdict(list)
+    for record in new:
+        members[groups[record.path]].append(record)
+    sides: dict[str, str] = {}
+    for records in members.values():
+        # A given group, as a patient's, keeps its name when images join it.
+        name = min((r.group for r in records if r.group), default=min(r.sha256 for r in records))
+        drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+        sides |= dict.fromkeys((r.path for r in records), _DRAWN[drawn < validation])
+    return sides
 
 
 def _tell(left_out: Dropped, reporter: Reporter) -> None:

@@ -134,7 +134,6 @@ def joining_phases(
         usable,
         unusable,
         fractions=config.fractions,
-        seed=config.seed,
         reporter=reporter,
     )
     _check(joined)

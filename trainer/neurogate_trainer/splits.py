@@ -153,14 +153,7 @@ def split_dataset(
     test = [record for record in kept if record.path in given_test]
     pool = [record for record in kept if record.path not in given_test]
     shares = fractions[:2] if keep_given_test else fractions
-    parts = draw_groups(
-        pool,
-        audit.groups,
-        index.classes,
-        [share / sum(shares) for share in shares],
-        seed,
-        every_class=True,
-    )
+    parts = _draw_groups(pool, audit.groups, index.classes, [share / sum(shares) for share in shares], seed)
     if keep_given_test:
         parts.append(test)
     _check_classes(index, parts)
@@ -220,14 +213,12 @@ def _spare_copies(
     return spare
 
 
-def draw_groups(
+def _draw_groups(
     pool: Sequence[ImageRecord],
     groups: dict[str, str],
     classes: Sequence[str],
     shares: Sequence[float],
     seed: int,
-    *,
-    every_class: bool = False,
 ) -> list[list[ImageRecord]]:
     """Whole groups to parts: the largest first, each to where it brings the counts nearest to the targets.
 
@@ -237,7 +228,6 @@ def draw_groups(
         classes: All classes.
         shares: Of the parts, together 1.
         seed: With everything else, fixes the parts.
-        every_class: Whether small groups then move into parts that lack a class.
 
     Returns:
         The parts, each sorted by path.
@@ -263,8 +253,7 @@ def draw_groups(
         chosen = int(np.argmin(growth))
         filled[chosen] += group
         part_of[row] = chosen
-    if every_class:
-        _give_every_part_every_class(counts, part_of, len(shares))
+    _give_every_part_every_class(counts, part_of, len(shares))
     parts: list[list[ImageRecord]] = [[] for _ in shares]
     for row, name in enumerate(names):
         parts[part_of[row]] += members[name]

@@ -43,7 +43,7 @@ class Base:
     def record(self, split: str, class_id: str, number: int = 0):
         return [r for r in self.splits.parts()[split] if r.class_id == class_id][number]
 
-    def join(self, *, seed: int = 0) -> Joined:
+    def join(self) -> Joined:
         document = self.store / "examples.json"
         document.write_text(json.dumps({"revision": 1, "examples": self.offered}))
         usable, unusable = index_examples(read_examples(document, self.index.classes), reporter=QUIET)
@@ -52,7 +52,6 @@ class Base:
             usable,
             unusable,
             fractions=FRACTIONS,
-            seed=seed,
             reporter=QUIET,
         )
         # Whatever is offered: the sealed split is the same, and nothing is on both sides of a border.
@@ -99,14 +98,25 @@ def reasons(joined: Joined) -> dict[str, str]:
 
 
 def test_new_pictures_are_spread_over_training_and_validation(base):
-    for number in range(40):
+    for number in range(200):
         base.offer(fresh(number), "ab"[number % 2])
     joined = base.join()
     assert joined.left_out == ()
     grown = {n: len(r) - len(base.splits.parts()[n]) for n, r in joined.splits.parts().items()}
-    assert grown == {"train": 32, "validation": 8, "test": 0}
-    assert base.join().splits == joined.splits
-    assert base.join(seed=1).splits != joined.splits
+    # 15 of 85 belong to validation; what lands there follows from the images' digests.
+    assert grown["validation"] == pytest.approx(200 * 15 / 85, abs=15)
+    assert (grown["train"], grown["test"]) == (200 - grown["validation"], 0)
+
+
+def test_a_new_picture_is_on_the_same_side_in_every_retraining(base):
+    first = {base.offer(fresh(n), "ab"[n % 2], group=f"patient {n // 4}" * (n < 20)) for n in range(40)}
+    before = base.join().splits
+    for number in range(40, 70):
+        base.offer(fresh(number), "ab"[number % 2], group="patient 1" if number < 45 else "")
+    after = base.join().splits
+    for part in ("train", "validation"):
+        chosen = [{r.path for r in splits.parts()[part]} & first for splits in (before, after)]
+        assert chosen[0] == chosen[1] != set()
 
 
 def test_what_shows_a_test_image_stays_out_with_all_that_belongs_to_it(base, tmp_path):
