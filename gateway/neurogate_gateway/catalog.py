@@ -6,6 +6,7 @@ what it says, but for "latest"; a share of the callers of "stable" gets "canary"
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -44,11 +45,18 @@ class Catalog:
         self.routing: Routing | None = None
         self.on_change = on_change
         self._swap_wait = swap_wait
+        self._moved_at = -math.inf
+        """`time.monotonic` of the moment when "stable" last became a version that is not READY here yet."""
         fleet.subscribe_looks(self._tell_health)
 
     def set_routing(self, routing: Routing | None) -> None:
         """Sets what labels mean from now on; None makes all of them the highest READY version."""
         self.routing = routing
+        number = self._number(STABLE)
+        if self.serving and number is not None and self.fleet.ready(number) is None:
+            # Whoever promoted it has seen it READY; here it is a matter of moments.
+            self._moved_at = time.monotonic()
+            self.fleet.look_again()
         # Calls that wait for a label may find it READY now.
         self.fleet.wake()
 
@@ -177,7 +185,7 @@ class Catalog:
         return {PROVING, LOADING} if self._swapping() else {PROVING}
 
     def _swapping(self) -> bool:
-        return time.monotonic() - self.fleet.ready_lost_at < self._swap_wait
+        return time.monotonic() - max(self.fleet.ready_lost_at, self._moved_at) < self._swap_wait
 
     def _not_ready(self, label: str) -> GatewayError:
         if not self.fleet.connected:

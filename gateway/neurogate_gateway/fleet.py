@@ -138,6 +138,11 @@ class Fleet:
             return False
         return True
 
+    def look_again(self) -> None:
+        """Has every model server polled at once."""
+        for member in self._members.values():
+            member.look_again()
+
     def wake(self) -> None:
         """Has everyone who waits for a change look again, and health too."""
         self._changed.set()

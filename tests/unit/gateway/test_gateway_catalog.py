@@ -31,6 +31,7 @@ from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.integrity import NoRepository
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.proving import Prover
+from neurogate_gateway.routing import Routing
 from neurogate_gateway.transforms import TransformPool
 from neurogate_gateway.wire import Outputs, Pixels
 from neurogate_serving.manifest import serialize_manifest
@@ -463,6 +464,27 @@ async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one
     await asyncio.sleep(0)
     await world.poll(2)
     assert await waiting == 2
+
+
+@pytest.mark.parametrize("seen", [False, True])
+async def test_a_call_waits_where_another_gateway_was_the_first_to_see_the_new_version(
+    world: World, seen: bool
+) -> None:
+    world.catalog.set_routing(Routing({"stable": 1}))
+    await world.poll(1)
+    assert world.catalog.serving
+    if seen:
+        world.backend.listed = [
+            BackendVersion(1, States.STATE_AVAILABLE),
+            BackendVersion(2, States.STATE_LOADING),
+        ]
+        await world.member.poll()
+    world.catalog.set_routing(Routing({"stable": 2}))
+    waiting = asyncio.create_task(world.stable())
+    await asyncio.sleep(0)
+    await world.poll(1, 2)
+    assert await waiting == 2
+    assert world.told == [True]
 
 
 async def test_what_went_is_still_shown(world: World) -> None:
