@@ -79,6 +79,8 @@ def up(
         fail(f"--release-mode {release_mode}: there are {', '.join(RELEASE_MODES)}", EXIT_USAGE)
     if base_run is not None and not (base_run / EVALUATION).is_file():
         fail(f"{base_run} is no run folder with a list of sealed images ({EVALUATION})", EXIT_USAGE)
+    if policy is not None and not policy.is_file():
+        fail(f"there is no policy file {policy}", EXIT_USAGE)
     if port == model_server_port:
         fail(f"gateway and model server cannot share port {port}", EXIT_USAGE)
     versions = published_versions(repository, model)

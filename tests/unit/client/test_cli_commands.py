@@ -141,6 +141,7 @@ def test_names_that_are_not_text(
         (["versions", "0"], "Invalid value"),
         (["up", "--repository", "/no/such/folder"], "there is no version of brain_tumor in /no/such/folder"),
         (["up", "--port", "8500"], "cannot share port 8500"),
+        (["up", "--policy", "/no/such/policy.toml"], "there is no policy file"),
         (["fly"], "No such command"),
     ],
 )
