@@ -55,7 +55,6 @@ class Gateway:
 
         Raises:
             PortUnavailableError: An address cannot be listened on.
-            PortUnavailableError: The address cannot be listened on.
             ConfigError: A setting leads to something that cannot be used.
             RecordsSetupError: The records cannot be used.
         """
