@@ -62,7 +62,8 @@ class Pages:
         except (binascii.Error, ValueError):
             text = ""
         match = _TOKEN.fullmatch(text)
-        if match is None or match[1] != self._kind:
+        # A number that no database holds was not issued either.
+        if match is None or match[1] != self._kind or int(match[3]) >= 2**63:
             raise PageInvalidError("page_token was not issued by this service", field="page_token")
         if match[2] != _short(chosen):
             raise PageInvalidError("page_token was issued for another filter", field="page_token")
