@@ -53,15 +53,16 @@ def records(home: Home) -> Iterator[Records]:
     records.close()
 
 
-def poll(look: Callable[[], bool], *, seconds: float = 120) -> None:
+def poll(look: Callable[[], bool], *, seconds: float = 120, every: float = 0.005) -> None:
     give_up = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < give_up
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 def wait_for_end(records: Records, run_id: str) -> Run:
-    poll(lambda: records.runs.get(run_id).state.ended)
+    # A look at the database costs more than one at a file, and nothing happens while the lease lasts.
+    poll(lambda: records.runs.get(run_id).state.ended, every=0.1)
     return records.runs.get(run_id)
 
 
