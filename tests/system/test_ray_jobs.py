@@ -37,11 +37,15 @@ async def until(look: Callable[[], Awaitable[T]], accept: Callable[[T], bool], s
 def end_all(mark: str) -> None:
     """Ends whatever was started with this mark in its environment; Ray's processes do not stay children."""
 
+    wanted = f"{MARK}={mark}/".encode()
+
     def ours() -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if f"{process.environ().get(MARK)}/".startswith(f"{mark}/"):
+            # Not by psutil, for which an environment ends where Ray's new names for its processes leave gaps.
+            with contextlib.suppress(OSError):
+                entries = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                if any(entry.startswith(wanted) for entry in entries):
                     found.append(process)
         return found
 
@@ -73,7 +77,7 @@ def address() -> Iterator[str]:
         command = [script("ray"), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
         command += ["--num-cpus=1", "--object-store-memory=80000000", *ports, *options]
         mark = f"{folder}/{len(nodes)}"
-        nodes.append(RunningProcess(command, env={**environment, MARK: mark}))
+        nodes.append(RunningProcess(command, env={**environment, MARK: f"{mark}/"}))
         try:
             nodes[-1].wait_for("Ray runtime started", seconds=max(1.0, give_up - time.monotonic()))
         except AssertionError:
