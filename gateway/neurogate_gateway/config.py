@@ -1,26 +1,14 @@
-"""The gateway's settings: one frozen object, made once from flags and environment.
-
-Every field is a flag (`--max-image-bytes`) and an environment variable (`NEUROGATE_GATEWAY_MAX_IMAGE_BYTES`);
-a flag wins. What is unknown or out of range is refused by name. Hand-written on argparse because a settings
-library would cost more start-up time than the rest of this package.
-"""
+"""The gateway's settings: one frozen object. What is out of range is refused by name."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-ENVIRONMENT_PREFIX: Final = "NEUROGATE_GATEWAY_"
 DNS_PREFIX: Final = "dns:///"
 """Begins a backend_address whose addresses are looked up, again and again."""
-# Kubernetes describes a service called neurogate-gateway to its neighbours by these.
-_SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?")
-_TRUTH: Final = {"true": True, "false": False}
 MODES: Final = ("latest", "manual", "gated")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LAUNCHERS: Final = ("local", "ray")
@@ -262,71 +250,3 @@ def split_address(name: str, address: str, *, lowest_port: int) -> tuple[str, in
     if not lowest_port <= int(port) <= 65535:
         raise ConfigError(f"{name} has port {port}, expected {lowest_port} to 65535")
     return bare, int(port)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Settings from flags and environment, flags first.
-
-    Args:
-        arguments: Command line without the program's name.
-        environment: All of it; only names with the prefix are looked at.
-
-    Raises:
-        ConfigError: Something is unknown, malformed or out of range.
-        SystemExit: `--help` was asked for.
-    """
-    fields = {field.name: field for field in dataclasses.fields(Settings)}
-    texts: dict[str, tuple[str, str]] = {}
-    variables = {ENVIRONMENT_PREFIX + name.upper(): name for name in fields}
-    for variable, value in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        if _SERVICE_LINK.fullmatch(variable.removeprefix(ENVIRONMENT_PREFIX)):
-            continue
-        if variable not in variables:
-            raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, variables)}")
-        texts[variables[variable]] = (variable, value)
-
-    parser = _Parser(
-        prog="neurogate-gateway",
-        description="Classifies brain MRI slices on a TensorFlow Serving backend. Research software.",
-        epilog=f"Each flag is also an environment variable, e.g. {ENVIRONMENT_PREFIX}LISTEN; a flag wins.",
-        allow_abbrev=False,
-    )
-    for name, field in fields.items():
-        text = f"{field.metadata['text']} (default: {field.default})"
-        parser.add_argument(_flag(name), metavar="VALUE", default=None, help=text)
-    known, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        raise ConfigError(
-            f"unknown argument {unknown[0]!r}{_nearest(flag, [_flag(name) for name in fields])}"
-        )
-    for name, value in vars(known).items():
-        if value is not None:
-            texts[name] = (_flag(name), value)
-
-    defaults = Settings()
-    values: dict[str, Any] = {}
-    for name, (source, text) in texts.items():
-        kind: type[bool | int | float | str] = type(getattr(defaults, name))
-        try:
-            values[name] = _TRUTH[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError):
-            wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
-            raise ConfigError(f"{source} is {text!r}, expected {wanted}") from None
-    return Settings(**values)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _nearest(unknown: str, known: Mapping[str, str] | Sequence[str]) -> str:
-    matches = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 from neurogate.tfs.v1 import tfs_pb2
@@ -26,13 +24,12 @@ from neurogate.tfs.v1 import tfs_pb2
 from .admission import Deadline
 from .backend import Backend, ReloadRefusedError, VersionUnloadedError
 from .errors import BackendUnavailableError, DeadlineTooShortError, GatewayError
-from .listeners import Listeners
 from .member import Member
 from .proof import ServedVersion
 from .proving import Prover
 from .rejection import Rejection, UnprovenError
+from .standing import Standing
 from .telemetry import log
-from .views import VersionView, view_of
 from .wire import Outputs, Pixels
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
@@ -40,7 +37,7 @@ DEADLINE_MARGIN_SECONDS: Final = 0.01
 _LAST_ANSWERS_SECONDS: Final = 60.0
 
 
-class Fleet:
+class Fleet(Standing):
     """All model servers of one model; `run` keeps it up to date."""
 
     def __init__(
@@ -51,12 +48,7 @@ class Fleet:
         *,
         poll_interval: float,
     ) -> None:
-        self.connected = False
-        """Whether any model server can be reached."""
-        self.backends: Mapping[str, bool] = {}
-        """Address of every model server, and whether it can be reached; another object after each change."""
-        self.ready_lost_at = -math.inf
-        """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
+        super().__init__()
         self._addresses = addresses
         self._connect = connect
         self._prover = prover
@@ -64,90 +56,18 @@ class Fleet:
         self._members: dict[str, Member] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
-        self._views: dict[int, VersionView] = {}
-        self._listed: tuple[VersionView, ...] = ()
-        self._ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
-        self._newest: int | None = None
         self._turn = 0
-        self._changed = asyncio.Event()
         self._found = False
-        self._on_version: Listeners[[VersionView]] = Listeners()
-        self._on_connection: Listeners[[str, bool]] = Listeners()
-        self._on_look: Listeners[[]] = Listeners()
-        self._told_connected: set[str] = set()
 
     @property
     def looking(self) -> bool:
         """Whether something is known to have happened on a model server that nobody has looked at yet."""
         return not self._found or any(member.looking for member in self._members.values())
 
-    @property
-    def newest(self) -> int | None:
-        """The highest READY version."""
-        return self._newest
-
-    def versions(self) -> Sequence[VersionView]:
-        """Every version that was ever seen, newest first; another object after each change."""
-        return self._listed
-
-    def view(self, number: int) -> VersionView | None:
-        """One version; None when it was never seen."""
-        return self._views.get(number)
-
-    def ready(self, number: int) -> ServedVersion | None:
-        """A version, while it is READY on at least one model server."""
-        found = self._ready.get(number)
-        return found[0] if found is not None else None
-
-    def subscribe(self, told: Callable[[VersionView], None]) -> Callable[[], None]:
-        """Has `told` called with every version that changes, on any model server, right after the change.
-
-        Returns:
-            What ends it.
-        """
-        return self._on_version.add(told)
-
-    def subscribe_connections(self, told: Callable[[str, bool], None]) -> Callable[[], None]:
-        """Has `told` called with address and whether it can be reached, whenever that changes.
-
-        A model server that can be reached (again) may be another process than before, and knows nothing of
-        an earlier `reload`.
-
-        Returns:
-            What ends it.
-        """
-        return self._on_connection.add(told)
-
-    def subscribe_looks(self, told: Callable[[], None]) -> Callable[[], None]:
-        """Has `told` called after every change and every look at a model server: time passes in between.
-
-        Returns:
-            What ends it.
-        """
-        return self._on_look.add(told)
-
-    async def changes(self, give_up: Deadline) -> bool:
-        """Waits for the next change of anything; whether it came in time."""
-        remaining = give_up.remaining()
-        if remaining <= 0:
-            return False
-        try:
-            async with asyncio.timeout(remaining):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
-
     def look_again(self) -> None:
         """Has every model server polled at once."""
         for member in self._members.values():
             member.look_again()
-
-    def wake(self) -> None:
-        """Has everyone who waits for a change look again, and health too."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-        self._on_look.tell()
 
     async def predict(
         self, version: ServedVersion, pixels: Pixels, *, gradcam: bool, deadline: Deadline
@@ -233,7 +153,7 @@ class Fleet:
             member = self.member(address)
             if address not in self._tasks:
                 self._tasks[address] = asyncio.create_task(member.run())
-        self._refresh()
+        self._refresh(self._members.values())
 
     def member(self, address: str) -> Member:
         """The model server at an address, taken in where it is new; `run` begins to poll it."""
@@ -247,7 +167,7 @@ class Fleet:
 
     def changed(self, member: Member) -> None:  # noqa: ARG002 - what has changed is found by comparison
         """A member tells that a version on it, or its connection, has changed."""
-        self._refresh()
+        self._refresh(self._members.values())
 
     def polled(self, member: Member) -> None:  # noqa: ARG002 - each counts alike
         """A member tells that it has polled."""
@@ -286,41 +206,6 @@ class Fleet:
         members = [member for member in members if not member.doubtful] or members
         self._turn += 1
         return members[self._turn % len(members)] if members else None
-
-    def _refresh(self) -> None:
-        """Works out anew what all members together mean, and tells who asked to be told."""
-        members = list(self._members.values())
-        self.backends = {member.address: member.connected for member in members}
-        self.connected = any(self.backends.values())
-        numbers = self._views.keys() | {number for member in members for number in member.entries}
-        ready_before = self._ready
-        self._ready = {}
-        changes = []
-        for number in sorted(numbers, reverse=True):
-            entries = [(member.address, entry) for member in members if (entry := member.entries.get(number))]
-            view = view_of(number, entries, self._views.get(number))
-            if view != self._views.get(number):
-                self._views[number] = view
-                changes.append(view)
-            having = tuple(member for member in members if member.ready(number) is not None)
-            if having:
-                version = having[0].ready(number)
-                assert version is not None  # noqa: S101 - nothing happened in between
-                self._ready[number] = (version, having)
-        self._newest = max(self._ready, default=None)
-        self._listed = tuple(self._views[number] for number in sorted(numbers, reverse=True))
-        if ready_before.keys() - self._ready.keys():
-            self.ready_lost_at = time.monotonic()
-        self.wake()
-        for view in changes:
-            self._on_version.tell(view)
-        self._tell_connections()
-
-    def _tell_connections(self) -> None:
-        now = {address for address, member in self._members.items() if member.connected}
-        before, self._told_connected = self._told_connected, now
-        for address in sorted(now ^ before):
-            self._on_connection.tell(address, address in now)
 
 
 def _left(deadline: Deadline) -> float:

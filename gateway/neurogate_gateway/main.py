@@ -14,7 +14,8 @@ import sys
 
 from neurogate_serving.extras import needs_extra
 
-from .config import ConfigError, PortUnavailableError, Settings, parse_settings
+from .config import ConfigError, PortUnavailableError, Settings
+from .options import parse_settings
 from .telemetry import configure_logging, log
 
 

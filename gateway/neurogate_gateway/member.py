@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from neurogate.tfs.v1 import tfs_pb2
 
+from .attempts import Attempts
 from .backend import Backend, BackendVersion, VersionUnloadedError
 from .entries import LOADING, PROVING, READY, REJECTED, RETIRED, Entry, State
 from .errors import BackendUnavailableError, GatewayError, InternalError, cut
@@ -82,8 +83,7 @@ class Member:
         self._told_lost = False
         self._polled_at = -math.inf
         self._heard_at = -math.inf
-        self._attempts: dict[asyncio.Timeout, tuple[int, float]] = {}
-        self._answered = asyncio.Event()
+        self._attempts = Attempts()
         self._one_proof = asyncio.Lock()
         self._wake = asyncio.Event()
 
@@ -94,9 +94,7 @@ class Member:
 
     async def idle(self) -> None:
         """Waits until no prediction waits for this server."""
-        while self._attempts:
-            self._answered.clear()
-            await self._answered.wait()
+        await self._attempts.none_left()
 
     def ready(self, number: int) -> ServedVersion | None:
         """The version of a number, while it may answer here."""
@@ -117,12 +115,11 @@ class Member:
             BackendUnavailableError: The server cannot be reached, or hangs.
             GatewayError: As the backend has it.
         """
-        attempt = asyncio.timeout(None)
         entry = self.entries[version.number]
         proofs = entry.proofs
+        attempt = self._attempts.begin(version.number)
         try:
             async with attempt:
-                self._attempts[attempt] = (version.number, time.monotonic())
                 try:
                     outputs = await self.backend.predict(
                         version.model,
@@ -133,8 +130,7 @@ class Member:
                         seconds=seconds,
                     )
                 finally:
-                    self._attempts.pop(attempt, None)
-                    self._answered.set()
+                    self._attempts.end(attempt)
         except TimeoutError:
             raise BackendUnavailableError("the model server stopped answering") from None
         except VersionUnloadedError:
@@ -245,9 +241,9 @@ class Member:
         unreachable = isinstance(error, BackendUnavailableError)
         if self._misses >= (_REFUSALS_UNTIL_LOST if unreachable else _MISSES_UNTIL_LOST):
             self.lose(error.message)
-        for attempt, (number, _) in list(self._attempts.items()):
+        for attempt, number, _ in self._attempts:
             if not self.connected or self._neighbours.elsewhere(self, number):
-                self._abandon(attempt)
+                self._attempts.abandon(attempt)
 
     def _look_for_stalls(self) -> None:
         """Withdraws versions whose predictions hang, where others can answer for them.
@@ -257,15 +253,10 @@ class Member:
         before = time.monotonic() - _STALL_SECONDS
         if self._heard_at >= before:
             return
-        for attempt, (number, since) in list(self._attempts.items()):
+        for attempt, number, since in self._attempts:
             if since < before and self._neighbours.elsewhere(self, number):
                 self._withdraw(self.entries[number], LOADING, "the model server does not answer predictions")
-                self._abandon(attempt)
-
-    def _abandon(self, attempt: asyncio.Timeout) -> None:
-        """Ends one prediction as if its time were over; its caller may ask another server."""
-        del self._attempts[attempt]
-        attempt.reschedule(asyncio.get_running_loop().time())
+                self._attempts.abandon(attempt)
 
     def _observe(self, seen: BackendVersion) -> None:
         entry = self.entries.get(seen.number)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
-from neurogate_trainer.metrics import expected_calibration_error, reliability_bins, risk_coverage_curve
+from neurogate_trainer.reliability import expected_calibration_error, reliability_bins, risk_coverage_curve
 
 Floats = npt.NDArray[Any]
 Labels = npt.NDArray[np.int64]

@@ -22,8 +22,9 @@ from neurogate_trainer.figures_style import (
     plural,
     unit_axes,
 )
-from neurogate_trainer.metrics import Json, risk_coverage_curve
+from neurogate_trainer.metrics import Json
 from neurogate_trainer.predictions import Predictions
+from neurogate_trainer.reliability import risk_coverage_curve
 
 
 def _reliability_panel(axes: Axes, bins: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -62,7 +63,7 @@ def reliability(panels: Sequence[tuple[str, float, Sequence[Mapping[str, Any]]]]
     """Reliability diagrams side by side.
 
     Args:
-        panels: (title, expected calibration error, bins as `metrics.reliability_bins` gives them) of each.
+        panels: (title, expected calibration error, bins as `reliability_bins` gives them) of each.
         path: Where to write.
     """
     subtitle = "on the diagonal, a confidence of 80% means 80% right answers; larger dots hold more images"

@@ -11,8 +11,9 @@ from neurogate.v1 import manifest_pb2
 from neurogate_serving.transform import default_spec
 from neurogate_trainer.evaluate import evaluation_metrics
 from neurogate_trainer.figures_run import draw_figures, save_ood_scores
-from neurogate_trainer.metrics import compute_metrics, reliability_bins
+from neurogate_trainer.metrics import compute_metrics
 from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.reliability import reliability_bins
 
 from neurogate_testing.predictions import make_predictions
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_gateway import member
+from neurogate_gateway import attempts, member
 from neurogate_gateway.admission import Deadline
 from neurogate_gateway.backend import BackendVersion
 from neurogate_gateway.discovery import discover
@@ -194,7 +194,8 @@ async def test_hanging_predictions_withdraw_the_version_only_where_others_have_i
 ) -> None:
     now = 1000.0
     clock = types.SimpleNamespace(monotonic=lambda: now, time=time.time)
-    monkeypatch.setattr(member, "time", clock)
+    for module in (member, attempts):
+        monkeypatch.setattr(module, "time", clock)
     world = await ready(pool, 2)
     for server in world.servers:
         server.predictions_answer.clear()

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from neurogate_gateway.config import ConfigError, Settings, parse_settings, split_address
+from neurogate_gateway.config import ConfigError, Settings, split_address
+from neurogate_gateway.options import parse_settings
 
 
 def test_defaults() -> None:

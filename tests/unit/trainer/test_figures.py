@@ -8,7 +8,8 @@ from neurogate_testing.predictions import make_predictions
 from neurogate_testing.runs import stripes
 from neurogate_trainer import figures, figures_gradcam, figures_trust
 from neurogate_trainer.figures_style import figure, shorten
-from neurogate_trainer.metrics import compute_metrics, reliability_bins
+from neurogate_trainer.metrics import compute_metrics
+from neurogate_trainer.reliability import reliability_bins
 from PIL import Image
 
 
