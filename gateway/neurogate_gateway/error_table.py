@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Final
 
-# Imported for their leaves.
-from . import release_errors as _release
-from . import training_errors as _training
+from . import errors, release_errors, training_errors
 from .errors import GatewayError
 
 __all__ = ["TABLE"]
 
 
-def _leaves(branch: type[GatewayError]) -> Iterator[type[GatewayError]]:
-    if "reason" in vars(branch):
-        yield branch
-    for child in branch.__subclasses__():
-        yield from _leaves(child)
+def _leaves(module: ModuleType) -> Iterator[type[GatewayError]]:
+    """The exceptions that a module defines with a reason of their own."""
+    for each in vars(module).values():
+        if isinstance(each, type) and issubclass(each, GatewayError) and "reason" in vars(each):
+            yield each
 
 
-_ = (_release, _training)
-
-TABLE: Final[Mapping[str, type[GatewayError]]] = {leaf.reason_name(): leaf for leaf in _leaves(GatewayError)}
+TABLE: Final[Mapping[str, type[GatewayError]]] = {
+    leaf.reason_name(): leaf
+    for module in (errors, release_errors, training_errors)
+    for leaf in _leaves(module)
+}

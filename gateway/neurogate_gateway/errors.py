@@ -11,8 +11,8 @@
     ├── UnavailableError        UNAVAILABLE          the only status that is for automatic retry
     └── InternalError           INTERNAL             not the caller's fault; the log has the details
 
-A leaf carries one reason of error.proto, its branch the status. `error_table.TABLE` is made from the leaves,
-those of `release_errors` and `training_errors` included, and tests hold it to error.proto and docs/errors.md.
+A leaf carries one reason of error.proto, its branch the status. `error_table.TABLE` is put together from the
+leaves of this module, `release_errors` and `training_errors`, and held to error.proto and docs/errors.md.
 """
 
 from __future__ import annotations
