@@ -2,7 +2,8 @@
 
     <root>/<model>/.release.json        the release, with the change that made it so
     <root>/<model>/.release-log.jsonl   the audit record, one change a line
-    <root>/<model>/.release.lock        held while one of the two changes
+    <root>/<model>/.release-idle.jsonl  requests that asked for what was so already
+    <root>/<model>/.release.lock        held while one of them changes
 
 A change is one replacement of the document, so a crash leaves the old release or the new one. The record
 follows it: what a crash kept out is there in the document, and is written before the next change.
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from . import _release_idle as idle
 from . import _release_log as record
 from ._files import replace_file
 from ._names import MODEL_NAME_RULE, is_model_name
@@ -68,6 +70,7 @@ _T = TypeVar("_T")
 
 _DOCUMENT: Final = ".release.json"
 _LOG: Final = ".release-log.jsonl"
+_IDLE: Final = ".release-idle.jsonl"
 _LOCK: Final = ".release.lock"
 
 
@@ -101,12 +104,12 @@ class Changed:
 
     Attributes:
         release: The release right after it.
-        change: Its line of the audit record.
-        repeated: Whether it had been made before, under the same request_id.
+        change: Its line of the audit record; None where all was so already, and nothing was changed.
+        repeated: Whether it had been asked for before, under the same request_id.
     """
 
     release: Release
-    change: Change
+    change: Change | None
     repeated: bool = False
 
 
@@ -124,6 +127,7 @@ class ReleaseStore:
         self._folder = root.absolute() / model
         self._document = self._folder / _DOCUMENT
         self._log = self._folder / _LOG
+        self._idle = self._folder / _IDLE
 
     def stamp(self) -> tuple[int, ...]:
         """Something that differs whenever the document does, at the price of one look at its name."""
@@ -162,7 +166,8 @@ class ReleaseStore:
         """Changes the release, while nobody else does.
 
         Args:
-            decide: What to make of the release as it is now; may raise, and then nothing changes.
+            decide: What to make of the release as it is now; may raise, and then nothing changes. A state
+                that is the present one changes nothing either, and leaves no line in the audit record.
             etag: Of the release that the caller has seen; empty for whatever is there.
             request_id: The caller's name for the change; a repeat gets the first answer, whatever has
                 happened since. Empty for none.
@@ -185,6 +190,10 @@ class ReleaseStore:
             if etag and etag != release.etag:
                 raise EtagMismatchError(f"the release is at {release.etag} by now, not at {etag}")
             draft = decide(release)
+            if draft.state == release.state:
+                if request_id:
+                    idle.remember(self._idle, idle.Asked(request_id, asked, release.revision))
+                return Changed(release=release, change=None)
             change = Change(
                 sequence=release.revision + 1,
                 time=time.time(),
@@ -245,7 +254,18 @@ class ReleaseStore:
         if not request_id:
             return None
         earlier = self._guarded(lambda: record.find(self._log, request_id))
-        return None if earlier is None else _first_answer(earlier, request_id, asked)
+        if earlier is not None:
+            return _first_answer(earlier, request_id, asked)
+        before = idle.find(self._idle, request_id)
+        if before is None:
+            return None
+        if before.content != asked:
+            raise RequestIdReusedError(
+                f"request_id {request_id!r} belongs to a request that asked for something else"
+            )
+        then = self.changes(below=before.revision + 1, size=1)
+        release = Release(state=then[0].state, last_change=then[0]) if then else Release()
+        return Changed(release=release, change=None, repeated=True)
 
     def _catch_up(self, release: Release) -> None:
         last = release.last_change

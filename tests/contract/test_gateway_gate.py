@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from neurogate.v1 import model_pb2
 from neurogate_gateway.lifecycle import candidates
 from neurogate_gateway.lifecycle.desk import Asked
+from neurogate_gateway.release_errors import EvaluationImpossibleError
 from neurogate_serving.transform import default_spec, transform
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure
@@ -108,6 +110,31 @@ async def test_a_bad_candidate_is_refused_unless_somebody_overrules(tmp_path: Pa
         ]
         listed = await at.gateway.models.ListReleaseChanges(model_pb2.ListReleaseChangesRequest(page_size=1))
         assert listed.changes[0] == change
+
+
+async def test_who_is_stable_already_does_not_stand_before_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
+        await at.promote(2, force=True)
+        evaluator = at.gateway.gateway.lifecycle._evaluator
+        assert evaluator is not None
+
+        async def asked(number: int, stable: int | None) -> model_pb2.GateReport:
+            raise EvaluationImpossibleError(f"version {number} need not be measured against {stable}")
+
+        monkeypatch.setattr(evaluator, "evaluate", asked)
+        for force in (False, True):
+            assert not (await at.promote(2, force=force)).HasField("change")
+        # As another gateway makes another version "stable" that this one has not seen yet.
+        manager = at.gateway.gateway.lifecycle.manager
+        assert manager is not None
+        manager.release = dataclasses.replace(
+            manager.release,
+            state=dataclasses.replace(manager.release.state, labels={"stable": 1, "previous": 2}),
+        )
+        assert (await failure(at.promote(1))).reason == "ETAG_MISMATCH"
 
 
 async def test_who_does_not_wait_for_the_gate_overrules_it(tmp_path: Path) -> None:

@@ -271,6 +271,29 @@ async def test_a_repeat_gets_the_first_answer(tmp_path: Path) -> None:
         assert later.change == first.change
 
 
+async def test_what_is_so_already_is_no_change(tmp_path: Path) -> None:
+    split = model_pb2.SetTrafficSplitRequest
+    async with released_gateway(tmp_path, 2) as at:
+        first = await at.promote(2, request_id="p-1")
+        before = await at.release()
+        for request_id in ("", "p-2"):
+            done = await at.promote(2, request_id=request_id)
+            assert (done.release.etag, done.HasField("change")) == (before.etag, False)
+        none = await at.gateway.models.SetTrafficSplit(split(request_id="s-1"))
+        assert (none.release.etag, none.HasField("change")) == (before.etag, False)
+        assert (await failure(at.promote(2, etag="stale"))).reason == "ETAG_MISMATCH"
+        assert (await failure(at.promote(1, request_id="p-2"))).reason == "REQUEST_ID_REUSED"
+        assert (await at.promote(2, request_id="p-1")).change == first.change
+        canary = split(canary_version=1, canary_percent=5)
+        assert (await at.gateway.models.SetTrafficSplit(canary)).HasField("change")
+        assert not (await at.gateway.models.SetTrafficSplit(canary)).HasField("change")
+        # A repeat undoes nothing that others have changed since.
+        await at.gateway.models.RollbackModel(model_pb2.RollbackModelRequest())
+        again = await at.promote(2, request_id="p-2")
+        assert (again.release.labels, again.HasField("change")) == (before.labels, False)
+        assert (await at.release()).labels["stable"] == 1
+
+
 async def test_the_record_pages_newest_first(tmp_path: Path) -> None:
     async with released_gateway(tmp_path, 2) as at:
         await at.promote(2)

@@ -131,7 +131,8 @@ def changed(
     | model_pb2.SetTrafficSplitResponse,
 ) -> ChangedRelease:
     """The release after a change."""
-    return ChangedRelease(release(message.release), release_change(message.change))
+    change = release_change(message.change) if message.HasField("change") else None
+    return ChangedRelease(release(message.release), change)
 
 
 def versions_event(message: model_pb2.WatchModelVersionsResponse) -> VersionsEvent | None:

@@ -76,18 +76,20 @@ def promote(
         try:
             done = client.promote(version, reason=reason, force=force)
         except GateRefusedError as error:
-            report = client.get_model_version(version).gate
-            if report is not None and not as_json:
+            report = None if as_json else client.get_model_version(version).gate
+            if report is not None:
                 console.print(gate_view(report))
-            fail(f"{error.message}\n--force with a --reason overrules it.")
+            # The message has the findings too.
+            refusal = error.message if report is None else f"the gate refuses version {version}"
+            fail(f"{refusal}\n--force with a --reason overrules it.")
     if as_json:
         console.out(dumped(done), highlight=False)
         return
-    if done.change.gate is not None:
+    if done.change is not None and done.change.gate is not None:
         console.print(gate_view(done.change.gate))
         console.print()
     _tell(console, done)
-    if done.change.labels_before != done.change.labels_after and "previous" in done.release.labels:
+    if done.change is not None and "previous" in done.release.labels:
         console.print(f"`{own_name()} rollback` goes back.", style="dim", markup=False)
 
 
@@ -213,6 +215,10 @@ def _candidate(now: Release, share: str) -> int:
 
 def _tell(console: Console, done: ChangedRelease) -> None:
     change = done.change
+    if change is None:
+        console.print("nothing to do: it is so already", style="bold")
+        console.print(labels_line(done.release), soft_wrap=True)
+        return
     moved = [
         f"{name} {change.labels_before.get(name, '-')} → {change.labels_after.get(name, '-')}"
         for name in ("stable", "previous", "canary", "shadow")

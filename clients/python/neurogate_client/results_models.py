@@ -268,10 +268,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class ChangedRelease:
-    """The release after a change, and the change as it was recorded."""
+    """The release after a change.
+
+    Attributes:
+        release: what callers get from now on.
+        change: as it was recorded; None where all was so already, so that nothing was changed.
+    """
 
     release: Release
-    change: ReleaseChange
+    change: ReleaseChange | None
 
 
 @dataclass(frozen=True, slots=True)

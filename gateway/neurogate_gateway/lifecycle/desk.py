@@ -118,7 +118,8 @@ class ReleaseDesk:
             return repeated
         self._check_ready(version)
         stable = self._manager.release.state.labels.get(STABLE)
-        report = await self._verdict(version, force=force)
+        # Who is "stable" already has nothing to prove.
+        report = None if version == stable else await self._verdict(version, force=force)
         # Without a verdict the gate is overruled too: nobody has waited for it.
         overruled = force and self._evaluator is not None and (report is None or not report.accepted)
         if report is not None and not report.accepted and not force:
@@ -133,8 +134,8 @@ class ReleaseDesk:
         def decide(release: Release) -> Draft:
             self._check_ready(version)
             self._check_loaded(version, release)
-            if report is not None and not force and release.state.labels.get(STABLE) != stable:
-                raise EtagMismatchError('another version became "stable" while the gate was asked')
+            if self._evaluator is not None and not force and release.state.labels.get(STABLE) != stable:
+                raise EtagMismatchError('another version became "stable" meanwhile')
             state = transitions.promote(release.state, version, now=time.time())
             return Draft(
                 action=PROMOTE,

@@ -125,8 +125,8 @@ class ReleaseManager:
             changed = await asyncio.to_thread(
                 self._store.change, decide_seen, etag=etag, request_id=request_id, content=content
             )
-        if not changed.repeated:
-            change = changed.change
+        change = changed.change
+        if change is not None and not changed.repeated:
             log(
                 logging.INFO,
                 "release_changed",

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
 from neurogate.v1 import model_pb2, model_pb2_grpc
+from neurogate_serving.release import Changed
 
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.errors import ModelSelectorInvalidError
@@ -69,7 +70,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         async with deadline_of(context, self._default_timeout).enforced():
             changed = await desk.promote(request.version, asked, force=request.force)
         return model_pb2.PromoteModelVersionResponse(
-            release=self._lifecycle.release(changed.release), change=change_message(changed.change)
+            release=self._lifecycle.release(changed.release), change=_change(changed)
         )
 
     async def RollbackModel(  # noqa: N802 - the contract's name
@@ -80,7 +81,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         async with deadline_of(context, self._default_timeout).enforced():
             changed = await desk.rollback(asked)
         return model_pb2.RollbackModelResponse(
-            release=self._lifecycle.release(changed.release), change=change_message(changed.change)
+            release=self._lifecycle.release(changed.release), change=_change(changed)
         )
 
     async def SetTrafficSplit(  # noqa: N802 - the contract's name
@@ -96,7 +97,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
                 shadow=request.shadow_version,
             )
         return model_pb2.SetTrafficSplitResponse(
-            release=self._lifecycle.release(changed.release), change=change_message(changed.change)
+            release=self._lifecycle.release(changed.release), change=_change(changed)
         )
 
     async def EvaluateModelVersion(  # noqa: N802 - the contract's name
@@ -150,6 +151,10 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         if self._lifecycle.manager is None:
             raise _not_managed()
         return self._lifecycle.manager
+
+
+def _change(changed: Changed) -> model_pb2.ReleaseChange | None:
+    return None if changed.change is None else change_message(changed.change)
 
 
 def check_version(version: int) -> None:

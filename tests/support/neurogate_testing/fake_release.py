@@ -125,6 +125,9 @@ class ReleaseMethods:
 
         def change() -> Message:
             self._known(request.version, context)
+            before = dict(release.labels)
+            if request.version == before["stable"]:
+                return pb.PromoteModelVersionResponse(release=release.message())
             report = release.reports.get(request.version) or gate_report(request.version)
             if not report.accepted and not request.force:
                 broken = ",".join(each.rule for each in report.findings if not each.passed)
@@ -133,10 +136,8 @@ class ReleaseMethods:
                     context,
                     status(grpc.StatusCode.FAILED_PRECONDITION, "GATE_REFUSED", refusal, rules=broken),
                 )
-            before = dict(release.labels)
-            if request.version != before["stable"]:
-                release.labels = {**before, "stable": request.version, "previous": before["stable"]}
-                release.labels.pop("candidate", None)
+            release.labels = {**before, "stable": request.version, "previous": before["stable"]}
+            release.labels.pop("candidate", None)
             made = release.record("PROMOTE", before, request, forced=not report.accepted, gate=report)
             return pb.PromoteModelVersionResponse(release=release.message(), change=made)
 
@@ -177,7 +178,7 @@ class ReleaseMethods:
                         "a canary wants a version and a share above 0 to 100",
                     ),
                 )
-            before = dict(release.labels)
+            before, percent = dict(release.labels), release.canary_percent
             for label, number in (("canary", request.canary_version), ("shadow", request.shadow_version)):
                 release.labels.pop(label, None)
                 if number:
@@ -190,6 +191,8 @@ class ReleaseMethods:
                 release.agreement = pb.ShadowAgreement(
                     stable_version=release.labels["stable"], shadow_version=request.shadow_version
                 )
+            if (release.labels, release.canary_percent) == (before, percent):
+                return pb.SetTrafficSplitResponse(release=release.message())
             made = release.record("SET_TRAFFIC", before, request)
             return pb.SetTrafficSplitResponse(release=release.message(), change=made)
 

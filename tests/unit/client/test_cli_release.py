@@ -84,8 +84,11 @@ def test_a_refused_promotion_shows_why_and_can_be_forced(neurogate: Run, gateway
     code, out, err = neurogate("promote", 2, "-t", gateway.address)
     assert code == 1
     assert "recall of glioma 62.0 %, at least 80.0 %" in out
+    # The findings are told once.
+    assert err == "error: the gate refuses version 2\n--force with a --reason overrules it.\n"
+    code, out, err = neurogate("promote", 2, "--json", "-t", gateway.address)
+    assert (code, out) == (1, "")
     assert "the gate refuses version 2: recall_floor.glioma" in err
-    assert "--force with a --reason overrules it" in err
     code, _, err = neurogate("promote", 2, "--force", "-t", gateway.address)
     assert (code, "--force wants a --reason" in err) == (2, True)
     code, out, _ = neurogate("promote", 2, "--force", "-m", "agreed", "--json", "-t", gateway.address)
@@ -130,12 +133,17 @@ def test_a_canary_is_never_guessed(neurogate: Run, gateway: FakeGateway) -> None
     assert gateway.script.release.labels["canary"] == 2
 
 
-def test_promoting_what_is_stable_offers_no_way_back(neurogate: Run, gateway: FakeGateway) -> None:
+@pytest.mark.parametrize("command", [("promote", 2), ("canary", "off"), ("shadow", "off")])
+def test_what_is_so_already_is_told_and_leaves_no_trace(
+    neurogate: Run, gateway: FakeGateway, command: tuple[object, ...]
+) -> None:
     gateway.script.release.labels = {"stable": 2, "previous": 1}
-    code, out, _ = neurogate("promote", 2, "-t", gateway.address)
-    assert code == 0
-    assert "no label moved" in out
-    assert "goes back" not in out
+    code, out, err = neurogate(*command, "-t", gateway.address)
+    assert (code, err) == (0, "")
+    assert out == "nothing to do: it is so already\nstable 2   previous 1   mode manual\n"
+    code, out, _ = neurogate(*command, "--json", "-t", gateway.address)
+    assert (code, json.loads(out)["change"]) == (0, None)
+    assert gateway.script.release.changes == []
 
 
 def test_the_agreement_of_the_shadow(neurogate: Run, gateway: FakeGateway) -> None:

@@ -80,6 +80,13 @@ def test_promote_and_roll_back(client: Any, gateway: FakeGateway) -> None:
     ]
 
 
+def test_what_is_so_already_is_no_change(client: Any) -> None:
+    release = client.get_release()
+    for done in (client.promote(1), client.set_traffic_split()):
+        assert (done.release, done.change) == (release, None)
+    assert client.list_release_changes() == []
+
+
 def test_a_refusal_of_the_gate_and_force(client: Any, gateway: FakeGateway) -> None:
     gateway.script.release.reports[2] = gate_report(2, accepted=False)
     with pytest.raises(errors.GateRefusedError, match=r"recall_floor\.glioma"):
@@ -117,8 +124,8 @@ def test_the_callers_request_id_is_sent(client: Any, gateway: FakeGateway) -> No
 
 def test_changes_come_in_pages(client: Any, gateway: FakeGateway) -> None:
     gateway.script.page_size = 2
-    for _ in range(5):
-        client.set_traffic_split()
+    for percent in range(1, 6):
+        client.set_traffic_split(canary_version=2, canary_percent=percent)
     assert [each.sequence for each in client.list_release_changes()] == [5, 4, 3, 2, 1]
     assert [each.sequence for each in client.list_release_changes(limit=3)] == [5, 4, 3]
 

@@ -248,3 +248,49 @@ def test_an_action_without_a_request_id_is_never_a_repeat(store: ReleaseStore) -
     decide = lambda _: Draft(action=CANDIDATE, state=State(labels={"candidate": 1}), actor="gateway")  # noqa: E731
     assert not store.change(decide).repeated
     assert not store.change(decide).repeated
+
+
+def test_what_is_so_already_is_no_change(store: ReleaseStore) -> None:
+    stamp = store.stamp()
+    assert store.change(lambda _: Draft(action=PROMOTE, state=State(), actor="me")).release == Release()
+    assert store.stamp() == stamp
+    release = store.change(to(1)).release
+    stamp = store.stamp()
+    assert store.change(to(1), etag=release.etag) == Changed(release=release, change=None)
+    assert (store.stamp(), store.read(), len(store.changes())) == (stamp, release, 1)
+    with pytest.raises(EtagMismatchError):
+        store.change(to(1), etag="stale")
+
+
+@pytest.mark.parametrize("request_id", ["r-1", 'a"b', "a\\b", '", "'])
+def test_a_repeat_of_what_was_so_already_changes_nothing_later(
+    store: ReleaseStore, tmp_path: Path, request_id: str
+) -> None:
+    release = store.change(to(1)).release
+    asked: dict[str, object] = {"version": 1}
+    store.change(to(1), request_id="another", content=asked)
+    assert store.change(to(1), request_id=request_id, content=asked) == Changed(release=release, change=None)
+    store.change(to(2))
+    again = Changed(release=release, change=None, repeated=True)
+    assert store.repeated(request_id, asked) == again
+    other = ReleaseStore(tmp_path, MODEL)
+    assert other.change(to(1), request_id=request_id, content=asked, etag="stale") == again
+    assert other.read().state.labels == {"stable": 2}
+    with pytest.raises(RequestIdReusedError):
+        store.change(to(3), request_id=request_id, content={"version": 3})
+    with pytest.raises(RequestIdReusedError):
+        store.repeated(request_id, {"version": 3})
+
+
+@pytest.mark.parametrize("left", range(1, 20))
+def test_a_note_cut_short_by_a_crash_spoils_no_other(store: ReleaseStore, tmp_path: Path, left: int) -> None:
+    store.change(to(1))
+    store.change(to(1), request_id="r-1")
+    notes = tmp_path / MODEL / ".release-idle.jsonl"
+    whole = notes.read_bytes()
+    notes.write_bytes(whole + whole[:left])
+    assert store.change(to(1), request_id="r-2") == Changed(release=store.read(), change=None)
+    store.change(to(2))
+    for request_id in ("r-1", "r-2"):
+        repeat = store.change(to(1), request_id=request_id)
+        assert (repeat.repeated, repeat.release.state.labels) == (True, {"stable": 1})

@@ -82,7 +82,8 @@ MANY = (
     PREAMBLE
     + """
 for turn in range(int(sys.argv[2])):
-    store.change(to(turn + 1), request_id=f"{os.getpid()}-{turn}")
+    # No two alike: what is so already is no change.
+    store.change(to(1000 * os.getpid() + turn + 1), request_id=f"{os.getpid()}-{turn}")
 """
 )
 
