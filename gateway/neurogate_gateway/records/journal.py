@@ -7,6 +7,7 @@ fails a call.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -143,20 +144,28 @@ class Journal:
     def _write(self, batch: Sequence[tuple[float, Outcome]], give_up: float | None) -> None:
         size = sum(len(outcome.image) for _, outcome in batch)
         try:
-            rows, images = self._prepare(batch)
-            kept = self._try(rows, images, give_up)
+            kept = len(batch) if self._try(batch, give_up) else 0
         except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
             log(logging.ERROR, "journal_not_written", error=error)
-            kept = False
+            kept = self._write_singly(batch, give_up) if len(batch) > 1 else 0
         with self._lock:
             self._waiting_bytes -= size
             self._done += len(batch)
-            if kept:
-                self.written += len(batch)
-                self._counters["written"].inc(len(batch))
-            else:
-                self._count_dropped(len(batch))
+            self.written += kept
+            self._counters["written"].inc(kept)
+            self._count_dropped(len(batch) - kept)
             self._due.notify_all()
+
+    def _write_singly(self, batch: Sequence[tuple[float, Outcome]], give_up: float | None) -> int:
+        """Writes one by one what could not be written together; how many could."""
+        kept = 0
+        for each in batch:
+            # What is wrong was told for all of them.
+            with contextlib.suppress(Exception):
+                if not self._try([each], give_up):
+                    break
+                kept += 1
+        return kept
 
     def _prepare(
         self, batch: Sequence[tuple[float, Outcome]]
@@ -169,8 +178,9 @@ class Journal:
             rows.append(_row(moment, outcome, digest))
         return rows, images
 
-    def _try(self, rows: list[dict[str, Any]], images: dict[str, bytes], give_up: float | None) -> bool:
+    def _try(self, batch: Sequence[tuple[float, Outcome]], give_up: float | None) -> bool:
         """Writes a batch, again and again while the database is away and somebody may wait for it."""
+        rows, images = self._prepare(batch)
         while True:
             try:
                 self._store.add(rows, images)

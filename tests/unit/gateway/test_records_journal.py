@@ -180,3 +180,50 @@ def test_a_prediction_that_cannot_be_told_is_dropped_and_the_journal_goes_on() -
     assert journal.flush(30)
     journal.close()
     assert (journal.written, journal.dropped) == (1, 1)
+
+
+def test_a_prediction_that_cannot_be_written_takes_no_other_with_it(records: Records) -> None:
+    journal = Journal(records.predictions, NoMetrics(), keep_images=True)
+    untellable, unwritable = outcome(), outcome()
+    assert untellable.answer is not None
+    short = dataclasses.replace(untellable.answer, outputs=Outputs(np.zeros(3, np.float32), 0.0))
+    good = [outcome(b"image %d" % number) for number in range(4)]
+    for each in (
+        *good[:2],
+        dataclasses.replace(untellable, answer=short),
+        dataclasses.replace(unwritable, caller="no text: \udc80"),
+        *good[2:],
+    ):
+        journal.observe(each)
+    journal.start()
+    assert journal.flush(60)
+    journal.close()
+    assert (journal.written, journal.dropped) == (4, 2)
+    for each in good:
+        assert each.answer is not None
+        kept = records.predictions.find(each.answer.classification.prediction_id)
+        assert kept is not None
+        assert kept.image_kept
+
+
+def test_a_database_that_goes_away_while_rows_are_written_singly_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("neurogate_gateway.records.journal._LAST_SECONDS", 0.3)
+
+    class LeavingStore(GatedStore):
+        def add(self, rows: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]) -> None:
+            if len(rows) > 1:
+                raise ValueError("one of them is no row")
+            if self.written:
+                self.failures = 10**9
+            super().add(rows, images)
+
+    store = LeavingStore()
+    store.gate.set()
+    journal = Journal(cast("PredictionStore", store), NoMetrics(), keep_images=False)
+    for _ in range(5):
+        journal.observe(outcome())
+    journal.start()
+    journal.close()
+    assert (journal.written, journal.dropped) == (1, 4)
