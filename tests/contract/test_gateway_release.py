@@ -360,7 +360,7 @@ async def test_a_damaged_document_stops_changes_and_nothing_else(tmp_path: Path)
 async def test_a_repository_that_goes_away_stops_changes_and_nothing_else(tmp_path: Path) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, 2) as at:
-        was = await at.release()
+        was = await at.until_labels(stable=1, candidate=2)
         root.rename(tmp_path / "unmounted")
         root.mkdir()
         failed = await failure(at.promote(2))
