@@ -16,6 +16,8 @@ _CLASS_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BASE_WEIGHTS = ("file", "imagenet", "offline-imagenet", "version", "random")
 _MAX_GOLDEN_BYTES = 256 * 1024
 _MAX_VERSION = 2**63 - 1
+MAX_GATE_POLICY = 4096
+"""Characters: it comes with every event of a retraining, too."""
 
 
 def complaints(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
@@ -150,6 +152,11 @@ def _lineage(lineage: manifest_pb2.Lineage) -> Iterator[str]:
             yield f"lineage.splits.{name} is {count}, expected at least 0"
     if lineage.HasField("parent_version") and lineage.parent_version < 1:
         yield f"lineage.parent_version is {lineage.parent_version}, expected at least 1 or none"
+    if len(lineage.gate_policy) > MAX_GATE_POLICY:
+        yield (
+            f"lineage.gate_policy has {len(lineage.gate_policy)} characters, "
+            f"expected at most {MAX_GATE_POLICY}"
+        )
 
 
 def _goldens(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:

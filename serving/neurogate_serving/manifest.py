@@ -18,13 +18,16 @@ from google.protobuf.message import DecodeError
 from neurogate.v1 import manifest_pb2
 
 from ._files import replace_file
-from ._manifest_rules import complaints
+from ._manifest_rules import MAX_GATE_POLICY, complaints
 
 MANIFEST_FILE: Final = "assets/neurogate_manifest.binpb"
 """Where the manifest lies in a version's directory."""
 
 MANIFEST_REVISION: Final = 1
 """The revision of the manifest's meaning that this code reads and writes."""
+
+LONGEST_GATE_POLICY: Final = MAX_GATE_POLICY
+"""Characters of `lineage.gate_policy`."""
 
 
 class ManifestError(ValueError):

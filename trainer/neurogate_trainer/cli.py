@@ -116,6 +116,10 @@ def retrain(
         list[str] | None,
         typer.Option("--set", help="A setting that differs from the base run's: NAME=VALUE."),
     ] = None,
+    gate_policy: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with what a gateway's gate asks of this version beside its own policy."),
+    ] = None,
     run_id: Annotated[str, typer.Option(help="Identifier of a new run.")] = "",
     events: Annotated[Path | None, typer.Option(help="Also write events as JSON lines to this file.")] = None,
 ) -> None:
@@ -133,6 +137,7 @@ def retrain(
             examples=examples,
             warm_start=warm_start,
             changes={name: value for name, _, value in pairs},
+            gate_policy=gate_policy,
             repository=repository,
             model=model,
             reporter=told.reporter,

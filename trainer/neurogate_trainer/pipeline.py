@@ -36,7 +36,13 @@ from neurogate_trainer.phases import (
 from neurogate_trainer.progress import Reporter
 from neurogate_trainer.publication import already_published, draft_manifest, record_publication
 from neurogate_trainer.report import write_report
-from neurogate_trainer.retraining import Retraining, joining_phases, plan_retraining, tuned
+from neurogate_trainer.retraining import (
+    Retraining,
+    joining_phases,
+    plan_retraining,
+    read_gate_policy,
+    tuned,
+)
 from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_run_id, read_settings
 from neurogate_trainer.splits import assert_disjoint
 from neurogate_trainer.train import Trainer
@@ -110,6 +116,7 @@ def run_retraining(
     repository: Path,
     model: str,
     reporter: Reporter,
+    gate_policy: Path | None = None,
     run_id: str = "",
 ) -> PublishedVersion:
     """Trains on a base run's data set and new examples, and publishes the next version.
@@ -126,11 +133,13 @@ def run_retraining(
         repository: Root of the model repository.
         model: Name of the model in it.
         reporter: Told about everything.
+        gate_policy: TOML file with what a gateway's gate asks of this version beside its own policy; it goes
+            into the manifest, and the gateway judges what it says. None for nothing more.
         run_id: Identifier of a new run; made up where it is empty.
 
     Raises:
         ExamplesError: The examples cannot be learnt from.
-        ConfigError: A setting cannot be changed so.
+        ConfigError: A setting cannot be changed so, or the gate policy is not TOML or too long.
         RunFolderError: `base_run` or `warm_start` is not the folder of a finished run; or as `run_training`.
         Exception: What else `run_training` raises.
     """
@@ -144,7 +153,11 @@ def run_retraining(
                 f"the run in {warm_start} has published no version of {model} to {repository}"
             )
     retraining = plan_retraining(
-        base_run, examples, warm_start=warm_start, parent_version=parent.version if parent else None
+        base_run,
+        examples,
+        warm_start=warm_start,
+        parent_version=parent.version if parent else None,
+        gate_policy=read_gate_policy(gate_policy) if gate_policy is not None else "",
     )
     return run_training(
         data,

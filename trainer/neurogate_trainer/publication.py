@@ -59,6 +59,7 @@ def draft_manifest(
             packages=environment.packages(),
             parent_version=retraining.parent_version if retraining is not None else None,
             examples_digest=retraining.examples_digest if retraining is not None else "",
+            gate_policy=retraining.gate_policy if retraining is not None else "",
         ),
         notice=NOTICE + (PHANTOM_NOTICE if phantom else ""),
     )

@@ -108,6 +108,7 @@ def lineage(run: Run) -> Html | None:
             "Digest of the initial weights": origin.base_weights_digest,
             "Parent version": str(origin.parent_version) if origin.HasField("parent_version") else "",
             "Examples": origin.examples_digest,
+            "Own gate policy": origin.gate_policy,
             "Digest of the model": manifest.model_digest,
             "Digest of the manifest": str(run.record("published").get("manifest_digest", "")),
             "Input": f"{manifest.transform.width} x {manifest.transform.height} pixels, transform revision "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from neurogate_serving.hyperparameters import HyperparameterError, parse_hyperparameters
+from neurogate_serving.manifest import LONGEST_GATE_POLICY
 
 from neurogate_trainer.config import ConfigError, TrainConfig
 from neurogate_trainer.datasets.examples import (
@@ -38,6 +40,7 @@ class Retraining:
         examples_digest: Names the set of examples; see `evaluation_set.images_digest`.
         warm_start: Folder of the run that published the version to start from; "" for initial weights.
         parent_version: That version; None for initial weights.
+        gate_policy: What a gateway's gate asks of the version beside its own policy, as TOML; "" for nothing.
     """
 
     base_run: str
@@ -45,6 +48,7 @@ class Retraining:
     examples_digest: str
     warm_start: str = ""
     parent_version: int | None = None
+    gate_policy: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As state.json holds it."""
@@ -62,7 +66,12 @@ def checkpoint_of(run_dir: Path) -> Path:
 
 
 def plan_retraining(
-    base_run: Path, examples: Path, *, warm_start: Path | None, parent_version: int | None
+    base_run: Path,
+    examples: Path,
+    *,
+    warm_start: Path | None,
+    parent_version: int | None,
+    gate_policy: str = "",
 ) -> Retraining:
     """Looks at everything that a retraining needs before any work is done.
 
@@ -84,7 +93,27 @@ def plan_retraining(
         examples_digest=images_digest(sorted({example.sha256 for example in offered})),
         warm_start=str(warm_start.absolute()) if warm_start is not None else "",
         parent_version=parent_version,
+        gate_policy=gate_policy,
     )
+
+
+def read_gate_policy(path: Path) -> str:
+    """The text of a gate policy, which has to be fit for a manifest; what it says is the gateway's to judge.
+
+    Raises:
+        ConfigError: It is not TOML, or too long.
+        OSError: It cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode()
+        tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no gate policy: not TOML: {error}") from None
+    if len(text) > LONGEST_GATE_POLICY:
+        raise ConfigError(
+            f"{path} is no gate policy: it has {len(text)} characters, expected at most {LONGEST_GATE_POLICY}"
+        )
+    return text
 
 
 def tuned(config: TrainConfig, changes: Mapping[str, str]) -> TrainConfig:

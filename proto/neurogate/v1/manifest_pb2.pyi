@@ -165,7 +165,7 @@ class ClassMetrics(_message.Message):
     def __init__(self, class_id: _Optional[str] = ..., support: _Optional[int] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., f1: _Optional[float] = ..., roc_auc: _Optional[float] = ...) -> None: ...
 
 class Lineage(_message.Message):
-    __slots__ = ("run_id", "dataset", "dataset_digest", "splits", "source_commit", "base_weights", "base_weights_digest", "hyperparameters", "packages", "parent_version", "examples_digest")
+    __slots__ = ("run_id", "dataset", "dataset_digest", "splits", "source_commit", "base_weights", "base_weights_digest", "hyperparameters", "packages", "parent_version", "examples_digest", "gate_policy")
     class HyperparametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,7 @@ class Lineage(_message.Message):
     PACKAGES_FIELD_NUMBER: _ClassVar[int]
     PARENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GATE_POLICY_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     dataset: str
     dataset_digest: str
@@ -202,7 +203,8 @@ class Lineage(_message.Message):
     packages: _containers.ScalarMap[str, str]
     parent_version: int
     examples_digest: str
-    def __init__(self, run_id: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Union[SplitCounts, _Mapping]] = ..., source_commit: _Optional[str] = ..., base_weights: _Optional[str] = ..., base_weights_digest: _Optional[str] = ..., hyperparameters: _Optional[_Mapping[str, str]] = ..., packages: _Optional[_Mapping[str, str]] = ..., parent_version: _Optional[int] = ..., examples_digest: _Optional[str] = ...) -> None: ...
+    gate_policy: str
+    def __init__(self, run_id: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Union[SplitCounts, _Mapping]] = ..., source_commit: _Optional[str] = ..., base_weights: _Optional[str] = ..., base_weights_digest: _Optional[str] = ..., hyperparameters: _Optional[_Mapping[str, str]] = ..., packages: _Optional[_Mapping[str, str]] = ..., parent_version: _Optional[int] = ..., examples_digest: _Optional[str] = ..., gate_policy: _Optional[str] = ...) -> None: ...
 
 class SplitCounts(_message.Message):
     __slots__ = ("train", "validation", "test")

@@ -152,6 +152,10 @@ WRONG: list[tuple[Callable[[Manifest], None], str]] = [
     (put("lineage.base_weights", "internet"), "lineage.base_weights is 'internet', expected one of file"),
     (put("lineage.splits.train", -1), "lineage.splits.train is -1"),
     (put("lineage.parent_version", 0), "lineage.parent_version is 0"),
+    (
+        put("lineage.gate_policy", "#" * 4097),
+        "lineage.gate_policy has 4097 characters, expected at most 4096",
+    ),
     (drop_golden, "goldens has 3 entries, expected at least one per class"),
     (put("goldens.0.name", ""), "goldens[0].name is empty"),
     (put("goldens.1.name", "glioma-0"), "goldens has name 'glioma-0' twice"),

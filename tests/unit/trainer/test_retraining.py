@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 QUIET = NullReporter()
+GATE_POLICY = "[gate]\nmin_accuracy = 0.9\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,9 @@ def home(tmp_path_factory) -> Home:
         sealed = json.loads((home / "first" / "evaluation.json").read_text())["images"][0]
         entries = [(encoded(picture(5000 + n)), "ab"[n % 2]) for n in range(12)]
         entries.append(((home / "data" / sealed["path"]).read_bytes(), sealed["class"]))
-        second = retrain(home, "second", offer(home, "examples.json", entries))
+        (home / "strict.toml").write_text(GATE_POLICY)
+        examples = offer(home, "examples.json", entries)
+        second = retrain(home, "second", examples, gate_policy=home / "strict.toml")
     return Home(home, first, second)
 
 
@@ -109,13 +112,14 @@ def test_the_next_version_says_where_it_comes_from(home):
     assert lineage.run_id == RUN_ID
     assert lineage.parent_version == 1
     assert lineage.examples_digest == hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    assert lineage.gate_policy == GATE_POLICY
     assert lineage.base_weights == "version"
     checkpoint = checkpoint_of(home.path / "first").read_bytes()
     assert lineage.base_weights_digest == hashlib.sha256(checkpoint).hexdigest()
     assert (lineage.hyperparameters["epochs"], lineage.hyperparameters["head_units"]) == ("1", "8")
     first = home.first.manifest.lineage
     assert not first.HasField("parent_version")
-    assert first.examples_digest == ""
+    assert (first.examples_digest, first.gate_policy) == ("", "")
     assert lineage.splits.test == first.splits.test
     grown = lineage.splits.train + lineage.splits.validation - first.splits.train - first.splits.validation
     assert grown == 12
@@ -183,6 +187,15 @@ def test_what_cannot_work_is_told_before_any_work(home, tmp_path):
         retrain(home.path, "never", examples, changes={"image_size": "64"})
     with pytest.raises(ExamplesError, match="cannot be read"):
         retrain(home.path, "never", tmp_path / "none.json")
+    policy = tmp_path / "policy.toml"
+    for content, message in (
+        (b"[gate", "not TOML"),
+        (b"\xff", "not TOML"),
+        (b"#" * 4097, "has 4097 characters"),
+    ):
+        policy.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"is no gate policy: .*{message}"):
+            retrain(home.path, "never", examples, gate_policy=policy)
     gone = tmp_path / "gone"
     shutil.copytree(home.path / "first", gone)
     checkpoint_of(gone).unlink()

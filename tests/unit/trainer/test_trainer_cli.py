@@ -149,6 +149,7 @@ def test_retrain_hands_everything_on(monkeypatch, tmp_path):
     events = tmp_path / "events.jsonl"
     options = ["--examples", "new.json", "--repository", "models", "--run-dir", "run", "--events", events]
     more = ["--warm-start", "first", "--run-id", "abc", "--set", "epochs=3", "--set", "learning_rate=1e-4"]
+    more += ["--gate-policy", "strict.toml"]
     result = run("retrain", "base", *options, *more)
     assert (result.exit_code, "error: enough seen" in result.stderr) == (1, True)
     ((arguments, given),) = calls
@@ -160,6 +161,7 @@ def test_retrain_hands_everything_on(monkeypatch, tmp_path):
         "changes": {"epochs": "3", "learning_rate": "1e-4"},
         "repository": Path("models"),
         "model": "brain_tumor",
+        "gate_policy": Path("strict.toml"),
         "run_id": "abc",
     }
     (end,) = map(json.loads, events.read_text().splitlines())
