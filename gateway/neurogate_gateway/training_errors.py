@@ -107,3 +107,9 @@ class ExampleStoreFullError(ExhaustedError):
     """The store of images is full."""
 
     reason = error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL
+
+
+class GatePolicyInvalidError(InvalidArgumentError):
+    """A retraining's gate policy is not TOML, or has a key or a value that is not right."""
+
+    reason = error_pb2.ERROR_REASON_GATE_POLICY_INVALID

@@ -80,6 +80,7 @@ BY_REASON: dict[str, type[NeurogateError]] = {
     "RETRAINING_QUEUE_FULL": errors.OverloadedError,
     "EXAMPLE_NAME_INVALID": errors.InvalidOptionError,
     "EXAMPLE_STORE_FULL": errors.OverloadedError,
+    "GATE_POLICY_INVALID": errors.InvalidOptionError,
 }
 
 _BY_CODE: dict[StatusCode, type[NeurogateError]] = {

@@ -113,6 +113,7 @@ class TrainingCalls(Connection):
         hyperparameters: Mapping[str, object] | None = None,
         launcher: str = "",
         promote: bool = False,
+        gate_policy: str = "",
         request_id: str = "",
         timeout: float | None = None,
     ) -> Steps[Retraining]:
@@ -126,6 +127,9 @@ class TrainingCalls(Connection):
             hyperparameters: by name; what is unset stays as the base run had it.
             launcher: "local" or "ray"; empty for the gateway's default.
             promote: whether a version that passes the gate is promoted at once.
+            gate_policy: what the gate asks of this version beside the gateway's own policy, which this can
+                tighten and never loosen: TOML with a table `[gate]`, as in the gateway's policy file, up to
+                4096 characters. Empty: nothing more.
             request_id: identifier of this retraining, up to 128 printable ASCII characters; a repeat gets the
                 first answer. Empty: the client makes one, so that its own retries start one run.
             timeout: seconds for this call, in place of the client's.
@@ -140,6 +144,7 @@ class TrainingCalls(Connection):
             hyperparameters={name: str(value) for name, value in (hyperparameters or {}).items()},
             launcher=launcher,
             promote=promote,
+            gate_policy=gate_policy,
         )
         if warm_start_version is not None:
             spec.warm_start_version = warm_start_version

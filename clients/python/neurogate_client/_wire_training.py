@@ -102,6 +102,7 @@ def retraining(message: pb.Retraining) -> Retraining:
         hyperparameters=dict(spec.hyperparameters),
         launcher=spec.launcher,
         promote=spec.promote,
+        gate_policy=spec.gate_policy,
         create_time=time_of(message, "create_time"),
         start_time=time_of(message, "start_time"),
         end_time=time_of(message, "end_time"),

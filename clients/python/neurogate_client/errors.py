@@ -15,7 +15,8 @@ Catch the branch that says what to do:
     │   │                              STREAM_CONFIG_NOT_FIRST, ROUTING_KEY_INVALID, REQUEST_ID_REUSED,
     │   │                              TRAFFIC_SPLIT_INVALID, CHANGE_REASON_INVALID, RESUME_TOKEN_INVALID,
     │   │                              UPLOAD_SEQUENCE_INVALID, EXAMPLE_DIGEST_MISMATCH, FEEDBACK_INVALID,
-    │   │                              FILTER_INVALID, HYPERPARAMETER_INVALID, EXAMPLE_NAME_INVALID
+    │   │                              FILTER_INVALID, HYPERPARAMETER_INVALID, EXAMPLE_NAME_INVALID,
+    │   │                              GATE_POLICY_INVALID
     │   └── BatchSizeError             BATCH_EMPTY, BATCH_TOO_LARGE
     ├── ModelError                     no version can answer as asked
     │   ├── ModelNotFoundError         NOT_FOUND: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND,

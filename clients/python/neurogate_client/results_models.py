@@ -57,7 +57,8 @@ class GateFinding:
     """One rule of the gate, kept or broken.
 
     Attributes:
-        rule: e.g. "min_accuracy" or "recall_floor.glioma".
+        rule: e.g. "min_accuracy" or "recall_floor.glioma"; with "gate_policy." before it where the
+            retraining's own policy asks for it.
         passed: whether it is kept.
         value: what was found.
         limit: what the policy asks for.

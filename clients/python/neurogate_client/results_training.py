@@ -174,6 +174,7 @@ class Retraining:
         hyperparameters: as they were asked for, by name.
         launcher: "local" or "ray"; empty for the gateway's default.
         promote: whether a version that passes the gate is promoted at once.
+        gate_policy: what the gate asks beside the gateway's own policy, as TOML; empty for nothing more.
         create_time: when it was queued (UTC).
         start_time: when the trainer started; None before.
         end_time: when it ended; None before.
@@ -192,6 +193,7 @@ class Retraining:
     hyperparameters: Mapping[str, str] = field(hash=False)
     launcher: str
     promote: bool
+    gate_policy: str
     create_time: dt.datetime | None
     start_time: dt.datetime | None
     end_time: dt.datetime | None

@@ -19,6 +19,7 @@ from neurogate_gateway.telemetry import log
 
 from . import transitions
 from .desk import ReleaseDesk
+from .gate import broken_rules
 from .manager import NothingDueError, ReleaseManager
 from .messages import gate_json
 from .steward import GATEWAY
@@ -67,9 +68,12 @@ class Candidates:
             # Nobody is promoted by default for want of something to compare with.
             return _AGAIN_SECONDS
         try:
-            report = await self._desk.evaluate(candidate)
+            # From the manifest, so that a gateway that knows nothing of the retraining keeps to it as well.
+            report = await self._desk.evaluate(candidate, version.manifest.lineage.gate_policy)
             if self._promote and report.accepted:
                 await self._promote_it(candidate, stable, report)
+            elif not report.accepted:
+                log(logging.INFO, "candidate_refused", version=candidate, rules=broken_rules(report))
         except EvaluationImpossibleError as error:
             log(logging.ERROR, "evaluation_impossible", version=candidate, message=error.message)
             return _REPAIRED_SECONDS

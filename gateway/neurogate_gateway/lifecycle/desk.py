@@ -31,9 +31,10 @@ from neurogate_gateway.routing import STABLE
 
 from . import transitions
 from .evaluation import Evaluator
-from .gate import broken_rules
+from .gate import broken_rules, with_own
 from .manager import ReleaseManager
 from .messages import gate_json
+from .policy import PolicyError, own_policy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +65,27 @@ class VersionPromoter(Protocol):
             DeadlineTooShortError: It takes longer than that.
         """
 
-    async def evaluate(self, version: int) -> model_pb2.GateReport:
+    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
         """What the gate makes of a READY version.
 
+        Args:
+            version: Which.
+            also: A retraining's own policy, asked beside the gateway's; empty for none.
+
         Raises:
-            EvaluationImpossibleError: There are no evaluation images, or none that fit.
+            EvaluationImpossibleError: There are no evaluation images, or none that fit; or the other policy
+                cannot be used.
             GatewayError: It is not READY, or the model servers cannot answer.
         """
 
-    async def promote(self, version: int, asked: Asked, *, force: bool = False) -> Changed:
+    async def promote(self, version: int, asked: Asked, *, force: bool = False, also: str = "") -> Changed:
         """Makes a READY version "stable".
+
+        Args:
+            version: Which.
+            asked: Who asks.
+            force: Whether the gate is overruled.
+            also: As for `evaluate`.
 
         Raises:
             GateRefusedError: The gate refuses it.
@@ -101,17 +113,27 @@ class ReleaseDesk:
             if not await self._catalog.fleet.changes(give_up):
                 raise DeadlineTooShortError(f"version {version} was not READY within {seconds:g} s")
 
-    async def evaluate(self, version: int) -> model_pb2.GateReport:
+    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
         """As `VersionPromoter`."""
         self._check_ready(version)
         if self._evaluator is None:
             raise EvaluationImpossibleError("this gateway has no evaluation images")
+        try:
+            own = own_policy(also, self._evaluator.policy) if also else None
+        except PolicyError as error:
+            # Of a version that another release of the gateway has had trained, or that was trained by hand.
+            raise EvaluationImpossibleError(
+                f"version {version} has a gate policy of its own that cannot be used: {error}"
+            ) from error
         stable = self._manager.release.state.labels.get(STABLE)
         # A "stable" that is not READY cannot be measured, and no reason to keep its successor out.
         comparable = stable if stable is not None and self._catalog.fleet.ready(stable) else None
-        return await self._evaluator.evaluate(version, comparable)
+        report = await self._evaluator.evaluate(version, comparable)
+        if own is None:
+            return report
+        return with_own(report, await self._evaluator.evaluate(version, comparable, own))
 
-    async def promote(self, version: int, asked: Asked, *, force: bool = False) -> Changed:
+    async def promote(self, version: int, asked: Asked, *, force: bool = False, also: str = "") -> Changed:
         """As `VersionPromoter`."""
         content = {"action": PROMOTE, "version": version, "force": force, **_content(asked)}
         if repeated := await self._manager.repeated(asked.request_id, content):
@@ -119,7 +141,7 @@ class ReleaseDesk:
         self._check_ready(version)
         stable = self._manager.release.state.labels.get(STABLE)
         # Who is "stable" already has nothing to prove.
-        report = None if version == stable else await self._verdict(version, force=force)
+        report = None if version == stable else await self._verdict(version, force=force, also=also)
         # Without a verdict the gate is overruled too: nobody has waited for it.
         overruled = force and self._evaluator is not None and (report is None or not report.accepted)
         if report is not None and not report.accepted and not force:
@@ -198,13 +220,13 @@ class ReleaseDesk:
 
         return await self._change(decide, asked, content)
 
-    async def _verdict(self, version: int, *, force: bool) -> model_pb2.GateReport | None:
-        if self._evaluator is None:
+    async def _verdict(self, version: int, *, force: bool, also: str) -> model_pb2.GateReport | None:
+        if self._evaluator is None and not also:
             return None
         if not force:
-            return await self.evaluate(version)
+            return await self.evaluate(version, also)
         # Who overrules the gate does not wait for it, but what it has said is put on record.
-        return self._evaluator.last_report(version)
+        return self._evaluator.last_report(version) if self._evaluator is not None else None
 
     async def _change(
         self, decide: Callable[[Release], Draft], asked: Asked, content: dict[str, object]

@@ -63,31 +63,34 @@ class Evaluator:
             source: Folder of class folders, or list of images; read anew when it has changed.
             versions: Which are READY.
             runner: Who asks them.
-            policy: What the gate wants.
+            policy: What the gate wants of every version.
             seconds: Time for each image.
         """
         self._source = source
         self._versions = versions
         self._runner = runner
-        self._policy = policy
+        self.policy = policy
         self._seconds = seconds
         self._images: tuple[Fingerprint, SealedImages] | None = None
         self._known: OrderedDict[tuple[str, str], asyncio.Task[Measured]] = OrderedDict()
-        self._verdicts: OrderedDict[tuple[str, str, str], model_pb2.GateReport] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str, str, str], model_pb2.GateReport] = OrderedDict()
         self._reports: dict[int, model_pb2.GateReport] = {}
         self.reported: Listeners[[int]] = Listeners()
-        """Told the number of every version that the gate has judged."""
+        """Told the number of every version that the gate has judged by its own policy."""
 
     def last_report(self, version: int) -> model_pb2.GateReport | None:
-        """The gate's last verdict on a version; None when it was not asked yet."""
+        """The last verdict by the gate's own policy; None when it was not asked yet."""
         return self._reports.get(version)
 
-    async def evaluate(self, number: int, stable: int | None) -> model_pb2.GateReport:
+    async def evaluate(
+        self, number: int, stable: int | None, policy: Policy | None = None
+    ) -> model_pb2.GateReport:
         """The gate's verdict on a version.
 
         Args:
             number: The version.
             stable: The one that it is compared with; None for none.
+            policy: Another one than the gate's own; its verdict is not the version's last report.
 
         Raises:
             ModelVersionNotReadyError: One of them is not READY.
@@ -96,18 +99,19 @@ class Evaluator:
         """
         images = await self._sealed()
         version, other = self._ready(number), None if stable in {None, number} else self._ready(stable or 0)
-        key = (version.digest, other.digest if other is not None else "", images.truth)
+        asked = policy or self.policy
+        key = (version.digest, other.digest if other is not None else "", images.truth, asked.digest)
         report = self._verdicts.get(key)
         if report is None:
             candidate = await self._measured(version, images)
             before = await self._measured(other, images) if other is not None else None
-            report = await asyncio.to_thread(judge, candidate, before, self._policy)
+            report = await asyncio.to_thread(judge, candidate, before, asked)
             report.time.GetCurrentTime()
             self._verdicts[key] = report
             log(logging.INFO, "gate", version=number, accepted=report.accepted, stable=stable or 0)
         while len(self._verdicts) > _REMEMBERED:
             self._verdicts.popitem(last=False)
-        if self._reports.get(number) is not report:
+        if policy is None and self._reports.get(number) is not report:
             self._reports[number] = report
             self.reported.tell(number)
         return report

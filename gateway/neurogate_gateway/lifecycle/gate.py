@@ -47,6 +47,29 @@ def judge(candidate: Measured, stable: Measured | None, policy: Policy) -> model
     return report
 
 
+def with_own(report: model_pb2.GateReport, own: model_pb2.GateReport) -> model_pb2.GateReport:
+    """The verdict of the gateway's policy and of a retraining's own together: either may refuse.
+
+    Args:
+        report: Under the gateway's policy.
+        own: Under the retraining's own.
+
+    Returns:
+        The gateway's report with the findings of the other one behind its own, those left out that ask for
+        the same.
+    """
+    both = model_pb2.GateReport()
+    both.CopyFrom(report)
+    asked = {(finding.rule, finding.limit, finding.message) for finding in report.findings}
+    for finding in own.findings:
+        if (finding.rule, finding.limit, finding.message) not in asked:
+            both.findings.append(finding)
+            both.findings[-1].rule = f"gate_policy.{finding.rule}"
+            both.findings[-1].message += ", by the retraining's own gate policy"
+    both.accepted = report.accepted and own.accepted
+    return both
+
+
 def broken_rules(report: model_pb2.GateReport) -> list[str]:
     """Names of the rules that are not kept, in order."""
     return [finding.rule for finding in report.findings if not finding.passed]

@@ -16,14 +16,15 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-_T = TypeVar("_T")
+from neurogate_serving.manifest import LONGEST_GATE_POLICY
+
 _LARGEST_FILE: Final = 1 << 20
+_LONGEST_SHOWN: Final = 60
 
 
 class PolicyError(ValueError):
@@ -128,52 +129,101 @@ def parse_policy(text: str) -> Policy:
     Raises:
         PolicyError: As `read_policy`.
     """
-    try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PolicyError(f"not TOML: {error}") from None
+    document = _document(text)
     _check_keys(document, ["gate", "guards"], "")
-    gate = _table(document.get("gate", {}), "gate")
-    recall = _table(gate.pop("recall", {}), "gate.recall")
-    floors = {name: _number(value, f"gate.recall.{name}", 0, 1) for name, value in recall.items()}
     return Policy(
-        gate=_section(GatePolicy, gate, "gate", recall=floors),
-        guards=_section(GuardPolicy, _table(document.get("guards", {}), "guards"), "guards"),
+        gate=GatePolicy(**_gate_values(document.get("gate", {}))),
+        guards=GuardPolicy(**_values(GuardPolicy, _table(document.get("guards", {}), "guards"), "guards")),
     )
 
 
-def _section(kind: type[_T], table: dict[str, object], name: str, **given: object) -> _T:
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in given}  # type: ignore[arg-type]
+def own_policy(text: str, policy: Policy) -> Policy:
+    """A retraining's own policy, to be asked beside the gateway's.
+
+    Args:
+        text: TOML with the one table `[gate]`: live guards watch the gateway's callers, not one version's.
+        policy: The gateway's; what the text does not name is as in it. A `min_recall` that is named counts
+            for every class that the text does not name.
+
+    Raises:
+        PolicyError: It is too long, or as `read_policy`.
+    """
+    if len(text) > LONGEST_GATE_POLICY:
+        raise PolicyError(f"it has {len(text)} characters, expected at most {LONGEST_GATE_POLICY}")
+    document = _document(text)
+    _check_keys(document, ["gate"], "")
+    values = _gate_values(document.get("gate", {}))
+    if not values:
+        raise PolicyError("it asks for nothing, expected a table [gate] with a key, as in min_accuracy = 0.9")
+    if "min_recall" not in values:
+        values["recall"] = {**policy.gate.recall, **values.get("recall", {})}
+    return Policy(gate=dataclasses.replace(policy.gate, **{"recall": {}, **values}))
+
+
+def _document(text: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Numbers with too many digits are a ValueError that is no TOMLDecodeError.
+        raise PolicyError(f"not TOML: {_cut(str(error))}") from None
+
+
+def _gate_values(value: object) -> dict[str, Any]:
+    """The fields of a `GatePolicy` that a table `[gate]` names."""
+    table = _table(value, "gate")
+    if "recall" not in table:
+        return _values(GatePolicy, table, "gate")
+    recall = _table(table.pop("recall"), "gate.recall")
+    floors = {name: _number(floor, f"gate.recall.{_cut(name)}", 0, 1) for name, floor in recall.items()}
+    return {**_values(GatePolicy, table, "gate"), **({"recall": floors} if floors else {})}
+
+
+def _values(kind: type[GatePolicy | GuardPolicy], table: Mapping[str, object], name: str) -> dict[str, Any]:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     _check_keys(table, list(fields), f"{name}.")
-    values: dict[str, object] = dict(given)
+    values: dict[str, Any] = {}
     for key, value in table.items():
         field = fields[key]
         number = _number(value, f"{name}.{key}", field.metadata["low"], field.metadata["high"])
         if isinstance(field.default, int):
             if number != int(number):
-                raise PolicyError(f"{name}.{key} is {value!r}, expected a whole number")
+                raise PolicyError(f"{name}.{key} is {_shown(value)}, expected a whole number")
             number = int(number)
         values[key] = number
-    return kind(**values)
+    return values
 
 
 def _table(value: object, name: str) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise PolicyError(f"{name} is {value!r}, expected a table")
+        raise PolicyError(f"{name} is {_shown(value)}, expected a table")
     return dict(value)
 
 
 def _check_keys(table: Mapping[str, object], known: list[str], prefix: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(_cut(key), known, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
-            raise PolicyError(f"unknown key {prefix}{key}{hint}")
+            raise PolicyError(f"unknown key {prefix}{_cut(key)}{hint}")
 
 
 def _number(value: object, name: str, low: float, high: float) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise PolicyError(f"{name} is {value!r}, expected a number")
+    # NaN compared by hand, since math.isnan takes no integer beyond a float.
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:  # noqa: PLR0124
+        raise PolicyError(f"{name} is {_shown(value)}, expected a number")
     if not low <= value <= high:
-        raise PolicyError(f"{name} is {value}, expected {low:g} to {high:g}")
+        raise PolicyError(f"{name} is {_shown(value)}, expected {low:g} to {high:g}")
     return float(value)
+
+
+def _shown(value: object) -> str:
+    try:
+        return _cut(repr(value))
+    except (ValueError, RecursionError):
+        return "too long to be shown"
+
+
+def _cut(text: str) -> str:
+    """Text of a caller in an error: not too long, and one line."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

@@ -13,7 +13,7 @@ from typing import Final
 from neurogate_gateway.records.run import Run, RunExample
 
 from .checkpoints import STATE, Checkpoints
-from .launching import EVENTS_FILE, EXAMPLES_FILE, RUN_DIR, Job, LaunchError
+from .launching import EVENTS_FILE, EXAMPLES_FILE, GATE_POLICY_FILE, RUN_DIR, Job, LaunchError
 
 _EXAMPLES_REVISION: Final = 1
 
@@ -68,6 +68,10 @@ class JobMaker:
             "--repository": self.repository.absolute(),
             "--model": self.model,
         }
+        files = {}
+        if run.spec.gate_policy:
+            files[GATE_POLICY_FILE] = run.spec.gate_policy
+            options["--gate-policy"] = folder / GATE_POLICY_FILE
         document = {
             "revision": _EXAMPLES_REVISION,
             "examples": [
@@ -80,11 +84,13 @@ class JobMaker:
                 for example in examples
             ],
         }
+        files[EXAMPLES_FILE] = json.dumps(document, indent=1) + "\n"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            aside = folder / f".{EXAMPLES_FILE}"
-            aside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            aside.replace(folder / EXAMPLES_FILE)
+            for name, text in files.items():
+                aside = folder / f".{name}"
+                aside.write_text(text, encoding="utf-8", newline="")
+                aside.replace(folder / name)
         except OSError as error:
             raise LaunchError(f"the folder of the run cannot be made: {error}") from error
         return Job(run.run_id, (*command, *(f"{name}={value}" for name, value in options.items())), folder)

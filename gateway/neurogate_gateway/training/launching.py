@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 EVENTS_FILE: Final = "events.jsonl"
 EXAMPLES_FILE: Final = "examples.json"
+GATE_POLICY_FILE: Final = "gate-policy.toml"
 LOG_FILE: Final = "trainer.log"
 RUN_DIR: Final = "run"
 _TAIL_BYTES: Final = 4096

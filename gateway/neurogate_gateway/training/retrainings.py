@@ -13,6 +13,7 @@ from neurogate_serving.hyperparameters import HyperparameterError, parse_hyperpa
 from neurogate_gateway.admission import Deadline
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.errors import ClassNotFoundError
+from neurogate_gateway.lifecycle.policy import Policy, PolicyError, own_policy
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.records.filters import check_filter
 from neurogate_gateway.records.opened import Records
@@ -23,6 +24,7 @@ from neurogate_gateway.telemetry import log
 from neurogate_gateway.training_errors import (
     BaseVersionNotFoundError,
     ExamplesTooFewError,
+    GatePolicyInvalidError,
     HyperparameterInvalidError,
     LauncherNotConfiguredError,
 )
@@ -84,8 +86,14 @@ class Retrainings:
             raise ReleaseNotManagedError(
                 "this gateway does not manage the release, so it can promote nothing", field="spec.promote"
             )
+        if spec.gate_policy and not self._may_promote:
+            raise ReleaseNotManagedError(
+                "this gateway does not manage the release, so no gate asks for a policy",
+                field="spec.gate_policy",
+            )
         version = await stable_version(self._catalog, deadline)
         _check_classes(spec.examples.class_ids, version)
+        _check_gate_policy(spec.gate_policy, version)
         await self._fill_base(spec, version)
 
         def check_counts(counts: Mapping[str, int]) -> None:
@@ -154,6 +162,25 @@ def _check_hyperparameters(texts: Mapping[str, str]) -> None:
         raise HyperparameterInvalidError(
             str(error), field=f'spec.hyperparameters["{error.name[:40]}"]'
         ) from None
+
+
+def _check_gate_policy(text: str, version: ServedVersion) -> None:
+    if not text:
+        return
+    try:
+        recall = own_policy(text, Policy()).gate.recall
+    except PolicyError as error:
+        raise GatePolicyInvalidError(
+            f"the gate policy cannot be used: {error}", field="spec.gate_policy"
+        ) from None
+    known = known_classes(version)
+    for class_id in recall:
+        if class_id not in known:
+            raise GatePolicyInvalidError(
+                f"the gate policy sets gate.recall.{class_id[:40]}, but version {version.number} has no such "
+                f"class, only {', '.join(known)}",
+                field="spec.gate_policy",
+            )
 
 
 def _check_classes(class_ids: Collection[str], version: ServedVersion) -> None:

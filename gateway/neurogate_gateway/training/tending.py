@@ -219,7 +219,7 @@ class Tending:
         await promoter.until_ready(self._run.version, seconds=self._limits.ready_seconds)
         while True:
             try:
-                return await promoter.evaluate(self._run.version)
+                return await promoter.evaluate(self._run.version, self._run.spec.gate_policy)
             except UnavailableError:
                 if time.monotonic() > give_up:
                     raise
@@ -250,7 +250,7 @@ class Tending:
                     request_id=f"retraining-{self._run.run_id}",
                     reason=f"retraining {self._run.run_id}",
                 )
-                await self._promoter.promote(self._run.version, asked)
+                await self._promoter.promote(self._run.version, asked, also=self._run.spec.gate_policy)
                 return
             except UnavailableError:
                 if time.monotonic() > give_up:

@@ -172,7 +172,7 @@ class ListExamplesResponse(_message.Message):
     def __init__(self, examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_by_class: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class RetrainingSpec(_message.Message):
-    __slots__ = ("warm_start_version", "from_scratch", "examples", "hyperparameters", "launcher", "promote")
+    __slots__ = ("warm_start_version", "from_scratch", "examples", "hyperparameters", "launcher", "promote", "gate_policy")
     class HyperparametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -186,13 +186,15 @@ class RetrainingSpec(_message.Message):
     HYPERPARAMETERS_FIELD_NUMBER: _ClassVar[int]
     LAUNCHER_FIELD_NUMBER: _ClassVar[int]
     PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    GATE_POLICY_FIELD_NUMBER: _ClassVar[int]
     warm_start_version: int
     from_scratch: bool
     examples: ExampleFilter
     hyperparameters: _containers.ScalarMap[str, str]
     launcher: str
     promote: bool
-    def __init__(self, warm_start_version: _Optional[int] = ..., from_scratch: bool = ..., examples: _Optional[_Union[ExampleFilter, _Mapping]] = ..., hyperparameters: _Optional[_Mapping[str, str]] = ..., launcher: _Optional[str] = ..., promote: bool = ...) -> None: ...
+    gate_policy: str
+    def __init__(self, warm_start_version: _Optional[int] = ..., from_scratch: bool = ..., examples: _Optional[_Union[ExampleFilter, _Mapping]] = ..., hyperparameters: _Optional[_Mapping[str, str]] = ..., launcher: _Optional[str] = ..., promote: bool = ..., gate_policy: _Optional[str] = ...) -> None: ...
 
 class Retraining(_message.Message):
     __slots__ = ("retraining_id", "state", "spec", "create_time", "start_time", "end_time", "last_sequence", "version", "gate", "error", "actor", "examples_by_class", "examples_digest")

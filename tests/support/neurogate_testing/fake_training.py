@@ -221,6 +221,15 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                         f"there is no hyper-parameter {name!r}",
                     ),
                 )
+        if request.spec.gate_policy.startswith("[gates]"):
+            abort(
+                context,
+                status(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    "GATE_POLICY_INVALID",
+                    "the gate policy cannot be used: unknown key gates; did you mean gate?",
+                ),
+            )
         return self._once(request, context, lambda: self._start(request))
 
     def _start(self, request: pb.StartRetrainingRequest) -> pb.StartRetrainingResponse:

@@ -2,7 +2,8 @@
 
 Run as a script. A file "script.json" beside the model repository's root says what it does:
 {"events": lines before the publication, "pause": seconds between them, "then": "publish", "fail", "hang",
-"crash", "ignore" (SIGTERM) or "wait" (for a file "go" beside it, then publish)}.
+"crash", "ignore" (SIGTERM), "wait" (for a file "go" beside it, then publish), or "serve" (publish what a fake
+model server can serve)}.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from neurogate_serving.repository import ModelRepository
 from neurogate_trainer.progress import JsonLinesReporter
 
+from neurogate_testing.fake_model import build_manifest
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 
@@ -27,6 +29,7 @@ def main() -> None:
     for name in ("--examples", "--events", "--run-dir", "--run-id", "--repository", "--model"):
         parser.add_argument(name, required=True)
     parser.add_argument("--warm-start")
+    parser.add_argument("--gate-policy", type=Path)
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
     script = json.loads((Path(options.repository).parent / "script.json").read_text())
@@ -66,7 +69,11 @@ def work(options: argparse.Namespace, script: dict, reporter: JsonLinesReporter)
     with repository.staging(options.model, options.run_id) as staged:
         fill_version(staged)
         manifest = sound_manifest(model=options.model)
+        if script["then"] == "serve":
+            manifest = build_manifest(repository.versions(options.model)[-1] + 1)
         manifest.lineage.run_id = options.run_id
+        if options.gate_policy is not None:
+            manifest.lineage.gate_policy = options.gate_policy.read_text()
         published = repository.publish(options.model, staged, manifest)
     Path(options.run_dir, "checkpoint").mkdir(parents=True, exist_ok=True)
     Path(options.run_dir, "checkpoint", "best.keras").write_bytes(b"weights")

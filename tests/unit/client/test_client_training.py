@@ -68,7 +68,10 @@ def test_a_retraining_is_asked_for_with_its_settings(client: Any, gateway: FakeG
         hyperparameters={"head_epochs": 3},
         launcher="local",
         promote=True,
+        gate_policy="[gate]\nmin_accuracy = 0.9\n",
     )
+    assert run.gate_policy == gateway.script.training.runs["r1"].spec.gate_policy
+    assert run.gate_policy == "[gate]\nmin_accuracy = 0.9\n"
     assert (run.retraining_id, run.state, run.warm_start_version) == ("r1", RetrainingState.QUEUED, 1)
     assert (run.hyperparameters, run.launcher, run.promote) == ({"head_epochs": "3"}, "local", True)
     assert run.examples_by_class == {"glioma": 1}
@@ -80,6 +83,9 @@ def test_a_retraining_is_asked_for_with_its_settings(client: Any, gateway: FakeG
         client.start_retraining(warm_start_version=1, from_scratch=True)
     with pytest.raises(errors.InvalidOptionError, match="no hyper-parameter 'speed'"):
         client.start_retraining(hyperparameters={"speed": 11})
+    with pytest.raises(errors.InvalidOptionError, match="unknown key gates") as refused:
+        client.start_retraining(gate_policy="[gates]")
+    assert refused.value.reason == "GATE_POLICY_INVALID"
 
 
 def test_a_start_whose_answer_is_lost_starts_one_run(client: Any, gateway: FakeGateway) -> None:

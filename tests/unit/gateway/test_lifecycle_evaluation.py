@@ -94,6 +94,24 @@ async def test_each_version_is_asked_once(folder: Path) -> None:
     await judge.close()
 
 
+async def test_another_policy_is_another_verdict_and_not_the_last_report(folder: Path) -> None:
+    runner = FakeRunner()
+    judge = evaluator(folder, runner)
+    told: list[int] = []
+    judge.reported.add(told.append)
+    strict = Policy(gate=GatePolicy(min_recall=0, max_ece=0, max_regression=1))
+    refused = await judge.evaluate(2, 1, strict)
+    assert (refused.accepted, refused.policy_digest) == (False, strict.digest)
+    assert (judge.last_report(2), told) == (None, [])
+    accepted = await judge.evaluate(2, 1)
+    assert (accepted.accepted, accepted.policy_digest) == (True, LENIENT.digest)
+    assert await judge.evaluate(2, 1, strict) is refused
+    assert (judge.last_report(2), told) == (accepted, [2])
+    # The images were asked about once, whatever is asked of the answers.
+    assert len(runner.asked) == 24
+    await judge.close()
+
+
 async def test_other_images_are_asked_about(folder: Path) -> None:
     runner = FakeRunner()
     judge = evaluator(folder, runner)

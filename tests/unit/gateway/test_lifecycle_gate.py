@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from neurogate_gateway.lifecycle.gate import broken_rules, judge
+from neurogate.v1 import model_pb2
+from neurogate_gateway.lifecycle.gate import broken_rules, judge, with_own
 from neurogate_gateway.lifecycle.measure import Measured
-from neurogate_gateway.lifecycle.policy import GatePolicy, Policy, PolicyError, parse_policy, read_policy
+from neurogate_gateway.lifecycle.policy import (
+    GatePolicy,
+    GuardPolicy,
+    Policy,
+    PolicyError,
+    own_policy,
+    parse_policy,
+    read_policy,
+)
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -166,6 +176,15 @@ def test_a_policy_file(tmp_path: Path) -> None:
         ("[gate.recall]\nglioma = 2", "gate.recall.glioma is 2, expected 0 to 1"),
         ("[gate", "not TOML"),
         ("a=" + "[" * 5000, "not TOML"),
+        ("a=" + "9" * 5000, "not TOML"),
+        ("[gate]\nmin_accuracy = inf", "gate.min_accuracy is inf, expected 0 to 1"),
+        (f"[gate]\nmin_accuracy = 1{'0' * 400}", f"gate.min_accuracy is 1{'0' * 58}…, expected 0 to 1"),
+        (
+            f"[gate]\nmin_accuracy = 0x{'f' * 4000}",
+            "gate.min_accuracy is too long to be shown, expected 0 to 1",
+        ),
+        (f"[gate]\n{'x' * 100} = 1", f"unknown key gate.{'x' * 59}…; known: min_accuracy, "),
+        ('[gate]\n"a\\nb" = 1', r"unknown key gate.'a\nb'; known"),
     ],
 )
 def test_a_policy_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -186,3 +205,82 @@ def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "huge.toml").write_bytes(b"#" * (1 << 21))
     with pytest.raises(PolicyError, match="larger"):
         read_policy(tmp_path / "huge.toml")
+
+
+GATEWAYS = Policy(
+    gate=GatePolicy(
+        min_accuracy=0.8, min_recall=0.6, recall={"glioma": 0.9, "notumor": 0.5}, max_regression=1
+    ),
+    guards=GuardPolicy(window=50),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "gate"),
+    [
+        ("[gate]\nmin_accuracy = 0.95", {"min_accuracy": 0.95}),
+        ("[gate.recall]\nnotumor = 0.7", {"recall": {"glioma": 0.9, "notumor": 0.7}}),
+        # For every class, so what the gateway says of single ones is not in its way.
+        ("[gate]\nmin_recall = 0.95", {"min_recall": 0.95, "recall": {}}),
+        (
+            "[gate]\nmin_recall = 0.95\n[gate.recall]\nglioma = 0.99",
+            {"min_recall": 0.95, "recall": {"glioma": 0.99}},
+        ),
+    ],
+)
+def test_what_a_policy_of_its_own_does_not_name_is_as_the_gateway_has_it(
+    text: str, gate: dict[str, object]
+) -> None:
+    own = own_policy(text, GATEWAYS)
+    assert own.gate == dataclasses.replace(GATEWAYS.gate, **gate)
+    assert own.digest != GATEWAYS.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[guards]\nwindow = 7", "unknown key guards; known: gate"),
+        ("min_accuracy = 0.9", "unknown key min_accuracy; known: gate"),
+        ("[gate]\nmin_acuracy = 1", "unknown key gate.min_acuracy; did you mean gate.min_accuracy?"),
+        ("[gate]\nresamples = 1", "gate.resamples is 1, expected 100 to 100000"),
+        (" \n# nothing", "it asks for nothing, expected a table [gate] with a key, as in min_accuracy = 0.9"),
+        ("[gate]", "it asks for nothing"),
+        ("[gate.recall]", "it asks for nothing"),
+        ("[gate]\nmin_accuracy = 1\n" + "#" * 4096, "it has 4120 characters, expected at most 4096"),
+        ("{}", "not TOML"),
+    ],
+)
+def test_a_policy_of_its_own_that_cannot_be_used(text: str, message: str) -> None:
+    with pytest.raises(PolicyError) as error:
+        own_policy(text, GATEWAYS)
+    assert message in str(error.value)
+
+
+def test_two_policies_are_judged_and_either_refuses() -> None:
+    good = judge(measured(20), None, GATEWAYS)
+    bad = judge(measured(100), None, GATEWAYS)
+
+    def under(wrong: int, text: str) -> model_pb2.GateReport:
+        return judge(measured(wrong), None, own_policy(text, GATEWAYS))
+
+    lax, strict = "[gate]\nmin_accuracy = 0.1", "[gate]\nmin_accuracy = 0.99\nmax_ece = 0.9"
+    kept = with_own(good, under(20, lax))
+    assert kept.accepted
+    assert [finding.rule for finding in kept.findings] == [
+        *(finding.rule for finding in good.findings),
+        "gate_policy.min_accuracy",
+    ]
+    broken = with_own(good, under(20, strict))
+    assert not broken.accepted
+    assert broken_rules(broken) == ["gate_policy.min_accuracy"]
+    assert [finding.rule for finding in broken.findings[-2:]] == [
+        "gate_policy.min_accuracy",
+        "gate_policy.max_ece",
+    ]
+    assert broken.findings[-2].message == (
+        "accuracy is 0.9500, at least 0.9900 is asked for, by the retraining's own gate policy"
+    )
+    assert (broken.policy_digest, broken.candidate) == (good.policy_digest, good.candidate)
+    # Never loosened.
+    assert not with_own(bad, under(100, lax)).accepted
+    assert good == judge(measured(20), None, GATEWAYS)

@@ -14,7 +14,14 @@ from neurogate_gateway.errors import BackendUnavailableError, ModelVersionReject
 from neurogate_gateway.records.schema import runs
 from neurogate_gateway.records.states import RunState
 from neurogate_gateway.release_errors import GateRefusedError
-from neurogate_gateway.training.launching import EVENTS_FILE, LOG_FILE, JobState, JobStatus, LaunchError
+from neurogate_gateway.training.launching import (
+    EVENTS_FILE,
+    GATE_POLICY_FILE,
+    LOG_FILE,
+    JobState,
+    JobStatus,
+    LaunchError,
+)
 from neurogate_gateway.training.runner import RetrainingRunner
 from neurogate_gateway.training.tending import Limits
 from neurogate_serving.repository import ModelRepository
@@ -58,6 +65,7 @@ class FakeRelease:
     blocked: asyncio.Event | None = None
     ready: list = field(default_factory=list)
     promoted: list = field(default_factory=list)
+    policies: list = field(default_factory=list)
     refuses_promotion: bool = False
 
     async def until_ready(self, version, *, seconds):
@@ -65,12 +73,14 @@ class FakeRelease:
         if self.blocked is not None:
             await self.blocked.wait()
 
-    async def evaluate(self, version):
+    async def evaluate(self, version, also=""):
+        self.policies.append(also)
         if self.errors:
             raise self.errors.pop(0)
         return model_pb2.GateReport(accepted=self.accepted)
 
-    async def promote(self, version, asked, *, force=False):
+    async def promote(self, version, asked, *, force=False, also=""):
+        self.policies.append(also)
         if self.refuses_promotion:
             raise GateRefusedError("not any more")
         self.promoted.append((version, asked.actor, asked.request_id, force))
@@ -164,6 +174,7 @@ async def test_a_retraining_goes_its_way(desk):
     job = await desk.until_started(run.run_id)
     assert job.command[1:3] == ("retrain", str(desk.home.base_run))
     assert "--set=epochs=3" in job.command
+    assert not any("gate-policy" in option for option in job.command)
     assert f"--run-id={run.run_id}" in job.command
     assert json.loads((job.folder / "examples.json").read_text()) == {"revision": 1, "examples": []}
     with desk.reporter(run.run_id) as reporter:
@@ -177,6 +188,18 @@ async def test_a_retraining_goes_its_way(desk):
     lines = desk.home.event_lines(run.run_id)
     relayed = [e for e in desk.events(run.run_id) if e.WhichOneof("event") != "state_change"]
     assert len(relayed) == len(lines) == ended.trainer_sequence
+
+
+async def test_a_gate_policy_of_its_own_goes_to_trainer_and_gate(desk):
+    policy = '[gate]\r\nmin_accuracy = 0.9 # "ä"\n'
+    run = queue_run(desk.records, promote=True, gate_policy=policy)
+    desk.start()
+    job = await desk.until_started(run.run_id)
+    assert f"--gate-policy={job.folder / GATE_POLICY_FILE}" in job.command
+    assert (job.folder / GATE_POLICY_FILE).read_bytes().decode() == policy
+    desk.publish(run.run_id)
+    await desk.until(run.run_id, RunState.SUCCEEDED)
+    assert desk.release.policies == [policy, policy]
 
 
 async def test_what_the_gate_refuses_ends_refused_and_is_not_promoted(desk):

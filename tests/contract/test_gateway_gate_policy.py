@@ -1,0 +1,215 @@
+"""A retraining's own gate policy over gRPC: refused at the edge, judged beside the gateway's, and kept to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from neurogate.v1 import manifest_pb2, model_pb2
+from neurogate.v1 import training_pb2 as pb
+from neurogate_gateway.lifecycle.candidates import Candidates
+from neurogate_gateway.lifecycle.desk import Asked
+from neurogate_gateway.release_errors import EvaluationImpossibleError, GateRefusedError
+from neurogate_testing.fake_backend import CLASSES, sample_image
+from neurogate_testing.gateway_harness import failure
+from neurogate_testing.launching import Home
+from neurogate_testing.releases import Released, publish_fake, released_gateway
+
+IMPOSSIBLE = "[gate]\nmax_latency_p99_ms = 0\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A base run, and a trainer that publishes what the fake model server can serve."""
+    home = Home(tmp_path)
+    home.script(then="serve")
+    return home
+
+
+def settings(home: Home, **changes: Any) -> dict[str, Any]:
+    """A gateway that trains, and whose own policy accepts everything."""
+    for number in range(len(CLASSES)):
+        path = home.path / "sealed" / CLASSES[number][0] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample_image(number))
+    (home.path / "policy.toml").write_text(
+        "[gate]\nmin_accuracy = 0\nmin_recall = 0\nmax_ece = 1\nmax_regression = 1\n"
+        "max_latency_p99_ms = 60000\n"
+    )
+    return {
+        "evaluation_data": str(home.path / "sealed"),
+        "policy": str(home.path / "policy.toml"),
+        "data_dir": str(home.path / "records"),
+        "runs_dir": str(home.runs_dir),
+        "base_run": str(home.base_run),
+        "trainer_command": str(home.trainer),
+        "min_examples_per_class": 0,
+        **changes,
+    }
+
+
+def own(text: str) -> Callable[[manifest_pb2.ModelManifest], None]:
+    """Puts a gate policy into a manifest, as the trainer does."""
+
+    def change(manifest: manifest_pb2.ModelManifest) -> None:
+        manifest.lineage.gate_policy = text
+
+    return change
+
+
+def start(at: Released, policy: str, request_id: str = "", **spec: Any) -> Any:
+    asked = pb.RetrainingSpec(from_scratch=True, gate_policy=policy, **spec)
+    return at.gateway.training.StartRetraining(pb.StartRetrainingRequest(spec=asked, request_id=request_id))
+
+
+async def ended(at: Released, retraining_id: str) -> pb.Retraining:
+    """The retraining as it ended, seen by watching."""
+    watch: AsyncIterator[pb.WatchRetrainingResponse] = at.gateway.training.WatchRetraining(
+        pb.WatchRetrainingRequest(retraining_id=retraining_id)
+    )
+    last = [response.event async for response in watch][-1]
+    return last.state_change.retraining
+
+
+async def until_judged(at: Released, version: int) -> model_pb2.GateReport:
+    """The version's last report, once the gate has been asked by itself."""
+    watch = at.gateway.models.WatchModelVersions(model_pb2.WatchModelVersionsRequest())
+    try:
+        async for event in watch:
+            if event.version.version == version and event.version.HasField("gate"):
+                return event.version.gate
+    finally:
+        watch.cancel()
+    raise AssertionError("the stream ended before the gate was asked")
+
+
+async def judged_for_promotion(at: Released) -> float | None:
+    """Does once, and to its end, what a gateway in mode gated does with the candidate by itself."""
+    lifecycle = at.gateway.gateway.lifecycle
+    assert lifecycle.manager is not None
+    assert lifecycle.desk is not None
+    for version in (await at.release()).labels.values():
+        await at.gateway.until_ready(version)
+    return await Candidates(
+        lifecycle.manager, at.gateway.gateway.fleet, lifecycle.desk, promote=True
+    )._judge()
+
+
+async def test_a_policy_that_cannot_be_used_starts_nothing(home: Home) -> None:
+    wrong = {
+        "[gate": "not TOML",
+        "[gates]\nmin_accuracy = 1": "unknown key gates; did you mean gate?",
+        "[guards]\nwindow = 5": "unknown key guards; known: gate",
+        "[gate]\nmin_acuracy = 1": "unknown key gate.min_acuracy; did you mean gate.min_accuracy?",
+        '[gate]\nmin_accuracy = "high"': "gate.min_accuracy is 'high', expected a number",
+        "[gate]\nmin_accuracy = 90": "gate.min_accuracy is 90, expected 0 to 1",
+        "[gate.recall]\nliver = 1": "gate.recall.liver, but version 1 has no such class, only glioma, ",
+        "#" * 4097: "it has 4097 characters, expected at most 4096",
+        "\n": "it asks for nothing, expected a table [gate]",
+        f"[gate]\n{'x' * 4000} = 1": "unknown key gate.xxx",
+        f"[gate.recall]\n{'x' * 4000} = 1": "gate.recall.xxx",
+    }
+    async with released_gateway(home.repository, **settings(home)) as at:
+        for policy, message in wrong.items():
+            refused = await failure(start(at, policy))
+            assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "GATE_POLICY_INVALID")
+            assert message in refused.message
+        listed = await at.gateway.training.ListRetrainings(pb.ListRetrainingsRequest())
+        assert not listed.retrainings
+
+
+async def test_a_gateway_without_a_release_has_no_gate(home: Home) -> None:
+    data = settings(home, release_mode="latest", policy="", evaluation_data="")
+    async with released_gateway(home.repository, **data) as at:
+        await at.gateway.until_ready(1)
+        assert (await failure(start(at, IMPOSSIBLE))).reason == "RELEASE_NOT_MANAGED"
+
+
+async def test_another_policy_is_another_request(home: Home) -> None:
+    home.script(then="wait")
+    async with released_gateway(home.repository, **settings(home)) as at:
+        first = (await start(at, IMPOSSIBLE, "r-1")).retraining
+        assert first.spec.gate_policy == IMPOSSIBLE
+        assert (await start(at, IMPOSSIBLE, "r-1")).retraining.retraining_id == first.retraining_id
+        for other in ("", "[gate]\nmin_accuracy = 0.5\n"):
+            assert (await failure(start(at, other, "r-1"))).reason == "REQUEST_ID_REUSED"
+        home.go()
+        await ended(at, first.retraining_id)
+
+
+@pytest.mark.parametrize("promote", [False, True])
+async def test_what_its_own_policy_refuses_is_not_promoted_by_any_gateway(home: Home, promote: bool) -> None:
+    data = settings(home, release_mode="gated")
+    async with released_gateway(home.repository, **data) as at:
+        queued = (await start(at, IMPOSSIBLE, promote=promote)).retraining
+        run = await ended(at, queued.retraining_id)
+        assert (run.state, run.version) == (pb.RETRAINING_STATE_REFUSED, 2)
+        broken = [finding for finding in run.gate.findings if not finding.passed]
+        assert [finding.rule for finding in broken] == ["gate_policy.max_latency_p99_ms"]
+        assert broken[0].message.endswith("by the retraining's own gate policy")
+        # What the version shows is the gateway's own verdict.
+        last = await until_judged(at, 2)
+        assert last.accepted
+        assert not [finding for finding in last.findings if finding.rule.startswith("gate_policy.")]
+        assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
+    # Neither after a restart, nor where nothing is known of the retraining.
+    stranger = {name: data[name] for name in ("evaluation_data", "policy", "release_mode")}
+    for again in (data, stranger):
+        async with released_gateway(home.repository, **again) as at:
+            assert (await until_judged(at, 2)).accepted
+            assert await judged_for_promotion(at) is None
+            assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
+    async with released_gateway(home.repository, **stranger) as at:
+        await until_judged(at, 2)
+        publish_fake(home.repository)
+        await at.until_labels(stable=3, previous=1)
+        # A person may.
+        assert not (await at.promote(2)).change.forced
+
+
+async def test_what_both_policies_accept_is_promoted(home: Home) -> None:
+    async with released_gateway(home.repository, **settings(home)) as at:
+        queued = (await start(at, "[gate]\nmax_latency_p99_ms = 50000", promote=True)).retraining
+        run = await ended(at, queued.retraining_id)
+        assert (run.state, run.gate.accepted) == (pb.RETRAINING_STATE_SUCCEEDED, True)
+        assert run.gate.findings[-1].rule == "gate_policy.max_latency_p99_ms"
+        release = await at.release()
+        assert (release.labels["stable"], release.last_change.gate.findings) == (2, run.gate.findings)
+
+
+async def test_what_a_retraining_asks_of_the_desk(home: Home) -> None:
+    async with released_gateway(home.repository, 2, **settings(home)) as at:
+        desk = at.gateway.gateway.lifecycle.desk
+        assert desk is not None
+        assert (await desk.evaluate(2)).accepted
+        assert not (await desk.evaluate(2, IMPOSSIBLE)).accepted
+        asked = Asked(actor="tester", request_id="r-1")
+        with pytest.raises(GateRefusedError, match="own gate policy"):
+            await desk.promote(2, asked, also=IMPOSSIBLE)
+        with pytest.raises(
+            EvaluationImpossibleError, match="gate policy of its own that cannot be used: not TOML"
+        ):
+            await desk.evaluate(2, "[gate")
+        evaluator, desk._evaluator = desk._evaluator, None
+        # Without images nobody knows.
+        with pytest.raises(EvaluationImpossibleError, match="no evaluation images"):
+            await desk.promote(2, asked, also=IMPOSSIBLE)
+        desk._evaluator = evaluator
+        assert not (await desk.promote(2, asked, also="[gate]\nmin_accuracy = 0")).change.forced
+        assert (await at.release()).labels["stable"] == 2
+
+
+async def test_a_policy_that_this_gateway_does_not_understand_promotes_nobody(home: Home) -> None:
+    async with released_gateway(home.repository, **settings(home)) as at:
+        publish_fake(home.repository, own("[gate]\nmin_novelty = 3"))
+        await at.until_labels(stable=1, candidate=2)
+        # Later, perhaps.
+        assert await judged_for_promotion(at)
+        assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
+        publish_fake(home.repository)
+        await at.until_labels(stable=1, candidate=3)
+        assert await judged_for_promotion(at) is None
+        assert dict((await at.release()).labels) == {"stable": 3, "previous": 1}
