@@ -86,6 +86,9 @@ def _origin(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
     parent = (
         [("warm start from", f"version {line.parent_version}")] if line.HasField("parent_version") else []
     )
+    # As TOML, where every line break counts; here it is one line of facts.
+    lines = [text.strip() for text in line.gate_policy.splitlines() if text.strip()]
+    own_policy = [("own gate policy", "; ".join(lines))] if lines else []
     return [
         heading("Origin"),
         facts(
@@ -98,6 +101,7 @@ def _origin(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
             ),
             ("initial weights", f"{line.base_weights} {line.base_weights_digest[:12]}".strip()),
             *parent,
+            *own_policy,
             ("source commit", line.source_commit or "unknown"),
             ("packages", ", ".join(f"{name} {number}" for name, number in sorted(line.packages.items()))),
             (

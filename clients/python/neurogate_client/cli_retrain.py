@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,6 +30,9 @@ from neurogate_client.cli_json import dumped
 from neurogate_client.cli_tables import Column, duration, fitting, moment
 from neurogate_client.client import Client
 from neurogate_client.results_training import ExampleFilter, Retraining, RetrainingState
+
+_LARGEST_POLICY: Final = 1 << 14
+"""Bytes: the gateway takes 4096 characters, each of at most four."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON; what is followed, one event a line.")]
 RunArgument = Annotated[str, typer.Argument(metavar="ID", help="Identifier of the retraining.")]
@@ -72,6 +76,15 @@ def retrain(
     promote: Annotated[
         bool, typer.Option("--promote", help="Make the version stable at once if the gate accepts it.")
     ] = False,
+    gate_policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--gate-policy",
+            metavar="TOML",
+            help="What the gate asks of this version beside the gateway's own policy.",
+            show_default=False,
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and return.")] = False,
     request_id: Annotated[
         str,
@@ -94,6 +107,7 @@ def retrain(
     if warm_start is not None and from_scratch:
         fail("--from and --from-scratch exclude each other", EXIT_USAGE)
     hyperparameters = _settings(settings or [])
+    own_policy = _policy(gate_policy) if gate_policy is not None else ""
     console = stdout()
     with connected(target, tls, timeout) as client:
         run = client.start_retraining(
@@ -103,6 +117,7 @@ def retrain(
             hyperparameters=hyperparameters,
             launcher=launcher,
             promote=promote,
+            gate_policy=own_policy,
             request_id=request_id,
         )
         if detach:
@@ -217,6 +232,22 @@ def _settings(given: list[str]) -> dict[str, str]:
             fail(f"--set {text}: expected NAME=VALUE", EXIT_USAGE)
         result[name] = value
     return result
+
+
+def _policy(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_POLICY + 1)
+        text = content.decode() if len(content) <= _LARGEST_POLICY else ""
+    except OSError as error:
+        fail(f"cannot read the gate policy {path}: {error.strerror}", EXIT_USAGE)
+    except UnicodeDecodeError:
+        fail(f"the gate policy {path} is no text in UTF-8", EXIT_USAGE)
+    if len(content) > _LARGEST_POLICY:
+        fail(f"the gate policy {path} is too long; at most 4096 characters are accepted", EXIT_USAGE)
+    if not text.strip():
+        fail(f"the gate policy {path} is empty; expected a table [gate]", EXIT_USAGE)
+    return text
 
 
 def _begun(run: Retraining) -> Text:

@@ -239,12 +239,14 @@ def test_versions_as_table_and_json(neurogate: Run, gateway: FakeGateway) -> Non
 
 def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(1)]
+    gateway.script.versions[0].manifest.lineage.gate_policy = "[gate]\nmin_accuracy = 0.9\n"
     code, out, _ = neurogate("versions", 1, "-t", gateway.address)
     assert code == 0
     for text in (
         "91.2% (95 % interval 88.0% to 94.0%)",
         "mahalanobis above 12.5",
         "1200 training",
+        "[gate]; min_accuracy = 0.9",
         "No tumour",
         "Research",
     ):

@@ -110,6 +110,28 @@ def test_retrain_follows_to_the_end(neurogate: Run, gateway: FakeGateway) -> Non
     )
 
 
+def test_a_gate_policy_is_a_file(neurogate: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+    path = tmp_path / "strict.toml"
+    path.write_text("[gate]\nmin_accuracy = 0.9\n")
+    command = ("retrain", "--detach", "-t", gateway.address, "--gate-policy")
+    code, out, _ = neurogate(*command, path, "--json")
+    assert (code, json.loads(out)["gate_policy"]) == (0, path.read_text())
+    assert gateway.script.training.runs["r1"].spec.gate_policy == path.read_text()
+    path.write_text("[gates]")
+    code, _, err = neurogate(*command, path)
+    assert code == 1
+    assert "unknown key gates; did you mean gate? (GATE_POLICY_INVALID)" in err
+    for content, message in (
+        (b"\xff", "is no text in UTF-8"),
+        (b" \n", "is empty; expected a table [gate]"),
+        (b"#" * 20_000, "is too long; at most 4096 characters are accepted"),
+    ):
+        path.write_bytes(content)
+        code, _, err = neurogate(*command, path)
+        assert (code, f"the gate policy {path} {message}" in err) == (2, True), err
+    assert list(gateway.script.training.runs) == ["r1"]
+
+
 @pytest.mark.parametrize("end", ["REFUSED", "FAILED", "CANCELLED"])
 def test_other_ends_are_exit_status_1(neurogate: Run, gateway: FakeGateway, end: str) -> None:
     def script(training: FakeTraining, run: object) -> None:
@@ -168,6 +190,10 @@ def test_ctrl_c_stops_following_and_not_the_run(gateway: FakeGateway) -> None:
         (["feedback", "p1", "glioma", "--not-mri"], "give either the right class, or --not-mri"),
         (["retrain", "--set", "epochs"], "expected NAME=VALUE"),
         (["retrain", "--from", "1", "--from-scratch"], "exclude each other"),
+        (
+            ["retrain", "--gate-policy", "/no/such.toml"],
+            "cannot read the gate policy /no/such.toml: No such file",
+        ),
         (["runs", "--state", "asleep"], "Invalid value"),
         (["runs", "watch"], "Missing argument"),
     ],
