@@ -34,6 +34,8 @@ max_ece = 1.0
 max_latency_p99_ms = 600000.0
 """
 
+OWN_POLICY = "[gate]\nmax_latency_p99_ms = 500000\n"
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
@@ -82,7 +84,9 @@ def test_uploaded_images_become_the_next_stable_version(home: Path) -> None:
         assert len(results) == 9
         assert not [result.error for result in results if result.error]
         queued = client.start_retraining(
-            hyperparameters={"epochs": 1, "warmup_epochs": 0, "learning_rate": 1e-5}, promote=True
+            hyperparameters={"epochs": 1, "warmup_epochs": 0, "learning_rate": 1e-5},
+            promote=True,
+            gate_policy=OWN_POLICY,
         )
         assert (queued.state, queued.warm_start_version) == (RetrainingState.QUEUED, 1)
         events = list(client.watch_retraining(queued.retraining_id))
@@ -103,12 +107,14 @@ def test_uploaded_images_become_the_next_stable_version(home: Path) -> None:
         assert (ended.version, ended.error) == (2, "")
         assert ended.gate is not None
         assert ended.gate.accepted
+        assert ended.gate.findings[-1].rule == "gate_policy.max_latency_p99_ms"
         assert labels_of(client) == {"stable": 2, "previous": 1}
         image = next((home / "data" / "glioma").iterdir()).read_bytes()
         assert client.classify(image).model.version == 2
         manifest = verify_version(ModelRepository(home / "models").path(MODEL, 2), model_name=MODEL)
         lineage = manifest.lineage
         assert (lineage.run_id, lineage.parent_version) == (queued.retraining_id, 1)
+        assert lineage.gate_policy == ended.gate_policy == OWN_POLICY
         digests = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in home.glob("new/*/*.jpg"))
         assert lineage.examples_digest == hashlib.sha256("\n".join(digests).encode()).hexdigest()
         assert lineage.examples_digest == ended.examples_digest
