@@ -6,7 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
+
+_UNTYPICAL_REPORTS: Final = 2
+_TELLING_REPORTS: Final = 3
 
 
 class Reporter(Protocol):
@@ -94,6 +97,36 @@ class TeeReporter(ClosingReporter):
                 reporter.close()
 
 
+class Pace:
+    """How long a phase still takes, by the pace of its steps so far.
+
+    The first two reports do not count: they pay for what is compiled and opened, or stand for the steps that
+    an earlier start has made.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._reports = 0
+        self._step = 0
+        self._since = (0.0, 0)
+
+    def advance(self, n: int, now: float) -> None:
+        """Takes note of `n` more steps at a time in seconds."""
+        self._step += n
+        self._reports += n > 0
+        if n > 0 and self._reports <= _UNTYPICAL_REPORTS:
+            self._since = (now, self._step)
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds; None while too little is known, and at the end."""
+        since, step = self._since
+        if self._total is None or not 0 < self._step < self._total:
+            return None
+        if self._reports < _UNTYPICAL_REPORTS + _TELLING_REPORTS:
+            return None
+        return (now - since) / (self._step - step) * (self._total - self._step)
+
+
 class ThrottledReporter(ClosingReporter):
     """What line-wise reporters share: counting, and a line now and then instead of one per image."""
 
@@ -104,7 +137,7 @@ class ThrottledReporter(ClosingReporter):
         self._unit = ""
         self._total: int | None = None
         self._step = 0
-        self._started = 0.0
+        self._pace = Pace(None)
         self._told_at = -math.inf
         self._pending: dict[str, float] | None = None
 
@@ -112,12 +145,13 @@ class ThrottledReporter(ClosingReporter):
         """Begins a phase; progress that was held back is told first."""
         self._flush()
         self._name, self._total, self._unit, self._step = name, total, unit, 0
-        self._started = self._told_at = self._clock()
+        self._pace, self._told_at = Pace(total), self._clock()
         self._tell_phase()
 
     def advance(self, n: int = 1, **metrics: float) -> None:
         """Counts, and tells when the interval has passed, the phase is complete or figures are a result."""
         self._step += n
+        self._pace.advance(n, self._clock())
         self._pending = {**(self._pending or {}), **metrics}
         due = self._clock() - self._told_at >= self._interval
         if due or (n == 0 and metrics) or self._step == self._total:

@@ -136,9 +136,9 @@ class LogReporter(ThrottledReporter):
     def _tell_progress(self, metrics: dict[str, float]) -> None:
         of = "" if self._total is None else f"/{self._total}"
         parts = [f"{self._name} {self._step}{of} {self._unit}".rstrip(), format_metrics(metrics)]
-        if self._total and 0 < self._step < self._total:
-            elapsed = self._clock() - self._started
-            parts.append(f"about {math.ceil(elapsed / self._step * (self._total - self._step))} s left")
+        remaining = self._pace.remaining(self._clock())
+        if remaining is not None:
+            parts.append(f"about {math.ceil(remaining)} s left")
         self._write(", ".join(part for part in parts if part))
 
     def _write(self, text: str) -> None:

@@ -131,16 +131,20 @@ class Trainer:
         epochs, steps = self._epochs(progress.phase), self._steps()
         if progress.epoch >= epochs or self._exhausted(progress):
             return
+        # Epochs are numbered over both phases, wherever they are told.
+        last = self.config.warmup_epochs + self.config.epochs
         self.reporter.phase(progress.phase, total=epochs * steps, unit="steps")
         if progress.epoch:
-            self.reporter.message(f"going on with {progress.phase}, epoch {progress.epoch + 1} of {epochs}")
+            self.reporter.message(
+                f"going on with {progress.phase}, epoch {len(progress.history) + 1} of {last}"
+            )
             self.reporter.advance(progress.epoch * steps)
         while progress.epoch < epochs and not self._exhausted(progress):
             entry = self._epoch(learner, progress)
             self._record(learner, progress, entry)
         if progress.epoch < epochs:
             self.reporter.message(
-                f"stopped after {progress.epoch} of {epochs} epochs: no better macro F1 for "
+                f"stopped after {len(progress.history)} of {last} epochs: no better macro F1 for "
                 f"{self.config.patience} epochs"
             )
 

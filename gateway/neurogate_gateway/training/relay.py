@@ -18,6 +18,7 @@ from neurogate.v1 import training_pb2
 
 _CHUNK_BYTES: Final = 2**18
 _LONGEST_TEXT: Final = 8192
+_TELLING_STEPS: Final = 3
 _LARGEST_NUMBER: Final = 2**63 - 1
 
 Numbered = tuple[int, training_pb2.RetrainingEvent]
@@ -50,7 +51,7 @@ class Relay:
         self._path = path
         self._offset = 0
         self._number = 0
-        self._phase_began: datetime | None = None
+        self._pace_since: tuple[datetime, int] | None = None
         self.end: End | None = None
         self.unreadable = 0
 
@@ -93,7 +94,7 @@ class Relay:
     def _convert(self, content: dict[str, Any]) -> training_pb2.RetrainingEvent:
         match content["event"]:
             case "phase":
-                self._phase_began = datetime.fromisoformat(content["time"])
+                self._pace_since = None
                 phase = training_pb2.RetrainingPhase(
                     name=content["phase"], total=content["total"] or 0, unit=content["unit"]
                 )
@@ -124,10 +125,15 @@ class Relay:
             # A figure that is no number is none.
             metrics={name: value for name, value in content["metrics"].items() if value is not None},
         )
-        if self._phase_began is not None and 0 < progress.step <= progress.total:
-            taken = datetime.fromisoformat(content["time"]) - self._phase_began
+        moment = datetime.fromisoformat(content["time"])
+        if self._pace_since is None:
+            # What came before pays for what is compiled and opened, or was done by an earlier start.
+            self._pace_since = (moment, progress.step)
+        since, step = self._pace_since
+        if progress.step - step >= _TELLING_STEPS and progress.step <= progress.total:
+            pace = (moment - since) / (progress.step - step)
             with contextlib.suppress(OverflowError):
-                progress.remaining.FromTimedelta(taken / progress.step * (progress.total - progress.step))
+                progress.remaining.FromTimedelta(pace * (progress.total - progress.step))
         return progress
 
 

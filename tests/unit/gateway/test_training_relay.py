@@ -2,6 +2,7 @@
 
 import json
 import random
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf import json_format
@@ -28,7 +29,7 @@ def test_every_kind_of_line_becomes_its_event(tmp_path):
     assert json_format.MessageToDict(phase)["phase"] == {"name": "fine-tune", "total": "4", "unit": "steps"}
     assert (progress.progress.step, progress.progress.total, progress.progress.epoch) == (1, 4, 2)
     assert dict(progress.progress.metrics) == {"loss": 0.5}
-    assert progress.progress.HasField("remaining")
+    assert not progress.progress.HasField("remaining")
     assert (message.log.level, message.log.text) == ("warning", "look here")
     assert (export.phase.name, export.phase.total) == ("export", 0)
     assert (end.log.level, end.log.text) == ("info", "published: published version 3")
@@ -39,23 +40,22 @@ def test_every_kind_of_line_becomes_its_event(tmp_path):
 
 def test_what_is_left_of_a_phase_follows_from_its_pace(tmp_path):
     path = tmp_path / "events.jsonl"
-    head = {"phase": "inputs"}
-    lines = [
-        {"event": "phase", "total": 10, "unit": "images", "time": "2026-01-01T00:00:00+00:00"},
-        {
-            "event": "progress",
-            "step": 4,
-            "total": 10,
-            "epoch": None,
-            "metrics": {},
-            "time": "2026-01-01T00:00:08+00:00",
-        },
-    ]
-    path.write_text(
-        "".join(json.dumps({"sequence": n, **head, **line}) + "\n" for n, line in enumerate(lines, 1))
-    )
-    (_, (_, event)) = Relay(path).read()
-    assert event.progress.remaining.ToSeconds() == 12
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def progress(seconds: int, step: int) -> dict:
+        return {"event": "progress", "step": step, "total": 20, "epoch": None, "metrics": {}, "time": seconds}
+
+    phase = {"event": "phase", "total": 20, "unit": "steps", "time": 0}
+    # What comes first pays for what is compiled; in the second start it stands for the steps of the first.
+    lines = [phase, progress(60, 1), progress(62, 2), progress(66, 4), progress(98, 20)]
+    lines += [phase, progress(5, 8), progress(9, 12)]
+    with path.open("w") as file:
+        for number, line in enumerate(lines, 1):
+            time = (began + timedelta(seconds=line["time"])).isoformat()
+            file.write(json.dumps({**line, "sequence": number, "phase": "fine-tune", "time": time}) + "\n")
+    told = [event.progress for _, event in Relay(path).read() if event.HasField("progress")]
+    left = [each.remaining.ToSeconds() if each.HasField("remaining") else None for each in told]
+    assert left == [None, None, 32, 0, None, 8]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -106,14 +106,20 @@ def test_log_lines_say_how_long_it_takes():
     clock, stream = Clock(), io.StringIO()
     with LogReporter(stream, interval=10, clock=clock) as reporter:
         reporter.phase("index", total=100, unit="images")
-        clock.now = 10
-        reporter.advance(20, loss=0.25)
+        # The first two reports are untypical, and the next ones too few to go by.
+        for seconds, steps in ((100, 10), (200, 2), (210, 1), (220, 1), (230, 4)):
+            clock.now = seconds
+            reporter.advance(steps, loss=0.25)
         reporter.message("careful", level="warning")
         reporter.phase("publish")
     lines = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
     assert lines == [
         "index: 100 images",
-        "index 20/100 images, loss 0.25, about 40 s left",
+        "index 10/100 images, loss 0.25",
+        "index 12/100 images, loss 0.25",
+        "index 13/100 images, loss 0.25",
+        "index 14/100 images, loss 0.25",
+        "index 18/100 images, loss 0.25, about 410 s left",
         "WARNING: careful",
         "publish",
     ]

@@ -138,6 +138,8 @@ def test_an_interrupted_run_goes_on_at_its_epoch_and_ends_the_same(finished, tmp
     resumed.run()
     assert reporter.steps == 30 - 5 * done
     assert [result["epoch"] for result in reporter.results] == list(range(done + 1, 7))
+    # Where it goes on within a phase it says so, in numbers of the whole run.
+    assert reporter.messages[:1] == (["going on with fine-tune, epoch 5 of 6"] if step == 24 else [])
     for ours, theirs in zip(resumed.model.get_weights(), expected.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     strip = [[{**entry, "seconds": 0} for entry in history(run)] for run in (tmp_path, expected.run_dir)]
@@ -170,7 +172,8 @@ def test_early_stopping_goes_by_macro_f1(tmp_path):
     progress = made.run()
     assert progress.epoch == progress.waited + (progress.best_epoch - 1)
     assert progress.epoch < 6
-    assert any("stopped after" in text for text in reporter.messages)
+    # Numbered as the figures are: over both phases.
+    assert f"stopped after {len(progress.history)} of 7 epochs" in reporter.messages[-1]
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path):
