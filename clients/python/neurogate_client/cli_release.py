@@ -201,7 +201,7 @@ def _percent(share: str) -> float | None:
     except ValueError:
         percent = -1.0
     if not 0 < percent <= 100:
-        fail(f"{share!r} is neither a share above 0 to 100 % nor {OFF}", EXIT_USAGE)
+        fail(f"{share!r} is neither a share above 0 to 100% nor {OFF}", EXIT_USAGE)
     return percent
 
 

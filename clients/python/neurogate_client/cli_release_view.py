@@ -22,7 +22,7 @@ def labels_line(release: Release) -> Text:
     """All labels with their versions, in one line."""
     line = Text()
     for label in sorted(release.labels, key=_rank):
-        share = f" {release.canary_percent:g} %" if label == "canary" else ""
+        share = f" {release.canary_percent:g}%" if label == "canary" else ""
         line.append(f"{label} ", "cyan").append(f"{release.labels[label]}{share}   ", "bold")
     line.append(f"mode {release.mode.value.lower()}", "dim")
     return line
@@ -117,7 +117,7 @@ def _moves(change: ReleaseChange) -> str:
     moved = [name for name in sorted({*before, *after}, key=_rank) if before.get(name) != after.get(name)]
     shown = [f"{name} {before.get(name, '-')}→{after.get(name, '-')}" for name in moved]
     if "canary" in after:
-        shown.append(f"{change.canary_percent:g} %")
+        shown.append(f"{change.canary_percent:g}%")
     return ", ".join(shown)
 
 
@@ -173,7 +173,7 @@ def metrics_table(sides: Sequence[tuple[str, manifest_pb2.EvaluationMetrics]]) -
     metrics = [each for _, each in sides]
     row("accuracy", [each.accuracy for each in metrics], ".1%")
     table.add_row(
-        Text("95 % interval", "dim"),
+        Text("95% interval", "dim"),
         *(Text(f"{each.accuracy_ci_low:.1%} to {each.accuracy_ci_high:.1%}", "dim") for each in metrics),
     )
     row("macro F1", [each.macro_f1 for each in metrics], ".3f")

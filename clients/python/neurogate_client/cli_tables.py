@@ -74,7 +74,7 @@ def heading(text: str) -> Text:
 def interval(metrics: manifest_pb2.EvaluationMetrics) -> str:
     """An accuracy with its interval, for people."""
     low, high = metrics.accuracy_ci_low, metrics.accuracy_ci_high
-    return f"{metrics.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    return f"{metrics.accuracy:.1%} (95% interval {low:.1%} to {high:.1%})"
 
 
 def moment(time: dt.datetime | None) -> str:

@@ -24,14 +24,14 @@ def gate_report(number: int, *, accepted: bool = True, stable: int = 1) -> pb.Ga
     report.time.FromSeconds(1_700_000_100)
     report.policy_digest, report.images_digest = "a" * 64, "b" * 64
     report.findings.add(
-        rule="min_accuracy", passed=True, value=0.93, limit=0.9, message="accuracy 93.0 %, at least 90.0 %"
+        rule="min_accuracy", passed=True, value=0.93, limit=0.9, message="accuracy 93.0%, at least 90.0%"
     )
     report.findings.add(
         rule="recall_floor.glioma",
         passed=accepted,
         value=0.91 if accepted else 0.62,
         limit=0.8,
-        message=f"recall of glioma {'91.0' if accepted else '62.0'} %, at least 80.0 %",
+        message=f"recall of glioma {'91.0' if accepted else '62.0'}%, at least 80.0%",
     )
     for metrics, accuracy in ((report.candidate, 0.93), (report.stable, 0.9125)):
         metrics.support, metrics.accuracy, metrics.macro_f1, metrics.ece = (

@@ -35,7 +35,7 @@ def test_versions_show_the_gate_and_each_server(neurogate: Run, gateway: FakeGat
     assert lines[0][:5] == ["version", "state", "servers", "labels", "gate"]
     assert lines[2][:5] == ["2", "READY", "1/2", "candidate", "refused"]
     assert "version 2 at 10.0.0.8:8500: REJECTED weights differ" in out
-    assert "version 2, gate: recall of glioma 62.0 %, at least 80.0 %" in out
+    assert "version 2, gate: recall of glioma 62.0%, at least 80.0%" in out
     _, out, _ = neurogate("versions", 2, "-t", gateway.address)
     assert "recall_floor.glioma" in out
 
@@ -83,7 +83,7 @@ def test_a_refused_promotion_shows_why_and_can_be_forced(neurogate: Run, gateway
     gateway.script.versions[1].gate.CopyFrom(report)
     code, out, err = neurogate("promote", 2, "-t", gateway.address)
     assert code == 1
-    assert "recall of glioma 62.0 %, at least 80.0 %" in out
+    assert "recall of glioma 62.0%, at least 80.0%" in out
     # The findings are told once.
     assert err == "error: the gate refuses version 2\n--force with a --reason overrules it.\n"
     code, out, err = neurogate("promote", 2, "--json", "-t", gateway.address)

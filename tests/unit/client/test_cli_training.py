@@ -147,7 +147,7 @@ def test_other_ends_are_exit_status_1(neurogate: Run, gateway: FakeGateway, end:
     assert code == 1
     assert f"retraining r1 {end} after 2:00" in out
     assert ("  a\n  b" in out) == (end == "FAILED")
-    assert ("recall of glioma 62.0 %" in out) == (end == "REFUSED")
+    assert ("recall of glioma 62.0%" in out) == (end == "REFUSED")
     assert gateway.script.training.runs["r1"].spec.from_scratch
 
 
