@@ -201,9 +201,12 @@ class Settings:
         return self.release_mode or ("manual" if self.repository else "latest")
 
     def loggable(self) -> dict[str, Any]:
-        """All settings, without the password that a URL may hold."""
-        shown = re.sub(r"(?<=//)([^:/]*):.*@", r"\1:***@", self.records_url)
-        return dataclasses.asdict(self) | {"records_url": shown}
+        """The settings that are not the defaults, without the password that a URL may hold."""
+        shown = dataclasses.replace(
+            self, records_url=re.sub(r"(?<=//)([^:/]*):.*@", r"\1:***@", self.records_url)
+        )
+        values = ((field, getattr(shown, field.name)) for field in dataclasses.fields(self))
+        return {field.name: value for field, value in values if value != field.default}
 
     @property
     def max_message_bytes(self) -> int:

@@ -27,6 +27,15 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        # Looked up only here: it takes longer to import than all of this module.
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"{parser.prog} {version('neurogate')}")  # noqa: T201 - this is what was asked for
+        parser.exit()
+
+
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Settings from flags and environment, flags first.
 
@@ -36,7 +45,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
 
     Raises:
         ConfigError: Something is unknown, malformed or out of range.
-        SystemExit: `--help` was asked for.
+        SystemExit: `--help` or `--version` was asked for.
     """
     fields = {field.name: field for field in dataclasses.fields(Settings)}
     texts: dict[str, tuple[str, str]] = {}
@@ -55,6 +64,9 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         description="Classifies brain MRI slices on a TensorFlow Serving backend. Research software.",
         epilog=f"Each flag is also an environment variable, e.g. {ENVIRONMENT_PREFIX}LISTEN; a flag wins.",
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, dest=argparse.SUPPRESS, help="show the version and exit"
     )
     for name, field in fields.items():
         text = f"{field.metadata['text']} (default: {field.default})"

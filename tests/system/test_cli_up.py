@@ -52,6 +52,28 @@ def test_both_serve_and_one_interrupt_ends_both_in_order(toy_repository: Path) -
         assert all_gone(servers)
     assert up.output.index('"event": "stopped"') < up.output.index("stopping on SIGTERM")
     assert '"in_order": true' in up.output
+    # TensorFlow's own notes, and settings that are the defaults, are left out.
+    assert "absl::" not in up.output
+    assert "cuda" not in up.output.lower()
+    assert "max_in_flight" not in up.output
+
+
+def test_a_second_interrupt_kills_what_has_not_stopped(toy_repository: Path) -> None:
+    line, port = command(toy_repository)
+    more: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    with running(line) as up, Client(f"127.0.0.1:{port}") as client:
+        up.wait_for("Ready: ", seconds=120)
+        servers = children(up)
+        answers = client.stream_classify(enumerate(iter(more.get, None)))
+        more.put(images.brain_slice())
+        assert next(answers).unwrap().model.version == 1
+        # An open stream holds up the first one.
+        up.popen.send_signal(signal.SIGINT)
+        up.wait_for('"event": "draining"')
+        assert up.stop(signal.SIGINT) == 130
+        assert all_gone(servers)
+        more.put(None)
+    assert "error: what had not stopped yet was killed by another signal" in up.output
 
 
 @pytest.mark.parametrize("victim", ["gateway", "model-server"])

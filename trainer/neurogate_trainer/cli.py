@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from neurogate_serving.quiet import quiet_imports
 
 from neurogate_trainer import cli_data
-from neurogate_trainer._quiet import quiet_imports
 from neurogate_trainer._stopping import STOPPED_STATUS, stop_on_sigterm
 from neurogate_trainer.config import PRESETS, ConfigError, TrainConfig, preset, read_config
 from neurogate_trainer.progress import (
@@ -26,9 +27,25 @@ from neurogate_trainer.progress import (
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train, evaluate and publish models of brain MRI slices.",
 )
 app.add_typer(cli_data.app, name="data")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"neurogate-trainer {version('neurogate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """Train, evaluate and publish models of brain MRI slices."""
+
 
 RunDir = Annotated[
     Path, typer.Option("--run-dir", help="Folder of the run; an unfinished run goes on there.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from neurogate_client import (
@@ -20,12 +23,28 @@ from neurogate_client.cli_common import EXIT_INTERRUPTED
 
 app = typer.Typer(
     name="neurogate",
-    help="Classifies brain MRI slices through a Neurogate gateway. Research software, not a medical device.",
     epilog="Exit status: 0 done; 1 something has no answer or failed; 2 wrong use; 3 no gateway to ask.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"neurogate {version('neurogate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """Classifies brain MRI slices through a Neurogate gateway. Research software, not a medical device."""
+
 
 _ASK, _VERSIONS, _LEARN, _RUN = "Ask", "Versions and release", "Learn from new images", "Run it here"
 for _name, _command, _panel in (

@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.text import Text
 
 from neurogate_client import processes
-from neurogate_client.cli_common import EXIT_FAILED, EXIT_USAGE, fail, own_name, printable, stderr, stdout
+from neurogate_client.cli_common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    fail,
+    own_name,
+    printable,
+    stderr,
+    stdout,
+)
 from neurogate_client.client import Client
 from neurogate_client.servers import (
     EVALUATION,
@@ -73,7 +82,8 @@ def up(
 ) -> None:
     """Start a model server and a gateway on this machine, and stop both with one Ctrl-C.
 
-    When one of them ends by itself, the other is stopped, and the exit status is 1.
+    Exit status: 0 when both were stopped in order, 130 when a second Ctrl-C killed them, 1 when one of them
+    ended by itself, so that the other was stopped.
     """
     if release_mode not in RELEASE_MODES:
         fail(f"--release-mode {release_mode}: there are {', '.join(RELEASE_MODES)}", EXIT_USAGE)
@@ -109,8 +119,13 @@ def up(
         base_run=base_run,
         policy=policy,
     )
+    _serve(servers, log)
+
+
+def _serve(servers: Servers, log: Console) -> None:
+    supervisor = processes.Supervisor()
     try:
-        with processes.Supervisor() as supervisor:
+        with supervisor:
             servers.start(supervisor, prefixed(log))
             with Client(servers.target) as client:
                 _tell(servers, servers.wait_until_ready(supervisor, client))
@@ -118,6 +133,8 @@ def up(
                 supervisor.check()
                 time.sleep(0.2)
     except processes.Interrupted:
+        if supervisor.hurried:
+            fail("what had not stopped yet was killed by another signal", EXIT_INTERRUPTED)
         log.print("stopped", style="dim")
     except processes.ChildFailedError as error:
         fail(f"{error}; everything was stopped", EXIT_FAILED)

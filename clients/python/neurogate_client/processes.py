@@ -200,6 +200,11 @@ class Supervisor:
         self._stopping = False
         self._hurry = threading.Event()
 
+    @property
+    def hurried(self) -> bool:
+        """Whether children were killed, because another signal came while they were stopped."""
+        return self._hurry.is_set()
+
     def __enter__(self) -> Self:
         for number in _SIGNALS:
             self._previous.append((number, signal.signal(number, self._on_signal)))

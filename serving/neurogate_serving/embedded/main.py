@@ -9,8 +9,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from neurogate_serving.extras import needs_extra
+from neurogate_serving.quiet import quiet_imports
 
 from .flags import FlagError, Flags, parse_flags, usage
 
@@ -46,14 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _serve(flags: Flags) -> int:
-    # TensorFlow reads these when it is imported: its notes on start would drown the server's own.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow reads this when it is imported: its notes on start would drown the server's own. To have no
+    # GPU is an error in its eyes, so where there is no driver for one, errors are left out too.
+    driver = Path("/proc/driver/nvidia").exists()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if driver else "3")
     from .runtime import use_bare_tensorflow  # noqa: PLC0415  (flags are judged before anything heavy)
 
     use_bare_tensorflow()
-    from .errors import ServingError  # noqa: PLC0415
-    from .server import ModelServer  # noqa: PLC0415
-    from .states import StoppedError  # noqa: PLC0415
+    with quiet_imports():
+        from .errors import ServingError  # noqa: PLC0415
+        from .server import ModelServer  # noqa: PLC0415
+        from .states import StoppedError  # noqa: PLC0415
 
     try:
         server = ModelServer(flags)

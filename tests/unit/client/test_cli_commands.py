@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -27,6 +28,10 @@ def folder(tmp_path: Path) -> Path:
         for number in range(3):
             (tmp_path / "scans" / name / f"{number}.jpg").write_bytes(name.encode())
     return tmp_path / "scans"
+
+
+def test_version(neurogate: Run) -> None:
+    assert neurogate("--version") == (0, f"neurogate {metadata.version('neurogate')}\n", "")
 
 
 def test_a_table_in_the_order_of_the_names(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
@@ -243,7 +248,7 @@ def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
     code, out, _ = neurogate("versions", 1, "-t", gateway.address)
     assert code == 0
     for text in (
-        "91.2% (95 % interval 88.0% to 94.0%)",
+        "91.2% (95% interval 88.0% to 94.0%)",
         "mahalanobis above 12.5",
         "1200 training",
         "[gate]; min_accuracy = 0.9",

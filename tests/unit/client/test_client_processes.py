@@ -90,9 +90,10 @@ def test_a_child_that_ignores_its_signal_is_killed() -> None:
 def test_a_second_signal_kills_at_once() -> None:
     lines = Lines()
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    supervisor = Supervisor(grace=60)
 
     def interrupted() -> None:
-        with Supervisor(grace=60) as supervisor:
+        with supervisor:
             children.append(supervisor.start("stubborn", STUBBORN, on_line=lines))
             lines.wait_for("stubborn", "up")
             timer.start()
@@ -104,6 +105,7 @@ def test_a_second_signal_kills_at_once() -> None:
         interrupted()
     timer.join()
     assert children[0].status() == -signal.SIGKILL
+    assert supervisor.hurried
 
 
 def test_signal_handlers_are_given_back() -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ def called(monkeypatch):
 
 def run(*arguments: object):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_version():
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"neurogate-trainer {metadata.version('neurogate')}\n")
 
 
 def plain(text: str) -> str:
