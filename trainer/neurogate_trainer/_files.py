@@ -36,6 +36,21 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def named_beside(path: Path, folder: Path) -> str:
+    """What a path is called from a folder that lies beside it, e.g. "../data"; empty where it lies elsewhere.
+
+    By that it is found again when both were moved with the folder that they lie in.
+    """
+    folder, path = folder.absolute(), path.expanduser().absolute()
+    return f"../{path.name}" if path.parent == folder.parent and path.name else ""
+
+
+def found_beside(path: Path, name: str, folder: Path) -> Path:
+    """The path, or what `named_beside` has called so where that alone is there."""
+    moved = folder.absolute().parent / Path(name).name
+    return moved if name and not path.exists() and moved.exists() else path
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on the file `path` (made when missing), waiting for whoever has it.

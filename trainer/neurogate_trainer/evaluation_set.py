@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from neurogate_trainer._files import write_atomically
+from neurogate_trainer._files import named_beside, write_atomically
 from neurogate_trainer.datasets.index import ImageRecord
 
 EVALUATION_FILE: Final = "evaluation.json"
@@ -34,6 +34,7 @@ def write_evaluation_set(folder: Path, root: Path, test: Sequence[ImageRecord]) 
     document = {
         "revision": EVALUATION_REVISION,
         "root": str(root.expanduser().absolute()),
+        "root_beside": named_beside(root, folder),
         "digest": images_digest([record.sha256 for record in test]),
         "images": [{"path": r.path, "class": r.class_id, "sha256": r.sha256} for r in test],
     }

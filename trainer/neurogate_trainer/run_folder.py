@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from neurogate_trainer._files import write_atomically
+from neurogate_trainer._files import found_beside, named_beside, write_atomically
 from neurogate_trainer.audit import AuditReport, ClassConflict, Leak, NearDuplicate
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.datasets.index import DatasetIndex
@@ -25,7 +25,7 @@ class RunFolderError(RuntimeError):
 
 
 class RunFolder:
-    """A run folder and its `state.json`: `{run_id, data, config, retraining, finished}`.
+    """A run folder and its `state.json`: `{run_id, data, data_beside, config, retraining, finished}`.
 
     Attributes:
         path: The folder.
@@ -124,6 +124,7 @@ def _claim(
     state = {
         "run_id": run_id or state.get("run_id") or f"{stamp}-{os.urandom(3).hex()}",
         "data": location,
+        "data_beside": named_beside(data, path),
         "config": config.to_json(),
         "retraining": retraining or state.get("retraining"),
         "finished": [],
@@ -141,8 +142,13 @@ def _check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, data:
             f"{path} holds a run with other settings ({', '.join(changed)}); give the same ones to go on "
             "with it, or choose another folder"
         )
-    if state["data"] != data:
-        raise RunFolderError(f"{path} holds a run on {state['data']}, not on {data}; choose another folder")
+    found = _data(path, state)
+    if str(found) != data:
+        raise RunFolderError(f"{path} holds a run on {found}, not on {data}; choose another folder")
+
+
+def _data(path: Path, state: Mapping[str, Any]) -> Path:
+    return found_beside(Path(state["data"]), state.get("data_beside", ""), path)
 
 
 def read_settings(path: Path) -> tuple[TrainConfig, Path]:
@@ -153,7 +159,7 @@ def read_settings(path: Path) -> tuple[TrainConfig, Path]:
     """
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        return TrainConfig.from_json(state["config"]), Path(state["data"])
+        return TrainConfig.from_json(state["config"]), _data(path, state)
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
 

@@ -5,7 +5,8 @@ A list (`evaluation.json`) names every image with its class and digest:
     {"revision": 1, "root": "<folder>", "digest": "<hex SHA-256 of the sorted digests joined by newlines>",
      "images": [{"path": "Testing/glioma/x.jpg", "class": "glioma", "sha256": "…"}]}
 
-A relative root is relative to the list. Digests are held to the files when these are read.
+A relative root is relative to the list. Where the root is gone, `root_beside` is tried, as relative: both may
+have been moved. Digests are held to the files when these are read.
 """
 
 from __future__ import annotations
@@ -123,13 +124,16 @@ def _from_list(path: Path) -> SealedImages:
     root, entries = document.get("root"), document.get("images")
     if not isinstance(root, str) or not isinstance(entries, list) or len(entries) > _MOST_IMAGES:
         raise ImagesError('the list has no "root", or no "images"', path)
+    folder, beside = path.parent / root, document.get("root_beside")
+    if isinstance(beside, str) and beside and not folder.exists() and (path.parent / beside).exists():
+        folder = path.parent / beside
     images = []
     for number, entry in enumerate(entries):
         values = entry if isinstance(entry, dict) else {}
         name, class_id, sha256 = (values.get(key) for key in ("path", "class", "sha256"))
         if not (isinstance(name, str) and isinstance(class_id, str) and isinstance(sha256, str)):
             raise ImagesError(f'image {number} lacks "path", "class" or "sha256"', path)
-        images.append(SealedImage(path.parent / root / name, class_id, sha256))
+        images.append(SealedImage(folder / name, class_id, sha256))
     digest = _digest(images)
     if document.get("digest") != digest:
         raise ImagesError(f"the list was changed: its images have digest {digest[:12]}…", path)

@@ -240,6 +240,17 @@ def test_a_list_and_its_folder_are_the_same_images(folder: Path) -> None:
     assert [image.read() for image in from_list.images]
 
 
+def test_a_list_that_was_moved_with_its_folder(folder: Path, tmp_path: Path) -> None:
+    gone = str(tmp_path / "as it was")
+    images = load_images(write_list(folder, lambda d: d.update(root=gone, root_beside=folder.name))).images
+    assert [image.read() for image in images]
+    # What is still there goes first, and what is nowhere is named as it was.
+    for root, beside, found in ((folder, "elsewhere", folder), (gone, "elsewhere", gone), (gone, "", gone)):
+        change = {"root": str(root), "root_beside": beside}
+        image = load_images(write_list(folder, lambda d, change=change: d.update(change))).images[0]  # type: ignore[misc]
+        assert image.path.is_relative_to(found)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
