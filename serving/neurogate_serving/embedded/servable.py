@@ -13,17 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow.python.framework import errors
 
 from .caller import PATIENT, Caller
 from .errors import ServingError, from_tensorflow, not_found
+from .saved_file import SavedMetaGraph, read_meta_graph
 from .tensors import Array
-from .wire import is_cut_short
 
 _INIT_OP_KEY = "__saved_model_init_op"
 _INIT_OP_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
@@ -52,13 +50,14 @@ class Servable:
         path: The folder of this version.
     """
 
-    def __init__(
-        self, path: Path, meta_graph: meta_graph_pb2.MetaGraphDef, config: config_pb2.ConfigProto
-    ) -> None:
+    def __init__(self, path: Path, saved: SavedMetaGraph, config: config_pb2.ConfigProto) -> None:
         self.path = path
-        self._signatures = dict(meta_graph.signature_def)
+        # Copies: a part of a parsed message keeps the whole of it in memory, weights and all.
+        self._signatures = {
+            name: _copy(signature) for name, signature in saved.meta_graph.signature_def.items()
+        }
         self._graph = tf_session.PyGraph()
-        self._operations = _import_graph(self._graph, meta_graph)
+        self._operations = _import_graph(self._graph, saved)
         options = tf_session.TF_NewSessionOptions(target=None, config=config)
         try:
             self._session = tf_session.TF_NewSessionRef(self._graph, options)
@@ -128,13 +127,18 @@ class Servable:
         return self._operations[name]
 
 
-def _import_graph(
-    graph: tf_session.PyGraph, meta_graph: meta_graph_pb2.MetaGraphDef
-) -> dict[str, tf_session.TF_Operation]:
+def _copy(signature: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:
+    copied = meta_graph_pb2.SignatureDef()
+    copied.CopyFrom(signature)
+    return copied
+
+
+def _import_graph(graph: tf_session.PyGraph, saved: SavedMetaGraph) -> dict[str, tf_session.TF_Operation]:
     """Fills a graph; returns the operations that signatures, variables, assets and start refer to."""
+    meta_graph = saved.meta_graph
     wanted = sorted(_referenced_operations(meta_graph) & {node.name for node in meta_graph.graph_def.node})
     options = tf_session.TF_NewImportGraphDefOptions()
-    buffer = tf_session.TF_NewBufferFromString(meta_graph.graph_def.SerializeToString())
+    buffer = tf_session.TF_NewBufferFromString(saved.graph_def())
     try:
         tf_session.TF_ImportGraphDefOptionsSetPrefix(options, "")
         for name in wanted:
@@ -192,48 +196,17 @@ def load_servable(path: Path, *, tags: Sequence[str], config: config_pb2.ConfigP
     Raises:
         ServingError: It is not a loadable SavedModel; code and text as the real server has them.
     """
-    meta_graph = _find_meta_graph(_read(path), tags)
+    saved = read_meta_graph(path, tags)
     try:
-        servable = Servable(path, meta_graph, config)
+        servable = Servable(path, saved, config)
     except errors.OpError as error:
         raise from_tensorflow(error) from None
     try:
-        _initialise(servable, meta_graph)
+        _initialise(servable, saved.meta_graph)
     except ServingError:
         servable.close()
         raise
     return servable
-
-
-def _read(path: Path) -> saved_model_pb2.SavedModel:
-    file = path / "saved_model.pb"
-    if not file.is_file():
-        raise not_found(
-            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-            f"`saved_model.pb`)\nSpecified file path: {path}"
-        )
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ServingError(grpc.StatusCode.UNKNOWN, f"{file}; {error.strerror}") from None
-    saved_model = saved_model_pb2.SavedModel()
-    try:
-        saved_model.ParseFromString(data)
-    except DecodeError:
-        if is_cut_short(data):
-            raise ServingError(grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested") from None
-        raise ServingError(grpc.StatusCode.DATA_LOSS, f"Can't parse {file} as binary proto") from None
-    return saved_model
-
-
-def _find_meta_graph(model: saved_model_pb2.SavedModel, tags: Sequence[str]) -> meta_graph_pb2.MetaGraphDef:
-    for meta_graph in model.meta_graphs:
-        if set(meta_graph.meta_info_def.tags) == set(tags):
-            return meta_graph
-    raise not_found(
-        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect "
-        "available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
-    )
 
 
 def _initialise(servable: Servable, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:

@@ -14,7 +14,7 @@ from neurogate_serving.embedded.errors import MESSAGE_LIMIT, ServingError
 from neurogate_serving.embedded.predict import predict
 from neurogate_serving.embedded.servable import Servable, load_servable
 from neurogate_serving.embedded.warmup import WARMUP_FILE, warm_up
-from neurogate_serving.embedded.wire import is_cut_short, status_proto, version_status
+from neurogate_serving.embedded.wire import is_cut_short, status_proto, submessages, version_status
 from neurogate_testing.serving_models import warmup_record, write_warmup
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2, prediction_log_pb2
@@ -225,3 +225,28 @@ def test_long_texts_are_cut() -> None:
 )  # fmt: skip
 def test_an_early_end_is_told_from_damage(data: bytes, cut: bool) -> None:
     assert is_cut_short(data) == cut
+
+
+def test_a_graph_is_cut_from_its_file_as_it_would_be_serialized(serving_store: Path) -> None:
+    data = (serving_store / "toy/1/saved_model.pb").read_bytes()
+    saved = saved_model_pb2.SavedModel.FromString(data)
+    whole = submessages(memoryview(data), 2)
+    assert len(whole) == len(saved.meta_graphs) == 1
+    cut = b"".join(submessages(whole[0], 2))
+    assert type(saved.meta_graphs[0].graph_def).FromString(cut) == saved.meta_graphs[0].graph_def
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"", []),
+        (b"\x08\x01\x12\x02ab\x11\0\0\0\0\0\0\0\0\x12\x00\x1d\0\0\0\0\x1a\x01x\x12\x01c", [b"ab", b"", b"c"]),
+    ],
+)
+def test_submessages_are_those_of_one_field_in_order(data: bytes, found: list[bytes]) -> None:
+    assert [bytes(part) for part in submessages(memoryview(data), 2)] == found
+
+
+def test_groups_are_left_to_protobuf() -> None:
+    with pytest.raises(ValueError, match="plain fields"):
+        submessages(memoryview(b"\x0b\x0c"), 2)

@@ -1,0 +1,78 @@
+"""Reads `saved_model.pb`, with the errors that TensorFlow's C++ loader has for what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import grpc
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from .errors import ServingError, not_found
+from .wire import is_cut_short, submessages
+
+_META_GRAPHS: Final = saved_model_pb2.SavedModel.META_GRAPHS_FIELD_NUMBER
+_GRAPH_DEF: Final = meta_graph_pb2.MetaGraphDef.GRAPH_DEF_FIELD_NUMBER
+
+
+class SavedMetaGraph(NamedTuple):
+    """One meta graph of a `saved_model.pb`.
+
+    Attributes:
+        meta_graph: The message.
+        data: The file's content.
+        place: Which of the file's meta graphs it is.
+    """
+
+    meta_graph: meta_graph_pb2.MetaGraphDef
+    data: bytes
+    place: int
+
+    def graph_def(self) -> bytes:
+        """The serialized graph, cut from the file.
+
+        To serialize it again would hold up all callers: Python's protobuf keeps the interpreter meanwhile.
+        """
+        try:
+            whole = submessages(memoryview(self.data), _META_GRAPHS)[self.place]
+            return b"".join(submessages(whole, _GRAPH_DEF))
+        except ValueError:
+            return bytes(self.meta_graph.graph_def.SerializeToString())
+
+
+def read_meta_graph(path: Path, tags: Sequence[str]) -> SavedMetaGraph:
+    """The meta graph with exactly these tags.
+
+    Args:
+        path: Folder of one version.
+        tags: In any order.
+
+    Raises:
+        ServingError: No file, no SavedModel, or none with these tags.
+    """
+    file = path / "saved_model.pb"
+    if not file.is_file():
+        raise not_found(
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}"
+        )
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ServingError(grpc.StatusCode.UNKNOWN, f"{file}; {error.strerror}") from None
+    saved_model = saved_model_pb2.SavedModel()
+    try:
+        saved_model.ParseFromString(data)
+    except DecodeError:
+        if is_cut_short(data):
+            raise ServingError(grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested") from None
+        raise ServingError(grpc.StatusCode.DATA_LOSS, f"Can't parse {file} as binary proto") from None
+    for place, meta_graph in enumerate(saved_model.meta_graphs):
+        if set(meta_graph.meta_info_def.tags) == set(tags):
+            return SavedMetaGraph(meta_graph, data, place)
+    raise not_found(
+        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect "
+        "available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
+    )
