@@ -77,7 +77,9 @@ async def test_chunks_are_put_together(tmp_path: Path) -> None:
 
 
 async def test_what_is_wrong_with_an_item_is_told_and_ends_nothing(tmp_path: Path) -> None:
-    async with serving_gateway(data_dir=str(tmp_path), max_image_bytes=100_000) as (gateway, _):
+    # With one thread the items are checked in their order, so the first claims the image that several have.
+    settings = {"data_dir": str(tmp_path), "max_image_bytes": 100_000, "transform_threads": 1}
+    async with serving_gateway(**settings) as (gateway, _):
         good = sample_image(1)
         items: list[tuple[list[Request], str]] = [
             ([Request(class_id="glioma", data=good)], ""),
