@@ -139,8 +139,9 @@ class Child:
         """Exit status, negative for a signal; None while it runs."""
         return self._popen.poll()
 
-    def stop(self, number: int, seconds: float, hurry: threading.Event) -> None:
-        """Sends a signal, waits, and kills what is left after `seconds` or when `hurry` is set."""
+    def stop(self, number: int, seconds: float, hurry: threading.Event) -> bool:
+        """Sends a signal, waits, and kills what is left after `seconds` or when `hurry` is set; was it so?"""
+        killed = False
         if self.status() is None:
             self._popen.send_signal(number)
             end = time.monotonic() + seconds
@@ -149,10 +150,12 @@ class Child:
                     self._popen.wait(_POLL_SECONDS)
             if self.status() is None:
                 # The whole session: its helpers have no other parent.
+                killed = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._popen.wait()
         self.drain()
+        return killed
 
     def drain(self) -> None:
         """Waits for the last lines of a child that has ended."""
@@ -199,11 +202,12 @@ class Supervisor:
         self._pending: int | None = None
         self._stopping = False
         self._hurry = threading.Event()
+        self._killed = False
 
     @property
     def hurried(self) -> bool:
         """Whether children were killed, because another signal came while they were stopped."""
-        return self._hurry.is_set()
+        return self._killed and self._hurry.is_set()
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
@@ -216,7 +220,7 @@ class Supervisor:
         self._stopping = True
         try:
             for child, number in reversed(self._children):
-                child.stop(number, self._grace, self._hurry)
+                self._killed |= child.stop(number, self._grace, self._hurry)
         finally:
             for number, handler in self._previous:
                 signal.signal(number, handler)  # type: ignore[arg-type]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import grpc
 
-from .background import give_way, return_memory
 from .errors import ServingError, failed_precondition
 from .policy import Action, Phase, Snapshot, next_action
 from .servable import Runner
@@ -82,7 +81,6 @@ class Manager:
         self._wake = threading.Condition()
         self._pending: dict[str, list[tuple[int, Path]]] = {}
         self._stopping = threading.Event()
-        self._serving = False
         self._load_executor = _executor(options.num_load_threads, "load")
         self._unload_executor = _executor(options.num_unload_threads, "unload")
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
@@ -97,7 +95,6 @@ class Manager:
         with self._wake:
             self._wake.wait_for(lambda: self._stopping.is_set() or not self._is_loading())
         with self._lock:
-            self._serving = True
             initial, self._load_executor = (
                 self._load_executor,
                 _executor(self._options.num_load_threads, "load"),
@@ -204,9 +201,6 @@ class Manager:
     # --- execution ---------------------------------------------------------------------------
 
     def _execute_load(self, harness: _Harness) -> None:
-        # Not at first: nobody is served yet, and TensorFlow's threads, which live on, would inherit it.
-        if self._serving:
-            give_way()
         try:
             _check_folder(harness)
             self._bus.publish(harness.id, State.LOADING)
@@ -226,7 +220,6 @@ class Manager:
             self._update_serving_map()
             self._bus.publish(harness.id, State.AVAILABLE)
         _log.info("servable %s is available", harness.id)
-        return_memory()
         self._nudge()
 
     def _load_with_retries(self, harness: _Harness) -> Runner:
@@ -266,8 +259,6 @@ class Manager:
             harness.phase = Phase.UNLOADED
         if servable is not None:
             servable.close()
-            del servable
-            return_memory()
         _log.info("servable %s is unloaded", harness.id)
         self._nudge()
 

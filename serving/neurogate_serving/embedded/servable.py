@@ -9,15 +9,16 @@ TensorFlow's own texts; the Python front end would check, convert and annotate.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow.python.framework import errors
 
+from .background import at_once
 from .caller import PATIENT, Caller
 from .errors import ServingError, from_tensorflow, not_found
 from .saved_file import SavedMetaGraph, read_meta_graph
@@ -25,6 +26,8 @@ from .tensors import Array
 
 _INIT_OP_KEY = "__saved_model_init_op"
 _INIT_OP_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+
+Run: TypeAlias = Callable[[Callable[[], None]], None]
 
 
 class Runner(Protocol):
@@ -185,13 +188,16 @@ def _run_options(timeout: float | None) -> Iterator[tf_session.TF_Buffer | None]
         tf_session.TF_DeleteBuffer(buffer)
 
 
-def load_servable(path: Path, *, tags: Sequence[str], config: config_pb2.ConfigProto) -> Servable:
+def load_servable(
+    path: Path, *, tags: Sequence[str], config: config_pb2.ConfigProto, run: Run = at_once
+) -> Servable:
     """Loads the SavedModel in `path`.
 
     Args:
         path: Folder of one version.
         tags: Which meta graph to load: the one with exactly these tags.
         config: Threads and devices of its session.
+        run: How to do the part of it that leaves the interpreter alone.
 
     Raises:
         ServingError: It is not a loadable SavedModel; code and text as the real server has them.
@@ -202,7 +208,7 @@ def load_servable(path: Path, *, tags: Sequence[str], config: config_pb2.ConfigP
     except errors.OpError as error:
         raise from_tensorflow(error) from None
     try:
-        _initialise(servable, saved.meta_graph)
+        run(lambda: _initialise(servable, saved.meta_graph))
     except ServingError:
         servable.close()
         raise

@@ -12,6 +12,7 @@ import grpc
 from tensorflow.core.protobuf import config_pb2 as session_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
+from .background import at_once, behind_others
 from .batching import BatchScheduler
 from .batching_options import BatchingOptions, read_batching_options
 from .config import read_text_proto, single_model_config
@@ -57,6 +58,11 @@ class ModelServer:
         self._flags = flags
         self._config = self._read_config()
         self._session_config = _session_config(flags)
+        # Threads that a version brings along, or the first one for all, would inherit the low priority.
+        self._loads_give_way = not (
+            self._session_config.use_per_session_threads or self._session_config.session_inter_op_thread_pool
+        )
+        self._has_loaded = False
         self._tags = [tag for tag in flags.saved_model_tags.split(",") if tag]
         self._batching: BatchScheduler | None = None
         if flags.enable_batching:
@@ -127,20 +133,25 @@ class ModelServer:
 
     def _load(self, version: VersionId, path: Path) -> Runner:
         _log.info("loading servable %s from %s", version, path)
-        servable = load_servable(path, tags=self._tags, config=self._session_config)
+        run = behind_others if self._loads_give_way and self._has_loaded else at_once
+        servable = load_servable(path, tags=self._tags, config=self._session_config, run=run)
         runner: Runner = servable if self._batching is None else self._batching.wrap(servable)
         if self._flags.enable_model_warmup:
             try:
-                warm_up(
-                    runner,
-                    path,
-                    iterations=max(1, self._flags.num_request_iterations_for_warmup),
-                    check_method=self._flags.enable_signature_method_name_check,
-                )
+                run(lambda: self._warm_up(runner, path))
             except ServingError:
                 runner.close()
                 raise
+        self._has_loaded = True
         return runner
+
+    def _warm_up(self, runner: Runner, path: Path) -> None:
+        warm_up(
+            runner,
+            path,
+            iterations=max(1, self._flags.num_request_iterations_for_warmup),
+            check_method=self._flags.enable_signature_method_name_check,
+        )
 
     def _read_config(self) -> config_pb2.ModelServerConfig:
         if self._flags.model_config_file:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,14 +39,12 @@ class Loader:
 
     def __init__(self) -> None:
         self.attempts: list[str] = []
-        self.priorities: dict[int, int] = {}
         self.failures: dict[int, int] = {}
         self.gates: dict[int, threading.Event] = {}
         self.loaded: dict[VersionId, FakeVersion] = {}
 
     def __call__(self, version: VersionId, path: Path) -> FakeVersion:
         self.attempts.append(str(version))
-        self.priorities[version.version] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         if gate := self.gates.get(version.version):
             assert gate.wait(10)
         if self.failures.get(version.version, 0) > 0:
@@ -136,18 +132,6 @@ def test_a_new_version_takes_over_only_when_it_is_ready(harness: Callable[..., H
     assert it.loader.loaded[VersionId("m", 1)].closed.wait(10)
     with pytest.raises(ServingError, match=r"Specific\(m, 1\)"):
         it.answers(version=1)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is that of a whole process")
-@pytest.mark.parametrize("threads", [0, 2])
-def test_a_load_gives_way_to_those_who_are_served(harness: Callable[..., Harness], threads: int) -> None:
-    it = harness(num_load_threads=threads)
-    it.add("m/1")
-    it.serve("m")
-    it.add("m/2")
-    it.wait_for(lambda: it.states() == {2: State.AVAILABLE, 1: State.END})
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    assert it.loader.priorities == {1: usual, 2: min(19, usual + 10)}
 
 
 def test_a_request_keeps_its_version_loaded_until_it_ends(harness: Callable[..., Harness]) -> None:

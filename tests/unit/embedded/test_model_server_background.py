@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import pytest
+from neurogate_serving.embedded.background import at_once, behind_others
+
+
+def _where() -> tuple[int, int]:
+    return threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is that of a whole process")
+def test_work_behind_others_has_a_lower_priority_and_its_caller_keeps_its_own() -> None:
+    here, usual = at_once(_where)
+    there, lowered = behind_others(_where)
+    assert there != here == threading.get_native_id()
+    assert lowered == min(19, usual + 10)
+    assert _where() == (here, usual)
+
+
+def test_what_the_work_raises_reaches_the_caller() -> None:
+    def fail() -> None:
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        behind_others(fail)
