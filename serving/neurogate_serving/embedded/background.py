@@ -1,4 +1,4 @@
-"""What a load owes to those who are served meanwhile: the processor, and the interpreter's time.
+"""What a load owes to those who are served meanwhile: the processor first, and its memory afterwards.
 
 A load keeps a core busy for a second, callers' requests take milliseconds.
 """
@@ -17,9 +17,6 @@ ResultT = TypeVar("ResultT")
 
 _STEPS: Final = 10
 _LOWEST: Final = 19
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-_LARGEST_MMAP_THRESHOLD: Final = 32 * 2**20
 
 
 def at_once(work: Callable[[], ResultT]) -> ResultT:
@@ -44,13 +41,12 @@ def _give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(_LOWEST, usual + _STEPS))
 
 
-def keep_freed_memory() -> None:
-    """Lets this process keep the memory that a load leaves free, for the next one (glibc).
+def return_memory() -> None:
+    """Gives free memory back to the system, where the C library has a call for that (glibc).
 
-    Given back, every page of it would have to be had anew, with the interpreter's lock held.
+    A load leaves a hundred megabytes of small free pieces, in a thread's share of the heap that the next load
+    may not get.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        # Both: to set one ends the adjustment of the other, which begins too low for a network's tensors.
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -14,7 +14,6 @@ from pathlib import Path
 from neurogate_serving.extras import needs_extra
 from neurogate_serving.quiet import quiet_imports
 
-from .background import keep_freed_memory
 from .flags import FlagError, Flags, parse_flags, usage
 
 _log = logging.getLogger(__name__)
@@ -61,7 +60,6 @@ def _serve(flags: Flags) -> int:
         from .server import ModelServer  # noqa: PLC0415
         from .states import StoppedError  # noqa: PLC0415
 
-    keep_freed_memory()
     try:
         server = ModelServer(flags)
     except ServingError as error:

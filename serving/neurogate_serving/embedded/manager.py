@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 
+from .background import return_memory
 from .errors import ServingError, failed_precondition
 from .policy import Action, Phase, Snapshot, next_action
 from .servable import Runner
@@ -202,6 +203,12 @@ class Manager:
 
     def _execute_load(self, harness: _Harness) -> None:
         try:
+            self._load_and_publish(harness)
+        finally:
+            return_memory()
+
+    def _load_and_publish(self, harness: _Harness) -> None:
+        try:
             _check_folder(harness)
             self._bus.publish(harness.id, State.LOADING)
             servable = self._load_with_retries(harness)
@@ -259,6 +266,8 @@ class Manager:
             harness.phase = Phase.UNLOADED
         if servable is not None:
             servable.close()
+            del servable
+            return_memory()
         _log.info("servable %s is unloaded", harness.id)
         self._nudge()
 

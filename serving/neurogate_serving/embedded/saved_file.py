@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
+from tensorflow.core.framework import function_pb2, graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from .errors import ServingError, not_found
@@ -15,6 +16,9 @@ from .wire import is_cut_short, submessages
 
 _META_GRAPHS: Final = saved_model_pb2.SavedModel.META_GRAPHS_FIELD_NUMBER
 _GRAPH_DEF: Final = meta_graph_pb2.MetaGraphDef.GRAPH_DEF_FIELD_NUMBER
+_LIBRARY: Final = graph_pb2.GraphDef.LIBRARY_FIELD_NUMBER
+_FUNCTION: Final = function_pb2.FunctionDefLibrary.FUNCTION_FIELD_NUMBER
+_LARGE_BYTES: Final = 2**20
 
 
 class SavedMetaGraph(NamedTuple):
@@ -30,16 +34,28 @@ class SavedMetaGraph(NamedTuple):
     data: bytes
     place: int
 
-    def graph_def(self) -> bytes:
-        """The serialized graph, cut from the file.
+    def split_graph(self) -> tuple[list[bytes], bytes]:
+        """The graph's large functions, each a serialized FunctionDef, and the GraphDef without them.
 
-        To serialize it again would hold up all callers: Python's protobuf keeps the interpreter meanwhile.
+        Cut from the file, since to serialize them again would hold up all callers: Python's protobuf keeps
+        the interpreter meanwhile. The functions are taken out of `meta_graph` too.
         """
+        graph = self.meta_graph.graph_def
         try:
-            whole = submessages(memoryview(self.data), _META_GRAPHS)[self.place]
-            return b"".join(submessages(whole, _GRAPH_DEF))
+            (whole,) = submessages(submessages(memoryview(self.data), _META_GRAPHS)[self.place], _GRAPH_DEF)
+            functions = [
+                function
+                for library in submessages(whole, _LIBRARY)
+                for function in submessages(library, _FUNCTION)
+            ]
         except ValueError:
-            return bytes(self.meta_graph.graph_def.SerializeToString())
+            return [], bytes(graph.SerializeToString())
+        large = [number for number, function in enumerate(functions) if len(function) >= _LARGE_BYTES]
+        if not large:
+            return [], bytes(whole)
+        for number in reversed(large):
+            del graph.library.function[number]
+        return [bytes(functions[number]) for number in large], bytes(graph.SerializeToString())
 
 
 def read_meta_graph(path: Path, tags: Sequence[str]) -> SavedMetaGraph:

@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.python import _pywrap_tfe  # noqa: F401 - the bindings of a session give out its TF_Function
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow.python.framework import errors
 
@@ -140,8 +141,16 @@ def _import_graph(graph: tf_session.PyGraph, saved: SavedMetaGraph) -> dict[str,
     """Fills a graph; returns the operations that signatures, variables, assets and start refer to."""
     meta_graph = saved.meta_graph
     wanted = sorted(_referenced_operations(meta_graph) & {node.name for node in meta_graph.graph_def.node})
+    functions, rest = saved.split_graph()
+    # One by one, as these calls let go of the interpreter and the import of a graph does not.
+    for function in functions:
+        imported = tf_session.TF_FunctionImportFunctionDef(function)
+        try:
+            tf_session.TF_GraphCopyFunction(graph, imported, None)
+        finally:
+            tf_session.TF_DeleteFunction(imported)
     options = tf_session.TF_NewImportGraphDefOptions()
-    buffer = tf_session.TF_NewBufferFromString(saved.graph_def())
+    buffer = tf_session.TF_NewBufferFromString(rest)
     try:
         tf_session.TF_ImportGraphDefOptionsSetPrefix(options, "")
         for name in wanted:

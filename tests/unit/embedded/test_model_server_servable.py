@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from neurogate_serving.embedded import saved_file
 from neurogate_serving.embedded.caller import Caller
 from neurogate_serving.embedded.errors import MESSAGE_LIMIT, ServingError
 from neurogate_serving.embedded.predict import predict
@@ -16,6 +17,7 @@ from neurogate_serving.embedded.servable import Servable, load_servable
 from neurogate_serving.embedded.warmup import WARMUP_FILE, warm_up
 from neurogate_serving.embedded.wire import is_cut_short, status_proto, submessages, version_status
 from neurogate_testing.serving_models import warmup_record, write_warmup
+from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2, prediction_log_pb2
 
@@ -250,3 +252,18 @@ def test_submessages_are_those_of_one_field_in_order(data: bytes, found: list[by
 def test_groups_are_left_to_protobuf() -> None:
     with pytest.raises(ValueError, match="plain fields"):
         submessages(memoryview(b"\x0b\x0c"), 2)
+
+
+def test_large_functions_are_imported_one_by_one(
+    serving_store: Path, monkeypatch: pytest.MonkeyPatch, toy: Servable
+) -> None:
+    monkeypatch.setattr(saved_file, "_LARGE_BYTES", 1)
+    functions, rest = saved_file.read_meta_graph(serving_store / "toy/1", ["serve"]).split_graph()
+    assert functions
+    assert not graph_pb2.GraphDef.FromString(rest).library.function
+    servable = _load(serving_store / "toy/1")
+    try:
+        inputs = {"a": np.float32([1, 2]), "b": np.int64([3, 4])}
+        assert _predict(servable, "two", **inputs) == _predict(toy, "two", **inputs)
+    finally:
+        servable.close()
