@@ -70,7 +70,7 @@ def page(path: Path, *, below: int, size: int) -> list[Change]:
         FormatError: One of them is damaged.
     """
     newest: deque[bytes] = deque(maxlen=size)
-    for line in _lines(path):
+    for line in whole_lines(path):
         # Every line begins with its number, so the others need not be parsed.
         if _sequence(line) >= below:
             break
@@ -81,7 +81,7 @@ def page(path: Path, *, below: int, size: int) -> list[Change]:
 def find(path: Path, request_id: str) -> Change | None:
     """The change that a request_id belongs to, if any."""
     mark = f'"request_id":"{_escaped(request_id)}"'.encode()
-    for line in _lines(path):
+    for line in whole_lines(path):
         if mark in line:
             change = decode_change(line)
             if change.request_id == request_id:
@@ -89,7 +89,8 @@ def find(path: Path, request_id: str) -> Change | None:
     return None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, each with its end, without a last one that was cut short; none without a file."""
     try:
         with path.open("rb") as file:
             for line in file:

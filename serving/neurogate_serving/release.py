@@ -192,7 +192,7 @@ class ReleaseStore:
             draft = decide(release)
             if draft.state == release.state:
                 if request_id:
-                    idle.remember(self._idle, idle.Asked(request_id, asked, release.revision))
+                    idle.remember(self._idle, idle.Asked(request_id, asked, release.revision, release.etag))
                 return Changed(release=release, change=None)
             change = Change(
                 sequence=release.revision + 1,
@@ -259,12 +259,15 @@ class ReleaseStore:
         before = idle.find(self._idle, request_id)
         if before is None:
             return None
+        then = self.changes(below=before.revision + 1, size=1)
+        release = Release(state=then[0].state, last_change=then[0]) if then else Release()
+        if release.etag != before.etag:
+            # Of a history that was moved away, to begin anew.
+            return None
         if before.content != asked:
             raise RequestIdReusedError(
                 f"request_id {request_id!r} belongs to a request that asked for something else"
             )
-        then = self.changes(below=before.revision + 1, size=1)
-        release = Release(state=then[0].state, last_change=then[0]) if then else Release()
         return Changed(release=release, change=None, repeated=True)
 
     def _catch_up(self, release: Release) -> None:
@@ -274,7 +277,7 @@ class ReleaseStore:
         elif recorded := self._guarded(lambda: record.last_sequence(self._log)):
             raise ReleaseDamagedError(
                 f"{self._document} is missing, but {_LOG} holds {recorded} changes; restore it from the last "
-                "line, or move the record away to begin anew"
+                f"line, or move {_LOG} and {_IDLE} away to begin anew"
             )
 
     def _guarded(self, read: Callable[[], _T]) -> _T:
@@ -284,9 +287,10 @@ class ReleaseStore:
             raise ReleaseDamagedError(f"{self._log} is damaged: {error}") from None
 
     def _sweep(self) -> None:
-        """Removes what a killed process left of a document in the making; the caller holds the lock."""
-        for path in self._folder.glob(f".{_DOCUMENT}.*.tmp"):
-            path.unlink(missing_ok=True)
+        """Removes what a killed process left of a file in the making; the caller holds the lock."""
+        for name in (_DOCUMENT, _IDLE):
+            for path in self._folder.glob(f".{name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

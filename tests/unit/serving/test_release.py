@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from neurogate_serving import _release_idle as idle
 from neurogate_serving import release as module
 from neurogate_serving.release import (
     CANDIDATE,
@@ -222,7 +223,7 @@ def test_a_lost_document_or_record_stops_changes(store: ReleaseStore, tmp_path: 
     document, log = tmp_path / MODEL / ".release.json", tmp_path / MODEL / ".release-log.jsonl"
     content = document.read_bytes()
     document.unlink()
-    with pytest.raises(ReleaseDamagedError, match="is missing"):
+    with pytest.raises(ReleaseDamagedError, match=r"is missing.*move \S+log.jsonl and \S+idle.jsonl away"):
         store.change(to(3))
     document.write_bytes(content)
     log.unlink()
@@ -294,3 +295,44 @@ def test_a_note_cut_short_by_a_crash_spoils_no_other(store: ReleaseStore, tmp_pa
     for request_id in ("r-1", "r-2"):
         repeat = store.change(to(1), request_id=request_id)
         assert (repeat.repeated, repeat.release.state.labels) == (True, {"stable": 1})
+
+
+def test_the_newest_notes_are_kept(
+    store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle, "KEPT", 3)
+    store.change(to(1))
+    lengths = []
+    for number in range(10):
+        assert not store.change(to(1), request_id=f"r-{number}").repeated
+        lengths.append(len((tmp_path / MODEL / ".release-idle.jsonl").read_text().splitlines()))
+    assert lengths == [1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
+    store.change(to(2))
+    for number in range(4, 10):
+        assert store.change(to(1), request_id=f"r-{number}").repeated
+    assert not store.change(to(1), request_id="r-3").repeated
+
+
+def test_notes_of_a_history_that_was_moved_away_do_not_count(store: ReleaseStore, tmp_path: Path) -> None:
+    store.change(to(1))
+    for request_id in ("r-1", "r-2"):
+        store.change(to(1), request_id=request_id)
+    for name in (".release.json", ".release-log.jsonl"):
+        (tmp_path / MODEL / name).unlink()
+    store.change(to(2))
+    assert store.repeated("r-1", {}) is None
+    assert store.change(to(1), request_id="r-1").change is not None
+    # The same id, in vain this time as well: the newer note counts.
+    assert not store.change(to(1), request_id="r-2").repeated
+    store.change(to(2))
+    assert store.change(to(1), request_id="r-2").repeated
+
+
+@pytest.mark.parametrize("line", ['["r-1", "x", 1]', '["r-1", ', '["r-1", "x", 1, "e", 0]', "[]", "{}"])
+def test_lines_that_are_no_notes_are_passed_over(store: ReleaseStore, tmp_path: Path, line: str) -> None:
+    store.change(to(1))
+    notes = tmp_path / MODEL / ".release-idle.jsonl"
+    notes.write_text(f"{line}\n")
+    assert not store.change(to(1), request_id="r-1").repeated
+    notes.write_text(f"{notes.read_text()}{line}\n")
+    assert store.change(to(1), request_id="r-1").repeated
