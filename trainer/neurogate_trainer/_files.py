@@ -46,9 +46,13 @@ def named_beside(path: Path, folder: Path) -> str:
 
 
 def found_beside(path: Path, name: str, folder: Path) -> Path:
-    """The path, or what `named_beside` has called so where that alone is there."""
+    """What `named_beside` has called so where that is there, else the path.
+
+    In this order: both may have been moved, and something else be at the old place by now.
+    """
     moved = folder.absolute().parent / Path(name).name
-    return moved if name and not path.exists() and moved.exists() else path
+    # Path.exists raises where a name is too long or must not be looked at.
+    return moved if name and os.path.exists(moved) else path  # noqa: PTH110
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def _claim(
     state = json.loads((path / _STATE).read_text(encoding="utf-8")) if known else {}
     if state.get("finished"):
         _check_same(path, state, config, location)
-        if retraining is not None and state.get("retraining") != retraining:
+        if retraining is not None and _told(state.get("retraining") or {}) != _told(retraining):
             raise RunFolderError(f"{path} holds another run than this retraining; choose another folder")
         return dict(state)
     # Nothing is finished, so nothing depends on what an earlier start was asked for.
@@ -134,6 +134,11 @@ def _claim(
     return state
 
 
+def _told(retraining: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is empty: an earlier release may not have known it."""
+    return {name: value for name, value in retraining.items() if value not in {"", None}}
+
+
 def _check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, data: str) -> None:
     before, now = TrainConfig.from_json(state["config"]).flat(), config.flat()
     changed = [f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
@@ -143,7 +148,8 @@ def _check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, data:
             "with it, or choose another folder"
         )
     found = _data(path, state)
-    if str(found) != data:
+    # The run's folder, and so what lies beside it, may be called by another name this time.
+    if found.resolve() != Path(data).resolve():
         raise RunFolderError(f"{path} holds a run on {found}, not on {data}; choose another folder")
 
 

@@ -5,8 +5,9 @@ A list (`evaluation.json`) names every image with its class and digest:
     {"revision": 1, "root": "<folder>", "digest": "<hex SHA-256 of the sorted digests joined by newlines>",
      "images": [{"path": "Testing/glioma/x.jpg", "class": "glioma", "sha256": "…"}]}
 
-A relative root is relative to the list. Where the root is gone, `root_beside` is tried, as relative: both may
-have been moved. Digests are held to the files when these are read.
+A relative root is relative to the list. So is `root_beside`, which goes first where there is such a folder:
+both may have been moved, and something else be at the old place by now. Digests are held to the files when
+these are read.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def load_images(source: Path) -> SealedImages:
     Raises:
         ImagesError: There are none, or the list is not what it should be.
     """
-    found = _from_folder(source) if source.is_dir() else _from_list(source)
+    # Methods of Path raise where a name is too long or must not be looked at; what is read then says so.
+    found = _from_folder(source) if os.path.isdir(source) else _from_list(source)  # noqa: PTH112
     if not found.images:
         raise ImagesError("there are no images", source)
     return found
@@ -124,9 +126,7 @@ def _from_list(path: Path) -> SealedImages:
     root, entries = document.get("root"), document.get("images")
     if not isinstance(root, str) or not isinstance(entries, list) or len(entries) > _MOST_IMAGES:
         raise ImagesError('the list has no "root", or no "images"', path)
-    folder, beside = path.parent / root, document.get("root_beside")
-    if isinstance(beside, str) and beside and not folder.exists() and (path.parent / beside).exists():
-        folder = path.parent / beside
+    folder = _beside(path, document.get("root_beside")) or path.parent / root
     images = []
     for number, entry in enumerate(entries):
         values = entry if isinstance(entry, dict) else {}
@@ -138,6 +138,15 @@ def _from_list(path: Path) -> SealedImages:
     if document.get("digest") != digest:
         raise ImagesError(f"the list was changed: its images have digest {digest[:12]}…", path)
     return SealedImages(tuple(images), digest)
+
+
+def _beside(path: Path, name: object) -> Path | None:
+    """The folder that a list names as relative to itself, where there is one."""
+    if not isinstance(name, str) or not name:
+        return None
+    # By names alone, as the trainer has named it: the run's folder may be a link to somewhere else.
+    folder = Path(os.path.normpath(path.absolute().parent / name))
+    return folder if os.path.exists(folder) else None  # noqa: PTH110 - as above
 
 
 def _digest(images: list[SealedImage]) -> str:

@@ -244,11 +244,20 @@ def test_a_list_that_was_moved_with_its_folder(folder: Path, tmp_path: Path) -> 
     gone = str(tmp_path / "as it was")
     images = load_images(write_list(folder, lambda d: d.update(root=gone, root_beside=folder.name))).images
     assert [image.read() for image in images]
-    # What is still there goes first, and what is nowhere is named as it was.
-    for root, beside, found in ((folder, "elsewhere", folder), (gone, "elsewhere", gone), (gone, "", gone)):
+    (tmp_path / "other").mkdir()
+    for root, beside, found in (
+        # Something else may be at the old place by now.
+        (tmp_path / "other", folder.name, folder),
+        (folder, "elsewhere", folder),
+        # What is nowhere is named as it was.
+        (gone, "elsewhere", gone),
+        (gone, "", gone),
+        (gone, "x" * 300, gone),
+        ("x" * 300, "", "x" * 300),
+    ):
         change = {"root": str(root), "root_beside": beside}
         image = load_images(write_list(folder, lambda d, change=change: d.update(change))).images[0]  # type: ignore[misc]
-        assert image.path.is_relative_to(found)
+        assert image.path.is_relative_to(folder.parent / found)
 
 
 @pytest.mark.parametrize(
@@ -303,3 +312,11 @@ def test_an_image_that_has_changed_is_not_read(folder: Path) -> None:
     image.path.unlink()
     with pytest.raises(ImagesError, match="cannot be read"):
         image.read()
+
+
+@pytest.mark.parametrize("root", ["x" * 300, "a file/below"])
+async def test_a_root_that_cannot_be_looked_at_is_told(folder: Path, root: str) -> None:
+    (folder.parent / "a file").touch()
+    source = write_list(folder, lambda d: d.update(root=root, root_beside=root))
+    with pytest.raises(EvaluationImpossibleError, match="cannot be read"):
+        await evaluator(source, FakeRunner()).evaluate(2, None)

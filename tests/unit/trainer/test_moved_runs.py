@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from neurogate_trainer._files import found_beside
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.evaluation_set import write_evaluation_set
+from neurogate_trainer.retraining import Retraining
 from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_settings
 
 CONFIG = TrainConfig()
@@ -33,13 +36,32 @@ def test_both_are_moved(tmp_path):
 def test_the_run_alone_is_moved_or_copied(tmp_path):
     begun(tmp_path / "demo" / "run", tmp_path / "demo" / "data")
     shutil.copytree(tmp_path / "demo" / "run", tmp_path / "copy" / "run")
-    (tmp_path / "copy" / "data").mkdir()
     assert read_settings(tmp_path / "copy" / "run")[1] == tmp_path / "demo" / "data"
+    (tmp_path / "copy" / "other").mkdir()
     with (
-        pytest.raises(RunFolderError, match=r"holds a run on .*demo/data, not on .*copy/data"),
-        RunFolder.open(tmp_path / "copy" / "run", CONFIG, tmp_path / "copy" / "data"),
+        pytest.raises(RunFolderError, match=r"holds a run on .*demo/data, not on .*copy/other"),
+        RunFolder.open(tmp_path / "copy" / "run", CONFIG, tmp_path / "copy" / "other"),
     ):
         pass
+
+
+def test_what_lies_beside_goes_before_what_is_at_the_old_place(tmp_path):
+    begun(tmp_path / "demo" / "run", tmp_path / "demo" / "data")
+    shutil.copytree(tmp_path / "demo", tmp_path / "copy")
+    assert read_settings(tmp_path / "copy" / "run")[1] == tmp_path / "copy" / "data"
+    with RunFolder.open(tmp_path / "copy" / "run", CONFIG, tmp_path / "copy" / "data") as folder:
+        assert folder.finished("index")
+
+
+def test_a_folder_may_be_called_by_another_name(tmp_path):
+    begun(tmp_path / "demo" / "run", tmp_path / "demo" / "data")
+    odd = tmp_path / "demo" / "data" / ".." / "run"
+    with RunFolder.open(odd, CONFIG, tmp_path / "demo" / "data") as folder:
+        assert folder.finished("index")
+
+
+def test_a_name_that_cannot_be_looked_at_is_not_beside(tmp_path):
+    assert found_beside(tmp_path, "../" + "x" * 300, tmp_path / "run") == tmp_path
 
 
 def test_data_that_lie_elsewhere_stay_there(tmp_path):
@@ -56,6 +78,24 @@ def test_a_run_of_an_earlier_release(tmp_path):
     (tmp_path / "run" / "state.json").write_text(json.dumps(state))
     with RunFolder.open(tmp_path / "run", CONFIG, tmp_path / "data") as folder:
         assert folder.finished("index")
+
+
+def test_a_retraining_of_an_earlier_release_goes_on(tmp_path):
+    now = Retraining(base_run="b", examples="e", examples_digest="d")
+    earlier = now.to_json()
+    del earlier["gate_policy"]
+    (tmp_path / "data").mkdir()
+    with RunFolder.open(tmp_path / "run", CONFIG, tmp_path / "data", retraining=earlier) as folder:
+        folder.finish("index")
+    with RunFolder.open(tmp_path / "run", CONFIG, tmp_path / "data", retraining=now.to_json()) as folder:
+        assert folder.finished("index")
+        assert Retraining(**folder.retraining) == now
+    other = dataclasses.replace(now, gate_policy="[gate]\nmin_accuracy = 1")
+    with (
+        pytest.raises(RunFolderError, match="holds another run than this retraining"),
+        RunFolder.open(tmp_path / "run", CONFIG, tmp_path / "data", retraining=other.to_json()),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("data", "beside"), [("demo/data", "../data"), ("data", ""), ("demo/x/data", "")])
