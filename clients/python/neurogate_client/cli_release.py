@@ -77,6 +77,9 @@ def promote(
             done = client.promote(version, reason=reason, force=force)
         except GateRefusedError as error:
             report = None if as_json else client.get_model_version(version).gate
+            if report is not None and report.accepted:
+                # Of another judgement: it does not say what was refused.
+                report = None
             if report is not None:
                 console.print(gate_view(report))
             # The message has the findings too.

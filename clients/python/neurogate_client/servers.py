@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from google.protobuf import text_format
+from neurogate.tfs.v1 import tfs_pb2
 
 from neurogate_client import processes
 from neurogate_client.client import Client
@@ -43,6 +45,24 @@ def published_versions(repository: Path, model: str) -> list[int]:
     with contextlib.suppress(OSError):
         return sorted(int(each.name) for each in (repository / model).iterdir() if each.name.isdecimal())
     return []
+
+
+def _base_paths(path: Path) -> set[str]:
+    """The folders of the models in a model server's configuration.
+
+    Raises:
+        NotServingError: It is none.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        # A field that is not known here is for the model server to judge.
+        config = text_format.Parse(text, tfs_pb2.ModelServerConfig(), allow_unknown_field=True)
+    except text_format.ParseError as error:
+        raise NotServingError(
+            f"{path} is no configuration of a model server ({error}). Remove the file; the gateway writes it "
+            "anew"
+        ) from None
+    return {model.base_path for model in config.model_config_list.config}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +103,7 @@ class Servers:
 
         Raises:
             MissingProgramError: one is not installed.
-            NotServingError: the repository has a configuration of another folder.
+            NotServingError: the repository has a configuration of another folder, or one that is none.
         """
         model_server = processes.program("neurogate-model-server")
         gateway = processes.program("neurogate-gateway")
@@ -106,7 +126,7 @@ class Servers:
         if not config.exists():
             # The gateway writes it as soon as the first version is stable.
             return [*options, f"--model_name={self.model}", f"--model_base_path={folder}"]
-        if json.dumps(str(folder)) not in config.read_text(encoding="utf-8", errors="replace"):
+        if str(folder) not in _base_paths(config):
             raise NotServingError(
                 f"{config} does not name {folder}: was the repository moved? Remove the file; the gateway "
                 "writes it anew"
@@ -120,13 +140,12 @@ class Servers:
     def _two_newest(self, folder: Path) -> Path:
         """A configuration that keeps two versions loaded, so that streams end on the one they began with."""
         path = self.repository / LATEST_CONFIG
-        path.write_text(
-            "model_config_list {\n  config {\n"
-            f"    name: {json.dumps(self.model)}\n    base_path: {json.dumps(str(folder))}\n"
-            '    model_platform: "tensorflow"\n'
-            "    model_version_policy { latest { num_versions: 2 } }\n  }\n}\n",
-            encoding="utf-8",
+        config = tfs_pb2.ModelServerConfig()
+        model = config.model_config_list.config.add(
+            name=self.model, base_path=str(folder), model_platform="tensorflow"
         )
+        model.model_version_policy.latest.num_versions = 2
+        path.write_text(text_format.MessageToString(config), encoding="utf-8")
         return path.resolve()
 
     def _gateway_options(self, trainer: str | None) -> list[str]:

@@ -96,6 +96,16 @@ def test_a_refused_promotion_shows_why_and_can_be_forced(neurogate: Run, gateway
     assert json.loads(out)["change"]["forced"] is True
 
 
+def test_a_refusal_is_told_where_the_version_shows_another_verdict(
+    neurogate: Run, gateway: FakeGateway
+) -> None:
+    gateway.script.release.reports[2] = gate_report(2, accepted=False)
+    gateway.script.versions[1].gate.CopyFrom(gate_report(2))
+    code, out, err = neurogate("promote", 2, "-t", gateway.address)
+    assert (code, out) == (1, "")
+    assert "the gate refuses version 2: recall_floor.glioma\n--force" in err
+
+
 def test_rollback(neurogate: Run, gateway: FakeGateway) -> None:
     code, _, err = neurogate("rollback", "-t", gateway.address)
     assert code == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from grpc import StatusCode
 from neurogate_client import Client
 from neurogate_client.processes import MissingProgramError, Supervisor, need
 from neurogate_client.servers import LATEST, NotServingError, Servers
-from neurogate_serving.model_config import read_config
+from neurogate_serving.model_config import default_config, read_config, write_config
 from neurogate_testing.fake_gateway import FakeGateway, status, version
 
 
@@ -40,7 +41,7 @@ def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path:
     )
     assert f"--model_base_path={tmp_path / 'm'}" in options(servers)
     config = tmp_path / "models.config"
-    config.write_text(f'base_path: "{tmp_path / "m"}"')
+    write_config(config, default_config("m", tmp_path / "m"))
     assert f"--model_config_file={config}" in options(servers)
     assert "--allow_version_labels_for_unavailable_models=true" in options(servers)
     for option in (
@@ -52,19 +53,43 @@ def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path:
         "--trainer-command=trainer",
     ):
         assert option in options(servers)
-    config.write_text('base_path: "/elsewhere/m"')
+    write_config(config, default_config("m", "/elsewhere/m"))
     with pytest.raises(NotServingError, match="was the repository moved"):
         options(servers)
 
 
-def test_latest_keeps_the_version_before_loaded(tmp_path: Path) -> None:
-    (tmp_path / "models.config").write_text("kept for managed modes")
+ODD = ["müller's", 'a "quoted" \\ one', "\N{BRAIN} 1"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_repository_of_any_name_is_known_again(tmp_path: Path, name: str) -> None:
+    repository = tmp_path / name
+    repository.mkdir()
+    servers = Servers(repository=repository, model="m", port=1, model_server_port=2)
+    write_config(repository / "models.config", default_config("m", repository / "m"))
+    assert f"--model_config_file={repository / 'models.config'}" in options(servers)
+    moved = repository.rename(tmp_path / "moved")
+    with pytest.raises(NotServingError, match="was the repository moved"):
+        options(dataclasses.replace(servers, repository=moved))
+
+
+def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "models.config").write_text("model_config_list {")
+    with pytest.raises(NotServingError, match=r"models\.config is no configuration of a model server"):
+        options(Servers(repository=tmp_path, model="m", port=1, model_server_port=2))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_latest_keeps_the_version_before_loaded(tmp_path: Path, name: str) -> None:
+    repository = tmp_path / name
+    repository.mkdir()
+    (repository / "models.config").write_text("kept for managed modes")
     servers = Servers(
-        repository=tmp_path, model='odd "name"', port=1, model_server_port=2, release_mode=LATEST
+        repository=repository, model='odd "name"', port=1, model_server_port=2, release_mode=LATEST
     )
     (given,) = (each for each in options(servers) if each.startswith("--model_config_file="))
     config = read_config(Path(given.partition("=")[2])).model_config_list.config[0]
-    assert (config.name, config.base_path) == ('odd "name"', str(tmp_path / 'odd "name"'))
+    assert (config.name, config.base_path) == ('odd "name"', str(repository / 'odd "name"'))
     assert config.model_version_policy.latest.num_versions == 2
     assert not any("evaluation" in each for each in options(servers))
 
