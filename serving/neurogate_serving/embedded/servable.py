@@ -216,8 +216,11 @@ def load_servable(
         servable = Servable(path, saved, config)
     except errors.OpError as error:
         raise from_tensorflow(error) from None
+    meta_graph = saved.meta_graph
+    # The file's content must not lie in memory beside the variables that are read now.
+    del saved
     try:
-        run(lambda: _initialise(servable, saved.meta_graph))
+        run(lambda: _initialise(servable, meta_graph))
     except ServingError:
         servable.close()
         raise

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from neurogate_serving.embedded import saved_file
+from neurogate_serving.embedded import servable as servable_module
 from neurogate_serving.embedded.caller import Caller
 from neurogate_serving.embedded.errors import MESSAGE_LIMIT, ServingError
 from neurogate_serving.embedded.predict import predict
@@ -127,6 +129,31 @@ def test_an_operation_that_is_not_known_is_an_error_of_the_version(
     (folder / "saved_model.pb").write_bytes(model.SerializeToString())
     with pytest.raises(ServingError, match="NoSuchOperation"):
         _load(folder)
+
+
+def test_the_file_is_let_go_before_variables_are_read(
+    serving_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Content(bytearray):
+        """Bytes that a weak reference can watch."""
+
+    contents: list[weakref.ref[Content]] = []
+    read, initialise = servable_module.read_meta_graph, servable_module._initialise
+
+    def reading(path: Path, tags: Any) -> Any:
+        saved = read(path, tags)
+        content = Content(saved.data)
+        contents.append(weakref.ref(content))
+        return saved._replace(data=content)
+
+    def initialising(servable: Servable, meta_graph: Any) -> None:
+        assert [content() for content in contents] == [None]
+        initialise(servable, meta_graph)
+
+    monkeypatch.setattr(servable_module, "read_meta_graph", reading)
+    monkeypatch.setattr(servable_module, "_initialise", initialising)
+    _load(serving_store / "toy/1").close()
+    assert contents
 
 
 # --- warm-up ---------------------------------------------------------------------------------
