@@ -71,7 +71,10 @@ class BidirectionalCall(abc.ABC, Generic[RequestT, ItemT, ResponseT]):
         """The answer to one item; None where the call cannot give one."""
 
     def end(self, error: GatewayError) -> None:
-        """Stops reading; the call ends with the error once everything that was read is answered."""
+        """Stops reading; the call ends with the error once every item in the window is answered.
+
+        Items of the last message that still waited for the window get no answer.
+        """
         self._error = self._error or error
         if self._reader is not None:
             self._reader.cancel()
@@ -180,7 +183,7 @@ class BidirectionalServer(Generic[RequestT, ItemT, ResponseT]):
             self._open.discard(call)
 
     def stop_reading(self) -> bool:
-        """Makes every call answer what it has read and then end, because the gateway is going away.
+        """Makes every call answer what it works on and then end, because the gateway is going away.
 
         Returns:
             Whether there was any.
