@@ -157,6 +157,7 @@ class Gateway:
             self._transforms,
             metrics=self.metrics,
             promoter=self.lifecycle.desk,
+            most_resamples=self.lifecycle.policy.gate.resamples,
         )
 
     @property

@@ -86,16 +86,19 @@ async def until_judged(at: Released, version: int) -> model_pb2.GateReport:
     raise AssertionError("the stream ended before the gate was asked")
 
 
-async def judged_for_promotion(at: Released) -> float | None:
-    """Does once, and to its end, what a gateway in mode gated does with the candidate by itself."""
+async def judging(at: Released) -> Candidates:
+    """What a gateway in mode gated does with candidates by itself, once all are READY."""
     lifecycle = at.gateway.gateway.lifecycle
     assert lifecycle.manager is not None
     assert lifecycle.desk is not None
     for version in (await at.release()).labels.values():
         await at.gateway.until_ready(version)
-    return await Candidates(
-        lifecycle.manager, at.gateway.gateway.fleet, lifecycle.desk, promote=True
-    )._judge()
+    return Candidates(lifecycle.manager, at.gateway.gateway.fleet, lifecycle.desk, promote=True)
+
+
+async def judged_for_promotion(at: Released) -> float | None:
+    """Does it once, and to its end."""
+    return await (await judging(at))._judge()
 
 
 async def test_a_policy_that_cannot_be_used_starts_nothing(home: Home) -> None:
@@ -107,6 +110,7 @@ async def test_a_policy_that_cannot_be_used_starts_nothing(home: Home) -> None:
         '[gate]\nmin_accuracy = "high"': "gate.min_accuracy is 'high', expected a number",
         "[gate]\nmin_accuracy = 90": "gate.min_accuracy is 90, expected 0 to 1",
         "[gate.recall]\nliver = 1": "gate.recall.liver, but version 1 has no such class, only glioma, ",
+        "[gate]\nresamples = 1001": "has gate.resamples 1001, expected at most 1000, as the gateway's",
         "#" * 4097: "it has 4097 characters, expected at most 4096",
         "\n": "it asks for nothing, expected a table [gate]",
         f"[gate]\n{'x' * 4000} = 1": "unknown key gate.xxx",
@@ -186,6 +190,9 @@ async def test_what_a_retraining_asks_of_the_desk(home: Home) -> None:
         assert desk is not None
         assert (await desk.evaluate(2)).accepted
         assert not (await desk.evaluate(2, IMPOSSIBLE)).accepted
+        # As many as the gateway draws, which asks for nothing more.
+        more = await desk.evaluate(2, "[gate]\nresamples = 100000")
+        assert more == await desk.evaluate(2)
         asked = Asked(actor="tester", request_id="r-1")
         with pytest.raises(GateRefusedError, match="own gate policy"):
             await desk.promote(2, asked, also=IMPOSSIBLE)
@@ -206,10 +213,26 @@ async def test_a_policy_that_this_gateway_does_not_understand_promotes_nobody(ho
     async with released_gateway(home.repository, **settings(home)) as at:
         publish_fake(home.repository, own("[gate]\nmin_novelty = 3"))
         await at.until_labels(stable=1, candidate=2)
-        # Later, perhaps.
-        assert await judged_for_promotion(at)
+        candidates = await judging(at)
+        assert await candidates._judge() is None
+        # It stays as it is, so nobody asks again.
+        candidates._desk = None  # type: ignore[assignment]
+        assert await candidates._judge() is None
         assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
         publish_fake(home.repository)
         await at.until_labels(stable=1, candidate=3)
         assert await judged_for_promotion(at) is None
         assert dict((await at.release()).labels) == {"stable": 3, "previous": 1}
+
+
+async def test_who_asks_the_gate_learns_what_both_policies_find(home: Home) -> None:
+    async with released_gateway(home.repository, **settings(home)) as at:
+        publish_fake(home.repository, own(IMPOSSIBLE))
+        await at.gateway.until_ready(2)
+        request = model_pb2.EvaluateModelVersionRequest(version=2)
+        report = (await at.gateway.models.EvaluateModelVersion(request)).report
+        broken = [finding.rule for finding in report.findings if not finding.passed]
+        assert (report.accepted, broken) == (False, ["gate_policy.max_latency_p99_ms"])
+        assert (await until_judged(at, 2)).accepted
+        # A person may.
+        assert not (await at.promote(2)).change.forced

@@ -42,6 +42,7 @@ class Lifecycle:
     Attributes:
         desk: Where changes are asked for; None when the release is not managed.
         manager: The release; None when it is not managed.
+        policy: What gate and guards ask for.
         hub: Streams of what happens.
         observers: To be told of outcomes.
     """
@@ -54,6 +55,7 @@ class Lifecycle:
         """
         self.mode = settings.mode
         self.manager: ReleaseManager | None = None
+        self.policy = Policy()
         self.desk: ReleaseDesk | None = None
         self.observers: tuple[OutcomeObserver, ...] = ()
         self._catalog = catalog
@@ -71,7 +73,8 @@ class Lifecycle:
     def _manage(self, settings: Settings, quiet: QuietRunner, metrics: Metrics) -> None:
         repository, fleet = Path(settings.repository), self._catalog.fleet
         try:
-            policy = read_policy(Path(settings.policy)) if settings.policy else Policy()
+            if settings.policy:
+                self.policy = read_policy(Path(settings.policy))
             store = ReleaseStore(repository, settings.model_name)
         except (PolicyError, RepositoryError) as error:
             raise ConfigError(str(error)) from error
@@ -85,11 +88,11 @@ class Lifecycle:
         seconds = settings.default_timeout_seconds
         if settings.sealed_images:
             source = Path(settings.sealed_images)
-            self._evaluator = Evaluator(source, fleet, quiet, policy, seconds=seconds)
+            self._evaluator = Evaluator(source, fleet, quiet, self.policy, seconds=seconds)
             self._evaluator.reported.add(self._publish_version)
         self.desk = desk = ReleaseDesk(manager, self._catalog, self._evaluator)
         self._shadow = Shadow(manager, fleet, quiet, seconds=seconds)
-        self._watchdog = Watchdog(manager, fleet, policy.guards)
+        self._watchdog = Watchdog(manager, fleet, self.policy.guards)
         self.observers = (self._watchdog, self._shadow)
         manager.changed.add(self._publish_release)
         self._watchdog.noticed.add(lambda: self.hub.publish(Event(release=self.release())))

@@ -22,6 +22,7 @@ from .desk import ReleaseDesk
 from .gate import broken_rules
 from .manager import NothingDueError, ReleaseManager
 from .messages import gate_json
+from .policy import PolicyError
 from .steward import GATEWAY
 
 _AGAIN_SECONDS: Final = 5.0
@@ -76,7 +77,9 @@ class Candidates:
                 log(logging.INFO, "candidate_refused", version=candidate, rules=broken_rules(report))
         except EvaluationImpossibleError as error:
             log(logging.ERROR, "evaluation_impossible", version=candidate, message=error.message)
-            return _REPAIRED_SECONDS
+            # Nobody repairs the version's own gate policy: it is part of its manifest.
+            if not isinstance(error.__cause__, PolicyError):
+                return _REPAIRED_SECONDS
         except GatewayError as error:
             log(logging.WARNING, "evaluation_interrupted", version=candidate, message=error.message)
             # What breaks on one of the images will do so again, and each attempt asks about all of them.

@@ -56,13 +56,13 @@ def with_own(report: model_pb2.GateReport, own: model_pb2.GateReport) -> model_p
 
     Returns:
         The gateway's report with the findings of the other one behind its own, those left out that ask for
-        the same.
+        the same and find the same.
     """
     both = model_pb2.GateReport()
     both.CopyFrom(report)
-    asked = {(finding.rule, finding.limit, finding.message) for finding in report.findings}
+    asked = {_key(finding) for finding in report.findings}
     for finding in own.findings:
-        if (finding.rule, finding.limit, finding.message) not in asked:
+        if _key(finding) not in asked:
             both.findings.append(finding)
             both.findings[-1].rule = f"gate_policy.{finding.rule}"
             both.findings[-1].message += ", by the retraining's own gate policy"
@@ -73,6 +73,11 @@ def with_own(report: model_pb2.GateReport, own: model_pb2.GateReport) -> model_p
 def broken_rules(report: model_pb2.GateReport) -> list[str]:
     """Names of the rules that are not kept, in order."""
     return [finding.rule for finding in report.findings if not finding.passed]
+
+
+def _key(finding: model_pb2.GateFinding) -> tuple[str, float, str, bool]:
+    # With `passed`: figures in the message are rounded, and with another seed one may just be missed.
+    return finding.rule, finding.limit, finding.message, finding.passed
 
 
 def _recall(metrics: manifest_pb2.EvaluationMetrics, policy: GatePolicy) -> list[model_pb2.GateFinding]:

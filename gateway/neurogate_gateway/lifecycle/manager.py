@@ -208,14 +208,13 @@ class ReleaseManager:
         """Makes the change that is due, if one is, unless another gateway has just made it."""
 
         def now_due(release: Release) -> Draft | None:
+            fleet = self._catalog.fleet
+            ready = [served for view in fleet.versions() if (served := fleet.ready(view.number)) is not None]
             return steward.due(
                 release,
                 published=self.published,
-                ready=frozenset(
-                    view.number
-                    for view in self._catalog.fleet.versions()
-                    if self._catalog.fleet.ready(view.number)
-                ),
+                ready=frozenset(each.number for each in ready),
+                with_policy=frozenset(each.number for each in ready if each.manifest.lineage.gate_policy),
                 now=time.time(),
                 retire_after=self._retire_after,
             )

@@ -21,6 +21,7 @@ def due(
     *,
     published: frozenset[int],
     ready: frozenset[int],
+    with_policy: frozenset[int],
     now: float,
     retire_after: float,
 ) -> Draft | None:
@@ -30,6 +31,8 @@ def due(
         release: As it is.
         published: Versions in the repository.
         ready: Versions that are READY.
+        with_policy: Those of them that have a gate policy of their own. No gate is asked about the first
+            version, so they are it only where there is no other.
         now: Unix time.
         retire_after: Seconds for which a version that has lost its last label stays loaded.
     """
@@ -38,7 +41,7 @@ def due(
         able = ready & published
         if not able:
             return None
-        version = max(able)
+        version = max(able - with_policy or able)
         reason = f'version {version} is the first that is READY, and nothing was "stable"'
         after = transitions.first(state, version, now=now)
         return Draft(action=PROMOTE, state=after, actor=GATEWAY, reason=reason)

@@ -107,8 +107,11 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         self._catalog.check_model(request.model)
         check_version(request.version)
         desk = self._desk()
+        served = self._catalog.fleet.ready(request.version)
+        # What mode gated asks by itself.
+        own = served.manifest.lineage.gate_policy if served is not None else ""
         async with deadline_of(context, _UNLIMITED_SECONDS).enforced():
-            report = await desk.evaluate(request.version)
+            report = await desk.evaluate(request.version, own)
         return model_pb2.EvaluateModelVersionResponse(report=report)
 
     async def ListReleaseChanges(  # noqa: N802 - the contract's name

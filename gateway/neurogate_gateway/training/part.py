@@ -46,6 +46,7 @@ class TrainingPart:
         *,
         metrics: Metrics,
         promoter: VersionPromoter | None,
+        most_resamples: int,
     ) -> None:
         self._settings = settings
         launchers = build_launchers(settings)
@@ -82,6 +83,7 @@ class TrainingPart:
                 min_examples_per_class=settings.min_examples_per_class,
                 most_queued=settings.max_queued_retrainings,
                 may_promote=settings.mode != "latest",
+                most_resamples=most_resamples,
             ),
             watching=self._watching,
             transforms=transforms,

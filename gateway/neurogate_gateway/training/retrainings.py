@@ -13,7 +13,7 @@ from neurogate_serving.hyperparameters import HyperparameterError, parse_hyperpa
 from neurogate_gateway.admission import Deadline
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.errors import ClassNotFoundError
-from neurogate_gateway.lifecycle.policy import Policy, PolicyError, own_policy
+from neurogate_gateway.lifecycle.policy import GatePolicy, Policy, PolicyError, own_policy
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.records.filters import check_filter
 from neurogate_gateway.records.opened import Records
@@ -43,6 +43,7 @@ class Retrainings:
         min_examples_per_class: Fewer of a class are refused; 0 allows a retraining without any.
         most_queued: How many may wait.
         may_promote: Whether this gateway manages the release.
+        most_resamples: How many a gate policy may ask for: as many as the gateway's own policy has.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Retrainings:
         min_examples_per_class: int,
         most_queued: int,
         may_promote: bool,
+        most_resamples: int,
     ) -> None:
         self._records = records
         self._catalog = catalog
@@ -63,6 +65,7 @@ class Retrainings:
         self._least = min_examples_per_class
         self._most_queued = most_queued
         self._may_promote = may_promote
+        self._most_resamples = most_resamples
 
     async def start(
         self, asked: training_pb2.RetrainingSpec, *, request_id: str, actor: str, deadline: Deadline
@@ -93,7 +96,7 @@ class Retrainings:
             )
         version = await stable_version(self._catalog, deadline)
         _check_classes(spec.examples.class_ids, version)
-        _check_gate_policy(spec.gate_policy, version)
+        _check_gate_policy(spec.gate_policy, version, self._most_resamples)
         await self._fill_base(spec, version)
 
         def check_counts(counts: Mapping[str, int]) -> None:
@@ -164,17 +167,23 @@ def _check_hyperparameters(texts: Mapping[str, str]) -> None:
         ) from None
 
 
-def _check_gate_policy(text: str, version: ServedVersion) -> None:
+def _check_gate_policy(text: str, version: ServedVersion, most_resamples: int) -> None:
     if not text:
         return
     try:
-        recall = own_policy(text, Policy()).gate.recall
+        asked = own_policy(text, Policy(gate=GatePolicy(resamples=most_resamples))).gate
     except PolicyError as error:
         raise GatePolicyInvalidError(
             f"the gate policy cannot be used: {error}", field="spec.gate_policy"
         ) from None
+    if asked.resamples > most_resamples:
+        raise GatePolicyInvalidError(
+            f"the gate policy has gate.resamples {asked.resamples}, expected at most {most_resamples}, as "
+            "the gateway's own policy has it",
+            field="spec.gate_policy",
+        )
     known = known_classes(version)
-    for class_id in recall:
+    for class_id in asked.recall:
         if class_id not in known:
             raise GatePolicyInvalidError(
                 f"the gate policy sets gate.recall.{class_id[:40]}, but version {version.number} has no such "

@@ -284,3 +284,13 @@ def test_two_policies_are_judged_and_either_refuses() -> None:
     # Never loosened.
     assert not with_own(bad, under(100, lax)).accepted
     assert good == judge(measured(20), None, GATEWAYS)
+
+
+def test_what_only_looks_the_same_is_listed_by_both_policies() -> None:
+    def report(*, passed: bool) -> model_pb2.GateReport:
+        finding = model_pb2.GateFinding(rule="max_regression", passed=passed, limit=-0.05, message="-0.0500")
+        return model_pb2.GateReport(accepted=passed, findings=[finding])
+
+    both = with_own(report(passed=True), report(passed=False))
+    assert (both.accepted, broken_rules(both)) == (False, ["gate_policy.max_regression"])
+    assert len(with_own(report(passed=True), report(passed=True)).findings) == 1

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
 from neurogate_gateway.lifecycle.steward import due, superfluous
 from neurogate_serving.release import CANDIDATE, PROMOTE, RETIRE, Draft, Release, State
 
 NOW = 1000.0
 
 
-def check(state: State, *, published: set[int], ready: set[int], retire_after: float = 60) -> Draft | None:
+def check(
+    state: State,
+    *,
+    published: set[int],
+    ready: set[int],
+    with_policy: frozenset[int] = frozenset(),
+    retire_after: float = 60,
+) -> Draft | None:
     return due(
         Release(state=state),
         published=frozenset(published),
         ready=frozenset(ready),
+        with_policy=with_policy,
         now=NOW,
         retire_after=retire_after,
     )
@@ -23,6 +32,13 @@ def test_the_highest_ready_version_is_the_first() -> None:
     draft = check(State(), published={1, 2, 3}, ready={1, 2})
     assert draft is not None
     assert (draft.action, draft.actor, draft.state.labels) == (PROMOTE, "gateway", {"stable": 2})
+
+
+@pytest.mark.parametrize(("ready", "stable"), [({1, 2, 3}, 1), ({2, 3}, 3), ({2}, 2), ({1, 2, 4}, 1)])
+def test_a_gate_policy_of_its_own_lets_others_go_first(ready: set[int], stable: int) -> None:
+    draft = check(State(), published={1, 2, 3}, ready=ready, with_policy=frozenset({2, 3}))
+    assert draft is not None
+    assert draft.state.labels == {"stable": stable}
 
 
 def test_what_is_not_in_the_repository_is_not_the_first() -> None:
