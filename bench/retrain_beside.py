@@ -1,6 +1,6 @@
 """What callers notice of a retraining on the same machine: latency and failures beside it, and without it.
 
-    neurogate demo DIR
+    neurogate demo --dir DIR
     python bench/retrain_beside.py DIR/models DIR/run
 
 On a copy of the repository, with the real commands: the capacity is measured with callers that wait for their
