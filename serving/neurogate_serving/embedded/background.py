@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -28,10 +28,21 @@ def behind_others(work: Callable[[], ResultT]) -> ResultT:
     """Does the work in a thread of low priority (Linux) and waits for it; passes on what it raises.
 
     For work that leaves the interpreter alone: a thread that waits for its turn while it holds the
-    interpreter's lock holds up everybody. Threads that the work starts inherit the priority.
+    interpreter's lock holds up everybody. Threads that the work starts inherit the priority. The end of the
+    process does not wait for it.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="behind", initializer=_give_way) as thread:
-        return thread.submit(work).result()
+    outcome: Future[ResultT] = Future()
+
+    def run() -> None:
+        try:
+            _give_way()
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
+            outcome.set_exception(error)
+
+    # Not a pool's thread, which the interpreter joins before it exits.
+    threading.Thread(target=run, name="behind", daemon=True).start()
+    return outcome.result()
 
 
 def _give_way() -> None:

@@ -27,3 +27,7 @@ def test_what_the_work_raises_reaches_the_caller() -> None:
 
     with pytest.raises(KeyError, match="broken"):
         behind_others(fail)
+
+
+def test_the_end_of_the_process_does_not_wait_for_the_work() -> None:
+    assert behind_others(lambda: threading.current_thread().daemon)
