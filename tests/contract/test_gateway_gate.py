@@ -19,7 +19,7 @@ from neurogate_gateway.release_errors import EvaluationImpossibleError
 from neurogate_serving.transform import default_spec, transform
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure
-from neurogate_testing.releases import Released, publish_fake, released_gateway
+from neurogate_testing.releases import Released, publish_fake, released_gateway, until_judged
 
 IMAGES = 24
 
@@ -57,18 +57,6 @@ async def evaluate(at: Released, version: int) -> model_pb2.GateReport:
     request = model_pb2.EvaluateModelVersionRequest(version=version)
     response: model_pb2.EvaluateModelVersionResponse = await at.gateway.models.EvaluateModelVersion(request)
     return response.report
-
-
-async def until_judged(at: Released, version: int) -> model_pb2.GateReport:
-    """The report that comes by itself, seen by watching."""
-    watch = at.gateway.models.WatchModelVersions(model_pb2.WatchModelVersionsRequest())
-    try:
-        async for event in watch:
-            if event.version.version == version and event.version.HasField("gate"):
-                return event.version.gate
-    finally:
-        watch.cancel()
-    raise AssertionError("the stream ended before the gate was asked")
 
 
 async def test_a_good_candidate_is_judged_by_itself_and_waits_for_a_person(tmp_path: Path) -> None:

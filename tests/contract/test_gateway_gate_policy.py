@@ -16,7 +16,7 @@ from neurogate_gateway.release_errors import EvaluationImpossibleError, GateRefu
 from neurogate_testing.fake_backend import CLASSES, sample_image
 from neurogate_testing.gateway_harness import failure
 from neurogate_testing.launching import Home
-from neurogate_testing.releases import Released, publish_fake, released_gateway
+from neurogate_testing.releases import Released, publish_fake, released_gateway, until_judged
 
 IMPOSSIBLE = "[gate]\nmax_latency_p99_ms = 0\n"
 
@@ -72,18 +72,6 @@ async def ended(at: Released, retraining_id: str) -> pb.Retraining:
     )
     last = [response.event async for response in watch][-1]
     return last.state_change.retraining
-
-
-async def until_judged(at: Released, version: int) -> model_pb2.GateReport:
-    """The version's last report, once the gate has been asked by itself."""
-    watch = at.gateway.models.WatchModelVersions(model_pb2.WatchModelVersionsRequest())
-    try:
-        async for event in watch:
-            if event.version.version == version and event.version.HasField("gate"):
-                return event.version.gate
-    finally:
-        watch.cancel()
-    raise AssertionError("the stream ended before the gate was asked")
 
 
 async def judging(at: Released) -> Candidates:

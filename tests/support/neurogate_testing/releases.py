@@ -159,3 +159,15 @@ async def released_gateway(root: Path, versions: int = 1, **changes: Any) -> Asy
                 assert publish_fake(root) == number
                 await gateway.until_ready(number)
             yield released
+
+
+async def until_judged(at: Released, version: int) -> model_pb2.GateReport:
+    """The report that comes by itself, seen by watching."""
+    watch = at.gateway.models.WatchModelVersions(model_pb2.WatchModelVersionsRequest())
+    try:
+        async for event in watch:
+            if event.version.version == version and event.version.HasField("gate"):
+                return event.version.gate
+    finally:
+        watch.cancel()
+    raise AssertionError("the stream ended before the gate was asked")
