@@ -147,7 +147,8 @@ class TensorFlowServing:
 
     async def disconnected(self) -> None:
         """Waits until there is none."""
-        while (state := self._channel.get_state()) is grpc.ChannelConnectivity.READY:
+        if (state := self._channel.get_state()) is grpc.ChannelConnectivity.READY:
+            # Once, since it may be connected anew by the time that this runs.
             await self._channel.wait_for_state_change(state)
 
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:

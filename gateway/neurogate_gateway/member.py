@@ -80,6 +80,7 @@ class Member:
         self._neighbours = neighbours
         self._poll_interval = poll_interval
         self._misses = 0
+        self._losses = 0
         self._told_lost = False
         self._polled_at = -math.inf
         self._heard_at = -math.inf
@@ -168,7 +169,7 @@ class Member:
 
     async def poll(self) -> None:
         """Looks once at what the server has loaded, and acts on it."""
-        asked_at = time.monotonic()
+        asked_at, losses = time.monotonic(), self._losses
         seconds = _POLL_SECONDS if self._misses else _FIRST_POLL_SECONDS
         try:
             seen = await self.backend.versions(self._prover.model, seconds=seconds)
@@ -176,6 +177,10 @@ class Member:
             if isinstance(error, BackendUnavailableError) or self._heard_at < asked_at:
                 self._missed(error)
         else:
+            if losses != self._losses:
+                # The answer is older than the end of the connection: another server may be there by now.
+                self.look_again()
+                return
             self._misses = 0
             self._connect()
             # Newest first, because proofs run in this order: with several versions loaded, a gateway that has
@@ -198,6 +203,7 @@ class Member:
         if not self._told_lost:
             self._told_lost = True
             log(logging.WARNING, "backend_unreachable", backend=self.address, reason=reason)
+        self._losses += 1
         self.connected = False
         for entry in self.entries.values():
             entry.loaded = False

@@ -85,20 +85,20 @@ class ModelServers:
 
     async def _bring(self) -> None:
         state, published = self._manager.release.state, self._manager.published
-        loaded = self._loaded()
         wanted = wanted_step(state, published, self._broken())
-        sound = frozenset().union(*loaded.values()) - self._rejected()
+        sound = frozenset().union(*self._loaded().values()) - self._rejected()
         config = await asyncio.to_thread(self._keep_file, wanted, sound)
         self._complaints.pop(str(self._path), None)
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
             return
         now = time.monotonic()
-        for address in loaded:
+        # Only now, since a server may have been replaced while the file was written.
+        for address, loaded in self._loaded().items():
             if address in self._telling:
                 continue
             present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
-            step = plan(wanted, loaded[address], present)[0]
+            step = plan(wanted, loaded, present)[0]
             again = now - at >= _TELL_AGAIN_SECONDS
             if (step != present or again) and now >= self._not_before.get(address, now):
                 # By themselves, so that one that hangs holds up no other.

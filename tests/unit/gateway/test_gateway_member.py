@@ -144,6 +144,27 @@ async def test_a_server_that_answers_predictions_is_never_lost(pool: TransformPo
     assert not only.doubtful
 
 
+async def test_an_answer_from_before_the_connection_ended_says_nothing(pool: TransformPool) -> None:
+    world = await ready(pool, 1)
+    [server], [only] = world.servers, world.members
+    versions = server.versions
+
+    async def late(model: str, *, seconds: float) -> list[BackendVersion]:
+        answer = await versions(model, seconds=seconds)
+        only.lose("the connection ended")
+        return answer
+
+    server.versions = late  # type: ignore[method-assign]
+    await only.poll()
+    assert not only.connected
+    assert not only.entries[1].loaded
+    assert world.fleet.ready(1) is None
+    assert only.looking
+    server.versions = versions  # type: ignore[method-assign]
+    await world.poll(only)
+    assert world.fleet.ready(1) is not None
+
+
 async def test_the_doubtful_come_last(pool: TransformPool) -> None:
     world = await ready(pool, 3)
     for server in world.servers:
