@@ -17,8 +17,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 from neurogate_serving.manifest import MANIFEST_FILE
-from tensorflow.core.protobuf import fingerprint_pb2
+from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.saved_model import fingerprinting_utils
 
 from neurogate_trainer.fold import fold_batch_norms
 from neurogate_trainer.model import FEATURE_MAP, HIDDEN, LOGITS
@@ -55,6 +56,8 @@ def save_serving_graph(
         signatures={"serving_default": module.serve, "describe": module.describe},
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
+    _part_outputs(target / "saved_model.pb")
+    fingerprinting_utils.write_fingerprint(str(target))
     _fix_fingerprint(target / "fingerprint.pb")
 
 
@@ -125,6 +128,25 @@ def _describe(asset: Any) -> Any:  # noqa: ANN401
         return {"manifest": tf.fill(tf.shape(index), tf.io.read_file(asset.asset_path))}
 
     return describe
+
+
+def _part_outputs(path: Path) -> None:
+    """Gives each output a node of its own, so that a server can leave out what nobody asks for.
+
+    As `tf.saved_model.save` writes them, the outputs are those of one function call. A call that is fetched
+    itself is run as a whole; behind another node the runtime takes it apart and drops what leads nowhere.
+    """
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    (meta_graph,) = saved.meta_graphs
+    for key, signature in sorted(meta_graph.signature_def.items()):
+        for alias, output in sorted(signature.outputs.items()):
+            if alias in OUTPUTS:
+                node = meta_graph.graph_def.node.add(
+                    name=f"{key}_{alias}", op="Identity", input=[output.name]
+                )
+                node.attr["T"].type = output.dtype
+                output.name = f"{node.name}:0"
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def _fix_fingerprint(path: Path) -> None:

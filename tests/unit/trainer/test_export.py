@@ -31,6 +31,7 @@ from neurogate_trainer.saved_model import SavedModel
 from neurogate_trainer.serving_graph import save_serving_graph
 from neurogate_trainer.train import predict_logits
 from PIL import Image
+from tensorflow.python.saved_model import fingerprinting_utils
 from tensorflow_serving.apis import prediction_log_pb2
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
@@ -149,6 +150,15 @@ def test_the_served_maps_are_those_of_a_gradient_tape(case):
     expected = np.stack(maps, axis=-1)
     assert (expected.max(axis=(0, 1, 2)) > 0).sum() >= 2
     np.testing.assert_allclose(served, expected, atol=1e-4 * expected.max())
+
+
+def test_the_fingerprint_is_of_the_file_that_lies_there(case, tmp_path):
+    written = tf.saved_model.experimental.read_fingerprint(str(case.folder))
+    shutil.copytree(case.folder, tmp_path / "copy")
+    fingerprinting_utils.write_fingerprint(str(tmp_path / "copy"))
+    found = tf.saved_model.experimental.read_fingerprint(str(tmp_path / "copy"))
+    assert written.singleprint() == found.singleprint()
+    assert written.saved_model_checksum == found.saved_model_checksum
 
 
 def test_the_energy_score_needs_no_fit(case, tmp_path):

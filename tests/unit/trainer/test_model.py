@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from neurogate_trainer.model import (
     freeze_backbone,
     unfreeze_last,
 )
-from neurogate_trainer.serving_graph import gradcam
+from neurogate_trainer.serving_graph import gradcam, save_serving_graph
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -257,3 +259,29 @@ def test_rotation_keeps_the_centre_and_fills_with_black():
     found = np.asarray(layer(image, training=True))
     np.testing.assert_allclose(found[:, 16, 16], 100, atol=1e-3)
     assert (found[:, 0, 0] < 1).any()
+
+
+def operations_run(folder: Path, outputs: list[str], image: np.ndarray) -> set[str]:
+    """Names of the operations that a session runs for some outputs, as a model server would."""
+    seen = tf.compat.v1.RunMetadata()
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        signature = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder)).signature_def[
+            "serving_default"
+        ]
+        session.run(
+            [signature.outputs[output].name for output in outputs],
+            {signature.inputs["images"].name: image},
+            tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE),
+            seen,
+        )
+    return {node.node_name for device in seen.step_stats.dev_stats for node in device.node_stats}
+
+
+def test_a_server_computes_only_what_is_asked_for(network, images, tmp_path):
+    save_serving_graph(network, tmp_path, temperature=1.0, distance=None)
+    image = images[:1].astype(np.uint8)
+    alone = operations_run(tmp_path, ["probabilities"], image)
+    with_maps = operations_run(tmp_path, ["probabilities", "gradcam"], image)
+    assert not any(name.endswith("PartitionedCall") for name in with_maps)
+    assert any(name.endswith("Softmax") for name in alone)
+    assert {"Greater", "MatMul_1"} <= {name.rpartition("/")[2] for name in with_maps - alone}
