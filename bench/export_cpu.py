@@ -73,7 +73,6 @@ def request(model: str, name: str, image: np.ndarray, outputs: Sequence[str]) ->
 
 def measure(side: int, rounds: int, count: int) -> dict[str, list[float]]:
     """Milliseconds of the server's processor time per image, by export and outputs, and by round."""
-    spent: dict[str, list[float]] = {"plain": [], "exported, all outputs": [], "exported, probabilities": []}
     image = np.random.default_rng(1).integers(0, 256, (1, side, side, 3), np.uint8)
     with tempfile.TemporaryDirectory() as name:
         plain_input = export_both(Path(name), side)
@@ -93,8 +92,13 @@ def measure(side: int, rounds: int, count: int) -> dict[str, list[float]]:
         calls = {
             "plain": ("plain", request("plain", plain_input, image.astype(np.float32), [])),
             "exported, all outputs": ("ours", request("ours", "images", image, [])),
+            "exported, what the gateway asks for": (
+                "ours",
+                request("ours", "images", image, ["probabilities", "ood_score"]),
+            ),
             "exported, probabilities": ("ours", request("ours", "images", image, ["probabilities"])),
         }
+        spent: dict[str, list[float]] = {series: [] for series in calls}
         with running(command("ours")) as ours, running(command("plain")) as plain:
             servers = {"ours": ours, "plain": plain}
             for server in servers.values():
