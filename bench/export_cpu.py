@@ -20,9 +20,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
 from neurogate_bench import machine, results
+from neurogate_bench.processes import processor_seconds
 from neurogate_bench.stats import figure, ratios
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.model import build_model
@@ -114,12 +114,10 @@ def measure(side: int, rounds: int, count: int) -> dict[str, list[float]]:
 
                 def milliseconds(series: str, number: int) -> float:
                     model, sent = calls[series]
-                    process = psutil.Process(servers[model].popen.pid)
-                    before = process.cpu_times()
+                    before = processor_seconds(servers[model].popen.pid)
                     for _ in range(number):
                         stubs[model].Predict(sent, timeout=60)
-                    after = process.cpu_times()
-                    return (after.user + after.system - before.user - before.system) / number * 1e3
+                    return (processor_seconds(servers[model].popen.pid) - before) / number * 1e3
 
                 for series in calls:
                     milliseconds(series, WARM_UP)
@@ -131,8 +129,8 @@ def measure(side: int, rounds: int, count: int) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     cores = machine.pin_to_cores(1)

@@ -105,7 +105,7 @@ class Server:
         for process in self._family():
             # An ended process has no clock any more.
             with contextlib.suppress(OSError):
-                self._cpu[process.pid] = time.clock_gettime(~process.pid << 3 | _CLOCK_OF_PROCESS)
+                self._cpu[process.pid] = processor_seconds(process.pid)
         return sum(self._cpu.values())
 
     def resident_mib(self) -> float:
@@ -168,3 +168,12 @@ def installed(name: str, *, environment: str = ".venv") -> str:
         hint = "make .venv/.installed" if environment == ".venv" else "make bench-environment"
         raise SystemExit(f"{relative(str(path))} is missing: run `{hint}`")
     return str(path)
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of one process so far, in nanoseconds' resolution.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    return time.clock_gettime(~pid << 3 | _CLOCK_OF_PROCESS)
