@@ -52,6 +52,8 @@ class Script:
     """Streams that allow it answer every second image before the first."""
     hang: bool = False
     """Calls wait until the caller gives up."""
+    hanging: threading.Event = field(default_factory=threading.Event)
+    """Set when a call waits."""
     versions: list[model_pb2.ModelVersion] = field(default_factory=list)
     page_size: int = 50
     calls: list[str] = field(default_factory=list)
@@ -170,6 +172,7 @@ class _Base:
         if self.script.hang:
             gone = threading.Event()
             context.add_callback(gone.set)
+            self.script.hanging.set()
             gone.wait(30)
 
 

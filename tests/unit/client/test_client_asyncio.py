@@ -81,9 +81,11 @@ async def test_a_plain_source_is_stepped_outside_of_the_event_loop(gateway: Fake
 async def test_a_cancelled_unary_call_stays_cancelled(gateway: FakeGateway) -> None:
     gateway.script.hang = True
     async with aio.Client(gateway.address) as client:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await client.classify(b"glioma")
+        call = asyncio.create_task(client.classify(b"glioma"))
+        assert await asyncio.to_thread(gateway.script.hanging.wait, 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
         assert await asyncio.to_thread(gateway.script.cancelled.wait, 10)
 
 
