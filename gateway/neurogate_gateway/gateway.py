@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .admission import Admission
+from .admission import Admission, Deadline
 from .backend import TensorFlowServing
 from .catalog import Catalog
 from .classifier import Classifier
@@ -188,7 +188,13 @@ class Gateway:
         await asyncio.sleep(_NOTICE_SECONDS)
         # It ends when every call has ended, health watches and the sending of last answers included.
         stopping = asyncio.create_task(self._server.stop(math.inf))
-        in_order = await self._calls_end(self._settings.drain_seconds)
+        give_up = Deadline.after(self._settings.drain_seconds)
+        in_order = await self._calls_end(give_up.remaining())
+        if in_order:
+            # A call whose request is still on its way counts as none so far.
+            self._interceptor.end_other_streams()
+            await asyncio.wait([stopping], timeout=max(give_up.remaining(), 0))
+            in_order = await self._calls_end(0)
         if not in_order and self._stop_reading():
             in_order = await self._calls_end(_LAST_SECONDS)
         if not in_order:

@@ -71,6 +71,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._cutting = False
         self._refusals = RefusalLog()
         self._active: set[asyncio.Task[object]] = set()
+        self._other_streams: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -82,6 +83,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Ends the calls that are running; their callers are told that the gateway is shutting down."""
         self._cutting = True
         for task in self._active:
+            task.cancel()
+
+    def end_other_streams(self) -> None:
+        """Ends streams of services that are not the gateway's own, as of reflection: some clients keep one."""
+        for task in self._other_streams:
             task.cancel()
 
     def flush_log(self) -> None:
@@ -100,7 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """The handler of a call, wrapped, or one that refuses."""
         method = handler_call_details.method
         if not method.startswith(_OWN_SERVICES):
-            return await continuation(handler_call_details)
+            return self._wrap_other(await continuation(handler_call_details))
         try:
             self._check(method)
         except GatewayError as error:
@@ -123,6 +129,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._admission.check_single()
         elif method in _BULK:
             self._admission.check_bulk()
+
+    def _wrap_other(self, handler: _Handler) -> _Handler:
+        if handler is None or not handler.response_streaming:
+            return handler
+
+        async def run(request: Any, context: _Context) -> AsyncIterator[_Message]:  # noqa: ANN401 - as in `_wrap`
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - coroutines run in tasks
+            self._other_streams.add(task)
+            try:
+                async for response in _behaviour(handler)(request, context):
+                    yield response
+            except asyncio.CancelledError:
+                if self._draining:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway is shutting down")
+                raise
+            finally:
+                self._other_streams.discard(task)
+
+        make = _MAKE_HANDLER[handler.request_streaming, True]
+        return make(run, handler.request_deserializer, handler.response_serializer)
 
     def _wrap(self, method: str, handler: _Handler) -> _Handler:
         """The handler, given raw bytes, so that undecodable ones are an error like any other."""

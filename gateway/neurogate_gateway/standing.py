@@ -102,8 +102,7 @@ class Standing:
         self.backends = {member.address: member.connected for member in members}
         self.connected = any(self.backends.values())
         numbers = self._views.keys() | {number for member in members for number in member.entries}
-        ready_before = self._ready
-        self._ready = {}
+        ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
         changes = []
         for number in sorted(numbers, reverse=True):
             entries = [(member.address, entry) for member in members if (entry := member.entries.get(number))]
@@ -115,10 +114,12 @@ class Standing:
             if having:
                 version = having[0].ready(number)
                 assert version is not None  # noqa: S101 - nothing happened in between
-                self._ready[number] = (version, having)
-        self._newest = max(self._ready, default=None)
+                ready[number] = (version, having)
+        # At once: changes of the release are decided in threads, which look at it any time.
+        ready_before, self._ready = self._ready, ready
+        self._newest = max(ready, default=None)
         self._listed = tuple(self._views[number] for number in sorted(numbers, reverse=True))
-        if ready_before.keys() - self._ready.keys():
+        if ready_before.keys() - ready.keys():
             self.ready_lost_at = time.monotonic()
         self.wake()
         for view in changes:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from neurogate.v1 import model_pb2
 from neurogate_gateway.lifecycle import candidates
 from neurogate_gateway.lifecycle.desk import Asked
+from neurogate_gateway.lifecycle.manager import NothingDueError
 from neurogate_gateway.release_errors import EvaluationImpossibleError
 from neurogate_serving.transform import default_spec, transform
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
@@ -161,6 +163,27 @@ async def test_a_verdict_against_another_stable_version_promotes_nobody(
         assert (await at.promote(3)).change.gate.stable_version == 2
 
 
+async def test_who_became_stable_while_the_gate_was_asked_is_what_was_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
+        await until_judged(at, 2)
+        evaluator = at.gateway.gateway.lifecycle._evaluator
+        assert evaluator is not None
+        evaluate = evaluator.evaluate
+
+        async def overtaken(number: int, stable: int | None) -> model_pb2.GateReport:
+            report = await evaluate(number, stable)
+            await at.promote(2, force=True)
+            return report
+
+        monkeypatch.setattr(evaluator, "evaluate", overtaken)
+        done = await at.promote(2)
+        assert not done.HasField("change")
+        assert dict(done.release.labels) == {"stable": 2, "previous": 1}
+
+
 async def test_in_mode_gated_the_gate_promotes(tmp_path: Path) -> None:
     root = tmp_path / "models"
     data = settings(tmp_path, right_for=3)
@@ -173,6 +196,43 @@ async def test_in_mode_gated_the_gate_promotes(tmp_path: Path) -> None:
         release = await at.until_labels(stable=3, previous=1)
         assert release.mode == model_pb2.RELEASE_MODE_GATED
         assert (release.last_change.actor, release.last_change.gate.accepted) == ("gateway", True)
+
+
+async def test_a_candidate_that_went_while_it_was_judged_is_promoted_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "models"
+    async with released_gateway(root, release_mode="gated", **settings(tmp_path, right_for=2)) as at:
+        desk, manager = at.gateway.gateway.lifecycle.desk, at.gateway.gateway.lifecycle.manager
+        assert desk is not None
+        assert manager is not None
+        evaluate, change = desk.evaluate, manager.change
+        nothing_due = asyncio.Event()
+
+        async def gone(version: int, also: str = "") -> model_pb2.GateReport:
+            report = await evaluate(version, also)
+            if not nothing_due.is_set():
+                # Nor does it come back at once, though the model server is told to load it.
+                at.backend.reloads_answered.clear()
+                at.backend.unload(version)
+                await at.gateway.until_state(version, model_pb2.MODEL_VERSION_STATE_RETIRED)
+            return report
+
+        async def noted(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await change(*args, **kwargs)
+            except NothingDueError:
+                nothing_due.set()
+                raise
+
+        monkeypatch.setattr(desk, "evaluate", gone)
+        monkeypatch.setattr(manager, "change", noted)
+        publish_fake(root)
+        async with asyncio.timeout(60):
+            await nothing_due.wait()
+        assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
+        at.backend.reloads_answered.set()
+        await at.until_labels(stable=2, previous=1)
 
 
 async def test_a_version_that_was_rolled_back_is_not_promoted_again(tmp_path: Path) -> None:

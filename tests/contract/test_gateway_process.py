@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
@@ -79,6 +81,46 @@ async def test_a_stream_without_end_is_ended_with_a_reason() -> None:
             await stream.read()
         assert failure_of(ended.value).reason == "SHUTTING_DOWN"
         assert await process.end() == 0
+        assert process.lines[-1]["in_order"] is True
+
+
+async def test_a_request_that_is_still_arriving_gets_its_answer() -> None:
+    async with FakeBackend() as backend, serving_command(backend) as (process, _):
+        arriving = asyncio.Event()
+
+        async def late() -> AsyncIterator[bytes]:
+            await arriving.wait()
+            yield REQUEST.SerializeToString()
+
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            # On the wire a unary call like any other, whose request takes its time.
+            service = pb.DESCRIPTOR.services_by_name["ClassificationService"].full_name
+            call = channel.stream_unary(
+                f"/{service}/Classify", response_deserializer=pb.ClassifyResponse.FromString
+            )(late())
+            # Answered on the same connection, so the gateway knows of the call before it.
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            process.process.terminate()
+            await process.until("draining")
+            ended = asyncio.ensure_future(process.end())
+            await asyncio.wait([ended], timeout=3)
+            assert not ended.done()
+            arriving.set()
+            assert (await call).model.version == 1
+            assert await ended == 0
+
+
+async def test_a_reflection_stream_that_is_kept_open_holds_up_nothing() -> None:
+    async with FakeBackend() as backend, serving_command(backend) as (process, _):
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+            await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            assert (await stream.read()).list_services_response.service
+            process.process.terminate()
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await stream.read()
+            assert ended.value.details() == "the gateway is shutting down"
+            assert await process.end() == 0
         assert process.lines[-1]["in_order"] is True
 
 

@@ -11,7 +11,10 @@ import grpc
 from google.protobuf.message import Message
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
+from neurogate_gateway.lifecycle.desk import Asked
+from neurogate_gateway.release_errors import EtagMismatchError
 from neurogate_serving.model_config import find_model, read_config
+from neurogate_serving.release import Changed
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.gateway_harness import failure, running_gateway, serving_gateway
 from neurogate_testing.releases import MODEL, ManagedBackend, publish_fake, released_gateway
@@ -72,6 +75,18 @@ async def test_promotion_and_rollback(tmp_path: Path) -> None:
         # A version that was rolled back does not come again by itself.
         assert "candidate" not in (await at.release()).labels
         assert at.backend.refused == []
+
+
+async def test_two_rollbacks_at_once_go_back_once(tmp_path: Path) -> None:
+    async with released_gateway(tmp_path, 2) as at:
+        await at.promote(2)
+        desk = at.gateway.gateway.lifecycle.desk
+        assert desk is not None
+        done, late = await asyncio.gather(
+            desk.rollback(Asked(actor="one")), desk.rollback(Asked(actor="another")), return_exceptions=True
+        )
+        assert isinstance(late if isinstance(done, Changed) else done, EtagMismatchError)
+        assert dict((await at.release()).labels) == {"stable": 1, "previous": 2}
 
 
 async def test_the_model_servers_file_follows_and_keeps_what_it_says_of_others(tmp_path: Path) -> None:

@@ -159,6 +159,29 @@ async def test_examples_come_in_pages_with_totals_and_thumbnails(tmp_path: Path)
         assert (await failure(gateway.training.ListExamples(request))).reason == "PAGE_INVALID"
 
 
+async def test_thumbnails_queue_one_by_one_before_the_threads_of_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with training_gateway(tmp_path) as gateway:
+        await add(gateway, 6, "glioma")
+        transforms = gateway.gateway.training.servicer._transforms
+        thumbnail, running, most = transforms.thumbnail, 0, 0
+
+        async def counted(image: bytes, side: int) -> bytes:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                return await thumbnail(image, side)
+            finally:
+                running -= 1
+
+        monkeypatch.setattr(transforms, "thumbnail", counted)
+        response = await gateway.training.ListExamples(pb.ListExamplesRequest(thumbnails=True))
+        assert all(example.thumbnail for example in response.examples)
+        assert (len(response.examples), most) == (6, 1)
+
+
 async def test_a_thumbnail_is_small_and_one_that_is_lost_is_empty(tmp_path: Path) -> None:
     async with training_gateway(tmp_path) as gateway:
         image = sample("PNG", width=400, height=100)

@@ -107,7 +107,8 @@ def rollback(
     """Make the previous version stable again, at once."""
     console = stdout()
     with connected(target, tls, timeout) as client:
-        done = client.rollback(reason=reason)
+        # Of the release as it is now: who comes second must not undo what the first has done.
+        done = client.rollback(reason=reason, etag=client.get_release().etag)
     if as_json:
         console.out(dumped(done), highlight=False)
     else:

@@ -13,6 +13,7 @@ from neurogate_serving.release import PROMOTE, Draft, Release
 
 from neurogate_gateway.errors import GatewayError, InternalError
 from neurogate_gateway.fleet import Fleet
+from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.release_errors import EvaluationImpossibleError
 from neurogate_gateway.routing import CANDIDATE, STABLE
 from neurogate_gateway.telemetry import log
@@ -72,9 +73,11 @@ class Candidates:
             # From the manifest, so that a gateway that knows nothing of the retraining keeps to it as well.
             report = await self._desk.evaluate(candidate, version.manifest.lineage.gate_policy)
             if self._promote and report.accepted:
-                await self._promote_it(candidate, stable, report)
+                await self._promote_it(version, stable, report)
             elif not report.accepted:
                 log(logging.INFO, "candidate_refused", version=candidate, rules=broken_rules(report))
+        except NothingDueError:
+            return _AGAIN_SECONDS
         except EvaluationImpossibleError as error:
             log(logging.ERROR, "evaluation_impossible", version=candidate, message=error.message)
             # Nobody repairs the version's own gate policy: it is part of its manifest.
@@ -87,14 +90,21 @@ class Candidates:
         self._judged = (version.digest, stable)
         return None
 
-    async def _promote_it(self, version: int, stable: int | None, report: model_pb2.GateReport) -> None:
+    async def _promote_it(
+        self, version: ServedVersion, stable: int | None, report: model_pb2.GateReport
+    ) -> None:
+        number = version.number
+
         def decide(release: Release) -> Draft:
             labels = release.state.labels
-            if (labels.get(CANDIDATE), labels.get(STABLE)) != (version, stable):
+            if (labels.get(CANDIDATE), labels.get(STABLE)) != (number, stable):
                 raise NothingDueError
-            state = transitions.promote(release.state, version, now=time.time())
+            # Measuring and judging have taken their time.
+            served = self._fleet.ready(number)
+            if served is None or served.digest != version.digest:
+                raise NothingDueError
+            state = transitions.promote(release.state, number, now=time.time())
             reason = "the gate accepts it"
             return Draft(action=PROMOTE, state=state, actor=GATEWAY, reason=reason, gate=gate_json(report))
 
-        with contextlib.suppress(NothingDueError):
-            await self._manager.change(decide)
+        await self._manager.change(decide)

@@ -159,7 +159,9 @@ class ReleaseDesk:
         def decide(release: Release) -> Draft:
             self._check_ready(version)
             self._check_loaded(version, release)
-            if self._evaluator is not None and not force and release.state.labels.get(STABLE) != stable:
+            # In mode "gated" it may be this very version, which then stays what it is.
+            unforeseen = release.state.labels.get(STABLE) not in (stable, version)
+            if self._evaluator is not None and not force and unforeseen:
                 raise EtagMismatchError('another version became "stable" meanwhile')
             state = transitions.promote(release.state, version, now=time.time())
             return Draft(
@@ -179,11 +181,15 @@ class ReleaseDesk:
         Raises:
             NothingToRollBackError: There is no "previous".
             ModelVersionNotReadyError: It is not READY.
+            EtagMismatchError: Another version is "stable" by now: to change places again would undo it.
             GatewayError: The release was changed, or cannot be.
         """
         content = {"action": ROLLBACK, **_content(asked)}
+        stable = self._manager.release.state.labels.get(STABLE)
 
         def decide(release: Release) -> Draft:
+            if release.state.labels.get(STABLE) != stable:
+                raise EtagMismatchError('another version became "stable" meanwhile')
             state = transitions.rollback(release.state, now=time.time())
             self._check_ready(state.labels[STABLE])
             return Draft(action=ROLLBACK, state=state, actor=asked.actor, reason=asked.reason)

@@ -55,6 +55,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._watching = watching
         self._transforms = transforms
         self._default_timeout = default_timeout
+        # One at a time: they share their threads with the images that somebody wants classified.
+        self._decoding = asyncio.Semaphore(1)
 
     async def UploadExamples(  # type: ignore[override]  # noqa: N802 - writes by itself, to know when
         self, request_iterator: AsyncIterator[training_pb2.UploadExamplesRequest], context: Context
@@ -174,7 +176,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Empty where the image cannot be shown: the list is worth more than the picture."""
         try:
             image = await self._records.run(self._records.images.read, example.example_id)
-            return await self._transforms.thumbnail(image, _THUMBNAIL_SIDE)
+            async with self._decoding:
+                return await self._transforms.thumbnail(image, _THUMBNAIL_SIDE)
         except (ImageGoneError, GatewayError):
             return b""
 

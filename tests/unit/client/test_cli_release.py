@@ -114,6 +114,10 @@ def test_rollback(neurogate: Run, gateway: FakeGateway) -> None:
     code, out, _ = neurogate("rollback", "-t", gateway.address)
     assert code == 0
     assert "rollback: stable 2 → 1, previous 1 → 2" in out
+    # It names the release that it has seen, so that two who go back at once do not undo each other.
+    request = gateway.script.requests[-1]
+    assert isinstance(request, model_pb2.RollbackModelRequest)
+    assert request.etag
 
 
 def test_canary_and_shadow_leave_each_other_alone(neurogate: Run, gateway: FakeGateway) -> None:

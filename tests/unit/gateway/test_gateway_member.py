@@ -165,6 +165,23 @@ async def test_an_answer_from_before_the_connection_ended_says_nothing(pool: Tra
     assert world.fleet.ready(1) is not None
 
 
+async def test_a_ready_version_is_ready_for_other_threads_while_versions_are_counted(
+    pool: TransformPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await ready(pool, 1)
+    [only] = world.members
+    seen, is_ready = [], only.ready
+
+    def looked_at_meanwhile(number: int) -> ServedVersion | None:
+        seen.append(world.fleet.ready(1))
+        return is_ready(number)
+
+    monkeypatch.setattr(only, "ready", looked_at_meanwhile)
+    world.fleet.changed(only)
+    assert seen
+    assert None not in seen
+
+
 async def test_the_doubtful_come_last(pool: TransformPool) -> None:
     world = await ready(pool, 3)
     for server in world.servers:
