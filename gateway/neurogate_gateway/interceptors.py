@@ -86,7 +86,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task.cancel()
 
     def end_other_streams(self) -> None:
-        """Ends streams of services that are not the gateway's own, as of reflection: some clients keep one."""
+        """Ends streams of other services than the gateway's own, as of reflection: some clients keep one."""
         for task in self._other_streams:
             task.cancel()
 

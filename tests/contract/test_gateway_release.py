@@ -330,7 +330,8 @@ async def test_the_record_pages_newest_first(tmp_path: Path) -> None:
 async def test_two_gateways_agree_and_one_of_two_promotions_wins(tmp_path: Path) -> None:
     async with released_gateway(tmp_path, 3) as at:
         async with running_gateway(at.backend, repository=str(tmp_path)) as other:
-            await other.until_ready(3)
+            for version in (1, 3):
+                await other.until_ready(version)
             await at.until_labels(other.models, stable=1, candidate=3)
             for _ in range(10):
                 release = await at.release()
@@ -392,8 +393,8 @@ async def test_a_repository_that_goes_away_stops_changes_and_nothing_else(tmp_pa
 
 
 async def test_a_gateway_never_guesses_what_stable_was(tmp_path: Path) -> None:
-    async with released_gateway(tmp_path, 2):
-        pass
+    async with released_gateway(tmp_path, 2) as at:
+        await at.until_told(stable=1, candidate=2)
     document = tmp_path / MODEL / ".release.json"
     document.write_bytes(b"")
     async with ManagedBackend(tmp_path) as backend:

@@ -241,7 +241,7 @@ async def test_a_version_that_does_not_answer_in_time_has_failed() -> None:
         backend.versions[1].gate.clear()
         with pytest.raises(DeadlineTooShortError):
             await gateway.gateway.classifier.classify(
-                IMAGE, model_pb2.ModelSelector(), top_k=0, deadline=Deadline.after(0.3)
+                IMAGE, model_pb2.ModelSelector(), top_k=0, deadline=Deadline.after(2)
             )
         assert [outcome.error.reason_name() for outcome in recorder.outcomes if outcome.error] == [
             "DEADLINE_TOO_SHORT"

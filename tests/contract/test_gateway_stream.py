@@ -416,7 +416,7 @@ async def test_a_stream_ends_when_the_model_server_stays_away() -> None:
 
 @pytest.mark.parametrize("before", [[], [config()], [Request(key="a", image=sample_image())]])
 async def test_a_stream_that_does_nothing_gives_its_place_back(before: list[Request]) -> None:
-    async with serving_gateway(default_timeout_seconds=0.1, max_bulk_calls=1) as (gateway, _):
+    async with serving_gateway(default_timeout_seconds=1.0, max_bulk_calls=1) as (gateway, _):
         call = gateway.classification.StreamClassify()
         await send(call, *before)
         _, failed = await broken(call)

@@ -199,7 +199,7 @@ async def test_a_caller_that_does_not_read_is_not_read_either(
 
 
 async def test_an_idle_upload_gives_its_place_back(tmp_path: Path) -> None:
-    async with serving_gateway(data_dir=str(tmp_path), default_timeout_seconds=0.3) as (gateway, _):
+    async with serving_gateway(data_dir=str(tmp_path), default_timeout_seconds=1.0) as (gateway, _):
         call = gateway.training.UploadExamples()
         await call.write(Request(class_id="glioma", data=sample_image()))
         assert (await call.read()).HasField("example")

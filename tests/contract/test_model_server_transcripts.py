@@ -82,6 +82,8 @@ def _waiting(scenario: Any) -> float:
 
 
 @pytest.mark.slow
+# The first one that is asked about may wait for most of the others.
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(bool(ADDRESS), reason="one running server fits one scenario")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_recorded_scenario_is_answered_alike(

@@ -14,7 +14,13 @@ from neurogate.v1 import classification_pb2 as pb
 
 from neurogate_client import _channel, _requests, _wire
 from neurogate_client._steps import Ask, Connection, Pause, Steps, Work, unary
-from neurogate_client.errors import ModelNotFoundError, ModelNotReadyError, NeurogateError, UnavailableError
+from neurogate_client.errors import (
+    DeadlineExceededError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    NeurogateError,
+    UnavailableError,
+)
 from neurogate_client.images import Image, load_image
 from neurogate_client.results import Classification, Explanation, Health, HealthStatus, Result
 
@@ -158,7 +164,9 @@ class ClassificationCalls(Connection):
             try:
                 health = yield from _health("", min(left, 5.0))
             except NeurogateError as error:
-                last = error
+                # That the time for the last look was short says nothing of the gateway.
+                if last is None or not isinstance(error, DeadlineExceededError):
+                    last = error
             else:
                 if health.serving:
                     return

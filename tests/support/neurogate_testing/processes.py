@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import re
@@ -14,12 +15,23 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+# Below the range from which the system hands ports out: a server opens its port long after it was chosen, and
+# whoever asks the system for a port meanwhile must not get the same one.
+_RANGE = range(12_000, 32_000)
+# Test runs side by side start at different places.
+_PORTS = itertools.islice(itertools.cycle(_RANGE), os.getpid() * 97 % len(_RANGE), None)
+
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nothing listens on, and that nobody else in this process is given."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("there is no end to the cycle of ports")
 
 
 class RunningProcess:

@@ -7,7 +7,6 @@ its own, with its own flags, port and exit status.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import os
 import signal
@@ -19,25 +18,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
 
-# Below the range from which the system hands ports out: a server opens its port long after it was chosen, and
-# whoever asks the system for a port meanwhile must not get the same one.
-_RANGE = range(12_000, 32_000)
-# Test runs side by side start at different places.
-_PORTS = itertools.islice(itertools.cycle(_RANGE), os.getpid() * 97 % len(_RANGE), None)
+from neurogate_testing.processes import free_port
+
 _SIGNS_OF_A_POLL = ("no versions of servable", "could not find base path", "loading servable")
 _FORK_SERVER = multiprocessing.get_context("forkserver")
-
-
-def reserve_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on, and that nobody else in this process is given."""
-    for port in _PORTS:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("there is no end to the cycle of ports")
 
 
 class ServerProcess(Protocol):
@@ -59,7 +43,7 @@ class EmbeddedServer:
     """The embedded model server in a process of its own."""
 
     def __init__(self, flags: Sequence[str], folder: Path, *, port: int = 0) -> None:
-        port = port or reserve_port()
+        port = port or free_port()
         self.address = f"127.0.0.1:{port}"
         self.log = folder / "server.log"
         _FORK_SERVER.set_forkserver_preload(["neurogate_testing.serving_preload"])
@@ -117,7 +101,7 @@ class BinaryServer:
     """A real `tensorflow_model_server`."""
 
     def __init__(self, binary: str, flags: Sequence[str], folder: Path) -> None:
-        port = reserve_port()
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         self._log = (folder / "server.log").open("ab")
         self._process = subprocess.Popen(

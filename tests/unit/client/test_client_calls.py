@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import subprocess
@@ -10,7 +11,15 @@ from typing import Any
 
 import grpc
 import pytest
-from neurogate_client import Client, Health, HealthStatus, Verdict, VersionState, errors
+from neurogate_client import (
+    Client,
+    Health,
+    HealthStatus,
+    Verdict,
+    VersionState,
+    _classification_calls,
+    errors,
+)
 from neurogate_client.results import ModelRef, Score, Timings
 from neurogate_testing.fake_gateway import PNG, FakeGateway, fake_gateway, status, version
 from neurogate_testing.processes import free_port
@@ -267,6 +276,23 @@ def test_waiting_for_a_gateway_that_is_not_there_yet(make_client: Callable[..., 
             timer.start()
             client.wait_until_ready(30)
             timer.join()
+
+
+def test_what_was_answered_last_outlives_a_last_look_without_time(
+    client: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.set_serving(False)
+    look, looks = _classification_calls._health, itertools.count()
+
+    def ever_shorter(service: str, timeout: float | None) -> Any:
+        if next(looks) == 0:
+            return (yield from look(service, timeout))
+        raise errors.DeadlineExceededError("no answer within the timeout")
+
+    monkeypatch.setattr(_classification_calls, "_health", ever_shorter)
+    with pytest.raises(errors.UnavailableError, match="answers NOT_SERVING"):
+        client.wait_until_ready(1)
+    assert next(looks) > 1
 
 
 def test_a_message_beyond_the_gateways_limit_says_so(

@@ -165,6 +165,7 @@ def test_a_database_that_stays_away_does_not_hold_up_the_end(monkeypatch: pytest
     store.gate.set()
     journal.observe(outcome())
     journal.close()
+    journal._thread.join(60)
     assert (journal.written, journal.dropped) == (0, 1)
 
 
@@ -226,4 +227,5 @@ def test_a_database_that_goes_away_while_rows_are_written_singly_does_not_hold_u
         journal.observe(outcome())
     journal.start()
     journal.close()
+    journal._thread.join(60)
     assert (journal.written, journal.dropped) == (1, 4)
