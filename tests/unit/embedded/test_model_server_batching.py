@@ -1,122 +1,32 @@
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from neurogate_serving.embedded.batching import BatchingRunner, BatchScheduler
 from neurogate_serving.embedded.batching_options import BatchingOptions, read_batching_options
 from neurogate_serving.embedded.caller import Caller
-from neurogate_serving.embedded.errors import ServingError, failed_precondition
+from neurogate_serving.embedded.errors import ServingError
 from neurogate_serving.embedded.tensors import Array
-
-
-class Doubler:
-    """A version that doubles `x:0` into `y:0`, and notes the batches it saw."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[float]] = []
-        self.timeouts: list[float | None] = []
-        self.gate: threading.Event | None = None
-        self.started = threading.Semaphore(0)
-        self.closed = False
-
-    @property
-    def signatures(self) -> dict[str, Any]:
-        return {}
-
-    def run(
-        self, feeds: Sequence[tuple[str, Array]], fetches: Sequence[str], *, caller: Caller
-    ) -> list[Array]:
-        ((_, x),) = feeds
-        self.batches.append(x.reshape(-1).tolist())
-        self.timeouts.append(caller.seconds_left())
-        self.started.release()
-        if self.gate is not None:
-            assert self.gate.wait(10)
-        if (x < 0).any():
-            raise failed_precondition("negative")
-        results = {"y:0": x * 2, "scalar:0": np.float32(1), "short:0": x[:1]}
-        return [np.asarray(results[name]) for name in fetches]
-
-    def close(self) -> None:
-        self.closed = True
-
-
-Make = Callable[..., tuple[Doubler, BatchingRunner]]
+from neurogate_testing.batched_doublers import Call, Make, batched_doublers, hold, wait_for_rows
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    schedulers: list[BatchScheduler] = []
-    doublers: list[Doubler] = []
-
-    def build(**options: Any) -> tuple[Doubler, BatchingRunner]:
-        doubler = Doubler()
-        scheduler = BatchScheduler(BatchingOptions(**{"num_batch_threads": 1, **options}))
-        schedulers.append(scheduler)
-        doublers.append(doubler)
-        return doubler, scheduler.wrap(doubler)
-
-    yield build
-    for doubler in doublers:
-        if doubler.gate is not None:
-            doubler.gate.set()
-    for scheduler in schedulers:
-        scheduler.stop()
-
-
-class Call(threading.Thread):
-    """One run on a thread of its own."""
-
-    def __init__(self, runner: BatchingRunner, x: Any, *fetches: str, caller: Caller | None = None) -> None:
-        super().__init__(daemon=True)
-        self._run = lambda: runner.run(
-            [("x:0", np.asarray(x, np.float32))], fetches or ("y:0",), caller=caller or Caller()
-        )
-        self.results: list[list[float]] = []
-        self.error: ServingError | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.results = [array.tolist() for array in self._run()]
-        except ServingError as error:
-            self.error = error
-
-    def done(self) -> Call:
-        self.join(10)
-        assert not self.is_alive()
-        return self
-
-
-def _hold(doubler: Doubler, runner: BatchingRunner) -> Call:
-    """Keeps the only batch thread busy."""
-    doubler.gate = threading.Event()
-    call = Call(runner, [0])
-    assert doubler.started.acquire(timeout=10)
-    return call
-
-
-def _wait_for_rows(runner: BatchingRunner, rows: int) -> None:
-    end = time.monotonic() + 10
-    while sum(batch.size for queue in runner._queues.values() for batch in queue._batches) < rows:
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    with batched_doublers() as build:
+        yield build
 
 
 def test_waiting_requests_run_together_and_get_their_own_rows(make: Make) -> None:
     doubler, runner = make()
-    first = _hold(doubler, runner)
+    first = hold(doubler, runner)
     calls = [Call(runner, [1, 2])]
-    _wait_for_rows(runner, 2)
+    wait_for_rows(runner, 2)
     calls.append(Call(runner, [3]))
-    _wait_for_rows(runner, 3)
+    wait_for_rows(runner, 3)
     assert doubler.gate is not None
     doubler.gate.set()
     assert first.done().results == [[0]]
@@ -132,11 +42,11 @@ def test_a_batch_is_filled_up_to_the_first_allowed_size_that_is_large_enough(mak
 
 def test_one_bad_request_fails_its_whole_batch(make: Make) -> None:
     doubler, runner = make()
-    first = _hold(doubler, runner)
+    first = hold(doubler, runner)
     good = Call(runner, [1])
-    _wait_for_rows(runner, 1)
+    wait_for_rows(runner, 1)
     bad = Call(runner, [-1])
-    _wait_for_rows(runner, 2)
+    wait_for_rows(runner, 2)
     assert doubler.gate is not None
     doubler.gate.set()
     assert first.done().error is None
@@ -146,11 +56,11 @@ def test_one_bad_request_fails_its_whole_batch(make: Make) -> None:
 def test_different_inner_shapes_do_not_mix_unless_padded(make: Make) -> None:
     for pad, expected in ((False, None), (True, [[[2, 2]], [[6, 8]]])):
         doubler, runner = make(pad_variable_length=pad)
-        first = _hold(doubler, runner)
+        first = hold(doubler, runner)
         calls = [Call(runner, [[1]])]
-        _wait_for_rows(runner, 1)
+        wait_for_rows(runner, 1)
         calls.append(Call(runner, [[3, 4]]))
-        _wait_for_rows(runner, 2)
+        wait_for_rows(runner, 2)
         assert doubler.gate is not None
         doubler.gate.set()
         first.done()
@@ -165,9 +75,9 @@ def test_different_inner_shapes_do_not_mix_unless_padded(make: Make) -> None:
 
 def test_a_full_queue_refuses(make: Make) -> None:
     doubler, runner = make(max_batch_size=1, max_enqueued_batches=1)
-    first = _hold(doubler, runner)
+    first = hold(doubler, runner)
     second = Call(runner, [1])
-    _wait_for_rows(runner, 1)
+    wait_for_rows(runner, 1)
     refused = Call(runner, [2]).done()
     assert refused.error is not None
     assert refused.error.code is grpc.StatusCode.UNAVAILABLE
