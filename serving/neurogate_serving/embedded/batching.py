@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import grpc
 import numpy as np
@@ -32,8 +32,13 @@ class BatchScheduler:
 
     def __init__(self, options: BatchingOptions) -> None:
         self.options = options
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        # Apart from the one above, so that the end of a batch wakes no idle thread.
+        self._batch_ended = threading.Condition(lock)
         self._queues: list[BatchQueue] = []
+        # The queue of every batch that a thread has taken, so as often as it has batches in process.
+        self._in_process: list[BatchQueue] = []
         self._stopped = False
         self._threads = [
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True)
@@ -51,10 +56,22 @@ class BatchScheduler:
         with self._changed:
             self._queues.append(queue)
 
-    def remove_queue(self, queue: BatchQueue) -> None:
-        """Takes no more batches of a queue, whose version is being unloaded."""
+    def remove_queues(self, queues: Collection[BatchQueue]) -> None:
+        """Takes no more batches of the queues of a version, and waits until none is in process.
+
+        Tasks still queued fail.
+
+        Raises:
+            StoppedError: The server is stopping, and a batch is still in process.
+        """
         with self._changed:
-            self._queues.remove(queue)
+            for queue in queues:
+                self._queues.remove(queue)
+                queue.fail_all(ServingError(grpc.StatusCode.UNAVAILABLE, "The version is being unloaded"))
+            # The callers of a batch may all have gone while it runs on.
+            self._batch_ended.wait_for(lambda: self._stopped or not self._runs_any_of(queues))
+            if self._runs_any_of(queues):
+                raise StoppedError
 
     def submit(self, queue: BatchQueue, task: Task) -> None:
         """Puts a task into a queue.
@@ -76,19 +93,34 @@ class BatchScheduler:
             for queue in self._queues:
                 queue.fail_all(ServingError(grpc.StatusCode.UNAVAILABLE, "The server is stopping"))
             self._changed.notify_all()
+            self._batch_ended.notify_all()
+
+    def _runs_any_of(self, queues: Collection[BatchQueue]) -> bool:
+        return any(queue in queues for queue in self._in_process)
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while True:
-                    if self._stopped:
-                        return
-                    taken = self._take(time.monotonic())
-                    if taken is not None:
-                        break
-                    self._changed.wait(self._seconds_to_next(time.monotonic()))
+        # One call for each batch: an idle thread must not keep a version that is unloaded in memory.
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        with self._changed:
+            while True:
+                if self._stopped:
+                    return False
+                taken = self._take(time.monotonic())
+                if taken is not None:
+                    break
+                self._changed.wait(self._seconds_to_next(time.monotonic()))
             queue, tasks = taken
+            self._in_process.append(queue)
+        try:
             _process(queue, tasks)
+        finally:
+            with self._changed:
+                self._in_process.remove(queue)
+                self._batch_ended.notify_all()
+        return True
 
     def _take(self, now: float) -> tuple[BatchQueue, list[Task]] | None:
         for index, queue in enumerate(self._queues):
@@ -134,11 +166,15 @@ class BatchingRunner:
         return [results[name] for name in fetches]
 
     def close(self) -> None:
-        """Frees the version."""
+        """Frees the version, once no batch runs on it any more.
+
+        Raises:
+            StoppedError: The server is stopping, and a batch still runs.
+        """
         with self._lock:
-            for queue in self._queues.values():
-                self._scheduler.remove_queue(queue)
+            queues = list(self._queues.values())
             self._queues.clear()
+        self._scheduler.remove_queues(queues)
         self._runner.close()
 
     def _queue(self, inputs: frozenset[str], outputs: frozenset[str]) -> BatchQueue:

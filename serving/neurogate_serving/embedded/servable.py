@@ -44,7 +44,7 @@ class Runner(Protocol):
         """Feeds tensors by name and returns the fetched ones in order; raises `ServingError`."""
 
     def close(self) -> None:
-        """Frees what the version holds; nothing runs on it any more."""
+        """Frees what the version holds, which no caller uses any more; `StoppedError`: too late for that."""
 
 
 class Servable:
