@@ -82,11 +82,17 @@ class _Joint:
                 return
         if self._error is not None:
             self._whole.fail(self._error)
+            return
+        try:
+            joined = {
+                name: np.concatenate([part[name] for part in self._results]) for name in self._results[0]
+            }
+        except Exception as failure:  # noqa: BLE001  (it is the whole task's, not this part's batch's)
+            # Padded to what else was in their batches, parts can have outputs of different inner shapes.
+            message = f"The results of the parts of a split task cannot be joined: {failure}"
+            self._whole.fail(ServingError(grpc.StatusCode.INTERNAL, message))
         else:
-            names = self._results[0]
-            self._whole.succeed(
-                {name: np.concatenate([part[name] for part in self._results]) for name in names}
-            )
+            self._whole.succeed(joined)
 
 
 class _Part(Task):

@@ -213,15 +213,18 @@ def _process(queue: BatchQueue, tasks: list[Task]) -> None:
         ]
         combined = queue.runner.run(feeds, queue.outputs, caller=caller)
         shares = _split(dict(zip(queue.outputs, combined, strict=True)), tasks, size + padding)
-    except ServingError as error:
-        for task in tasks:
-            task.fail(error)
-    except Exception as error:  # noqa: BLE001  (a batch thread must outlive any model)
-        for task in tasks:
-            task.fail(ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"))
-    else:
         for task, share in zip(tasks, shares, strict=True):
             task.succeed(share)
+    except ServingError as error:
+        _fail_unanswered(tasks, error)
+    except Exception as error:  # noqa: BLE001  (a batch thread must outlive any model)
+        _fail_unanswered(tasks, ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"))
+
+
+def _fail_unanswered(tasks: Sequence[Task], error: ServingError) -> None:
+    for task in tasks:
+        if not task.done.is_set():
+            task.fail(error)
 
 
 def _deadline(tasks: Sequence[Task], now: float) -> float | None:
