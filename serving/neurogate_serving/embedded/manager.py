@@ -16,8 +16,9 @@ from pathlib import Path
 import grpc
 
 from .background import return_memory
-from .errors import ServingError, failed_precondition
+from .errors import ServingError
 from .policy import Action, Phase, Snapshot, next_action
+from .saved_file import check_folder
 from .servable import Runner
 from .serving_map import ServingMap
 from .states import State, StateBus, StoppedError, VersionId
@@ -139,6 +140,11 @@ class Manager:
                     pass
             except StoppedError:
                 return
+            except Exception:  # noqa: BLE001  (without this thread nothing is loaded any more)
+                # What is shut down beside a decision may fail it.
+                if self._stopping.is_set():
+                    return
+                _log.exception("a decision about versions failed unexpectedly")
             with self._wake:
                 if not self._stopping.is_set():
                     self._wake.wait(_TICK_SECONDS)
@@ -153,15 +159,13 @@ class Manager:
                 return False
             harness = self._managed[name][action.version]
             harness.phase = Phase.LOADING if action.load else Phase.UNLOADING
-        if action.load:
-            if self._load_executor is None:
-                self._execute_load(harness)
-            else:
-                self._load_executor.submit(self._execute_load, harness)
-        elif self._unload_executor is None:
-            self._execute_unload(harness)
-        else:
-            self._unload_executor.submit(self._execute_unload, harness)
+            execute = self._execute_load if action.load else self._execute_unload
+            executor = self._load_executor if action.load else self._unload_executor
+            if executor is not None:
+                # With the lock: `end_initial_load` shuts an executor down once another one is in its place.
+                executor.submit(execute, harness)
+                return True
+        execute(harness)
         return True
 
     def _forget_unwanted(self) -> None:
@@ -209,25 +213,29 @@ class Manager:
 
     def _load_and_publish(self, harness: _Harness) -> None:
         try:
-            _check_folder(harness)
+            check_folder(harness.id, harness.path)
             self._bus.publish(harness.id, State.LOADING)
             servable = self._load_with_retries(harness)
-        except ServingError as error:
-            _log.error("servable %s cannot be loaded: %s", harness.id, error)
             with self._lock:
-                harness.phase = Phase.FAILED
-            self._bus.publish(harness.id, State.END, error)
-            self._nudge()
-            return
+                harness.servable = servable
+                harness.phase = Phase.READY
+                self._update_serving_map()
+                self._bus.publish(harness.id, State.AVAILABLE)
+            _log.info("servable %s is available", harness.id)
         except StoppedError:
             return
-        with self._lock:
-            harness.servable = servable
-            harness.phase = Phase.READY
-            self._update_serving_map()
-            self._bus.publish(harness.id, State.AVAILABLE)
-        _log.info("servable %s is available", harness.id)
+        except ServingError as error:
+            _log.error("servable %s cannot be loaded: %s", harness.id, error)
+            self._fail(harness, error)
+        except Exception as error:  # noqa: BLE001  (a broken model must not take the manager with it)
+            _log.exception("load of servable %s failed unexpectedly", harness.id)
+            self._fail(harness, ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"))
         self._nudge()
+
+    def _fail(self, harness: _Harness, error: ServingError) -> None:
+        with self._lock:
+            harness.phase = Phase.FAILED
+        self._bus.publish(harness.id, State.END, error)
 
     def _load_with_retries(self, harness: _Harness) -> Runner:
         attempt = 0
@@ -246,9 +254,6 @@ class Manager:
                     self._options.load_retry_interval,
                     error,
                 )
-            except Exception as error:  # noqa: BLE001  (a broken model must not take the manager with it)
-                _log.exception("load of servable %s failed unexpectedly", harness.id)
-                raise ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}") from None
             if self._stopping.wait(max(0.0, self._options.load_retry_interval)):
                 raise StoppedError
 
@@ -257,18 +262,20 @@ class Manager:
             with self._lock:
                 self._bus.publish(harness.id, State.UNLOADING)
                 self._update_serving_map()
+            # No request holds the version any more, so it has ended for everyone; to free it may take time.
+            self._bus.publish(harness.id, State.END)
+            with self._lock:
+                servable, harness.servable = harness.servable, None
+                harness.phase = Phase.UNLOADED
+            if servable is not None:
+                servable.close()
+                del servable
+                return_memory()
+            _log.info("servable %s is unloaded", harness.id)
         except StoppedError:
             return
-        # No request holds the version any more, so it has ended for everyone; freeing it may take its time.
-        self._bus.publish(harness.id, State.END)
-        with self._lock:
-            servable, harness.servable = harness.servable, None
-            harness.phase = Phase.UNLOADED
-        if servable is not None:
-            servable.close()
-            del servable
-            return_memory()
-        _log.info("servable %s is unloaded", harness.id)
+        except Exception:  # noqa: BLE001  (what cannot be freed must not take the manager with it)
+            _log.exception("unload of servable %s failed unexpectedly", harness.id)
         self._nudge()
 
     def _update_serving_map(self) -> None:
@@ -282,16 +289,6 @@ class Manager:
     def _nudge(self) -> None:
         with self._wake:
             self._wake.notify_all()
-
-
-def _check_folder(harness: _Harness) -> None:
-    """What the real server does before a load: it adds up the sizes of the files, which needs a folder."""
-    if not harness.path.is_dir():
-        reason = "Not a directory" if harness.path.exists() else "No such file or directory"
-        raise failed_precondition(
-            f"Error while attempting to reserve resources to load servable {harness.id}: "
-            f"{harness.path}; {reason}"
-        )
 
 
 def _executor(threads: int, name: str) -> ThreadPoolExecutor | None:

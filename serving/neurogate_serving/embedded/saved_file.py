@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -12,6 +13,7 @@ from tensorflow.core.framework import function_pb2, graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from .errors import ServingError, not_found
+from .states import VersionId
 from .wire import is_cut_short, submessages
 
 _META_GRAPHS: Final = saved_model_pb2.SavedModel.META_GRAPHS_FIELD_NUMBER
@@ -19,6 +21,12 @@ _GRAPH_DEF: Final = meta_graph_pb2.MetaGraphDef.GRAPH_DEF_FIELD_NUMBER
 _LIBRARY: Final = graph_pb2.GraphDef.LIBRARY_FIELD_NUMBER
 _FUNCTION: Final = function_pb2.FunctionDefLibrary.FUNCTION_FIELD_NUMBER
 _LARGE_BYTES: Final = 2**20
+# TensorFlow's codes for what keeps a folder from being looked at; anything else is UNKNOWN.
+_CODES: Final[dict[int | None, grpc.StatusCode]] = {
+    errno.EACCES: grpc.StatusCode.PERMISSION_DENIED,
+    errno.EPERM: grpc.StatusCode.PERMISSION_DENIED,
+    errno.ESTALE: grpc.StatusCode.ABORTED,
+}
 
 
 class SavedMetaGraph(NamedTuple):
@@ -56,6 +64,29 @@ class SavedMetaGraph(NamedTuple):
         for number in reversed(large):
             del graph.library.function[number]
         return [bytes(functions[number]) for number in large], bytes(graph.SerializeToString())
+
+
+def check_folder(version: VersionId, path: Path) -> None:
+    """What the real server does before a load: it adds up the sizes of the files, which needs a folder.
+
+    Args:
+        version: What is to be loaded.
+        path: Its folder.
+
+    Raises:
+        ServingError: There is no folder, or it cannot be looked at.
+    """
+    try:
+        if path.is_dir():
+            return
+        code = grpc.StatusCode.FAILED_PRECONDITION
+        reason = "Not a directory" if path.exists() else "No such file or directory"
+    except OSError as error:
+        code = _CODES.get(error.errno, grpc.StatusCode.UNKNOWN)
+        reason = str(error.strerror)
+    raise ServingError(
+        code, f"Error while attempting to reserve resources to load servable {version}: {path}; {reason}"
+    )
 
 
 def read_meta_graph(path: Path, tags: Sequence[str]) -> SavedMetaGraph:

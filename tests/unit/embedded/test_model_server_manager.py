@@ -3,118 +3,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from neurogate_serving.embedded.core import CoreOptions, ServerCore
-from neurogate_serving.embedded.errors import ServingError, not_found
-from neurogate_serving.embedded.manager import ManagerOptions
+from neurogate_serving.embedded.errors import ServingError
 from neurogate_serving.embedded.serving_map import ServingMap
 from neurogate_serving.embedded.states import State, StateBus, StateMonitor, StoppedError, VersionId
+from neurogate_testing.core_harness import FakeVersion, Harness, core_harnesses
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
 
-class FakeVersion:
-    """A loaded version that runs nothing."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.closed = threading.Event()
-
-    @property
-    def signatures(self) -> dict[str, Any]:
-        return {}
-
-    def run(self, *_: Any, **__: Any) -> list[Any]:
-        return []
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-class Loader:
-    """Loads what the test does not hold back or break; remembers what was tried."""
-
-    def __init__(self) -> None:
-        self.attempts: list[str] = []
-        self.failures: dict[int, int] = {}
-        self.gates: dict[int, threading.Event] = {}
-        self.loaded: dict[VersionId, FakeVersion] = {}
-
-    def __call__(self, version: VersionId, path: Path) -> FakeVersion:
-        self.attempts.append(str(version))
-        if gate := self.gates.get(version.version):
-            assert gate.wait(10)
-        if self.failures.get(version.version, 0) > 0:
-            self.failures[version.version] -= 1
-            raise not_found(f"broken: {path.name}")
-        self.loaded[version] = FakeVersion(path)
-        return self.loaded[version]
-
-
-class Harness:
-    """A core on a folder, with quick polls."""
-
-    def __init__(self, root: Path, **options: Any) -> None:
-        self.root = root
-        self.loader = Loader()
-        labels = options.pop("allow_labels", False)
-        manager = ManagerOptions(**{"max_num_load_retries": 0, "load_retry_interval": 0.0, **options})
-        self.core = ServerCore(
-            self.loader,
-            CoreOptions(manager=manager, poll_seconds=0.01, allow_labels_for_unavailable=labels),
-        )
-
-    def add(self, *names: str) -> None:
-        for name in names:
-            (self.root / name).mkdir(parents=True)
-
-    def serve(self, *models: str, policy: str = "", labels: dict[str, int] | None = None) -> None:
-        config = config_pb2.ModelServerConfig()
-        config.model_config_list.SetInParent()
-        for model in models:
-            entry = config.model_config_list.config.add(
-                name=model, base_path=str(self.root / model), model_platform="tensorflow"
-            )
-            if policy == "all":
-                entry.model_version_policy.all.SetInParent()
-            for label, version in (labels or {}).items():
-                entry.version_labels[label] = version
-        self.core.reload(config)
-
-    def states(self, model: str = "m") -> dict[int, State]:
-        return {number: state.state for number, state in self.core.monitor.versions(model)}
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        changed = self.core.monitor._changed
-        with changed:
-            assert changed.wait_for(condition, timeout=10), self.states()
-
-    def answers(self, model: str = "m", **choice: Any) -> int:
-        spec = model_pb2.ModelSpec(name=model)
-        if "version" in choice:
-            spec.version.value = choice["version"]
-        if "label" in choice:
-            spec.version_label = choice["label"]
-        with self.core.hold(spec) as (version, _):
-            return version.version
-
-
 @pytest.fixture
 def harness(tmp_path: Path) -> Iterator[Callable[..., Harness]]:
-    made: list[Harness] = []
-
-    def make(**options: Any) -> Harness:
-        made.append(Harness(tmp_path, **options))
-        return made[-1]
-
-    yield make
-    for item in made:
-        for gate in item.loader.gates.values():
-            gate.set()
-        item.core.stop()
+    with core_harnesses(tmp_path) as make:
+        yield make
 
 
 def test_a_new_version_takes_over_only_when_it_is_ready(harness: Callable[..., Harness]) -> None:
@@ -257,24 +160,6 @@ def test_policy_all_serves_every_version_and_takes_the_first_folder_of_a_number(
     it.serve("m", policy="all")
     assert it.states() == {7: State.AVAILABLE, 1: State.AVAILABLE}
     assert it.loader.loaded[VersionId("m", 7)].path.name == "007"
-
-
-def test_an_unexpected_failure_of_the_loader_stays_with_its_version(
-    harness: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    it = harness()
-    it.add("m/1")
-    it.serve("m")
-
-    def explode(*_: Any) -> None:
-        raise ZeroDivisionError("what a model")
-
-    monkeypatch.setattr(it.core._manager, "_load", explode)
-    it.add("m/2")
-    it.wait_for(lambda: it.states() == {2: State.END, 1: State.AVAILABLE})
-    state = it.core.monitor.state(VersionId("m", 2))
-    assert state is not None
-    assert str(state.error) == "INTERNAL: ZeroDivisionError: what a model"
 
 
 # --- labels ----------------------------------------------------------------------------------
