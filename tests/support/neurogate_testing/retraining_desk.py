@@ -1,0 +1,156 @@
+"""Retrainings with everything around them but trainers and a release, which do as a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurogate.v1 import model_pb2, training_pb2
+from neurogate_gateway.records.run import Run
+from neurogate_gateway.records.states import RunState
+from neurogate_gateway.release_errors import GateRefusedError
+from neurogate_gateway.training.launching import EVENTS_FILE, Job, JobState, JobStatus, LaunchError
+from neurogate_gateway.training.runner import RetrainingRunner
+from neurogate_gateway.training.tending import Limits
+from neurogate_serving.repository import ModelRepository
+from neurogate_trainer.progress import JsonLinesReporter
+
+from .launching import MODEL, Home
+from .manifests import fill_version, sound_manifest
+
+
+@dataclass
+class FakeLauncher:
+    """Trainers that are what the test says they are."""
+
+    name: str = "local"
+    at_once: int = 1
+    jobs: dict[str, Job] = field(default_factory=dict)
+    statuses: dict[str, JobStatus] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+    refusals: list[LaunchError] = field(default_factory=list)
+
+    async def start(self, job: Job) -> str:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.jobs.setdefault(job.run_id, job)
+        self.statuses.setdefault(job.run_id, JobStatus(JobState.RUNNING))
+        return job.run_id
+
+    async def status(self, handle: str) -> JobStatus:
+        return self.statuses[handle]
+
+    async def cancel(self, handle: str) -> None:
+        self.cancelled.append(handle)
+        self.statuses[handle] = JobStatus(JobState.ENDED, "the trainer was ended by SIGTERM")
+
+
+@dataclass
+class FakeRelease:
+    """A release whose gate says what the test says."""
+
+    accepted: bool = True
+    errors: list[Exception] = field(default_factory=list)
+    blocked: asyncio.Event | None = None
+    ready: list[int] = field(default_factory=list)
+    promoted: list[tuple[int, str, str, bool]] = field(default_factory=list)
+    policies: list[str] = field(default_factory=list)
+    refuses_promotion: bool = False
+
+    async def until_ready(self, version: int, *, seconds: float) -> None:
+        self.ready.append(version)
+        if self.blocked is not None:
+            await self.blocked.wait()
+
+    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
+        self.policies.append(also)
+        if self.errors:
+            raise self.errors.pop(0)
+        return model_pb2.GateReport(accepted=self.accepted)
+
+    async def promote(self, version: int, asked: Any, *, force: bool = False, also: str = "") -> Any:
+        self.policies.append(also)
+        if self.refuses_promotion:
+            raise GateRefusedError("not any more")
+        self.promoted.append((version, asked.actor, asked.request_id, force))
+
+
+class Desk:
+    """Records, a runner and its launcher."""
+
+    def __init__(self, path: Path) -> None:
+        self.home = Home(path)
+        self.records = self.home.open()
+        self.launcher = FakeLauncher()
+        self.release: FakeRelease | None = FakeRelease()
+        self.limits = Limits(hang_seconds=600, ready_seconds=600)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self, owner: str = "first") -> asyncio.Task[None]:
+        runner = RetrainingRunner(
+            self.records,
+            owner=owner,
+            launchers=[self.launcher],
+            jobs=self.home.jobs(self.records),
+            promoter=self.release,
+            limits=self.limits,
+        )
+        self.tasks.append(asyncio.create_task(runner.run()))
+        return self.tasks[-1]
+
+    async def stop(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            await self.stop(task)
+        self.records.close()
+
+    async def until(self, run_id: str, *states: RunState) -> Run:
+        with self.records.changes.waiter(run_id) as waiter:
+            async with asyncio.timeout(60):
+                while (run := self.records.runs.get(run_id)).state not in states:
+                    await waiter.wait(5)
+        return run
+
+    async def until_started(self, run_id: str) -> Job:
+        async with asyncio.timeout(60):
+            with self.records.changes.waiter(run_id) as waiter:
+                while run_id not in self.launcher.jobs:
+                    await waiter.wait(0.02)
+        return self.launcher.jobs[run_id]
+
+    def publish(self, run_id: str, *, told: bool = True) -> int:
+        """What a trainer does in the end; `told` whether it lived to say so."""
+        repository = ModelRepository(self.home.repository)
+        manifest = sound_manifest(model=MODEL)
+        manifest.lineage.run_id = run_id
+        with repository.staging(MODEL, run_id) as staged:
+            fill_version(staged)
+            version: int = repository.publish(MODEL, staged, manifest).version
+        with self.reporter(run_id) as reporter:
+            reporter.phase("publish")
+            if told:
+                reporter.end("published", version=version)
+        self.launcher.statuses[run_id] = JobStatus(JobState.ENDED, "the trainer ended with status 0")
+        return version
+
+    def reporter(self, run_id: str) -> JsonLinesReporter:
+        return JsonLinesReporter(self.launcher.jobs[run_id].folder / EVENTS_FILE, interval=0)
+
+    def events(self, run_id: str) -> list[training_pb2.RetrainingEvent]:
+        events = self.records.runs.events_after(run_id, 0)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        return events
+
+    def states(self, run_id: str) -> list[str]:
+        return [
+            training_pb2.RetrainingState.Name(event.state_change.state).removeprefix("RETRAINING_STATE_")
+            for event in self.events(run_id)
+            if event.WhichOneof("event") == "state_change"
+        ]
