@@ -65,6 +65,10 @@ def move(
 ) -> Run:
     """Compares the state (and the owner), sets the next one, and records the event.
 
+    Returns:
+        The retraining as it stands then; CANCELLED where it was to become PUBLISHING, and somebody had asked
+        to cancel it.
+
     Raises:
         StateConflictError, LeaseLostError, RetrainingNotFoundError: Nothing was changed.
     """
@@ -77,6 +81,9 @@ def move(
     conditions = [runs.c.run_id == run_id, runs.c.state.in_([state.value for state in before])]
     if owner is not None:
         conditions.append(runs.c.owner == owner)
+    if after == RunState.PUBLISHING:
+        # Whoever was told that it will be cancelled must not find it published.
+        conditions.append(sa.not_(runs.c.cancel_requested))
     row = connection.execute(
         sa.update(runs)
         .where(*conditions)
@@ -86,6 +93,10 @@ def move(
     if row is None:
         run = load(connection, run_id)
         check_owner(run, owner)
+        if after == RunState.PUBLISHING and run.cancel_requested and run.state in before:
+            return move(
+                connection, database, run_id, before, RunState.CANCELLED, owner=owner, changes=changes
+            )
         raise StateConflictError(run, f"become {after}")
     run = Run.from_row(row)
     run_events.state_changed(connection, run, now)

@@ -130,6 +130,10 @@ class RunStore:
             error: Why it FAILED.
             handle: The launcher's.
 
+        Returns:
+            The retraining as it stands then; CANCELLED where it was to become PUBLISHING, and somebody had
+            asked to cancel it.
+
         Raises:
             IllegalTransitionError: The machine has no such move: a defect of the caller.
             StateConflictError: It is in another state.

@@ -199,9 +199,7 @@ class Tending:
             cancelling.cancel()
             judging.cancel()
             await asyncio.wait([judging, cancelling])
-        # A last look, since it cannot be cancelled any more once it is being published.
-        self.note(await self._records.run(self._records.runs.get, self._run.run_id))
-        if self._cancelled.is_set() or judging.cancelled():
+        if await self._is_cancelled() or judging.cancelled():
             await self._move(RunState.CANCELLED)
         elif (error := judging.exception()) is None:
             report = judging.result()
@@ -213,6 +211,11 @@ class Tending:
             )
         else:
             raise error
+
+    async def _is_cancelled(self) -> bool:
+        """Whether somebody has asked for that, noted or not yet."""
+        self.note(await self._records.run(self._records.runs.get, self._run.run_id))
+        return self._cancelled.is_set()
 
     async def _judge(self, promoter: VersionPromoter) -> model_pb2.GateReport:
         give_up = time.monotonic() + self._limits.ready_seconds

@@ -285,6 +285,23 @@ def test_a_running_run_is_asked_to_end(records: Retrainings) -> None:
     assert records.claims.renew(run.run_id, "a", 60).cancel_requested
 
 
+def test_what_is_to_be_cancelled_is_not_published(records: Retrainings) -> None:
+    run = records.start()
+    bring(records, run.run_id, RUNNING)
+    [_] = records.claims.adopt("a", 60, launchers={"local"})
+    records.runs.transition(run.run_id, {RUNNING}, EVALUATING, owner="a", version=3)
+    records.runs.request_cancel(run.run_id, reason="enough", actor="me")
+    with pytest.raises(LeaseLostError):
+        records.runs.transition(run.run_id, {EVALUATING}, PUBLISHING, owner="b")
+    ended = records.runs.transition(run.run_id, {EVALUATING}, PUBLISHING, owner="a")
+    assert (ended.state, ended.version, ended.owner) == (RunState.CANCELLED, 3, "")
+    assert records.runs.get(run.run_id) == ended
+    events = records.runs.events_after(run.run_id, 3)
+    assert [event.state_change.state for event in events] == [training_pb2.RETRAINING_STATE_CANCELLED]
+    with pytest.raises(StateConflictError):
+        records.runs.transition(run.run_id, {EVALUATING}, PUBLISHING)
+
+
 @pytest.mark.parametrize("state", [PUBLISHING, RunState.SUCCEEDED, RunState.REFUSED, RunState.FAILED])
 def test_what_is_over_cannot_be_cancelled(records: Retrainings, state: RunState) -> None:
     run = records.start()
