@@ -120,7 +120,10 @@ class Tending:
         try:
             handle = self._run.handle or await self._launch()
         except LaunchError as error:
-            await self._move(RunState.FAILED, error=f"the trainer could not be started: {error}")
+            if await self._is_cancelled():
+                await self._move(RunState.CANCELLED)
+            else:
+                await self._move(RunState.FAILED, error=f"the trainer could not be started: {error}")
             return
         relay = Relay(self._jobs.folder(self._run.run_id) / EVENTS_FILE)
         status, verdict = await self._follow(handle, relay)
@@ -146,7 +149,9 @@ class Tending:
                 handle = await self._launcher.start(job)
                 break
             except LaunchError as error:
-                if not error.passing or time.monotonic() > give_up or self._cancelled.is_set():
+                # Not given up when it is cancelled: its trainer may run, since only the answer may have been
+                # lost, and nobody can end it without the handle.
+                if not error.passing or time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(_RETRY_SECONDS)
         claims = self._records.claims

@@ -2,6 +2,8 @@
 
 import pytest
 from neurogate_gateway.records.states import RunState
+from neurogate_gateway.training.launching import LaunchError
+from neurogate_gateway.training.tending import Tending
 from neurogate_testing.launching import queue_run
 from neurogate_testing.retraining_desk import Desk
 
@@ -11,6 +13,19 @@ async def desk(tmp_path):
     desk = Desk(tmp_path)
     yield desk
     await desk.close()
+
+
+def tend(desk: Desk) -> Tending:
+    """The oldest retraining, looked after without a runner, which would note changes when it comes to it."""
+    return Tending(
+        desk.records.claims.claim_next("first", 60, launchers=["local"]),
+        records=desk.records,
+        owner="first",
+        launcher=desk.launcher,
+        jobs=desk.home.jobs(desk.records),
+        promoter=desk.release,
+        limits=desk.limits,
+    )
 
 
 async def test_a_cancellation_after_the_last_look_is_kept(desk, monkeypatch):
@@ -30,3 +45,37 @@ async def test_a_cancellation_after_the_last_look_is_kept(desk, monkeypatch):
     assert (ended.state, ended.version) == (RunState.CANCELLED, version)
     assert desk.release.promoted == []
     assert desk.states(run.run_id) == ["QUEUED", "RUNNING", "EVALUATING", "CANCELLED"]
+
+
+async def test_a_trainer_whose_start_was_not_answered_is_ended_when_it_is_cancelled(desk, monkeypatch):
+    monkeypatch.setattr("neurogate_gateway.training.tending._RETRY_SECONDS", 0)
+    run = queue_run(desk.records)
+    tending = tend(desk)
+    start = desk.launcher.start
+    lost = [LaunchError("no answer", passing=True), LaunchError("no connection", passing=True)]
+
+    async def start_unanswered(job):
+        handle = await start(job)
+        tending.note(desk.records.runs.request_cancel(run.run_id, reason="no", actor="tester"))
+        if lost:
+            raise lost.pop(0)
+        return handle
+
+    monkeypatch.setattr(desk.launcher, "start", start_unanswered)
+    await tending.to_the_end()
+    ended = desk.records.runs.get(run.run_id)
+    assert (ended.state, ended.error, ended.handle) == (RunState.CANCELLED, "", run.run_id)
+    assert desk.launcher.cancelled == [run.run_id]
+
+
+async def test_a_cancelled_retraining_whose_trainer_cannot_be_started_has_not_failed(desk, monkeypatch):
+    run = queue_run(desk.records)
+
+    async def refuse(job):
+        desk.records.runs.request_cancel(run.run_id, reason="no", actor="tester")
+        raise LaunchError("no such command")
+
+    monkeypatch.setattr(desk.launcher, "start", refuse)
+    await tend(desk).to_the_end()
+    ended = desk.records.runs.get(run.run_id)
+    assert (ended.state, ended.error) == (RunState.CANCELLED, "")
