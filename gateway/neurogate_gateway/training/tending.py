@@ -20,7 +20,7 @@ from neurogate_gateway.records.moves import StateConflictError
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.run import Run
 from neurogate_gateway.records.states import RunState
-from neurogate_gateway.release_errors import GateRefusedError
+from neurogate_gateway.release_errors import EtagMismatchError, GateRefusedError
 from neurogate_gateway.telemetry import log
 
 from .jobs import JobMaker
@@ -29,6 +29,8 @@ from .relay import Relay
 
 _LOOK_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 2.0
+_MOST_PROMOTIONS: Final = 5
+"""How often a promotion is tried that meets another change of the release each time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -251,6 +253,7 @@ class Tending:
         if self._promoter is None:
             raise UnavailableError("this gateway has no release")
         give_up = time.monotonic() + self._limits.ready_seconds
+        left = _MOST_PROMOTIONS
         while True:
             try:
                 asked = Asked(
@@ -260,6 +263,11 @@ class Tending:
                 )
                 await self._promoter.promote(self._run.version, asked, also=self._run.spec.gate_policy)
                 return
+            except EtagMismatchError:
+                # The next try has it judged against what is "stable" by now.
+                left -= 1
+                if not left:
+                    raise
             except UnavailableError:
                 if time.monotonic() > give_up:
                     raise

@@ -11,7 +11,6 @@ from typing import Any
 from neurogate.v1 import model_pb2, training_pb2
 from neurogate_gateway.records.run import Run
 from neurogate_gateway.records.states import RunState
-from neurogate_gateway.release_errors import GateRefusedError
 from neurogate_gateway.training.launching import EVENTS_FILE, Job, JobState, JobStatus, LaunchError
 from neurogate_gateway.training.runner import RetrainingRunner
 from neurogate_gateway.training.tending import Limits
@@ -58,7 +57,7 @@ class FakeRelease:
     ready: list[int] = field(default_factory=list)
     promoted: list[tuple[int, str, str, bool]] = field(default_factory=list)
     policies: list[str] = field(default_factory=list)
-    refuses_promotion: bool = False
+    promotion_errors: list[Exception] = field(default_factory=list)
 
     async def until_ready(self, version: int, *, seconds: float) -> None:
         self.ready.append(version)
@@ -73,8 +72,8 @@ class FakeRelease:
 
     async def promote(self, version: int, asked: Any, *, force: bool = False, also: str = "") -> Any:
         self.policies.append(also)
-        if self.refuses_promotion:
-            raise GateRefusedError("not any more")
+        if self.promotion_errors:
+            raise self.promotion_errors.pop(0)
         self.promoted.append((version, asked.actor, asked.request_id, force))
 
 

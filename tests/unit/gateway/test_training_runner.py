@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from neurogate_gateway.errors import BackendUnavailableError, ModelVersionRejectedError
 from neurogate_gateway.records.schema import runs
 from neurogate_gateway.records.states import RunState
+from neurogate_gateway.release_errors import GateRefusedError
 from neurogate_gateway.training.launching import GATE_POLICY_FILE, LOG_FILE, JobState, JobStatus, LaunchError
 from neurogate_gateway.training.tending import Limits
 from neurogate_testing.launching import queue_run
@@ -78,7 +79,7 @@ async def test_nothing_is_promoted_unasked(desk):
 
 
 async def test_a_gate_that_has_changed_its_mind_refuses(desk):
-    desk.release.refuses_promotion = True
+    desk.release.promotion_errors = [GateRefusedError("not any more")]
     run = queue_run(desk.records, promote=True)
     desk.start()
     await desk.until_started(run.run_id)

@@ -2,6 +2,7 @@
 
 import pytest
 from neurogate_gateway.records.states import RunState
+from neurogate_gateway.release_errors import EtagMismatchError
 from neurogate_gateway.training.launching import LaunchError
 from neurogate_gateway.training.tending import Tending
 from neurogate_testing.launching import queue_run
@@ -79,3 +80,21 @@ async def test_a_cancelled_retraining_whose_trainer_cannot_be_started_has_not_fa
     await tend(desk).to_the_end()
     ended = desk.records.runs.get(run.run_id)
     assert (ended.state, ended.error) == (RunState.CANCELLED, "")
+
+
+@pytest.mark.parametrize(("met", "state"), [(2, RunState.SUCCEEDED), (100, RunState.FAILED)])
+async def test_a_promotion_that_meets_other_changes_is_tried_again(desk, met, state):
+    desk.release.promotion_errors = [EtagMismatchError("another change") for _ in range(met)]
+    run = queue_run(desk.records, promote=True, gate_policy="[gate]\nmin_accuracy = 0.9\n")
+    desk.start()
+    await desk.until_started(run.run_id)
+    version = desk.publish(run.run_id)
+    ended = await desk.until(run.run_id, RunState.SUCCEEDED, RunState.FAILED)
+    assert ended.state is state
+    if state is RunState.SUCCEEDED:
+        assert [each[0] for each in desk.release.promoted] == [version]
+    else:
+        words = f"version {version} passed the gate, but cannot be promoted: another change"
+        assert (ended.error, desk.release.promoted) == (words, [])
+        assert len(desk.release.promotion_errors) == met - 5
+    assert set(desk.release.policies) == {run.spec.gate_policy}
