@@ -99,10 +99,7 @@ class FeedbackStore:
             == (prediction.class_id if new.class_id else prediction.verdict),
         }
         with self._database.write() as connection:
-            if example is not None:
-                [added] = add_rows(connection, self._database, [example], {})
-                if isinstance(added, GatewayError):
-                    raise added
+            # Before the example: where the request_id is taken, none may be kept.
             inserted = connection.execute(
                 self._database.insert_new(feedback)
                 .values(
@@ -118,9 +115,13 @@ class FeedbackStore:
                 )
                 .returning(feedback.c.feedback_id, feedback.c.example_id, feedback.c.confirmed)
             ).one_or_none()
+            if inserted is not None and example is not None:
+                [added] = add_rows(connection, self._database, [example], {})
+                if isinstance(added, GatewayError):
+                    raise added
         if inserted is not None:
             return Feedback(*inserted)
-        # The same request came twice at once, and the other one was first.
+        # The same request_id came twice at once, and the other one was first.
         earlier = self._earlier(new)
         assert earlier is not None  # noqa: S101 - nothing else is unique, and feedback is never removed
         return earlier

@@ -16,6 +16,7 @@ from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.records.examples import Kept, NewExample
 from neurogate_gateway.records.feedback import Feedback, NewFeedback
 from neurogate_gateway.records.opened import Records
+from neurogate_gateway.records.predictions import Prediction
 from neurogate_gateway.records.schema import examples, feedback, predictions
 from neurogate_gateway.release_errors import RequestIdReusedError
 from neurogate_gateway.training_errors import (
@@ -187,6 +188,36 @@ def test_feedback_is_taken_once_per_request(records: Records) -> None:
     assert count(records, feedback) == 1
     with pytest.raises(RequestIdReusedError):
         records.feedback.submit(say("p-1", request_id="r", request_digest="other"))
+
+
+@pytest.mark.parametrize(
+    ("prediction_id", "class_id"), [("p-2", "pituitary"), ("p-1", "glioma"), ("p-1", "pituitary")]
+)
+def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothing(
+    records: Records, monkeypatch: pytest.MonkeyPatch, prediction_id: str, class_id: str
+) -> None:
+    digest = predict(records, "p-1")
+    predict(records, "p-2", sample("PNG", width=30, height=20))
+    first = say("p-1", "pituitary", request_id="r", request_digest="d")
+    same = (prediction_id, class_id) == ("p-1", "pituitary")
+    second = say(prediction_id, class_id, request_id="r", request_digest="d" if same else "other")
+    find = records.predictions.find
+    results: list[Feedback] = []
+
+    def find_late(wanted: str) -> Prediction | None:
+        monkeypatch.undo()
+        results.append(records.feedback.submit(first))
+        return find(wanted)
+
+    monkeypatch.setattr(records.predictions, "find", find_late)
+    if same:
+        assert records.feedback.submit(second) == results[0]
+    else:
+        with pytest.raises(RequestIdReusedError):
+            records.feedback.submit(second)
+    assert count(records, feedback) == 1
+    [example] = records.examples.page(ANY, below=None, limit=9)
+    assert (example.example_id, example.class_id) == (digest, "pituitary")
 
 
 def test_feedback_that_contradicts_an_example_keeps_nothing(records: Records) -> None:
