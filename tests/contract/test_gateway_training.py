@@ -15,6 +15,8 @@ from neurogate.v1 import classification_pb2, training_pb2
 from neurogate.v1 import training_pb2 as pb
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.states import RunState
+from neurogate_gateway.training.launching import LaunchError
+from neurogate_gateway.training.ray_jobs import RayLauncher
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.gateway_harness import Harness, failure, failure_of, serving_gateway
 from neurogate_testing.images import sample
@@ -83,6 +85,15 @@ async def test_without_a_data_folder_every_method_says_so() -> None:
         ]
         assert {(await failure(call)).reason for call in calls} == {"RECORDS_DISABLED"}
         assert len(calls) == len(pb.DESCRIPTOR.services_by_name["TrainingService"].methods)
+
+
+async def test_a_gateway_that_ends_closes_its_launchers(tmp_path: Path) -> None:
+    ray = RayLauncher("http://ray.invalid", cpus=1, gpus=0)
+    async with training_gateway(tmp_path) as gateway:
+        assert gateway.gateway.training is not None
+        gateway.gateway.training._launchers.append(ray)
+    with pytest.raises(LaunchError, match="after shutdown"):
+        await ray.status("a")
 
 
 async def test_feedback_right_after_the_answer_becomes_an_example(tmp_path: Path) -> None:

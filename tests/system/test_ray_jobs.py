@@ -122,8 +122,10 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(address: str, tmp_path: Path) -> Cluster:
-    return Cluster(address, tmp_path)
+def cluster(address: str, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(address, tmp_path)
+    yield cluster
+    cluster.launcher.close()
 
 
 async def test_jobs_run_on_both_nodes_wait_for_room_and_end_when_asked(cluster: Cluster) -> None:

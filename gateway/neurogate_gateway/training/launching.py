@@ -111,6 +111,9 @@ class Launcher(Protocol):
             LaunchError: It cannot be asked now.
         """
 
+    def close(self) -> None:
+        """Lets go of what is held to start and to ask; jobs go on. Nothing may be asked any more."""
+
 
 def log_tail(folder: Path) -> str:
     """The last lines of a job's log; empty where there is none."""

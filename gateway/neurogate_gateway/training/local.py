@@ -74,6 +74,9 @@ class LocalLauncher:
         finally:
             os.close(descriptor)
 
+    def close(self) -> None:
+        """As `Launcher`; nothing is held."""
+
     def _start(self, job: Job) -> str:
         folder = job.folder.absolute()
         content = {

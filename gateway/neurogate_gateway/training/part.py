@@ -49,7 +49,7 @@ class TrainingPart:
         most_resamples: int,
     ) -> None:
         self._settings = settings
-        launchers = build_launchers(settings)
+        self._launchers = launchers = build_launchers(settings)
         checkpoints = checkpoints_of(settings)
         self.records = Records(
             Path(settings.data_dir), settings.records_url, max_store_bytes=settings.max_store_bytes
@@ -122,6 +122,8 @@ class TrainingPart:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for launcher in self._launchers:
+            launcher.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.records.close)

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import shlex
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from .launching import LOG_FILE, Job, JobState, JobStatus, LaunchError
@@ -39,6 +40,9 @@ class RayLauncher:
         self._cpus = cpus
         self._gpus = gpus
         self._client: Any = None
+        # Of its own: a dashboard that hangs must not take the threads by which the release is changed and
+        # files are read. One for each job that is looked after.
+        self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="ray-launcher")
 
     async def start(self, job: Job) -> str:
         """As `Launcher`; the handle is Ray's submission id, which is the retraining's own."""
@@ -79,6 +83,10 @@ class RayLauncher:
         """As `Launcher`; Ray sends SIGTERM, and SIGKILL some seconds later."""
         await self._ask(lambda client: client.stop_job(handle))
 
+    def close(self) -> None:
+        """As `Launcher`; waits for no answer."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     async def _ask(self, question: Callable[[Any], T]) -> T:
         def run() -> T:
             if self._client is None:
@@ -86,7 +94,7 @@ class RayLauncher:
             return question(self._client)
 
         try:
-            return await asyncio.to_thread(run)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
         # Ray tells everything by RuntimeError or ConnectionError, its HTTP client by kinds of OSError.
         except (RuntimeError, OSError) as error:
             raise LaunchError(f"the Ray cluster at {self._address} says: {error}", passing=True) from error

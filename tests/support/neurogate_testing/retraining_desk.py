@@ -46,6 +46,9 @@ class FakeLauncher:
         self.cancelled.append(handle)
         self.statuses[handle] = JobStatus(JobState.ENDED, "the trainer was ended by SIGTERM")
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 @dataclass
 class FakeRelease:
