@@ -1,4 +1,4 @@
-"""What happens to a retraining between two steps: cancellations, lost answers, other changes of the release."""
+"""A retraining between two steps: cancellations, lost answers, other changes of the release."""
 
 import pytest
 from neurogate_gateway.records.states import RunState
