@@ -146,7 +146,7 @@ class TensorFlowServing:
             await self._channel.wait_for_state_change(state)
 
     async def disconnected(self) -> None:
-        """Waits until there is none."""
+        """Waits until the present connection has ended."""
         if (state := self._channel.get_state()) is grpc.ChannelConnectivity.READY:
             # Once, since it may be connected anew by the time that this runs.
             await self._channel.wait_for_state_change(state)

@@ -192,7 +192,7 @@ class Gateway:
         in_order = await self._calls_end(give_up.remaining())
         if in_order:
             # A call whose request is still on its way counts as none so far.
-            self._interceptor.end_other_streams()
+            self._interceptor.end_reflection()
             await asyncio.wait([stopping], timeout=max(give_up.remaining(), 0))
             in_order = await self._calls_end(0)
         if not in_order and self._stop_reading():

@@ -34,6 +34,7 @@ from .measures import CallMeasures
 from .telemetry import CallRecord, RefusalLog, current_call, internal_error, log
 
 _OWN_SERVICES: Final = "/neurogate."
+_REFLECTION: Final = "/grpc.reflection."
 _CLASSIFICATION: Final = "/neurogate.v1.ClassificationService/"
 _SINGLE: Final = {_CLASSIFICATION + "Classify", _CLASSIFICATION + "Explain"}
 _BATCH: Final = _CLASSIFICATION + "BatchClassify"
@@ -71,7 +72,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._cutting = False
         self._refusals = RefusalLog()
         self._active: set[asyncio.Task[object]] = set()
-        self._other_streams: set[asyncio.Task[object]] = set()
+        self._reflecting: set[asyncio.Task[object]] = set()
+        self._reflection_ends = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -85,9 +87,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         for task in self._active:
             task.cancel()
 
-    def end_other_streams(self) -> None:
-        """Ends streams of other services than the gateway's own, as of reflection: some clients keep one."""
-        for task in self._other_streams:
+    def end_reflection(self) -> None:
+        """Ends streams of reflection, which some clients keep open for as long as they live."""
+        self._reflection_ends = True
+        for task in self._reflecting:
             task.cancel()
 
     def flush_log(self) -> None:
@@ -106,7 +109,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """The handler of a call, wrapped, or one that refuses."""
         method = handler_call_details.method
         if not method.startswith(_OWN_SERVICES):
-            return self._wrap_other(await continuation(handler_call_details))
+            handler = await continuation(handler_call_details)
+            return self._wrap_reflection(handler) if method.startswith(_REFLECTION) else handler
         try:
             self._check(method)
         except GatewayError as error:
@@ -130,26 +134,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         elif method in _BULK:
             self._admission.check_bulk()
 
-    def _wrap_other(self, handler: _Handler) -> _Handler:
-        if handler is None or not handler.response_streaming:
-            return handler
+    def _wrap_reflection(self, handler: _Handler) -> _Handler:
+        if handler is None:
+            return None
 
-        async def run(request: Any, context: _Context) -> AsyncIterator[_Message]:  # noqa: ANN401 - as in `_wrap`
+        # It writes by itself: what ends it while it writes would pass by a generator.
+        async def run(requests: AsyncIterator[_Message], context: _Context) -> None:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - coroutines run in tasks
-            self._other_streams.add(task)
+            self._reflecting.add(task)
             try:
-                async for response in _behaviour(handler)(request, context):
-                    yield response
+                if not self._reflection_ends:
+                    async with contextlib.aclosing(_behaviour(handler)(requests, context)) as responses:
+                        async for response in responses:
+                            await context.write(response)
+                    return
             except asyncio.CancelledError:
-                if self._draining:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway is shutting down")
-                raise
+                if not self._reflection_ends:
+                    raise
             finally:
-                self._other_streams.discard(task)
+                self._reflecting.discard(task)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway is shutting down")
 
-        make = _MAKE_HANDLER[handler.request_streaming, True]
-        return make(run, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(
+            run, handler.request_deserializer, handler.response_serializer
+        )
 
     def _wrap(self, method: str, handler: _Handler) -> _Handler:
         """The handler, given raw bytes, so that undecodable ones are an error like any other."""

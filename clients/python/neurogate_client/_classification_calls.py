@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from google.protobuf import wrappers_pb2
 from neurogate.v1 import classification_pb2 as pb
@@ -23,6 +23,9 @@ from neurogate_client.errors import (
 )
 from neurogate_client.images import Image, load_image
 from neurogate_client.results import Classification, Explanation, Health, HealthStatus, Result
+
+_LOOK_SECONDS: Final = 5.0
+"""For one health check of several."""
 
 
 class ClassificationCalls(Connection):
@@ -162,10 +165,10 @@ class ClassificationCalls(Connection):
         last: NeurogateError | None = None
         while (left := end - time.monotonic()) > 0:
             try:
-                health = yield from _health("", min(left, 5.0))
+                health = yield from _health("", min(left, _LOOK_SECONDS))
             except NeurogateError as error:
-                # That the time for the last look was short says nothing of the gateway.
-                if last is None or not isinstance(error, DeadlineExceededError):
+                # That the time left for the last look was short says nothing of the gateway.
+                if last is None or left >= _LOOK_SECONDS or not isinstance(error, DeadlineExceededError):
                     last = error
             else:
                 if health.serving:

@@ -107,7 +107,7 @@ def rollback(
     """Make the previous version stable again, at once."""
     console = stdout()
     with connected(target, tls, timeout) as client:
-        # Of the release as it is now: who comes second must not undo what the first has done.
+        # Of the release as it is now: of two at the same moment, the second must not undo the first.
         done = client.rollback(reason=reason, etag=client.get_release().etag)
     if as_json:
         console.out(dumped(done), highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Final
@@ -55,8 +54,6 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._watching = watching
         self._transforms = transforms
         self._default_timeout = default_timeout
-        # One at a time: they share their threads with the images that somebody wants classified.
-        self._decoding = asyncio.Semaphore(1)
 
     async def UploadExamples(  # type: ignore[override]  # noqa: N802 - writes by itself, to know when
         self, request_iterator: AsyncIterator[training_pb2.UploadExamplesRequest], context: Context
@@ -92,7 +89,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         page = found[:size]
         thumbnails = [b""] * len(page)
         if request.thumbnails:
-            thumbnails = await asyncio.gather(*map(self._thumbnail, page))
+            # One after another: they share their threads with the images that somebody wants classified.
+            thumbnails = [await self._thumbnail(example) for example in page]
         return training_pb2.ListExamplesResponse(
             examples=[
                 example.message(thumbnail) for example, thumbnail in zip(page, thumbnails, strict=True)
@@ -176,8 +174,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Empty where the image cannot be shown: the list is worth more than the picture."""
         try:
             image = await self._records.run(self._records.images.read, example.example_id)
-            async with self._decoding:
-                return await self._transforms.thumbnail(image, _THUMBNAIL_SIDE)
+            return await self._transforms.thumbnail(image, _THUMBNAIL_SIDE)
         except (ImageGoneError, GatewayError):
             return b""
 

@@ -268,6 +268,8 @@ class Tending:
                 left -= 1
                 if not left:
                     raise
+                # Another gateway's change is seen here a moment later.
+                await asyncio.sleep(_RETRY_SECONDS)
             except UnavailableError:
                 if time.monotonic() > give_up:
                     raise

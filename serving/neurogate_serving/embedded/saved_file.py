@@ -1,4 +1,4 @@
-"""Reads `saved_model.pb`, with the errors that TensorFlow's C++ loader has for what is wrong with it."""
+"""A version's folder and file, with the errors that TensorFlow's C++ code has for what is wrong there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GRAPH_DEF: Final = meta_graph_pb2.MetaGraphDef.GRAPH_DEF_FIELD_NUMBER
 _LIBRARY: Final = graph_pb2.GraphDef.LIBRARY_FIELD_NUMBER
 _FUNCTION: Final = function_pb2.FunctionDefLibrary.FUNCTION_FIELD_NUMBER
 _LARGE_BYTES: Final = 2**20
-# TensorFlow's codes for what keeps a folder from being looked at; anything else is UNKNOWN.
+# TensorFlow's codes for what most often keeps a folder from being looked at; others are not told apart here.
 _CODES: Final[dict[int | None, grpc.StatusCode]] = {
     errno.EACCES: grpc.StatusCode.PERMISSION_DENIED,
     errno.EPERM: grpc.StatusCode.PERMISSION_DENIED,

@@ -44,7 +44,11 @@ class Runner(Protocol):
         """Feeds tensors by name and returns the fetched ones in order; raises `ServingError`."""
 
     def close(self) -> None:
-        """Frees what the version holds, which no caller uses any more; `StoppedError`: too late for that."""
+        """Frees what the version holds, which no caller uses any more.
+
+        Raises:
+            StoppedError: The server is stopping, and something still runs on it.
+        """
 
 
 class Servable:

@@ -105,9 +105,10 @@ class ModelServer:
         self._services.stop()
         if self._grpc is not None:
             self._grpc.stop(_GRACE_SECONDS).wait()
-        self._core.stop()
         if self._batching is not None:
+            # First, since to free a version waits for its batches, and nobody is left who wants those.
             self._batching.stop()
+        self._core.stop()
 
     def _open(self) -> grpc.Server:
         server = grpc.server(

@@ -61,8 +61,8 @@ class Replay:
         try:
             for number, step in enumerate(self._scenario["steps"]):
                 self._where = f"{self._scenario['id']} step {number} {step.get('id', step['do'])}"
-                if step["do"] != "sleep" and step.get("method", _RELOAD) == _RELOAD:
-                    # Something changes, and the record says what is true right after it.
+                if step["do"] not in ("sleep", "rpc") or step.get("method") == _RELOAD:
+                    # What may change something ends the settling: the record says what is true right after.
                     self._settled_by = 0.0
                 getattr(self, f"_do_{step['do']}")(step)
         finally:
@@ -203,14 +203,14 @@ class Replay:
         attempts = 1
         while (wrong := _wrong_parts(step, outcome)) and step["do"] == "rpc":
             is_race = _NODE_SUFFIX in outcome["message"] and _NODE_SUFFIX in step["expect"]["message"]
-            if not (is_race and attempts < _ATTEMPTS_AT_RACES) and not self._is_settling(step):
+            if not (is_race and attempts < _ATTEMPTS_AT_RACES) and not self._is_settling():
                 break
             outcome = self._calls.call(step)
             attempts += 1
         for part in wrong:
             self._differs(part, step["expect"].get(part), outcome.get(part))
 
-    def _is_settling(self, step: Json) -> bool:
+    def _is_settling(self) -> bool:
         if time.monotonic() > self._settled_by:
             return False
         time.sleep(0.1)
