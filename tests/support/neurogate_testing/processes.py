@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Below the range from which the system hands ports out: a server opens its port long after it was chosen, and
-# whoever asks the system for a port meanwhile must not get the same one.
-_RANGE = range(12_000, 32_000)
+# whoever asks the system for a port meanwhile must not get the same one. Above the ports of Ray's workers.
+_RANGE = range(20_000, 32_000)
 # Test runs side by side start at different places.
 _PORTS = itertools.islice(itertools.cycle(_RANGE), os.getpid() * 97 % len(_RANGE), None)
 
