@@ -147,22 +147,27 @@ async def test_who_does_not_wait_for_the_gate_overrules_it(tmp_path: Path) -> No
         assert not change.HasField("gate")
 
 
+def overtake(at: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has version 2 promoted by force whenever the gate has measured a version, before that goes on."""
+    evaluator = at.gateway.gateway.lifecycle._evaluator
+    assert evaluator is not None
+    evaluate = evaluator.evaluate
+
+    async def overtaken(number: int, stable: int | None) -> model_pb2.GateReport:
+        report = await evaluate(number, stable)
+        await at.promote(2, force=True)
+        return report
+
+    monkeypatch.setattr(evaluator, "evaluate", overtaken)
+
+
 async def test_a_verdict_against_another_stable_version_promotes_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, 3, **settings(tmp_path, right_for=3)) as at:
         await until_judged(at, 3)
-        evaluator = at.gateway.gateway.lifecycle._evaluator
-        assert evaluator is not None
-        evaluate = evaluator.evaluate
-
-        async def overtaken(number: int, stable: int | None) -> model_pb2.GateReport:
-            report = await evaluate(number, stable)
-            await at.promote(2, force=True)
-            return report
-
-        monkeypatch.setattr(evaluator, "evaluate", overtaken)
+        overtake(at, monkeypatch)
         failed = await failure(at.promote(3))
         assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
         assert (await at.release()).labels["stable"] == 2
@@ -176,16 +181,7 @@ async def test_who_became_stable_while_the_gate_was_asked_is_what_was_wanted(
     root = tmp_path / "models"
     async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
         await until_judged(at, 2)
-        evaluator = at.gateway.gateway.lifecycle._evaluator
-        assert evaluator is not None
-        evaluate = evaluator.evaluate
-
-        async def overtaken(number: int, stable: int | None) -> model_pb2.GateReport:
-            report = await evaluate(number, stable)
-            await at.promote(2, force=True)
-            return report
-
-        monkeypatch.setattr(evaluator, "evaluate", overtaken)
+        overtake(at, monkeypatch)
         done = await at.promote(2)
         assert not done.HasField("change")
         assert dict(done.release.labels) == {"stable": 2, "previous": 1}
