@@ -20,6 +20,7 @@ import keras
 import neurogate_trainer.augment  # noqa: F401 - the checkpoint's layers
 import numpy as np
 import tensorflow as tf
+from export_cpu import export_plain
 from neurogate_bench import machine, results
 from neurogate_bench.stats import figure
 from neurogate_gateway.lifecycle.images import load_images
@@ -37,10 +38,8 @@ def plain_probabilities(checkpoint: Path, batches: list[np.ndarray]) -> np.ndarr
     """What a plain export of a checkpoint answers, float32 [N, C]."""
     model = keras.models.load_model(checkpoint, compile=False)
     with tempfile.TemporaryDirectory() as folder:
-        keras.Model(model.inputs, keras.layers.Softmax()(model.output)).export(folder, verbose=False)
-        loaded = tf.saved_model.load(folder)
+        loaded, name = export_plain(model, Path(folder))
         serve = loaded.signatures["serving_default"]
-        (name,) = serve.structured_input_signature[1]
         parts = [serve(**{name: tf.constant(pixels.astype(np.float32))}) for pixels in batches]
         return np.concatenate([next(iter(part.values())).numpy() for part in parts])
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -52,11 +53,17 @@ def export_both(folder: Path, side: int) -> str:
     distance = fit_distance(OOD, features, np.arange(600) % CLASSES)
     (folder / "ours" / "1").mkdir(parents=True)
     save_serving_graph(model, folder / "ours" / "1", temperature=1.3, distance=distance)
+    _, name = export_plain(model, folder / "plain" / "1")
+    return name
+
+
+def export_plain(model: keras.Model, folder: Path) -> tuple[Any, str]:
+    """Exports a network of logits by `keras.Model.export`; returns it loaded again, and its input's name."""
     plain = keras.Model(model.inputs, keras.layers.Softmax(name="probabilities")(model.output))
-    plain.export(folder / "plain" / "1", verbose=False)
-    loaded = tf.saved_model.load(str(folder / "plain" / "1"))
+    plain.export(folder, verbose=False)
+    loaded = tf.saved_model.load(str(folder))
     (name,) = loaded.signatures["serving_default"].structured_input_signature[1]
-    return str(name)
+    return loaded, str(name)
 
 
 def request(model: str, name: str, image: np.ndarray, outputs: Sequence[str]) -> predict_pb2.PredictRequest:
