@@ -13,6 +13,7 @@ import grpc
 import pytest
 from neurogate.v1 import classification_pb2, training_pb2
 from neurogate.v1 import training_pb2 as pb
+from neurogate_gateway.records.journal import Journal
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.states import RunState
 from neurogate_gateway.training.launching import LaunchError
@@ -149,6 +150,18 @@ async def test_feedback_that_cannot_be_taken(tmp_path: Path, changes: dict[str, 
     async with training_gateway(tmp_path) as gateway:
         request = pb.SubmitFeedbackRequest(**{"prediction_id": "0" * 32} | changes)
         assert (await failure(gateway.training.SubmitFeedback(request))).reason == reason
+
+
+async def test_feedback_on_a_prediction_that_nobody_knows_has_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with training_gateway(tmp_path) as gateway:
+        flushes: list[None] = []
+        monkeypatch.setattr(Journal, "flush", lambda self: flushes.append(None))
+        await classify(gateway, sample_image(5))
+        request = pb.SubmitFeedbackRequest(prediction_id="0" * 32, not_mri=True)
+        assert (await failure(gateway.training.SubmitFeedback(request))).reason == "PREDICTION_NOT_FOUND"
+        assert not flushes
 
 
 async def test_examples_come_in_pages_with_totals_and_thumbnails(tmp_path: Path) -> None:

@@ -80,9 +80,7 @@ class Corrections:
         return await self._records.run(self._submit, new)
 
     def _submit(self, new: NewFeedback) -> Feedback:
-        try:
-            return self._records.feedback.submit(new)
-        except PredictionNotFoundError:
-            if self._journal is None or not self._journal.flush():
-                raise
+        # Before the look at the database: what waits now may be written in between.
+        if self._journal is not None and self._journal.holds(new.prediction_id):
+            self._journal.flush()
         return self._records.feedback.submit(new)

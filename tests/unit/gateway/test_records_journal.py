@@ -54,7 +54,7 @@ def outcome(image: bytes = b"image") -> Outcome:
 
 def gated(**changes: Any) -> tuple[Journal, GatedStore]:
     store = GatedStore()
-    journal = Journal(cast("PredictionStore", store), NoMetrics(), keep_images=False, **changes)
+    journal = Journal(cast("PredictionStore", store), NoMetrics(), **{"keep_images": False, **changes})
     journal.start()
     return journal, store
 
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_dropped_and_counted() -> None:
 
 
 def test_images_that_wait_are_bounded_too_but_one_always_fits() -> None:
-    journal, store = gated(most_waiting_bytes=100)
+    journal, store = gated(keep_images=True, most_waiting_bytes=100)
     journal.observe(outcome(b"x" * 500))
     assert store.entered.wait(60)
     journal.observe(outcome(b"y"))
@@ -144,6 +144,75 @@ def test_images_that_wait_are_bounded_too_but_one_always_fits() -> None:
     store.gate.set()
     journal.close()
     assert (journal.written, journal.dropped) == (2, 2)
+
+
+@pytest.mark.parametrize("keep_images", [True, False])
+def test_images_wake_the_writer_long_before_a_batch_or_a_pause(
+    monkeypatch: pytest.MonkeyPatch, keep_images: bool
+) -> None:
+    monkeypatch.setattr("neurogate_gateway.records.journal._PAUSE_SECONDS", 3600.0)
+    journal, store = gated(keep_images=keep_images, most_waiting_bytes=1000)
+    store.gate.set()
+    journal.observe(outcome(b"x" * 126))
+    with journal._due:
+        if keep_images:
+            assert journal._due.wait_for(lambda: journal.written == 1, 60)
+        else:
+            assert journal._due.wait_for(lambda: journal._waiting_bytes == 0, 60)
+    journal.close()
+    assert (journal.written, journal.dropped) == (1, 0)
+
+
+def test_images_that_are_not_kept_take_no_room_while_the_database_is_slow() -> None:
+    journal, store = gated(most_waiting_bytes=1000)
+    journal.observe(outcome())
+    assert store.entered.wait(60)
+    # Five times what there is room for, while the database answers nothing.
+    for number in range(50):
+        journal.observe(outcome(b"%02d" % number * 50))
+        with journal._due:
+            assert journal._due.wait_for(lambda: journal._waiting_bytes < 900, 60)
+    store.gate.set()
+    journal.close()
+    assert (journal.written, journal.dropped) == (51, 0)
+
+
+def test_no_image_is_lost_below_the_speed_of_the_store(records: Records) -> None:
+    journal = Journal(records.predictions, NoMetrics(), keep_images=False, most_waiting_bytes=4 * 2**20)
+    journal.start()
+    image = bytes(400 * 1024)
+    for _ in range(100):
+        journal.observe(outcome(image))
+        # The callers' pace is the journal's own: there is room for the next image.
+        with journal._due:
+            assert journal._due.wait_for(lambda: journal._waiting_bytes < 3 * 2**20, 60)
+    journal.close()
+    assert (journal.written, journal.dropped) == (100, 0)
+
+
+def test_the_journal_knows_what_it_has_not_written_yet() -> None:
+    journal, store = gated()
+    first, broken = outcome(), outcome()
+    assert first.answer is not None
+    assert broken.answer is not None
+    prediction_id = first.answer.classification.prediction_id
+    assert not journal.holds(prediction_id)
+    journal.observe(first)
+    answer = dataclasses.replace(broken.answer, outputs=Outputs(np.zeros(3, np.float32), 0.0))
+    journal.observe(dataclasses.replace(broken, answer=answer))
+    assert journal.holds(prediction_id)
+    assert store.entered.wait(60)
+    assert journal.holds(prediction_id)
+    store.gate.set()
+    assert journal.flush(60)
+    assert not journal.holds(prediction_id)
+    assert not journal.holds(broken.answer.classification.prediction_id)
+    journal.close()
+
+
+def test_a_journal_that_was_never_started_closes() -> None:
+    journal = Journal(cast("PredictionStore", GatedStore()), NoMetrics(), keep_images=False)
+    journal.close()
 
 
 def test_a_database_that_comes_back_gets_what_waited() -> None:
@@ -165,7 +234,8 @@ def test_a_database_that_stays_away_does_not_hold_up_the_end(monkeypatch: pytest
     store.gate.set()
     journal.observe(outcome())
     journal.close()
-    journal._thread.join(60)
+    for thread in journal._threads:
+        thread.join(60)
     assert (journal.written, journal.dropped) == (0, 1)
 
 
@@ -227,5 +297,6 @@ def test_a_database_that_goes_away_while_rows_are_written_singly_does_not_hold_u
         journal.observe(outcome())
     journal.start()
     journal.close()
-    journal._thread.join(60)
+    for thread in journal._threads:
+        thread.join(60)
     assert (journal.written, journal.dropped) == (1, 4)
