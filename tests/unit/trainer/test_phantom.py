@@ -5,6 +5,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neurogate_trainer.datasets.index import build_index
+from neurogate_trainer.datasets.masks import mask_path
 from neurogate_trainer.datasets.phantom import generate as generate_module
+from neurogate_trainer.datasets.phantom import render as render_module
 from neurogate_trainer.datasets.phantom.generate import PhantomError, PhantomSettings, generate_phantom
 from neurogate_trainer.datasets.phantom.head import ORIGIN, SELLA, Head, ensure_head, load_head
 from neurogate_trainer.datasets.phantom.nifti import NiftiError, read_nifti
@@ -92,15 +95,15 @@ def one(head, textures, class_id, number=0, *, difficulty=0.3, size=128):
 
 @pytest.mark.parametrize("class_id", CLASSES)
 def test_a_seed_decides_the_picture(head, textures, class_id):
-    first, described = one(head, textures, class_id)
-    again, described_again = one(head, textures, class_id)
-    other, _ = one(head, textures, class_id, 1)
+    first, mask, described = one(head, textures, class_id)
+    again, _, described_again = one(head, textures, class_id)
+    other, _, _ = one(head, textures, class_id, 1)
     assert (first.mode, first.size) == ("L", (128, 128))
     assert first.tobytes() == again.tobytes()
     assert described == described_again
     assert first.tobytes() != other.tobytes()
     assert described.class_id == class_id
-    assert (described.radius_mm > 0) == (class_id != "notumor") == bool(described.kind)
+    assert (described.radius_mm > 0) == (class_id != "notumor") == bool(described.kind) == (mask is not None)
 
 
 # Means of a 4 x 4 grid of the first picture of every class. Processors may round the last bit of an
@@ -110,7 +113,7 @@ EXPECTED = json.loads((Path(__file__).parents[2] / "data" / "phantom_grid.json")
 
 @pytest.mark.parametrize("class_id", CLASSES)
 def test_the_pictures_are_those_of_this_revision(head, textures, class_id):
-    image, _ = one(head, textures, class_id)
+    image, _, _ = one(head, textures, class_id)
     grid = np.asarray(image, np.float64).reshape(4, 32, 4, 32).mean(axis=(1, 3))
     assert np.abs(grid - np.array(EXPECTED[class_id])).max() < 0.5
 
@@ -119,10 +122,38 @@ def test_the_pictures_are_those_of_this_revision(head, textures, class_id):
 @pytest.mark.parametrize("class_id", CLASSES)
 def test_both_ends_of_the_difficulty_give_pictures(head, textures, class_id, difficulty):
     for number in range(8):
-        image, _ = one(head, textures, class_id, number, difficulty=difficulty)
+        image, _, _ = one(head, textures, class_id, number, difficulty=difficulty)
         pixels = np.asarray(image)
         assert pixels.std() > 10
         assert pixels.max() > 150
+
+
+@pytest.mark.parametrize("class_id", [name for name in CLASSES if name != "notumor"])
+def test_the_mask_lies_on_the_lesion(head, textures, class_id, monkeypatch):
+    """Without its lesion the same picture differs from the painted one, mostly where the mask is."""
+    painter = render_module._PAINTERS[class_id]
+    inside, outside = [], []
+
+    def vanish(scene, outline):
+        before = scene.image.copy()
+        painted = painter(scene, outline)
+        scene.image[:] = before
+        return painted
+
+    for number in range(6):
+        image, mask, _ = one(head, textures, class_id, number)
+        assert mask.size == image.size
+        marked = np.asarray(mask)
+        assert 0.002 < marked.mean() < 0.2
+        with monkeypatch.context() as patch:
+            patch.setattr(render_module, "_VISIBLE_MM2", 0)  # or a slice without its lesion is drawn again
+            patch.setitem(render_module._PAINTERS, class_id, vanish)
+            healthy, same, _ = one(head, textures, class_id, number)
+        assert np.array_equal(marked, np.asarray(same))
+        difference = np.abs(np.asarray(image, np.float64) - np.asarray(healthy, np.float64))
+        inside.append(difference[marked].mean())
+        outside.append(difference[~marked].mean())
+    assert np.mean(inside) > 5 * np.mean(outside)
 
 
 # The data set
@@ -140,8 +171,17 @@ def test_folders_manifest_and_notice(tmp_path):
     with Image.open(out / rows[0]["path"]) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "L", (64, 64))
     assert {p.name for p in out.iterdir()} == {
-        "Training", "Testing", "manifest.csv", "phantom.json", "README.txt", ".lock",
+        "Training", "Testing", "manifest.csv", "phantom.json", "README.txt", ".lock", ".neurogate",
     }  # fmt: skip
+    masks = {row["path"]: int(row["mask_bytes"]) for row in rows}
+    assert {path for path, size in masks.items() if not size} == {
+        path for path in masks if path.split("/")[1] == "notumor"
+    }
+    for path, size in masks.items():
+        if size:
+            assert (out / mask_path(path)).stat().st_size == size
+            with Image.open(out / mask_path(path)) as mask:
+                assert (mask.format, mask.mode, mask.size) == ("PNG", "1", (64, 64))
 
 
 def test_it_can_be_indexed_and_knows_its_name(tmp_path):
@@ -182,6 +222,36 @@ def test_a_second_call_does_nothing_and_a_damaged_set_is_mended(tmp_path, monkey
     (tmp_path / victims[5]).write_bytes(b"short")
     generate_phantom(tmp_path, SMALL, workers=1, reporter=QUIET)
     assert contents(tmp_path) == before
+
+
+def test_a_set_of_before_there_were_masks_gets_them_and_keeps_every_byte_of_its_images(tmp_path, monkeypatch):
+    generate_phantom(tmp_path, SMALL, workers=1, reporter=QUIET)
+    whole = contents(tmp_path)
+    shutil.rmtree(tmp_path / ".neurogate")
+    rows = list(csv.reader((tmp_path / "manifest.csv").read_text().splitlines()))
+    assert rows[0][-1] == "mask_bytes"
+    (tmp_path / "manifest.csv").write_text("".join(",".join(row[:-1]) + "\n" for row in rows))
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*.jpg")}
+    assert generate_phantom(tmp_path, SMALL, workers=1, reporter=QUIET) == 16
+    assert contents(tmp_path) == whole
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+    victims = sorted(tmp_path.glob(".neurogate/masks/*/*/*.png"))
+    victims[0].unlink()
+    victims[3].write_bytes(b"short")
+    generate_phantom(tmp_path, SMALL, workers=1, reporter=QUIET)
+    assert contents(tmp_path) == whole
+
+    victims[0].unlink()
+    elsewhere = generate_module.render
+    monkeypatch.setattr(
+        generate_module,
+        "render",
+        lambda *given, **asked: (Image.new("L", (64, 64)), *elsewhere(*given, **asked)[1:]),
+    )
+    with pytest.raises(PhantomError, match=r"renders Training/glioma/.* differently"):
+        generate_phantom(tmp_path, SMALL, workers=1, reporter=QUIET)
+    assert pictures(tmp_path) == {name: data for name, data in whole.items() if name.endswith(".jpg")}
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from PIL import Image
 from neurogate_trainer._files import replacing
 from neurogate_trainer.datasets.groups import read_groups
 from neurogate_trainer.datasets.layout import DatasetError, ImageFile, dataset_name, find_images
+from neurogate_trainer.datasets.masks import check_masks
 from neurogate_trainer.datasets.phash import perceptual_hash, to_gray
 from neurogate_trainer.progress import Reporter
 
@@ -170,13 +171,15 @@ def build_index(
 
     Args:
         root: A folder of class folders, or of Training/ and Testing/ with class folders. A file groups.csv in
-            it (columns path, group) names what images share, e.g. the patient.
+            it (columns path, group) names what images share, e.g. the patient; `datasets.masks` says where
+            masks of lesions may lie.
         name: Name of the data set; by default `layout.dataset_name` of the folder.
         workers: Threads; one per usable core by default (decoding runs without the interpreter lock).
         reporter: Told about every image.
 
     Raises:
-        DatasetError: Unknown layout, one class only, a class with too few readable images, a bad groups.csv.
+        DatasetError: Unknown layout, one class only, a class with too few readable images, a bad groups.csv
+            or mask.
     """
     root = root.expanduser().resolve()
     files = find_images(root)
@@ -185,6 +188,7 @@ def build_index(
     classes = tuple(sorted({file.class_id for file in files}))
     index = DatasetIndex(root, name or dataset_name(root), classes, tuple(records), tuple(unreadable))
     _check_counts(index)
+    check_masks(root, index.records, reporter=reporter)
     return index
 
 

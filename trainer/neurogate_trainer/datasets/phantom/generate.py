@@ -12,18 +12,21 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from neurogate_trainer._files import is_disk_full, locked, write_atomically
+from neurogate_trainer.datasets.masks import MASKS_FOLDER, mask_path
 from neurogate_trainer.datasets.phantom.head import HEAD_REVISION, Head, ensure_head, load_head
 from neurogate_trainer.datasets.phantom.manifest import (
     JOURNAL_FILE,
     Row,
+    masks_are_there,
     read_journal,
-    read_sizes,
+    read_listed,
     write_manifest,
 )
 from neurogate_trainer.datasets.phantom.notice import README
@@ -78,12 +81,16 @@ class PhantomSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One image: its place in the seed sequence and in the folder."""
+    """One image: its place in the seed sequence and in the folder.
+
+    `sha256` is the digest that its bytes must have, where the image is there and only its mask is missing.
+    """
 
     seed: tuple[int, int, int, int]
     class_id: str
     split: str
     path: str
+    sha256: str = ""
 
 
 def generate_phantom(
@@ -93,7 +100,7 @@ def generate_phantom(
 
     The bytes of an image depend on the settings alone, not on the number of workers nor on what was there
     before. A run that was killed goes on where it was; a finished data set is checked against its manifest
-    and left alone.
+    and left alone, but for masks that it lacks: they are made, and no byte of an image changes.
 
     Args:
         out: The folder: missing, empty, or one that an earlier call with the same settings wrote to.
@@ -102,7 +109,8 @@ def generate_phantom(
         reporter: Told about every image.
 
     Raises:
-        PhantomError: `out` holds something else, the disk is full, or a worker died.
+        PhantomError: `out` holds something else, the disk is full, a worker died, or this machine renders
+            other images than those whose masks are missing.
         WheelError: The template volumes cannot be fetched.
     """
     settings = settings or PhantomSettings()
@@ -158,16 +166,19 @@ def _claim(out: Path, settings: PhantomSettings) -> None:
 
 
 def _generate(out: Path, settings: PhantomSettings, workers: int, reporter: Reporter) -> int:
-    if _is_complete(out, settings):
-        reporter.message(f"the phantom in {out} is complete: {settings.total} images")
-        return 0
-    for leftover in out.glob("*/*/.*.tmp"):
-        leftover.unlink(missing_ok=True)
     jobs = _jobs(settings)
+    listed = read_listed(out)
+    if listed.keys() == {job.path for job in jobs}:
+        if masks_are_there(out, listed):
+            reporter.message(f"the phantom in {out} is complete: {settings.total} images")
+            return 0
+        jobs = [replace(job, sha256=listed[job.path].sha256) for job in jobs]
+    for leftover in (*out.glob("*/*/.*.tmp"), *out.glob(f"{MASKS_FOLDER}/*/*/.*.tmp")):
+        leftover.unlink(missing_ok=True)
     rows = {row.path: row for row in read_journal(out)}
     missing = [job for job in jobs if job.path not in rows]
-    for folder in sorted({(out / job.path).parent for job in jobs}):
-        folder.mkdir(parents=True, exist_ok=True)
+    for path in {name for job in jobs for name in (job.path, mask_path(job.path))}:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
     if rows:
         reporter.message(f"{len(rows)} of {len(jobs)} images were there already")
     reporter.message("template head: from the cache, or fetched and built (about 15 seconds, once)")
@@ -195,18 +206,6 @@ def _jobs(settings: PhantomSettings) -> list[_Job]:
                 path = f"{folder}/{class_id}/phantom-{_SHORT[class_id]}-{split_name}-{index:05d}.jpg"
                 jobs.append(_Job((settings.seed, split, position, index), class_id, split_name, path))
     return jobs
-
-
-def _is_complete(out: Path, settings: PhantomSettings) -> bool:
-    """Whether the manifest lists every image and each has the listed size."""
-    expected = {job.path for job in _jobs(settings)}
-    try:
-        listed = read_sizes(out)
-        return listed.keys() == expected and all(
-            (out / path).stat().st_size == n for path, n in listed.items()
-        )
-    except (OSError, KeyError, TypeError, ValueError):
-        return False
 
 
 def _rendered(
@@ -255,16 +254,35 @@ def _work(out: Path, settings: PhantomSettings, jobs: Sequence[_Job]) -> list[Ro
 
 def _write(out: Path, settings: PhantomSettings, job: _Job, head: Head, textures: Textures) -> Row:
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(job.seed)))
-    image, description = render(
+    image, mask, description = render(
         head, textures, job.class_id, rng, difficulty=settings.difficulty, size=settings.size
     )
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=int(rng.integers(80, 96)))
-    data = encoded.getvalue()
-    path = out / job.path
-    # No fsync: the journal and the manifest note the size, so a file that a crash cut short is made again.
+    data = _encoded(image, "JPEG", quality=int(rng.integers(80, 96)))
+    digest = hashlib.sha256(data).hexdigest()
+    if job.sha256 not in {"", digest}:
+        raise PhantomError(
+            f"this machine renders {job.path} differently than the one that made {out}, so it cannot make "
+            "the missing masks; the images are as they were"
+        )
+    if not job.sha256:
+        _put(out / job.path, data)
+    mask_bytes = 0
+    if mask is not None:
+        drawn = _encoded(mask, "PNG")
+        mask_bytes = len(drawn)
+        _put(out / mask_path(job.path), drawn)
+    seed = "/".join(map(str, job.seed))
+    return Row(job.path, job.split, description, seed, len(data), digest, mask_bytes)
+
+
+def _encoded(image: Image.Image, container: str, **options: int) -> bytes:
+    stored = io.BytesIO()
+    image.save(stored, container, **options)
+    return stored.getvalue()
+
+
+def _put(path: Path, data: bytes) -> None:
+    # No fsync: journal and manifest note the sizes, so a file that a crash cut short is made again.
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
-    seed = "/".join(map(str, job.seed))
-    return Row(job.path, job.split, description, seed, len(data), hashlib.sha256(data).hexdigest())

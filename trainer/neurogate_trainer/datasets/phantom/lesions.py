@@ -1,4 +1,7 @@
-"""The three synthetic tumours. Each paints itself into a scene and returns the name of its kind."""
+"""The three synthetic tumours. Each paints itself into a scene and returns the name of its kind and its core.
+
+The core is the tumour without oedema, cleft or dural tail: float32 [h, w], 0 to 1.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def draw_outline(scene: Scene, radius: float) -> Outline:
     return Outline(radius, fine, middle, coarse, stretch, angle)
 
 
-def paint_glioma(scene: Scene, outline: Outline) -> str:
+def paint_glioma(scene: Scene, outline: Outline) -> tuple[str, Floats]:
     """A ragged mass in white matter with oedema: ring-enhancing, non-enhancing or patchy."""
     rng, levels, knob = scene.rng, scene.levels, scene.knob
     reach = outline.reach(scene) + 0.22 * outline.coarse + 0.10 * outline.middle
@@ -80,21 +83,21 @@ def paint_glioma(scene: Scene, outline: Outline) -> str:
             necrosis_level = levels.fluid * rng.uniform(0.8, 1.5)
         scene.blend(necrosis, np.float32(necrosis_level) + 0.04 * outline.fine)
         scene.blend(rim, float(rim_level))
-        return "ring"
+        return "ring", core
     if kind < 0.80:
         if levels.bright_fluid:
             level = levels.brain * rng.uniform(1.2, 1.5)
         else:
             level = levels.white * rng.uniform(0.35, knob(0.52, 0.78))
         scene.blend(core * np.float32(rng.uniform(0.75, 1)), np.float32(level) * (1 + 0.07 * outline.middle))
-        return "non-enhancing"
+        return "non-enhancing", core
     dark, bright = levels.brain * rng.uniform(0.55, 0.8), levels.brain * rng.uniform(1.25, 1.6)
     pattern = np.clip(0.5 + 0.55 * outline.middle + 0.25 * outline.fine, 0, 1)
     scene.blend(core, np.float32(dark) + pattern * np.float32(bright - dark))
-    return "patchy"
+    return "patchy", core
 
 
-def paint_meningioma(scene: Scene, outline: Outline) -> str:
+def paint_meningioma(scene: Scene, outline: Outline) -> tuple[str, Floats]:
     """A smooth, homogeneous mass on the dura with a fluid cleft towards the brain and often a dural tail."""
     rng, levels, knob = scene.rng, scene.levels, scene.knob
     shift = _inwards(scene, outline.radius * rng.uniform(0.35, 0.75))
@@ -120,10 +123,10 @@ def paint_meningioma(scene: Scene, outline: Outline) -> str:
     if rng.random() < 0.7:
         tail = np.exp(-(((scene.depth + 0.8) / 1.3) ** 2)) * smoothstep((1.75 - reach) * 6) * (1 - core)
         scene.blend(0.8 * tail, level)
-    return name
+    return name, core
 
 
-def paint_pituitary(scene: Scene, outline: Outline) -> str:
+def paint_pituitary(scene: Scene, outline: Outline) -> tuple[str, Floats]:
     """A round mass at the sella, often growing upwards: solid, cystic, or darker than brain."""
     rng, levels, knob = scene.rng, scene.levels, scene.knob
     reach = outline.reach(scene)
@@ -147,7 +150,7 @@ def paint_pituitary(scene: Scene, outline: Outline) -> str:
     cleft = np.clip(outline.mask(1.16 - reach, 0.9) - core, 0, 1)
     scene.blend(cleft * np.float32(rng.uniform(0.2, 0.7)), levels.fluid * 0.8)
     scene.blend(core, signal)
-    return name
+    return name, core
 
 
 def _oedema(

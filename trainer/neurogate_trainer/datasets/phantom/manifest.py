@@ -6,11 +6,12 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from neurogate_trainer._files import write_atomically
+from neurogate_trainer.datasets.masks import mask_path
 from neurogate_trainer.datasets.phantom.render import Description
 
 MANIFEST_FILE = "manifest.csv"
@@ -19,7 +20,7 @@ JOURNAL_FILE = ".rendered.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One finished image, as the manifest lists it."""
+    """One finished image, as the manifest lists it; `mask_bytes` is the size of its mask, 0 for none."""
 
     path: str
     split: str
@@ -27,6 +28,7 @@ class Row:
     seed: str
     size_bytes: int
     sha256: str
+    mask_bytes: int
 
     def to_line(self) -> str:
         """The row as the journal holds it."""
@@ -41,20 +43,29 @@ class Row:
             "seed": self.seed,
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
+            "mask_bytes": self.mask_bytes,
         }
+
+    def is_there(self, out: Path) -> bool:
+        """Whether image and mask have the noted sizes, which a crash may have cut short."""
+        try:
+            return (out / self.path).stat().st_size == self.size_bytes and (
+                not self.mask_bytes or (out / mask_path(self.path)).stat().st_size == self.mask_bytes
+            )
+        except OSError:
+            return False
 
 
 def read_journal(out: Path) -> Iterator[Row]:
-    """What an interrupted run finished: the journal's whole lines whose files have the noted size."""
+    """What an interrupted run finished: the journal's whole lines whose files have the noted sizes."""
     with contextlib.suppress(FileNotFoundError):
         for line in (out / JOURNAL_FILE).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, OSError):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 flat = json.loads(line)
-                description = Description(**{field.name: flat[field.name] for field in fields(Description)})
-                row = Row(
-                    flat["path"], flat["split"], description, flat["seed"], flat["size_bytes"], flat["sha256"]
-                )
-                if (out / row.path).stat().st_size == row.size_bytes:
+                names = [field.name for field in fields(Description)]
+                description = Description(**{name: flat.pop(name) for name in names})
+                row = Row(description=description, **flat)
+                if row.is_there(out):
                     yield row
 
 
@@ -67,11 +78,40 @@ def write_manifest(out: Path, rows: Sequence[Row]) -> None:
     write_atomically(out / MANIFEST_FILE, text.getvalue().encode())
 
 
-def read_sizes(out: Path) -> dict[str, int]:
-    """Size in bytes of every image that manifest.csv lists.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What manifest.csv says of an image's files; `mask_bytes` is None in sets of before there were masks."""
 
-    Raises:
-        OSError, KeyError, TypeError, ValueError: There is no manifest, or it is damaged.
-    """
-    with (out / MANIFEST_FILE).open(newline="", encoding="utf-8") as handle:
-        return {row["path"]: int(row["size_bytes"]) for row in csv.DictReader(handle)}
+    size_bytes: int
+    sha256: str
+    mask_bytes: int | None
+
+
+def read_listed(out: Path) -> dict[str, Listed]:
+    """Every image that manifest.csv lists, by path, if all of them are there; else nothing."""
+    try:
+        with (out / MANIFEST_FILE).open(newline="", encoding="utf-8") as handle:
+            listed = {
+                row["path"]: Listed(
+                    int(row["size_bytes"]),
+                    row["sha256"],
+                    int(row["mask_bytes"]) if row.get("mask_bytes") else None,
+                )
+                for row in csv.DictReader(handle)
+            }
+        whole = all((out / path).stat().st_size == each.size_bytes for path, each in listed.items())
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}
+    return listed if whole else {}
+
+
+def masks_are_there(out: Path, listed: Mapping[str, Listed]) -> bool:
+    """Whether every mask that the manifest lists has the listed size."""
+    try:
+        return all(
+            each.mask_bytes == 0
+            or (each.mask_bytes and (out / mask_path(path)).stat().st_size == each.mask_bytes)
+            for path, each in listed.items()
+        )
+    except OSError:
+        return False

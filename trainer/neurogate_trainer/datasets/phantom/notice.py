@@ -11,6 +11,7 @@ network and without anybody's data. A model trained on them knows nothing about 
 here says nothing about its accuracy on real images. Do not mix them with real data.
 
   Training/<class>/*.jpg, Testing/<class>/*.jpg   512 x 512 gray JPEG, unless another size was asked for
+  .neurogate/masks/<split>/<class>/*.png          where the lesion is, without oedema or dural tail
   manifest.csv                                    what each picture shows, its seed, its SHA-256
   phantom.json                                    the settings; the same settings give the same pictures
 

@@ -45,8 +45,8 @@ class Description:
 
 def render(
     head: Head, textures: Textures, class_id: str, rng: np.random.Generator, *, difficulty: float, size: int
-) -> tuple[Image.Image, Description]:
-    """Draws one image of a class; everything random in it comes from `rng`.
+) -> tuple[Image.Image, Image.Image | None, Description]:
+    """Draws one image of a class, and the mask of its lesion; everything random in them comes from `rng`.
 
     Args:
         head: The template head.
@@ -55,23 +55,31 @@ def render(
         rng: The image's own generator.
         difficulty: 0 (large, bright lesions) to 1 (small, faint ones among many confounders).
         size: Side of the square gray image in pixels.
+
+    Returns:
+        The image, the mask of the lesion's core (black and white, of the image's size; None without a lesion)
+        and what the image shows.
     """
     knob = Knob(difficulty)
     while True:
         site, radius, scene, miss = _compose(head, textures, class_id, rng, knob)
         if class_id not in _PAINTERS:
-            kind = ""
+            kind, core = "", None
             break
         healthy = scene.image.copy()
         in_plane = float(np.sqrt(max(radius**2 - miss**2, (0.45 * radius) ** 2)))
-        kind = _PAINTERS[class_id](scene, draw_outline(scene, in_plane))
+        kind, core = _PAINTERS[class_id](scene, draw_outline(scene, in_plane))
         # At the brain's edge a slice may miss what it should show (1 in 400); its label would be wrong.
         if np.count_nonzero(np.abs(scene.image - healthy) > _VISIBLE_CHANGE) >= _VISIBLE_MM2:
             break
-    image = take_picture(scene, radius, size)
+    image, mask = take_picture(scene, radius, size, core)
     x, y, z = (round(v) for v in site)
-    return image, Description(
-        class_id, kind, VOLUME_NAME, PLANES[scene.axis], scene.contrast, x, y, z, round(radius, 1)
+    return (
+        image,
+        mask,
+        Description(
+            class_id, kind, VOLUME_NAME, PLANES[scene.axis], scene.contrast, x, y, z, round(radius, 1)
+        ),
     )
 
 

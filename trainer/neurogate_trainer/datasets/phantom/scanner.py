@@ -13,19 +13,44 @@ _SIDE = 256
 """Side of the picture before it is enlarged, in pixels."""
 
 _CELLS = 6
+_HALF = 0.5
+
+_Mesh = list[tuple[tuple[int, int, int, int], tuple[float, ...]]]
+"""Pillow's: a box of the picture, and the quadrilateral of the slice that fills it."""
 
 
-def take_picture(scene: Scene, radius: float, size: int) -> Image.Image:
-    """The slice in a random pose, pushed aside by a lesion of `radius` mm (0: none), as gray size x size."""
-    picture = _acquire(scene, _pose(scene, radius))
+def take_picture(
+    scene: Scene, radius: float, size: int, core: Floats | None
+) -> tuple[Image.Image, Image.Image | None]:
+    """The slice in a random pose, pushed aside by a lesion of `radius` mm (0: none), and the lesion's mask.
+
+    Args:
+        scene: The painted slice.
+        radius: Of the lesion, mm.
+        size: Side of both pictures in pixels.
+        core: float32 [h, w], the lesion's core in the slice, 0 to 1; None for none.
+
+    Returns:
+        The picture, gray, and the mask, black and white: what is at least half core where it comes to lie in
+        the picture. None without a core.
+    """
+    mesh = _pose(scene, radius)
+    picture = _acquire(scene, _posed(scene.image, mesh))
     rng = scene.rng
     crop = rng.uniform(0, 0.08, 4) * _SIDE * (rng.random() < 0.5)
     box = (float(crop[0]), float(crop[1]), float(_SIDE - crop[2]), float(_SIDE - crop[3]))
-    return Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+    def enlarged(image: Image.Image) -> Image.Image:
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+    mask = None
+    if core is not None:
+        mask = Image.fromarray(np.asarray(enlarged(Image.fromarray(_posed(core, mesh)))) >= _HALF)
+    return enlarged(Image.fromarray(picture)), mask
 
 
-def _pose(scene: Scene, radius: float) -> Floats:
-    """Scale, turn, shift, mirror and bend the slice by one mesh transform: float32 [256, 256]."""
+def _pose(scene: Scene, radius: float) -> _Mesh:
+    """Scale, turn, shift, mirror and bend: where each cell of the picture comes from in the slice."""
     rng = scene.rng
     height, width = scene.image.shape
     scale, turn = rng.uniform(0.88, 1.12) * _SIDE / 236, np.deg2rad(rng.normal(0, 5))
@@ -50,7 +75,7 @@ def _pose(scene: Scene, radius: float) -> Floats:
         source_x -= away_x / distance * push
         source_y -= away_y / distance * push
     edges = [round(float(knot)) for knot in knots]
-    mesh = []
+    mesh: _Mesh = []
     for i in range(_CELLS):
         for j in range(_CELLS):
             corners = ((j, i), (j + 1, i), (j + 1, i + 1), (j, i + 1))
@@ -58,7 +83,12 @@ def _pose(scene: Scene, radius: float) -> Floats:
                 float(v) for row, column in corners for v in (source_x[row, column], source_y[row, column])
             )
             mesh.append(((edges[i], edges[j], edges[i + 1], edges[j + 1]), quad))
-    posed = Image.fromarray(np.ascontiguousarray(scene.image, np.float32)).transform(
+    return mesh
+
+
+def _posed(slice_: Floats, mesh: _Mesh) -> Floats:
+    """What lies in the slice, where the mesh takes it: float32 [256, 256]."""
+    posed = Image.fromarray(np.ascontiguousarray(slice_, np.float32)).transform(
         (_SIDE, _SIDE), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
     )
     return np.asarray(posed, np.float32)
