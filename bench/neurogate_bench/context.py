@@ -80,17 +80,19 @@ class Context:
     def model_server(self) -> tuple[Server, str]:
         """The model server with the optimised version, with the flags that `serving/` has."""
         self.record.backend = systems.backend_kind()
-        flags = ["--tensorflow_intra_op_parallelism=1"]
+        flags = systems.MODEL_SERVER_FLAGS
         return self._share(
             "model server",
             lambda: systems.start_model_server("model-server", self.models, self.models.optimised, flags),
         )
 
     def plain_server(self) -> tuple[Server, str]:
-        """A model server with the plain export and no flag that it does not need."""
+        """A model server with the plain export and no flag but as many threads as the other."""
         return self._share(
             "plain model server",
-            lambda: systems.start_model_server("plain-server", self.models, self.models.plain, []),
+            lambda: systems.start_model_server(
+                "plain-server", self.models, self.models.plain, [systems.THREADS]
+            ),
         )
 
     def null_server(self) -> tuple[Server, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from neurogate_testing import serving_fixtures
 from neurogate_testing.processes import RunningProcess, free_port, script
 from neurogate_testing.serving_process import EmbeddedServer, wait_until_open
@@ -141,15 +143,45 @@ def test_messages_far_above_grpcs_default_go_both_ways(start: Start) -> None:
         np.testing.assert_array_equal(tf.make_ndarray(response.outputs["y"]), values)
 
 
-def test_a_deadline_frees_the_server(start: Start) -> None:
-    server = start("--grpc_max_threads=1")
+def test_a_deadline_frees_the_thread(start: Start) -> None:
+    server = start("--grpc_max_threads=2")
     with open_channel(server.address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Predict(_request("slow", steps=np.int32([2**31 - 1])), timeout=0.5)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        # The only thread is free again: TensorFlow gave the run up.
+        # The only thread is free again, a moment later: TensorFlow gave the run up.
+        assert _until_not_refused(stub).outputs
+
+
+def test_watches_and_calls_without_a_message_hold_no_thread(start: Start) -> None:
+    server = start("--grpc_max_threads=2", "--enable_grpc_healthcheck_service")
+    with open_channel(server.address) as channel, contextlib.ExitStack() as stack:
+        health = health_pb2_grpc.HealthStub(channel)
+        over = threading.Event()
+        stack.callback(over.set)
+
+        def nothing() -> Iterator[bytes]:
+            over.wait()
+            yield b""
+
+        for _ in range(5):
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            stack.callback(watch.cancel)
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            silent = channel.stream_unary("/tensorflow.serving.PredictionService/Predict").future(nothing())
+            stack.callback(silent.cancel)
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         assert stub.Predict(_request("describe"), timeout=60).outputs
+
+
+def _until_not_refused(
+    stub: prediction_service_pb2_grpc.PredictionServiceStub,
+) -> predict_pb2.PredictResponse:
+    while True:
+        call = stub.Predict.future(_request("describe"), timeout=60)
+        if call.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return call.result()
 
 
 def test_publishing_under_load_fails_no_request(start: Start, root: Path, serving_store: Path) -> None:

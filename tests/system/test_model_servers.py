@@ -39,6 +39,7 @@ class ModelServer:
             f"--model_config_file={config}",
             "--file_system_poll_wait_seconds=1",
             "--tensorflow_intra_op_parallelism=1",
+            "--grpc_max_threads=128",
         ]
         self.process = EmbeddedServer(self._flags, folder)
         self.address = self.process.address

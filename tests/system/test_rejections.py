@@ -96,6 +96,7 @@ async def test_each_has_its_own_reason_and_stable_goes_on(toy_repository: Path, 
         f"--model_config_file={root / 'models.config'}",
         "--file_system_poll_wait_seconds=1",
         "--max_num_load_retries=0",
+        "--grpc_max_threads=128",
     ]
     with embedded_server(flags, tmp_path) as server:
         command = [

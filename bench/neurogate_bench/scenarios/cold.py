@@ -16,7 +16,7 @@ def cold_start(context: Context, settings: Mapping[str, Any]) -> None:
     models, record = context.models, context.record
     record.backend = systems.backend_kind()
     expected = context.expected()
-    flags = ["--tensorflow_intra_op_parallelism=1"]
+    flags = systems.MODEL_SERVER_FLAGS
     for run in range(settings["runs"]):
         began = time.monotonic()
         server, address = systems.start_model_server("cold-server", models, models.optimised, flags)

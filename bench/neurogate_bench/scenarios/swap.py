@@ -56,7 +56,7 @@ def swap(context: Context, settings: Mapping[str, Any]) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     publisher = Publisher(models, FOLDER)
     publisher.publish()
-    server_flags = ["--tensorflow_intra_op_parallelism=1", "--file_system_poll_wait_seconds=1"]
+    server_flags = [*systems.MODEL_SERVER_FLAGS, "--file_system_poll_wait_seconds=1"]
     server, address = systems.start_model_server("swap-server", models, FOLDER / models.model, server_flags)
     flags = [flag.format(repository=FOLDER) for flag in settings["gateway_flags"]]
     with server:

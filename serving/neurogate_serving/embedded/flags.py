@@ -26,6 +26,11 @@ def _flag(default: FlagValue, text: str) -> FlagValue:
     return value
 
 
+def _usable_cpus() -> int:
+    # Those that the process may use, where the system tells (Linux).
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Flags:
     """The flags that the embedded server implements, with the real server's defaults."""
@@ -68,8 +73,8 @@ class Flags:
     )
     enable_grpc_healthcheck_service: bool = _flag(False, "serve grpc.health.v1")
     grpc_max_threads: int = _flag(
-        max(16, 4 * (os.cpu_count() or 1)),
-        "calls handled at once; more wait (the real server: 4 times the CPUs)",
+        4 * _usable_cpus(),
+        "one more than the calls that run at once, further ones are refused; -1: no limit",
     )
     grpc_channel_arguments: str = _flag("", "comma-separated key=value settings of the gRPC server")
     version: bool = _flag(False, "print the version and exit")

@@ -23,12 +23,16 @@ from .manager import ManagerOptions
 from .servable import Runner, load_servable
 from .services import Services
 from .states import StoppedError, VersionId
+from .thread_limit import ThreadLimit
 from .warmup import warm_up
 
 _log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _INITIAL_LOAD_THREADS = 8
+# Beside those of the calls that run, and started as needed: a refused call takes one for a moment, a watch of
+# the health and a call whose message has not arrived as long as they last.
+_SPARE_THREADS = 1000
 # Requests that run when the server is told to stop may take so long to end.
 _GRACE_SECONDS = 10.0
 
@@ -55,6 +59,10 @@ class ModelServer:
                 "server_options.batching_parameters_file is set without setting "
                 "server_options.enable_batching to true."
             )
+        if flags.grpc_max_threads == 0:
+            raise invalid_argument(
+                "--grpc_max_threads=0 leaves no thread that listens (TensorFlow Serving aborts); -1: no limit"
+            )
         self._flags = flags
         self._config = self._read_config()
         self._session_config = _session_config(flags)
@@ -69,7 +77,9 @@ class ModelServer:
             file = Path(flags.batching_parameters_file) if flags.batching_parameters_file else None
             self._batching = BatchScheduler(read_batching_options(file) if file else BatchingOptions())
         self._core = ServerCore(self._load, _core_options(flags))
-        self._services = Services(self._core, health=flags.enable_grpc_healthcheck_service)
+        self._services = Services(
+            self._core, ThreadLimit(flags.grpc_max_threads), health=flags.enable_grpc_healthcheck_service
+        )
         self._stopping = threading.Event()
         self._grpc: grpc.Server | None = None
         self._config_poller: threading.Thread | None = None
@@ -112,7 +122,9 @@ class ModelServer:
 
     def _open(self) -> grpc.Server:
         server = grpc.server(
-            ThreadPoolExecutor(max_workers=max(1, self._flags.grpc_max_threads), thread_name_prefix="grpc"),
+            ThreadPoolExecutor(
+                max(0, self._flags.grpc_max_threads) + _SPARE_THREADS, thread_name_prefix="grpc"
+            ),
             handlers=[self._services],
             options=[
                 ("grpc.so_reuseport", 0),

@@ -33,6 +33,7 @@ from .estimators import classify, multi_inference, regress
 from .predict import predict
 from .servable import Runner
 from .states import StoppedError, VersionId, VersionState
+from .thread_limit import ThreadLimit
 from .wire import status_proto, version_status
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -50,17 +51,18 @@ _FOREVER_SECONDS = 1e8
 class Services(grpc.GenericRpcHandler):
     """Every method that the server answers, by its path."""
 
-    def __init__(self, core: ServerCore, *, health: bool) -> None:
+    def __init__(self, core: ServerCore, limit: ThreadLimit, *, health: bool) -> None:
         self._core = core
+        self._limit = limit
         self._stopping = threading.Event()
         self._handlers: dict[str, Handler] = {
-            _PREDICTION_SERVICE + "Predict": _unary(self._predict),
-            _PREDICTION_SERVICE + "Classify": _unary(self._classify),
-            _PREDICTION_SERVICE + "Regress": _unary(self._regress),
-            _PREDICTION_SERVICE + "MultiInference": _unary(self._multi_inference),
-            _PREDICTION_SERVICE + "GetModelMetadata": _unary(self._metadata),
-            _MODEL_SERVICE + "GetModelStatus": _unary(self._status),
-            _MODEL_SERVICE + "HandleReloadConfigRequest": _unary(self._reload),
+            _PREDICTION_SERVICE + "Predict": _unary(self._limited(self._predict)),
+            _PREDICTION_SERVICE + "Classify": _unary(self._limited(self._classify)),
+            _PREDICTION_SERVICE + "Regress": _unary(self._limited(self._regress)),
+            _PREDICTION_SERVICE + "MultiInference": _unary(self._limited(self._multi_inference)),
+            _PREDICTION_SERVICE + "GetModelMetadata": _unary(self._limited(self._metadata)),
+            _MODEL_SERVICE + "GetModelStatus": _unary(self._limited(self._status)),
+            _MODEL_SERVICE + "HandleReloadConfigRequest": _unary(self._limited(self._reload)),
         }
         if health:
             self._handlers[_HEALTH + "Check"] = _unary(self._check)
@@ -74,6 +76,13 @@ class Services(grpc.GenericRpcHandler):
     def stop(self) -> None:
         """Ends the streams that would go on for ever."""
         self._stopping.set()
+
+    def _limited(self, call: Call) -> Call:
+        def run(data: bytes, context: grpc.ServicerContext) -> bytes:
+            with self._limit.hold(context):
+                return call(data, context)
+
+        return run
 
     # --- PredictionService -------------------------------------------------------------------
 
@@ -120,9 +129,6 @@ class Services(grpc.GenericRpcHandler):
         self, spec: model_pb2.ModelSpec, context: grpc.ServicerContext
     ) -> Iterator[tuple[int, Runner, Caller]]:
         """The version that is asked for, held until the answer is serialized."""
-        if not context.is_active():
-            # Cancelled while it waited for a thread: nobody wants the answer any more.
-            raise ServingError(grpc.StatusCode.CANCELLED, "")
         left = context.time_remaining()
         # A call without a deadline has one in the far future.
         deadline = None if left is None or left > _FOREVER_SECONDS else time.monotonic() + left

@@ -120,6 +120,7 @@ def _server(config: Path, address: str) -> list[str]:
         "--max_num_load_retries=0",
         "--file_system_poll_wait_seconds=1",
         "--tensorflow_intra_op_parallelism=1",
+        "--grpc_max_threads=128",
     ]
 
 

@@ -101,6 +101,7 @@ def running_stack(root: Path) -> Iterator[Stack]:
         f"--model_config_file={config}",
         "--file_system_poll_wait_seconds=1",
         "--tensorflow_intra_op_parallelism=1",
+        "--grpc_max_threads=128",
     ]
     gateway_command = [
         script("neurogate-gateway"),
