@@ -4,7 +4,7 @@ Two kinds of work share the slots. A single call takes a slot at once or is refu
 of overload in a millisecond. The images of batches and streams wait their turn, first come first served,
 and together hold at most half of the slots, so that bulk work never shuts single calls out. The number of
 batches and streams themselves is limited too. Images that no caller waits for are let in only while there is
-little else to do.
+little else to do. Watches hold no slot, but their number has a limit of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .errors import DeadlineTooShortError, ImageEmptyError, ImageTooLargeError, 
 _SHORTEST_RETRY: Final = 0.05
 _LONGEST_RETRY: Final = 5.0
 _BULK_RETRY_SECONDS: Final = 2.0
-"""Batches and streams last for seconds and more, and nobody knows how long."""
+"""Batches, streams and watches last for seconds and more, and nobody knows how long."""
 
 
 class Deadline:
@@ -63,17 +63,25 @@ class Admission:
     """Counts what is in flight and says no in time."""
 
     def __init__(
-        self, *, max_image_bytes: int, max_in_flight: int, max_bulk_calls: int, min_deadline: float
+        self,
+        *,
+        max_image_bytes: int,
+        max_in_flight: int,
+        max_bulk_calls: int,
+        max_watches: int,
+        min_deadline: float,
     ) -> None:
         self._max_image_bytes = max_image_bytes
         self._max_in_flight = max_in_flight
         self._max_bulk_images = max(1, max_in_flight // 2)
         self._max_quiet_images = max(1, max_in_flight // 16)
         self._max_bulk_calls = max_bulk_calls
+        self._max_watches = max_watches
         self._min_deadline = min_deadline
         self._in_flight = 0
         self._bulk_images = 0
         self._bulk_calls = 0
+        self._watches = 0
         self._quiet_images = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean_seconds = 0.05
@@ -140,6 +148,23 @@ class Admission:
                 f"{self._bulk_calls} batches and streams are open, which is the limit",
                 retry_after=_BULK_RETRY_SECONDS,
             )
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """A place for one watch.
+
+        Raises:
+            OverloadedError: None is free.
+        """
+        if self._watches >= self._max_watches:
+            raise OverloadedError(
+                f"{self._watches} watches are open, which is the limit", retry_after=_BULK_RETRY_SECONDS
+            )
+        self._watches += 1
+        try:
+            yield
+        finally:
+            self._watches -= 1
 
     @contextlib.contextmanager
     def single(self) -> Iterator[None]:

@@ -106,7 +106,10 @@ class Settings:
         64, "Most images being worked on at once; more single calls are refused.", low=2, high=100_000
     )
     max_bulk_calls: int = _setting(
-        32, "Most BatchClassify and StreamClassify calls open at once.", low=1, high=10_000
+        32, "Most batches, streams, uploads and lists with thumbnails open at once.", low=1, high=10_000
+    )
+    max_watches: int = _setting(
+        256, "Most WatchRetraining and WatchModelVersions calls open at once.", low=1, high=10_000
     )
     stream_window: int = _setting(
         16, "Most images of one batch or stream that are read but not yet answered.", low=1, high=1024

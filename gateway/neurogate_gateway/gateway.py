@@ -65,6 +65,7 @@ class Gateway:
             max_image_bytes=settings.max_image_bytes,
             max_in_flight=settings.max_in_flight,
             max_bulk_calls=settings.max_bulk_calls,
+            max_watches=settings.max_watches,
             min_deadline=settings.min_deadline_seconds,
         )
         self._transforms = TransformPool(settings.transform_workers)
@@ -125,7 +126,12 @@ class Gateway:
                 self._streams,
                 default_timeout=settings.default_timeout_seconds,
             ),
-            ModelServicer(self.catalog, self.lifecycle, default_timeout=settings.default_timeout_seconds),
+            ModelServicer(
+                self.catalog,
+                self.lifecycle,
+                self._admission,
+                default_timeout=settings.default_timeout_seconds,
+            ),
             TrainingDisabledServicer() if self.training is None else self.training.servicer,
             health=self._health,
         )

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
-from neurogate.v1 import classification_pb2, training_pb2
+from neurogate.v1 import classification_pb2, model_pb2, training_pb2
 from neurogate.v1 import training_pb2 as pb
 from neurogate_gateway.records.journal import Journal
 from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.states import RunState
 from neurogate_gateway.training.launching import LaunchError
 from neurogate_gateway.training.ray_jobs import RayLauncher
+from neurogate_gateway.training_errors import RecordsUnavailableError
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.gateway_harness import Harness, failure, failure_of, serving_gateway
 from neurogate_testing.images import sample
@@ -378,6 +382,116 @@ async def test_a_watch_sees_what_another_process_writes(tmp_path: Path) -> None:
         assert (await watch.read()).event.state_change.state == pb.RETRAINING_STATE_CANCELLED
         assert await watch.read() is grpc.aio.EOF
         other.close()
+
+
+async def test_many_watchers_share_one_poller_and_their_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurogate_gateway.training.watching._POLL_SECONDS", 0.01)
+    async with training_gateway(tmp_path, min_examples_per_class=0) as gateway:
+        run_ids = [(await started(gateway, from_scratch=True)).retraining_id for _ in range(2)]
+        runs = records_of(gateway).runs
+        asked: Counter[str] = Counter()
+        polls = threading.Semaphore(0)
+        for name in ("get", "heads", "events_after"):
+            real = getattr(runs, name)
+
+            def counted(*args: Any, name: str = name, real: Any = real) -> Any:
+                asked[name] += 1
+                if name == "heads":
+                    polls.release()
+                return real(*args)
+
+            monkeypatch.setattr(runs, name, counted)
+        watches = [
+            gateway.training.WatchRetraining(pb.WatchRetrainingRequest(retraining_id=run_id))
+            for run_id in run_ids * 20
+        ]
+        for watch in watches:
+            assert (await watch.read()).event.sequence == 1
+        before = asked.copy()
+        for _ in range(before["heads"] + 5):
+            await asyncio.to_thread(polls.acquire)
+        assert (asked["get"], asked["events_after"]) == (before["get"], before["events_after"])
+        await asyncio.to_thread(runs.transition, run_ids[0], {QUEUED}, RUNNING)
+        for watch in watches[::2]:
+            assert (await watch.read()).event.sequence == 2
+        assert asked["get"] == before["get"]
+        assert asked["events_after"] - before["events_after"] < 10
+        for watch in watches:
+            watch.cancel()
+
+
+async def test_watches_end_with_the_reason_when_the_records_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with training_gateway(tmp_path, min_examples_per_class=0) as gateway:
+        run_id = (await started(gateway, from_scratch=True)).retraining_id
+        runs, request = records_of(gateway).runs, pb.WatchRetrainingRequest(retraining_id=run_id)
+        watches = [gateway.training.WatchRetraining(request) for _ in range(2)]
+        for watch in watches:
+            await watch.read()
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "heads", mock.Mock(side_effect=RecordsUnavailableError("away")))
+            runs.changes.notify(run_id)
+            for watch in watches:
+                assert (await failure(watch.read())).reason == "RECORDS_UNAVAILABLE"
+        watch = gateway.training.WatchRetraining(request)
+        await watch.read()
+        assert gateway.gateway.training is not None
+        watching = gateway.gateway.training._watching
+        polling = watching._polling
+        assert polling is not None
+        await asyncio.to_thread(runs.transition, run_id, {QUEUED}, RunState.CANCELLED)
+        assert (await watch.read()).event.sequence == 2
+        assert await watch.read() is grpc.aio.EOF
+        # Nobody watches any more, so nobody polls.
+        await asyncio.wait([polling])
+        assert not watching._watched
+
+
+async def test_the_number_of_watches_is_limited_over_all_kinds(tmp_path: Path) -> None:
+    async with training_gateway(tmp_path, min_examples_per_class=0, max_watches=2) as gateway:
+        run_id = (await started(gateway, from_scratch=True)).retraining_id
+        request = pb.WatchRetrainingRequest(retraining_id=run_id)
+        first = gateway.models.WatchModelVersions(model_pb2.WatchModelVersionsRequest())
+        second = gateway.training.WatchRetraining(request)
+        for watch in (first, second):
+            await watch.read()
+        for refused in (
+            gateway.models.WatchModelVersions(model_pb2.WatchModelVersionsRequest()),
+            gateway.training.WatchRetraining(request),
+        ):
+            why = await failure(refused.read())
+            assert (why.code, why.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert "RetryInfo" in why.details
+        first.cancel()
+        third = None
+        while third is None:
+            # The place is free when the cancellation has arrived.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                third = await gateway.training.WatchRetraining(request).read()
+        assert third.event.sequence == 1
+
+
+async def test_thumbnails_are_admitted_as_bulk_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with training_gateway(tmp_path, max_bulk_calls=1) as gateway:
+        await add(gateway, 2, "glioma")
+        admission, transforms = gateway.gateway._admission, gateway.gateway._transforms
+        real, seen = transforms.thumbnail, []
+
+        async def thumbnail(*args: Any) -> bytes:
+            seen.append((admission.in_flight, admission.bulk_calls))
+            return await real(*args)
+
+        monkeypatch.setattr(transforms, "thumbnail", thumbnail)
+        await gateway.training.ListExamples(pb.ListExamplesRequest(thumbnails=True))
+        assert seen == [(1, 1)] * 2
+        with admission.bulk_call():
+            why = await failure(gateway.training.ListExamples(pb.ListExamplesRequest(thumbnails=True)))
+            assert why.reason == "OVERLOADED"
+            assert len((await gateway.training.ListExamples(pb.ListExamplesRequest())).examples) == 2
+        assert admission.in_flight == 0
 
 
 async def test_a_stop_ends_watches_and_says_so(tmp_path: Path) -> None:

@@ -17,11 +17,14 @@ class Changes:
 
     def notify(self, run_id: str) -> None:
         """Wakes whoever waits for this retraining, or for any."""
-        self._wake({"", run_id})
-
-    def wake_all(self) -> None:
-        """Wakes everybody, because something else has changed."""
-        self._wake(None)
+        with self._lock:
+            waiters = [
+                (waiter, loop) for waiter, loop in self._waiters.items() if waiter.run_id in {"", run_id}
+            ]
+        for waiter, loop in waiters:
+            # The loop may end at any moment, and with it the waiter.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(waiter.wake)
 
     @contextlib.contextmanager
     def waiter(self, run_id: str = "") -> Iterator[Waiter]:
@@ -38,18 +41,6 @@ class Changes:
         finally:
             with self._lock:
                 del self._waiters[waiter]
-
-    def _wake(self, run_ids: set[str] | None) -> None:
-        with self._lock:
-            waiters = [
-                (waiter, loop)
-                for waiter, loop in self._waiters.items()
-                if run_ids is None or waiter.run_id in run_ids
-            ]
-        for waiter, loop in waiters:
-            # The loop may end at any moment, and with it the waiter.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(waiter.wake)
 
 
 class Waiter:

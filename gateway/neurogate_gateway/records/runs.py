@@ -8,6 +8,7 @@ that took over.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from neurogate.v1 import model_pb2, training_pb2
@@ -22,6 +23,18 @@ from .run import Run, RunExample
 from .schema import audit, examples, run_examples, runs
 from .starts import NewRun, earlier, insert
 from .states import RunState, check_transition
+
+
+class Head(NamedTuple):
+    """How far a retraining has come; of two the later one is the greater.
+
+    Attributes:
+        sequence: Of its last event.
+        ended: Whether that is the last one of all.
+    """
+
+    sequence: int
+    ended: bool
 
 
 class RunStore:
@@ -77,6 +90,15 @@ class RunStore:
         """
         with self._database.read() as connection:
             return load(connection, run_id)
+
+    def heads(self, run_ids: Collection[str]) -> dict[str, Head]:
+        """How far retrainings have come, with one query for all."""
+        query = sa.select(runs.c.run_id, runs.c.last_sequence, runs.c.state).where(runs.c.run_id.in_(run_ids))
+        with self._database.read() as connection:
+            return {
+                row.run_id: Head(row.last_sequence, RunState(row.state).ended)
+                for row in connection.execute(query)
+            }
 
     def page(self, *, state: RunState | None = None, below: int | None = None, limit: int = 50) -> list[Run]:
         """Retrainings, newest first.

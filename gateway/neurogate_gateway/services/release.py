@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from neurogate.v1 import model_pb2, model_pb2_grpc
 from neurogate_serving.release import Changed
 
+from neurogate_gateway.admission import Admission
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.errors import ModelSelectorInvalidError
 from neurogate_gateway.lifecycle.assembly import Lifecycle
@@ -37,9 +38,12 @@ class _Change(Protocol):
 class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
     """Release, traffic split, gate, audit record and watch."""
 
-    def __init__(self, catalog: Catalog, lifecycle: Lifecycle, *, default_timeout: float) -> None:
+    def __init__(
+        self, catalog: Catalog, lifecycle: Lifecycle, admission: Admission, *, default_timeout: float
+    ) -> None:
         self._catalog = catalog
         self._lifecycle = lifecycle
+        self._admission = admission
         self._default_timeout = default_timeout
 
     async def WatchModelVersions(  # noqa: N802 - the contract's name
@@ -49,8 +53,9 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
     ) -> AsyncIterator[model_pb2.WatchModelVersionsResponse]:
         """The present state, and then every change."""
         self._catalog.check_model(request.model)
-        async for event in self._lifecycle.hub.watch(request.resume_token):
-            yield event
+        with self._admission.watch():
+            async for event in self._lifecycle.hub.watch(request.resume_token):
+                yield event
 
     async def GetRelease(  # noqa: N802 - the contract's name
         self,

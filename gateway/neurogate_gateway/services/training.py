@@ -8,6 +8,7 @@ from typing import Final
 
 from neurogate.v1 import training_pb2, training_pb2_grpc
 
+from neurogate_gateway.admission import Admission
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.records.examples import Example
 from neurogate_gateway.records.filters import check_filter
@@ -45,6 +46,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         retrainings: Retrainings,
         watching: Watching,
         transforms: TransformPool,
+        admission: Admission,
         default_timeout: float,
     ) -> None:
         self._records = records
@@ -53,6 +55,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._retrainings = retrainings
         self._watching = watching
         self._transforms = transforms
+        self._admission = admission
         self._default_timeout = default_timeout
 
     async def UploadExamples(  # type: ignore[override]  # noqa: N802 - writes by itself, to know when
@@ -89,8 +92,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         page = found[:size]
         thumbnails = [b""] * len(page)
         if request.thumbnails:
-            # One after another: they share their threads with the images that somebody wants classified.
-            thumbnails = [await self._thumbnail(example) for example in page]
+            # Admitted, and one after another: they share their threads with images that are to be classified.
+            with self._admission.bulk_call():
+                thumbnails = [await self._thumbnail(example) for example in page]
         return training_pb2.ListExamplesResponse(
             examples=[
                 example.message(thumbnail) for example, thumbnail in zip(page, thumbnails, strict=True)
@@ -149,8 +153,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     ) -> AsyncIterator[training_pb2.WatchRetrainingResponse]:
         """The events of a retraining, until its last."""
         run_id = _checked_id(request.retraining_id)
-        async for event in self._watching.events(run_id, request.after_sequence):
-            yield training_pb2.WatchRetrainingResponse(event=event)
+        with self._admission.watch():
+            async for event in self._watching.events(run_id, request.after_sequence):
+                yield training_pb2.WatchRetrainingResponse(event=event)
 
     async def CancelRetraining(  # noqa: N802 - the contract's name
         self,
@@ -174,7 +179,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Empty where the image cannot be shown: the list is worth more than the picture."""
         try:
             image = await self._records.run(self._records.images.read, example.example_id)
-            return await self._transforms.thumbnail(image, _THUMBNAIL_SIDE)
+            async with self._admission.bulk_image():
+                return await self._transforms.thumbnail(image, _THUMBNAIL_SIDE)
         except (ImageGoneError, GatewayError):
             return b""
 

@@ -87,6 +87,7 @@ class TrainingPart:
             ),
             watching=self._watching,
             transforms=transforms,
+            admission=admission,
             default_timeout=settings.default_timeout_seconds,
         )
         self._sweeping: asyncio.Task[None] | None = None

@@ -16,7 +16,11 @@ from neurogate_gateway.errors import (
 
 def admission(*, slots: int = 4, bulk_calls: int = 2, min_deadline: float = 0.02) -> Admission:
     return Admission(
-        max_image_bytes=10, max_in_flight=slots, max_bulk_calls=bulk_calls, min_deadline=min_deadline
+        max_image_bytes=10,
+        max_in_flight=slots,
+        max_bulk_calls=bulk_calls,
+        max_watches=1,
+        min_deadline=min_deadline,
     )
 
 

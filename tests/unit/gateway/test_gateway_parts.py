@@ -265,7 +265,9 @@ async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
     member.entries[1] = Entry(1, READY, 0.0, version=version)
     fleet.changed(member)
     classifier = Classifier(
-        admission=Admission(max_image_bytes=10**6, max_in_flight=2, max_bulk_calls=1, min_deadline=0),
+        admission=Admission(
+            max_image_bytes=10**6, max_in_flight=2, max_bulk_calls=1, max_watches=1, min_deadline=0
+        ),
         catalog=Catalog(fleet, model="brain_tumor", swap_wait=1),
         transforms=pool,
         image_timeout=30,
