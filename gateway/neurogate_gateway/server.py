@@ -30,9 +30,10 @@ _OPTIONS: Final = (
     # Finds clients that vanished without a word, whose streams would be held for ever.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Clients reconnect now and then, and so find gateways that were added behind a name.
+    # Clients reconnect now and then, and so find gateways that were added behind a name. Calls that run then
+    # keep the old connection for as long as they last, since gRPC's own grace has no end: a stream that is in
+    # use is not to be cut, one that is not is ended as idle, and a vanished client is found by the pings.
     ("grpc.max_connection_age_ms", 30 * 60_000),
-    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
     ("grpc.max_concurrent_streams", 1024),
 )
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
+from neurogate_gateway import server
+from neurogate_gateway.outcomes import Outcome
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.gateway_harness import (
     Failure,
@@ -52,6 +54,37 @@ async def test_every_image_is_answered_once_in_order() -> None:
         assert [answer.key for answer in answers] == [str(i) for i in range(300)]
         assert {answer.model.version for answer in answers} == {1}
         assert all(len(answer.classification.scores) == 4 for answer in answers)
+
+
+async def test_a_stream_that_is_in_use_outlives_its_connections_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Half an hour is 300 ms here, so that connections end in front of the test.
+    aged = [
+        (name, value // 6000 if "max_connection_age" in name else value) for name, value in server._OPTIONS
+    ]
+    monkeypatch.setattr(server, "_OPTIONS", aged)
+    async with serving_gateway() as (gateway, _):
+        callers: list[str] = []
+
+        class Callers:
+            def observe(self, outcome: Outcome) -> None:
+                callers.append(outcome.caller)
+
+        gateway.gateway.classifier.observers += (Callers(),)
+        stream = gateway.classification.StreamClassify()
+        await send(stream, config(), Request(key="first", image=sample_image()))
+        assert (await stream.read()).key == "first"
+        number, others = 0, set[str]()
+        # Calls beside the stream show by their port that connections age; the stream stays on its own.
+        while len(others - {callers[0]}) < 4:
+            request = pb.ClassifyRequest(image=sample_image())
+            await gateway.classification.Classify(request, wait_for_ready=True)
+            others.add(callers[-1])
+            number += 1
+            await send(stream, Request(key=str(number), image=sample_image(number % 3)))
+            assert (await stream.read()).key == str(number)
+            assert callers[-1] == callers[0]
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
 
 
 async def test_an_empty_stream_has_no_answers() -> None:
