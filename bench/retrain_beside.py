@@ -30,6 +30,7 @@ from neurogate_bench.processes import Server, free_port
 from neurogate_bench.stats import percentile
 from neurogate_client import Client
 from neurogate_client.results_training import Progressed
+from neurogate_client.servers import MODEL_SERVER_FLAGS
 from neurogate_serving.model_config import default_config, write_config
 
 MODEL = "brain_tumor"
@@ -48,8 +49,7 @@ def service(models: Path, base_run: Path, folder: Path) -> Iterator[str]:
         str(bin_folder / "neurogate-model-server"),
         f"--port={backend}",
         f"--model_config_file={config}",
-        "--allow_version_labels_for_unavailable_models=true",
-        "--tensorflow_intra_op_parallelism=1",
+        *MODEL_SERVER_FLAGS,
     ]
     gateway = [
         str(bin_folder / "neurogate-gateway"),

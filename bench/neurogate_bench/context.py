@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from neurogate_client.servers import MODEL_SERVER_FLAGS
+
 from neurogate_bench import null_backend, systems
 from neurogate_bench.generator import Generator, Load, merge
 from neurogate_bench.processes import Server
@@ -78,21 +80,20 @@ class Context:
         return server, address
 
     def model_server(self) -> tuple[Server, str]:
-        """The model server with the optimised version, with the flags that `serving/` has."""
+        """The model server with the optimised version, with the flags that are shipped."""
         self.record.backend = systems.backend_kind()
-        flags = systems.MODEL_SERVER_FLAGS
         return self._share(
             "model server",
-            lambda: systems.start_model_server("model-server", self.models, self.models.optimised, flags),
+            lambda: systems.start_model_server(
+                "model-server", self.models, self.models.optimised, MODEL_SERVER_FLAGS
+            ),
         )
 
     def plain_server(self) -> tuple[Server, str]:
-        """A model server with the plain export and no flag but as many threads as the other."""
+        """A model server with the plain export and no flag that it does not need."""
         return self._share(
             "plain model server",
-            lambda: systems.start_model_server(
-                "plain-server", self.models, self.models.plain, [systems.THREADS]
-            ),
+            lambda: systems.start_model_server("plain-server", self.models, self.models.plain, []),
         )
 
     def null_server(self) -> tuple[Server, str]:

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -21,9 +21,6 @@ from neurogate_bench.processes import Server, free_port, installed
 
 BASELINES = ROOT / "bench" / "baselines"
 TFS_BINARY = "NEUROGATE_TFS_BINARY"
-# More calls than any scenario has in flight.
-THREADS: Final = "--grpc_max_threads=128"
-MODEL_SERVER_FLAGS: Final = ("--tensorflow_intra_op_parallelism=1", THREADS)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 TRAINER = """
 import json, os, pathlib, sys, time
+from neurogate.v1 import manifest_pb2
 with open(os.environ["STEPS"], "a") as log:
     log.write(" ".join(sys.argv[1:3]) + "\\n")
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -41,7 +43,12 @@ else:
         time.sleep(60)
     run, repository = pathlib.Path(options["--run-dir"]), pathlib.Path(options["--repository"])
     run.mkdir()
-    (repository / options["--model"] / "1").mkdir(parents=True)
+    version = repository / options["--model"] / "1"
+    (version / "assets").mkdir(parents=True)
+    (version / "saved_model.pb").write_text("graph")
+    manifest = manifest_pb2.ModelManifest(model_name=options["--model"], version=1)
+    manifest.files.add(path="saved_model.pb", size_bytes=5)
+    (version / "assets/neurogate_manifest.binpb").write_bytes(manifest.SerializeToString())
     test = [{"path": f"Testing/{c}/{n}.jpg", "class": c, "sha256": ""} for c in CLASSES for n in range(5)]
     (run / "splits.json").write_text(json.dumps({"test": test}))
     (run / "published.json").write_text(json.dumps({"model": "brain_tumor", "version": 1}))
@@ -65,6 +72,7 @@ stopped = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 rejected = version(1, state="REJECTED")
 rejected.state_reason = "golden glioma-0 differs"
+rejected.backends.add(address="127.0.0.1:1", state=rejected.state, state_reason=rejected.state_reason)
 ready = os.environ.get("GATEWAY") != "rejects"
 shown = version(1, labels=("stable",)) if ready else rejected
 script = Script(versions=[shown])
@@ -157,7 +165,7 @@ def test_the_whole_story_and_then_only_what_is_missing(demo: list[str], tmp_path
     assert status == 0, output
     assert steps(tmp_path)[2:] == ["data phantom"]
 
-    (tmp_path / "demo/models/brain_tumor/1").rmdir()
+    shutil.rmtree(tmp_path / "demo/models/brain_tumor/1")
     (tmp_path / "demo/run/splits.json").unlink()
     status, _ = run([*demo, "--train-per-class=9"], tmp_path, TRAINING="fails")
     assert status == 1

@@ -141,3 +141,22 @@ def test_a_publication_ends_no_stream_and_moves_nobody_until_it_is_promoted(
         up.wait_for("Ready: brain_tumor version 1", seconds=120)
         assert client.get_release().labels == {"stable": 1, "previous": 2}
         up.stop(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("mode", ["manual", "latest"])
+def test_a_newest_version_that_is_not_whole_keeps_the_sound_one_from_nothing(
+    toy_repository: Path, mode: str
+) -> None:
+    half = toy_repository / "brain_tumor" / "2"
+    shutil.copytree(toy_repository / "brain_tumor" / "1", half)
+    (half / "saved_model.pb").unlink()
+    line, port = command(toy_repository)
+    with running([*line, f"--release-mode={mode}"]) as up, Client(f"127.0.0.1:{port}") as client:
+        up.wait_for("Ready: brain_tumor version 1", seconds=120)
+        assert client.classify(images.brain_slice()).model.version == 1
+        events = client.watch_model_versions(timeout=60)
+        states = (each.version and (each.version.version, each.version.state) for each in events)
+        assert (2, VersionState.REJECTED) in states
+        assert client.get_model_version(2).state_reason
+        assert client.classify(images.brain_slice()).model.version == 1
+        assert up.stop(signal.SIGTERM) == 0

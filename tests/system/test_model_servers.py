@@ -13,6 +13,7 @@ import grpc
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import model_pb2
+from neurogate_client.servers import MODEL_SERVER_FLAGS
 from neurogate_gateway.backend import ReloadRefusedError
 from neurogate_serving.model_config import default_config, write_config
 from neurogate_testing.callers import KINDS, Callers, steady_callers
@@ -35,12 +36,7 @@ class ModelServer:
         self._folder = folder
         config = root / "models.config"
         write_config(config, default_config(MODEL, root / MODEL, latest=2))
-        self._flags = [
-            f"--model_config_file={config}",
-            "--file_system_poll_wait_seconds=1",
-            "--tensorflow_intra_op_parallelism=1",
-            "--grpc_max_threads=128",
-        ]
+        self._flags = [f"--model_config_file={config}", *MODEL_SERVER_FLAGS]
         self.process = EmbeddedServer(self._flags, folder)
         self.address = self.process.address
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2, model_pb2
+from neurogate_client.servers import MODEL_SERVER_FLAGS
 from neurogate_serving.manifest import MANIFEST_FILE, read_manifest, serialize_manifest, write_manifest
 from neurogate_serving.model_config import default_config, write_config
 from neurogate_testing.callers import KINDS, Callers, steady_callers
@@ -92,12 +93,7 @@ async def test_each_has_its_own_reason_and_stable_goes_on(toy_repository: Path, 
     model = config.model_config_list.config[0]
     model.model_version_policy.all.CopyFrom(tfs_pb2.ServableVersionPolicy.All())
     write_config(root / "models.config", config)
-    flags = [
-        f"--model_config_file={root / 'models.config'}",
-        "--file_system_poll_wait_seconds=1",
-        "--max_num_load_retries=0",
-        "--grpc_max_threads=128",
-    ]
+    flags = [f"--model_config_file={root / 'models.config'}", *MODEL_SERVER_FLAGS]
     with embedded_server(flags, tmp_path) as server:
         command = [
             script("neurogate-gateway"),

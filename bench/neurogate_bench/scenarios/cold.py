@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from neurogate_client.servers import MODEL_SERVER_FLAGS
+
 from neurogate_bench import systems
 from neurogate_bench.context import Context
 from neurogate_bench.systems import Contender
@@ -16,10 +18,11 @@ def cold_start(context: Context, settings: Mapping[str, Any]) -> None:
     models, record = context.models, context.record
     record.backend = systems.backend_kind()
     expected = context.expected()
-    flags = systems.MODEL_SERVER_FLAGS
     for run in range(settings["runs"]):
         began = time.monotonic()
-        server, address = systems.start_model_server("cold-server", models, models.optimised, flags)
+        server, address = systems.start_model_server(
+            "cold-server", models, models.optimised, MODEL_SERVER_FLAGS
+        )
         with server:
             record.add("model server", "start to AVAILABLE", "s", time.monotonic() - began)
             began = time.monotonic()

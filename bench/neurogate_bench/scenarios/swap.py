@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from neurogate_client import Client
+from neurogate_client.servers import MODEL_SERVER_FLAGS
 
 from neurogate_bench import systems
 from neurogate_bench.context import Context
@@ -56,8 +57,9 @@ def swap(context: Context, settings: Mapping[str, Any]) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     publisher = Publisher(models, FOLDER)
     publisher.publish()
-    server_flags = [*systems.MODEL_SERVER_FLAGS, "--file_system_poll_wait_seconds=1"]
-    server, address = systems.start_model_server("swap-server", models, FOLDER / models.model, server_flags)
+    server, address = systems.start_model_server(
+        "swap-server", models, FOLDER / models.model, MODEL_SERVER_FLAGS
+    )
     flags = [flag.format(repository=FOLDER) for flag in settings["gateway_flags"]]
     with server:
         gateway, listening = systems.start_gateway(context.model, address, flags)

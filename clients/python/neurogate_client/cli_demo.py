@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from neurogate_client import demo_loop, demo_run, processes
+from neurogate_client._version_files import published_versions
 from neurogate_client.cli_common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -23,7 +24,7 @@ from neurogate_client.cli_demo_report import show_samples, show_summary
 from neurogate_client.client import Client
 from neurogate_client.demo_steps import MODEL, Steps, environment, make_images, train_first
 from neurogate_client.errors import NeurogateError
-from neurogate_client.servers import NotServingError, Servers, published_versions
+from neurogate_client.servers import NotServingError, Servers
 
 
 def demo(

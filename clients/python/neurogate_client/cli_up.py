@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neurogate_client import processes
+from neurogate_client._version_files import published_versions
 from neurogate_client.cli_common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -31,7 +33,6 @@ from neurogate_client.servers import (
     RELEASE_MODES,
     NotServingError,
     Servers,
-    published_versions,
 )
 
 PREFIX_STYLES = {MODEL_SERVER: "magenta", GATEWAY: "cyan"}
@@ -87,10 +88,13 @@ def up(
     """
     if release_mode not in RELEASE_MODES:
         fail(f"--release-mode {release_mode}: there are {', '.join(RELEASE_MODES)}", EXIT_USAGE)
-    if base_run is not None and not (base_run / EVALUATION).is_file():
-        fail(f"{base_run} is no run folder with a list of sealed images ({EVALUATION})", EXIT_USAGE)
-    if policy is not None and not policy.is_file():
-        fail(f"there is no policy file {policy}", EXIT_USAGE)
+    if base_run is not None and not _readable(base_run / EVALUATION):
+        fail(
+            f"{base_run} is no run folder with a list of sealed images ({EVALUATION}) that can be read",
+            EXIT_USAGE,
+        )
+    if policy is not None and not _readable(policy):
+        fail(f"there is no policy file {policy} that can be read", EXIT_USAGE)
     if port == model_server_port:
         fail(f"gateway and model server cannot share port {port}", EXIT_USAGE)
     versions = published_versions(repository, model)
@@ -115,7 +119,7 @@ def up(
         model_server_port=model_server_port,
         release_mode=release_mode,
         records=records or beside / "records",
-        evaluation=sealed if sealed.is_file() else None,
+        evaluation=sealed if _readable(sealed) else None,
         base_run=base_run,
         policy=policy,
     )
@@ -138,20 +142,33 @@ def _serve(servers: Servers, log: Console) -> None:
         log.print("stopped", style="dim")
     except processes.ChildFailedError as error:
         fail(f"{error}; everything was stopped", EXIT_FAILED)
-    except (processes.MissingProgramError, NotServingError) as error:
+    except (processes.MissingProgramError, NotServingError, OSError) as error:
         fail(str(error), EXIT_FAILED)
 
 
 def _run_beside(folder: Path, log: Console) -> Path | None:
     """The run that the demo leaves beside its repository, where retrainings can build on it."""
-    if not (folder / "run" / EVALUATION).is_file():
+    run = folder / "run"
+    if not _readable(run / EVALUATION):
+        locked = os.path.lexists(run) and not os.access(run, os.X_OK)
+        if locked or os.path.lexists(run / EVALUATION):
+            _note(log, f"no retraining and no gate here: {run} cannot be read")
         return None
     try:
         processes.program("neurogate-trainer")
     except processes.MissingProgramError as error:
-        log.print(Text(f"no retraining here: {error}", style="yellow"), soft_wrap=True)
+        _note(log, f"no retraining here: {error}")
         return None
-    return folder / "run"
+    return run
+
+
+def _readable(path: Path) -> bool:
+    # Unlike Path.is_file, these say no where the folder cannot be looked into.
+    return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113
+
+
+def _note(log: Console, message: str) -> None:
+    log.print(Text(message, style="yellow"), soft_wrap=True)
 
 
 def prefixed(log: Console) -> Callable[[str, str], None]:

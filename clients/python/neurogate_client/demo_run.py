@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from neurogate_client.servers import published_versions
+from neurogate_client._version_files import published_versions
 
 
 class DemoError(Exception):

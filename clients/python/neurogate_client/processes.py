@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -203,6 +204,14 @@ class Supervisor:
         self._stopping = False
         self._hurry = threading.Event()
         self._killed = False
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """A folder for what children need while they run; removed after they have ended."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="neurogate-", ignore_cleanup_errors=True)
+        return Path(self._folder.name)
 
     @property
     def hurried(self) -> bool:
@@ -222,6 +231,8 @@ class Supervisor:
             for child, number in reversed(self._children):
                 self._killed |= child.stop(number, self._grace, self._hurry)
         finally:
+            if self._folder is not None:
+                self._folder.cleanup()
             for number, handler in self._previous:
                 signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -232,12 +243,21 @@ class Supervisor:
         *,
         on_line: Callable[[str, str], None] | None = None,
         stop_signal: int = signal.SIGTERM,
+        env: Mapping[str, str] | None = None,
     ) -> Child:
-        """Starts a command that this supervisor ends with `stop_signal`."""
+        """Starts a command that this supervisor ends with `stop_signal`.
+
+        Args:
+            name: What it is called in messages.
+            command: The program and its arguments.
+            on_line: Told the name and each line of output; None lets it write where this process writes.
+            stop_signal: What asks it to end.
+            env: More environment variables, where nobody has set them.
+        """
         # A signal between the start and the list would leave a child that nobody stops.
         self._starting = True
         try:
-            child = Child(name, command, on_line, self._env)
+            child = Child(name, command, on_line, {**self._env, **(env or {})})
             self._children.append((child, stop_signal))
         finally:
             self._starting = False

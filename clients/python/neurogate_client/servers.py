@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from google.protobuf import text_format
 from neurogate.tfs.v1 import tfs_pb2
 
 from neurogate_client import processes
+from neurogate_client._version_files import flaw, published_versions
 from neurogate_client.client import Client
 from neurogate_client.errors import NeurogateError
 from neurogate_client.results_models import VersionState
@@ -26,8 +26,26 @@ RELEASE_MODES = (LATEST, MANUAL, GATED)
 MODELS_CONFIG = "models.config"
 """What the model server starts from; the gateway keeps it."""
 
-LATEST_CONFIG = "latest.config"
-"""The same where the newest version is always the stable one."""
+START_CONFIG = "start.config"
+"""What it starts from where the gateway keeps no such file, or has not written it yet."""
+
+MODEL_SERVER_FLAGS = (
+    # One thread a request: concurrent requests then use the cores without disturbing each other.
+    "--tensorflow_intra_op_parallelism=1",
+    # What comes beyond these is refused and not queued. A gateway has up to 64 images under way by default.
+    "--grpc_max_threads=128",
+    # With fewer, a version that fails to load holds up every other one.
+    "--num_load_threads=2",
+    "--num_unload_threads=2",
+    # A version that fails is sound in no later attempt either; by default there are five, a minute apart.
+    "--max_num_load_retries=0",
+    # The gateway's file may have labels whose versions are still being loaded.
+    "--allow_version_labels_for_unavailable_models=true",
+)
+"""As in serving/Dockerfile; docs/model-server.md has the reasons."""
+
+MODEL_SERVER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
+"""Without it the C library keeps what loads of versions leave behind, and memory grows with every swap."""
 
 EVALUATION = "evaluation.json"
 """The list of sealed images in a run folder."""
@@ -40,29 +58,35 @@ class NotServingError(Exception):
     """The servers run and still nothing can be served; the message says why."""
 
 
-def published_versions(repository: Path, model: str) -> list[int]:
-    """Version numbers in a model repository, ascending."""
-    with contextlib.suppress(OSError):
-        return sorted(int(each.name) for each in (repository / model).iterdir() if each.name.isdecimal())
-    return []
-
-
-def _base_paths(path: Path) -> set[str]:
-    """The folders of the models in a model server's configuration.
+def _kept_config(path: Path, folder: Path) -> bool:
+    """Whether the model server can start from a configuration that a gateway keeps: it names versions.
 
     Raises:
-        NotServingError: It is none.
+        NotServingError: It is none, or one of another folder.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
+        text = path.read_text(encoding="utf-8", errors="replace")
         # A field that is not known here is for the model server to judge.
         config = text_format.Parse(text, tfs_pb2.ModelServerConfig(), allow_unknown_field=True)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise NotServingError(
+            f"{path} cannot be read ({error.strerror}); the gateway keeps the model server's configuration "
+            "there"
+        ) from None
     except text_format.ParseError as error:
         raise NotServingError(
             f"{path} is no configuration of a model server ({error}). Remove the file; the gateway writes it "
             "anew"
         ) from None
-    return {model.base_path for model in config.model_config_list.config}
+    models = [model for model in config.model_config_list.config if model.base_path == str(folder)]
+    if not models:
+        raise NotServingError(
+            f"{path} does not name {folder}: was the repository moved? Remove the file; the gateway "
+            "writes it anew"
+        )
+    return bool(models[0].model_version_policy.specific.versions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,50 +127,73 @@ class Servers:
 
         Raises:
             MissingProgramError: one is not installed.
-            NotServingError: the repository has a configuration of another folder, or one that is none.
+            NotServingError: the repository has a configuration of another folder, or one that is none, or no
+                version that is whole.
         """
         model_server = processes.program("neurogate-model-server")
         gateway = processes.program("neurogate-gateway")
         if self.records is not None:
             processes.need("neurogate-gateway", "records")
         trainer = processes.program("neurogate-trainer") if self.base_run is not None else None
-        supervisor.start(MODEL_SERVER, [model_server, *self._model_server_options()], on_line=on_line)
+        options = self._model_server_options(supervisor.folder)
+        supervisor.start(
+            MODEL_SERVER, [model_server, *options], on_line=on_line, env=MODEL_SERVER_ENVIRONMENT
+        )
         supervisor.start(GATEWAY, [gateway, *self._gateway_options(trainer)], on_line=on_line)
 
-    def _model_server_options(self) -> list[str]:
+    def _model_server_options(self, scratch: Path) -> list[str]:
+        """What the model server is started with; its configuration is in `scratch` or in the repository."""
+        options = [f"--port={self.model_server_port}", *MODEL_SERVER_FLAGS]
         folder = (self.repository / self.model).resolve()
-        options = [
-            f"--port={self.model_server_port}",
-            # One thread a request: concurrent requests then use the cores without disturbing each other.
-            "--tensorflow_intra_op_parallelism=1",
-        ]
-        if self.release_mode == LATEST:
-            return [*options, f"--model_config_file={self._two_newest(folder)}"]
         config = self.repository / MODELS_CONFIG
-        if not config.exists():
-            # The gateway writes it as soon as the first version is stable.
-            return [*options, f"--model_name={self.model}", f"--model_base_path={folder}"]
-        if str(folder) not in _base_paths(config):
-            raise NotServingError(
-                f"{config} does not name {folder}: was the repository moved? Remove the file; the gateway "
-                "writes it anew"
-            )
-        return [
-            *options,
-            f"--model_config_file={config.resolve()}",
-            "--allow_version_labels_for_unavailable_models=true",
-        ]
+        if self.release_mode != LATEST and _kept_config(config, folder):
+            return [*options, f"--model_config_file={config.resolve()}"]
+        # A model server that cannot load one of its first versions ends, so it gets none that is not whole.
+        start = scratch / START_CONFIG
+        self._write_config(start, self._whole(2 if self.release_mode == LATEST else 1))
+        options.append(f"--model_config_file={start}")
+        if self.release_mode == LATEST:
+            options.append("--model_config_file_poll_wait_seconds=1")
+        return options
 
-    def _two_newest(self, folder: Path) -> Path:
-        """A configuration that keeps two versions loaded, so that streams end on the one they began with."""
-        path = self.repository / LATEST_CONFIG
+    def _whole(self, most: int) -> list[int]:
+        """The newest versions that have all of their files, newest first.
+
+        Raises:
+            NotServingError: There is none.
+        """
+        whole: list[int] = []
+        flaws: list[str] = []
+        for version in reversed(published_versions(self.repository, self.model)):
+            found = flaw(self.repository / self.model / str(version), self.model, version)
+            if found:
+                flaws.append(f"version {version}: {found}")
+            else:
+                whole.append(version)
+            if len(whole) == most:
+                break
+        if not whole:
+            raise NotServingError(f"no version of {self.model} is whole: {'; '.join(flaws)}")
+        return whole
+
+    def _write_config(self, path: Path, versions: Sequence[int] = ()) -> None:
+        """A configuration of some versions; without any, of the two newest, whichever those are.
+
+        Two, so that streams end on the version that they began with.
+        """
         config = tfs_pb2.ModelServerConfig()
+        folder = (self.repository / self.model).resolve()
         model = config.model_config_list.config.add(
             name=self.model, base_path=str(folder), model_platform="tensorflow"
         )
-        model.model_version_policy.latest.num_versions = 2
-        path.write_text(text_format.MessageToString(config), encoding="utf-8")
-        return path.resolve()
+        if versions:
+            model.model_version_policy.specific.versions.extend(sorted(versions))
+        else:
+            model.model_version_policy.latest.num_versions = 2
+        written = path.with_suffix(".new")
+        written.write_text(text_format.MessageToString(config), encoding="utf-8")
+        # In one step: the model server may be reading it.
+        written.replace(path)
 
     def _gateway_options(self, trainer: str | None) -> list[str]:
         options = [
@@ -189,8 +236,10 @@ class Servers:
             stable[:] = [each.version for each in versions if "stable" in each.labels]
             if serving and stable:
                 return True
-            if versions and all(each.state is VersionState.REJECTED for each in versions):
-                reasons = "; ".join(f"version {each.version}: {each.state_reason}" for each in versions)
+            # What is on no model server has been refused for its files, and was not tried.
+            tried = [each for each in versions if each.backends]
+            if tried and all(each.state is VersionState.REJECTED for each in tried):
+                reasons = "; ".join(f"version {each.version}: {each.state_reason}" for each in tried)
                 raise NotServingError(f"the gateway refuses every version of {self.model}: {reasons}")
             return False
 
@@ -200,6 +249,9 @@ class Servers:
             raise NotServingError(
                 f"no version of {self.model} was ready within {READY_SECONDS:g} s; the log lines say more"
             ) from None
+        if self.release_mode == LATEST:
+            # From now on a version that cannot be loaded ends nothing.
+            self._write_config(supervisor.folder / START_CONFIG)
         return stable[0]
 
     def wait_for_version(self, supervisor: processes.Supervisor, client: Client, version: int) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_client import Client, NeurogateError, Release, VersionState
+from neurogate_client.servers import MODEL_SERVER_FLAGS
 from neurogate_serving.model_config import default_config, write_config
 
 from neurogate_testing.processes import RunningProcess, free_port, running, script
@@ -116,11 +117,7 @@ def _server(config: Path, address: str) -> list[str]:
         script("neurogate-model-server"),
         f"--port={address.rpartition(':')[2]}",
         f"--model_config_file={config}",
-        "--allow_version_labels_for_unavailable_models=true",
-        "--max_num_load_retries=0",
-        "--file_system_poll_wait_seconds=1",
-        "--tensorflow_intra_op_parallelism=1",
-        "--grpc_max_threads=128",
+        *MODEL_SERVER_FLAGS,
     ]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurogate_client import Client, ModelVersion, NeurogateError, VersionState
+from neurogate_client.servers import MODEL_SERVER_FLAGS
 from neurogate_serving.manifest import MANIFEST_FILE, read_manifest
 from neurogate_serving.model_config import default_config, write_config
 from neurogate_serving.repository import ModelRepository
@@ -99,9 +100,7 @@ def running_stack(root: Path) -> Iterator[Stack]:
         script("neurogate-model-server"),
         f"--port={backend_address.rpartition(':')[2]}",
         f"--model_config_file={config}",
-        "--file_system_poll_wait_seconds=1",
-        "--tensorflow_intra_op_parallelism=1",
-        "--grpc_max_threads=128",
+        *MODEL_SERVER_FLAGS,
     ]
     gateway_command = [
         script("neurogate-gateway"),

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 from grpc import StatusCode
+from neurogate.tfs.v1 import tfs_pb2
+from neurogate.v1 import manifest_pb2
 from neurogate_client import Client
 from neurogate_client.processes import MissingProgramError, Supervisor, need
-from neurogate_client.servers import LATEST, NotServingError, Servers
-from neurogate_serving.model_config import default_config, read_config, write_config
+from neurogate_client.servers import LATEST, MODEL_SERVER_FLAGS, NotServingError, Servers
+from neurogate_serving.model_config import default_config, read_config, serve_versions, write_config
 from neurogate_testing.fake_gateway import FakeGateway, status, version
 
 
@@ -25,8 +27,24 @@ def test_the_version_that_answers_is_announced_and_no_other(gateway: FakeGateway
     assert len(gateway.script.calls) == 2
 
 
-def options(servers: Servers) -> list[str]:
-    return servers._model_server_options() + servers._gateway_options("trainer")
+def publish(repository: Path, version: int, *, model: str = "m", size: int = 5) -> Path:
+    folder = repository / model / str(version)
+    (folder / "assets").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    manifest = manifest_pb2.ModelManifest(model_name=model, version=version)
+    manifest.files.add(path="saved_model.pb", size_bytes=size)
+    (folder / "assets" / "neurogate_manifest.binpb").write_bytes(manifest.SerializeToString())
+    return folder
+
+
+def options(servers: Servers, scratch: Path) -> list[str]:
+    scratch.mkdir(exist_ok=True)
+    return servers._model_server_options(scratch) + servers._gateway_options("trainer")
+
+
+def started_from(given: list[str]) -> tfs_pb2.ModelConfig:
+    (path,) = (each.partition("=")[2] for each in given if each.startswith("--model_config_file="))
+    return read_config(Path(path)).model_config_list.config[0]
 
 
 def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path: Path) -> None:
@@ -39,12 +57,14 @@ def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path:
         base_run=tmp_path / "run",
         records=tmp_path / "records",
     )
-    assert f"--model_base_path={tmp_path / 'm'}" in options(servers)
     config = tmp_path / "models.config"
-    write_config(config, default_config("m", tmp_path / "m"))
-    assert f"--model_config_file={config}" in options(servers)
-    assert "--allow_version_labels_for_unavailable_models=true" in options(servers)
+    kept = default_config("m", tmp_path / "m")
+    serve_versions(kept, "m", [4])
+    write_config(config, kept)
+    given = options(servers, tmp_path / "scratch")
     for option in (
+        f"--model_config_file={config}",
+        *MODEL_SERVER_FLAGS,
         "--release-mode=manual",
         f"--repository={tmp_path}",
         f"--evaluation-data={tmp_path / 'run' / 'evaluation.json'}",
@@ -52,10 +72,45 @@ def test_a_managed_release_starts_from_the_file_that_the_gateway_keeps(tmp_path:
         f"--base-run={tmp_path / 'run'}",
         "--trainer-command=trainer",
     ):
-        assert option in options(servers)
+        assert option in given
+    assert not any("poll_wait" in each for each in given)
     write_config(config, default_config("m", "/elsewhere/m"))
     with pytest.raises(NotServingError, match="was the repository moved"):
-        options(servers)
+        options(servers, tmp_path / "scratch")
+
+
+def test_a_first_start_takes_the_newest_version_that_is_whole(tmp_path: Path) -> None:
+    servers = Servers(repository=tmp_path, model="m", port=1, model_server_port=2)
+    publish(tmp_path, 3)
+    publish(tmp_path, 4)
+    publish(tmp_path, 5, size=6)  # half a copy
+    publish(tmp_path, 6).rename(tmp_path / "m" / "7")  # a folder that was renamed
+    (tmp_path / "m" / "20240101120000").mkdir()
+    (tmp_path / "m" / "9").touch()
+    (tmp_path / "m" / "0010").mkdir()
+    (tmp_path / "m" / "8").symlink_to("nowhere")
+    # As a gateway leaves it that has seen no version yet.
+    write_config(tmp_path / "models.config", default_config("m", tmp_path / "m"))
+    assert list(
+        started_from(options(servers, tmp_path / "scratch")).model_version_policy.specific.versions
+    ) == [4]
+    (tmp_path / "m" / "8").unlink()
+    (tmp_path / "m" / "8").symlink_to(publish(tmp_path / "elsewhere", 8))
+    assert list(
+        started_from(options(servers, tmp_path / "scratch")).model_version_policy.specific.versions
+    ) == [8]
+
+
+def test_without_a_whole_version_each_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+    publish(tmp_path, 1, size=6)
+    (tmp_path / "m" / "2").mkdir()
+    servers = Servers(repository=tmp_path, model="m", port=1, model_server_port=2)
+    with pytest.raises(
+        NotServingError,
+        match=r"^no version of m is whole: version 2: assets/\S+: No such file or directory; "
+        r"version 1: saved_model\.pb has 5 bytes, expected 6$",
+    ):
+        options(servers, tmp_path / "scratch")
 
 
 ODD = ["müller's", 'a "quoted" \\ one', "\N{BRAIN} 1"]
@@ -66,32 +121,52 @@ def test_a_repository_of_any_name_is_known_again(tmp_path: Path, name: str) -> N
     repository = tmp_path / name
     repository.mkdir()
     servers = Servers(repository=repository, model="m", port=1, model_server_port=2)
-    write_config(repository / "models.config", default_config("m", repository / "m"))
-    assert f"--model_config_file={repository / 'models.config'}" in options(servers)
+    kept = default_config("m", repository / "m")
+    serve_versions(kept, "m", [1])
+    write_config(repository / "models.config", kept)
+    given = options(servers, tmp_path / "scratch")
+    assert f"--model_config_file={repository / 'models.config'}" in given
     moved = repository.rename(tmp_path / "moved")
     with pytest.raises(NotServingError, match="was the repository moved"):
-        options(dataclasses.replace(servers, repository=moved))
+        options(dataclasses.replace(servers, repository=moved), tmp_path / "scratch")
 
 
 def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
+    servers = Servers(repository=tmp_path, model="m", port=1, model_server_port=2)
     (tmp_path / "models.config").write_text("model_config_list {")
     with pytest.raises(NotServingError, match=r"models\.config is no configuration of a model server"):
-        options(Servers(repository=tmp_path, model="m", port=1, model_server_port=2))
+        options(servers, tmp_path / "scratch")
+    (tmp_path / "models.config").unlink()
+    (tmp_path / "models.config").mkdir()
+    with pytest.raises(NotServingError, match=r"models\.config cannot be read \(Is a directory\)"):
+        options(servers, tmp_path / "scratch")
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_latest_keeps_the_version_before_loaded(tmp_path: Path, name: str) -> None:
+def test_latest_writes_nothing_into_the_repository_and_keeps_the_version_before_loaded(
+    gateway: FakeGateway, tmp_path: Path, name: str
+) -> None:
     repository = tmp_path / name
-    repository.mkdir()
+    for number in (1, 2, 3):
+        publish(repository, number, model='odd "name"')
     (repository / "models.config").write_text("kept for managed modes")
+    before = sorted(repository.iterdir())
     servers = Servers(
         repository=repository, model='odd "name"', port=1, model_server_port=2, release_mode=LATEST
     )
-    (given,) = (each for each in options(servers) if each.startswith("--model_config_file="))
-    config = read_config(Path(given.partition("=")[2])).model_config_list.config[0]
-    assert (config.name, config.base_path) == ('odd "name"', str(repository / 'odd "name"'))
-    assert config.model_version_policy.latest.num_versions == 2
-    assert not any("evaluation" in each for each in options(servers))
+    with Client(gateway.address) as client, Supervisor() as supervisor:
+        given = options(servers, supervisor.folder)
+        config = started_from(given)
+        assert (config.name, config.base_path) == ('odd "name"', str(repository / 'odd "name"'))
+        assert list(config.model_version_policy.specific.versions) == [2, 3]
+        assert "--model_config_file_poll_wait_seconds=1" in given
+        assert not any("evaluation" in each for each in given)
+        gateway.script.versions = [version(3, labels=("latest", "stable"))]
+        servers.wait_until_ready(supervisor, client)
+        assert started_from(given).model_version_policy.latest.num_versions == 2
+        scratch = supervisor.folder
+    assert sorted(repository.iterdir()) == before
+    assert not scratch.exists()
 
 
 def test_what_the_records_need_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
