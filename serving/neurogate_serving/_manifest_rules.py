@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 from neurogate.v1 import manifest_pb2
 
-from ._names import MODEL_NAME_RULE, is_model_name
+from .names import CLASS_ID_RULE, MODEL_NAME_RULE, is_class_id, is_model_name
 from .transform import check_spec
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CLASS_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BASE_WEIGHTS = ("file", "imagenet", "offline-imagenet", "version", "random")
 _MAX_GOLDEN_BYTES = 256 * 1024
 _MAX_VERSION = 2**63 - 1
@@ -71,11 +70,8 @@ def _classes(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
         yield f"classes have indices {indices}, expected 0 to {len(indices) - 1} in order"
     seen = set()
     for entry in manifest.classes:
-        if not _CLASS_ID.fullmatch(entry.id):
-            yield (
-                f"classes[{entry.index}].id is {entry.id!r}, "
-                "expected up to 64 letters, digits, '_', '-' or '.', the first a letter or digit"
-            )
+        if not is_class_id(entry.id):
+            yield f"classes[{entry.index}].id is {entry.id!r}, expected {CLASS_ID_RULE}"
         if entry.id in seen:
             yield f"classes has id {entry.id!r} twice"
         seen.add(entry.id)

@@ -29,7 +29,6 @@ from typing import Any, Final, TypeVar
 from . import _release_idle as idle
 from . import _release_log as record
 from ._files import replace_file
-from ._names import MODEL_NAME_RULE, is_model_name
 from ._release_format import (
     ACTIONS,
     CANDIDATE,
@@ -45,6 +44,7 @@ from ._release_format import (
     decode_release,
     encode_release,
 )
+from .names import MODEL_NAME_RULE, is_model_name
 from .repository import RepositoryError
 
 __all__ = [

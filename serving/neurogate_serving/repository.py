@@ -28,8 +28,8 @@ from pathlib import Path
 from neurogate.v1 import manifest_pb2
 
 from ._files import replace_file, sync_directory, sync_tree
-from ._names import MODEL_NAME_RULE, is_model_name
 from .manifest import write_manifest
+from .names import MODEL_NAME_RULE, is_model_name
 
 _STAGING = ".staging-"
 _LOCK = ".lock"

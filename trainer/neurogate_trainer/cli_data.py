@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +102,11 @@ def import_(data: Data, *, out: OutDir = None) -> None:
     counts = ", ".join(f"{class_id} {count:,}" for class_id, count in found.index.counts().items())
     typer.echo(f"{len(found.index.records):,} images: {counts}")
     typer.echo(f"index and audit: {_out(data, out)}")
-    typer.echo(f"next: neurogate-trainer data explore {data}, then neurogate-trainer train {data} …")
+    if found.refusal:
+        typer.echo(f"error: training would refuse this data set: {found.refusal}", err=True)
+        raise typer.Exit(1)
+    quoted = shlex.quote(str(data))
+    typer.echo(f"next: neurogate-trainer data explore {quoted}, then neurogate-trainer train {quoted} …")
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from neurogate_serving.transform import transform
 from neurogate_trainer.audit import AuditReport, audit_dataset
 from neurogate_trainer.calibrate import calibrate
 from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.datasets.folder import doubtful_classes
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord, build_index
 from neurogate_trainer.evaluate import Evaluation, evaluate_run
 from neurogate_trainer.evaluation_set import write_evaluation_set
@@ -38,7 +38,6 @@ from neurogate_trainer.weights import (
 )
 
 CACHE: Final = "cache"
-_CLASS_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class PipelineError(RuntimeError):
@@ -67,13 +66,8 @@ def index_phase(run: Run) -> DatasetIndex:
     if run.folder.finished("index"):
         return DatasetIndex.load(path, run.data)
     index = build_index(run.data, reporter=run.reporter)
-    # What publication would refuse in the end is refused here, before hours of training.
-    bad = [name for name in index.classes if not _CLASS_ID.fullmatch(name)]
-    if bad:
-        raise PipelineError(
-            f"class folder {bad[0]!r}: a class is named by up to 64 letters, digits, '_', '-' or '.', the "
-            "first a letter or digit"
-        )
+    for doubt in doubtful_classes(index):
+        run.reporter.message(doubt, level="warning")
     index.save(path)
     run.folder.finish("index")
     return index

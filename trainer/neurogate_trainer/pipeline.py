@@ -72,7 +72,7 @@ def run_training(
         retraining: What makes it one, from `run_retraining`. An unfinished run stays what it is.
 
     Raises:
-        PipelineError: There is no data set, or one of its classes has a name that cannot be served.
+        PipelineError: There is no data set.
         DatasetError: The data set cannot be used.
         LeakageError: The splits overlap.
         WeightsError: There are no initial weights.

@@ -10,7 +10,8 @@ import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer.datasets import index as index_module
 from neurogate_trainer.datasets.index import DatasetIndex, build_index
-from neurogate_trainer.datasets.layout import DatasetError, given_split_of
+from neurogate_trainer.datasets.layout import DatasetError
+from neurogate_trainer.datasets.naming import given_split_of
 from neurogate_trainer.progress import LogReporter, NullReporter
 
 QUIET = NullReporter()
@@ -116,7 +117,7 @@ def test_the_digest_depends_on_content_class_split_and_group_only(tmp_path):
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):
-    root = write_folder(tmp_path / "set", {"Training/a": 5, "Training/b c": 5, "Testing/a": 2})
+    root = write_folder(tmp_path / "set", {"Training/a": 5, "Training/b": 5, "Testing/a": 2})
     (root / "Training" / "a" / "x.txt").write_text("x")
     index = build(root)
     path = tmp_path / "out" / "index.sqlite"
@@ -169,8 +170,6 @@ def test_another_schema_is_refused(tmp_path):
         ({"a": 5}, r"one class only \(a\)"),
         ({"a": 5, "b": 2}, "too few readable images of b: found a: 5, b: 2"),
         ({"Training/a": 5, "Training/b": 5, "other/x": 1}, "others beside them"),
-        ({"Training/a": 5, "Testing/A": 5}, "'a' and 'A'|'A' and 'a'"),
-        ({"a\n": 5, "b": 5}, "unprintable name"),
         ({"wrapped/Training/a": 5, "wrapped/Testing/b": 5}, "Did you mean .*wrapped"),
         ({"wrapped/a": 5, "wrapped/b": 5}, "give .*wrapped instead"),
     ],
@@ -182,7 +181,7 @@ def test_layouts_that_are_none_are_shown(tmp_path, counts, words):
 
 def test_loose_images_and_missing_roots_are_shown(tmp_path):
     (tmp_path / "x.jpg").write_bytes(encoded(picture(1)))
-    with pytest.raises(DatasetError, match=r"0 files|1 files; expected one of"):
+    with pytest.raises(DatasetError, match=r"no folders and 1 files \(1 \.jpg\); expected one of"):
         build(tmp_path)
     with pytest.raises(DatasetError, match="is missing"):
         build(tmp_path / "nowhere")
@@ -230,10 +229,3 @@ def test_names_of_known_places(tmp_path):
     phantom = write_folder(tmp_path / "demo", {"a": 5, "b": 5})
     (phantom / "phantom.json").write_text("{}")
     assert build(phantom).name == "phantom demo"
-
-
-def test_class_names_may_hold_anything_a_folder_can(tmp_path):
-    index = build(write_folder(tmp_path, {"no tumour $x_1": 5, "größe": 5}))
-    assert index.classes == ("größe", "no tumour $x_1")
-    index.save(tmp_path / "i")
-    assert DatasetIndex.load(tmp_path / "i", index.root) == index

@@ -341,7 +341,7 @@ def test_mistakes_are_found_before_any_work(finished, tmp_path):
         start(finished, data=single, **fresh)
     # The mistake costs nothing: the same folder takes the right data set.
     spaced = write_folder(tmp_path / "spaced", {"no tumour": 6, "glioma": 6})
-    with pytest.raises(PipelineError, match="class folder 'no tumour'"):
+    with pytest.raises(DatasetError, match="'no tumour' could be 'no_tumour'"):
         start(finished, data=spaced, **fresh)
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from neurogate_trainer.audit import AuditReport, audit_dataset
 from neurogate_trainer.datasets.groups import GROUPS_FILE
-from neurogate_trainer.datasets.index import DatasetIndex, build_index
+from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord, build_index
 from neurogate_trainer.datasets.layout import find_images
+from neurogate_trainer.datasets.naming import alike, given_split_of, listed, turned_round
 from neurogate_trainer.progress import Reporter
+from neurogate_trainer.splits import assert_disjoint, split_dataset
 
 FEW_IMAGES = 50
 """Classes with fewer images than this are pointed out."""
 
 IMBALANCE = 5.0
 """So are data sets whose largest class is this many times as large as the smallest."""
+
+BRIGHTNESS_RATIO = 2.0
+"""So are classes that are this many times as bright as the others, or as dark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +33,13 @@ class Import:
         index: The index, saved as index.sqlite.
         audit: The audit, saved as audit.json.
         problems: One sentence per thing that its owner should know, most serious first.
+        refusal: Why training would refuse the data set; empty where it would not.
     """
 
     index: DatasetIndex
     audit: AuditReport
     problems: tuple[str, ...]
+    refusal: str
 
 
 def import_folder(folder: Path, out: Path, *, reporter: Reporter) -> Import:
@@ -48,12 +56,21 @@ def import_folder(folder: Path, out: Path, *, reporter: Reporter) -> Import:
     audit = audit_dataset(index, reporter=reporter)
     index.save(out / "index.sqlite")
     audit.save(out / "audit.json")
-    return Import(index, audit, tuple(find_problems(index, audit)))
+    problems = tuple(find_problems(index, audit))
+    return Import(index, audit, problems, _refusal(index, audit))
+
+
+def _refusal(index: DatasetIndex, audit: AuditReport) -> str:
+    try:
+        assert_disjoint(split_dataset(index, audit), audit)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def find_problems(index: DatasetIndex, audit: AuditReport) -> list[str]:
     """What is wrong or doubtful, in sentences, most serious first."""
-    problems = []
+    problems = doubtful_classes(index)
     if audit.class_conflicts:
         problems.append(
             f"{len(audit.class_conflicts)} pictures lie under more than one class, e.g. "
@@ -63,8 +80,7 @@ def find_problems(index: DatasetIndex, audit: AuditReport) -> list[str]:
         leak = audit.leakage[0]
         problems.append(
             f"{len(audit.leakage)} given training images match given test images, e.g. {leak.train} = "
-            f"{leak.test}; "
-            "training keeps them apart."
+            f"{leak.test}; training keeps them apart."
         )
     if index.unreadable:
         example = index.unreadable[0]
@@ -92,6 +108,49 @@ def find_problems(index: DatasetIndex, audit: AuditReport) -> list[str]:
         )
     problems += _doubts(index)
     return problems
+
+
+def doubtful_classes(index: DatasetIndex) -> list[str]:
+    """What a model may learn that nobody meant: spelling, layout, depth or brightness instead of classes."""
+    doubts = [
+        f"{' and '.join(map(repr, names))} are classes of their own; if they are one class, give their "
+        "folders one name."
+        for names in alike(index.classes)
+    ]
+    if sentence := turned_round(index.records):
+        doubts.append(f"{sentence}.")
+    inside = {
+        f"{record.class_id}/{part}"
+        for record in index.records
+        for part in record.path.split("/")[1 + bool(record.given_split) : -1]
+        if given_split_of(part)
+    }
+    if inside:
+        doubts.append(
+            f"Folders inside of class folders are named as splits ({listed(sorted(inside))}); they are not "
+            "used as such. Turn them round: ROOT/Training/<class>/ and ROOT/Testing/<class>/."
+        )
+    by_class: dict[str, list[ImageRecord]] = defaultdict(list)
+    for record in index.records:
+        by_class[record.class_id].append(record)
+    deep = {
+        class_id: sum(record.mode[0] in "IF" for record in records) / len(records)
+        for class_id, records in by_class.items()
+    }
+    if max(deep.values()) - min(deep.values()) > 0.5:
+        shown = ", ".join(f"{class_id} {share:.0%}" for class_id, share in deep.items())
+        doubts.append(
+            f"Images deeper than 8 bits are not in all classes alike ({shown}): a model may learn the depth."
+        )
+    bright = {class_id: median(r.brightness for r in records) for class_id, records in by_class.items()}
+    for class_id, value in bright.items():
+        others = median(other for name, other in bright.items() if name != class_id)
+        if max(value, others) > BRIGHTNESS_RATIO * min(value, others):
+            doubts.append(
+                f"Images of {class_id} have a median brightness of {value:.0f}, the other classes "
+                f"{others:.0f} (of 255): a model may learn the brightness."
+            )
+    return doubts
 
 
 def _doubts(index: DatasetIndex) -> list[str]:

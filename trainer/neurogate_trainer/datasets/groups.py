@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from pathlib import Path
 
 from neurogate_trainer.datasets.layout import DatasetError
@@ -20,6 +21,7 @@ def read_groups(root: Path, known_paths: set[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
     groups: dict[str, str] = {}
+    known = {_plain(image): image for image in known_paths}
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
@@ -29,7 +31,9 @@ def read_groups(root: Path, known_paths: set[str]) -> dict[str, str]:
                     f"{path} has the columns {', '.join(columns) or 'none'}, expected path,group"
                 )
             for row in reader:
-                image, group = (row["path"] or "").replace("\\", "/"), (row["group"] or "").strip()
+                named, group = row["path"] or "", (row["group"] or "").strip()
+                # As Windows writes paths, and as macOS writes letters with marks.
+                image = known.get(_plain(named), named) if named not in known_paths else named
                 if image not in known_paths:
                     raise DatasetError(f"{path}, line {reader.line_num}: there is no image {image!r}")
                 if groups.setdefault(image, group) != group:
@@ -37,3 +41,7 @@ def read_groups(root: Path, known_paths: set[str]) -> dict[str, str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is not a CSV file in UTF-8: {error}") from error
     return {image: group for image, group in groups.items() if group}
+
+
+def _plain(path: str) -> str:
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))

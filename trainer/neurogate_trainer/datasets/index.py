@@ -22,6 +22,7 @@ from neurogate_trainer._files import replacing
 from neurogate_trainer.datasets.groups import read_groups
 from neurogate_trainer.datasets.layout import DatasetError, ImageFile, dataset_name, find_images
 from neurogate_trainer.datasets.masks import check_masks
+from neurogate_trainer.datasets.naming import listed, turned_round
 from neurogate_trainer.datasets.phash import perceptual_hash, to_gray
 from neurogate_trainer.progress import Reporter
 
@@ -30,6 +31,9 @@ MIN_IMAGES_PER_CLASS = 5
 
 MAX_FILE_BYTES = 256 * 2**20
 """Larger files are listed as unreadable without being read."""
+
+_TOLD_LEFT_OUT = 20
+"""So many unusable files are told one by one; the index lists all."""
 
 _SCHEMA_VERSION = "1"
 _SCHEMA = """
@@ -75,7 +79,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file in a class folder that is left out, and why."""
+    """A file that is left out, and why; its class is empty where it lies in no class folder."""
 
     path: str
     class_id: str
@@ -182,12 +186,18 @@ def build_index(
             or mask.
     """
     root = root.expanduser().resolve()
-    files = find_images(root)
-    groups = read_groups(root, {file.path for file in files})
-    records, unreadable = index_images(root, files, groups, workers=workers, reporter=reporter)
-    classes = tuple(sorted({file.class_id for file in files}))
-    index = DatasetIndex(root, name or dataset_name(root), classes, tuple(records), tuple(unreadable))
-    _check_counts(index)
+    layout = find_images(root)
+    counts = Counter(file.class_id for file in layout.files)
+    _check_counts(root, {class_id: counts[class_id] for class_id in layout.classes}, layout.files)
+    groups = read_groups(root, {file.path for file in layout.files})
+    records, unreadable = index_images(root, layout.files, groups, workers=workers, reporter=reporter)
+    for reason, count in Counter(entry.reason for entry in layout.left_out).items():
+        example = next(entry.path for entry in layout.left_out if entry.reason == reason)
+        reporter.message(f"left out {count:,}, e.g. {example}: {reason}", level="warning")
+    unreadable += [Unreadable(entry.path, "", entry.reason) for entry in layout.left_out]
+    unreadable.sort(key=lambda entry: entry.path)
+    index = DatasetIndex(root, name or dataset_name(root), layout.classes, tuple(records), tuple(unreadable))
+    _check_counts(root, index.counts(), layout.files, len(unreadable))
     check_masks(root, index.records, reporter=reporter)
     return index
 
@@ -210,8 +220,11 @@ def index_images(
                 records.append(found)
             else:
                 unreadable.append(found)
-                reporter.message(f"left out {found.path}: {found.reason}", level="warning")
+                if len(unreadable) <= _TOLD_LEFT_OUT:
+                    reporter.message(f"left out {found.path}: {found.reason}", level="warning")
             reporter.advance()
+    if (more := len(unreadable) - _TOLD_LEFT_OUT) > 0:
+        reporter.message(f"left out {more:,} more files; the index lists them", level="warning")
     return records, unreadable
 
 
@@ -276,12 +289,15 @@ def _read(root: Path, file: ImageFile, group: str) -> ImageRecord | Unreadable:
     )
 
 
-def _check_counts(index: DatasetIndex) -> None:
-    counts = index.counts()
+def _check_counts(
+    root: Path, counts: Mapping[str, int], files: Sequence[ImageFile], unreadable: int = 0
+) -> None:
     short = [class_id for class_id, count in counts.items() if count < MIN_IMAGES_PER_CLASS]
-    if short:
-        found = ", ".join(f"{class_id}: {count}" for class_id, count in counts.items())
-        raise DatasetError(
-            f"{index.root} has too few readable images of {', '.join(short)}: found {found}; "
-            f"{len(index.unreadable)} files are unreadable; expected {MIN_IMAGES_PER_CLASS} or more per class"
-        )
+    if not short:
+        return
+    hint = turned_round(files)
+    found = listed(f"{class_id}: {count}" for class_id, count in counts.items())
+    raise DatasetError(
+        f"{root} has too few readable images of {listed(short)}: found {found}; {unreadable} files are "
+        f"unreadable; expected {MIN_IMAGES_PER_CLASS} or more per class{'. ' if hint else ''}{hint}"
+    )

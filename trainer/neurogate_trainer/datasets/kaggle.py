@@ -165,7 +165,7 @@ def _newest_cached() -> tuple[Path, int] | None:
 
 def _verify(path: Path) -> dict[tuple[str, str], int]:
     try:
-        files = find_images(path)
+        files = find_images(path).files
     except DatasetError as error:
         raise FetchError(f"Kaggle's archive does not hold the expected folders: {error}") from error
     counts = Counter((file.given_split, file.class_id) for file in files)

@@ -1,0 +1,21 @@
+"""Names that become directories, and those of classes."""
+
+from __future__ import annotations
+
+import re
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_CLASS_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+MODEL_NAME_RULE = "1 to 128 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
+CLASS_ID_RULE = "up to 64 letters (A-Z, a-z), digits, '_', '-' or '.', the first a letter or digit"
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` can name a model, or a run: one plain path component, the same on every system."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_class_id(name: str) -> bool:
+    """Whether `name` can name a class: the same to every program, shell and file system."""
+    return _CLASS_ID.fullmatch(name) is not None
