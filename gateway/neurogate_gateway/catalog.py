@@ -15,7 +15,7 @@ from neurogate.v1 import model_pb2
 
 from .admission import Deadline
 from .backend import VersionUnloadedError
-from .entries import LOADING, PROVING, State
+from .entries import LOADING, PROVING, REJECTED, State
 from .errors import BackendUnavailableError, GatewayError, ModelNotFoundError, ModelNotReadyError
 from .fleet import Fleet
 from .proof import ServedVersion
@@ -193,6 +193,10 @@ class Catalog:
         number = self._number(label)
         if self.routing is None or label == LATEST or number is None:
             return ModelNotReadyError(f"no version of model {self.model} is READY for this call yet")
+        view = self.fleet.view(number)
+        if view is not None and view.state == REJECTED:
+            # To try again helps nobody.
+            return not_answering(self.model, number, view)
         return ModelNotReadyError(
             f"version {number} of model {self.model}, which label {label!r} means, is not READY"
         )

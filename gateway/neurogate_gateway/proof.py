@@ -65,11 +65,11 @@ class ServedVersion:
 async def read_version(
     model: str, number: int, backend: Backend, *, seconds_per_call: float
 ) -> ServedVersion:
-    """A version as it describes itself, not proven yet.
+    """A version as it describes itself, not proven yet; its manifest may be of something else.
 
     Raises:
-        UnprovenError: It does not, or the manifest is not valid, is of something else, or asks for a
-            transform that this gateway does not implement.
+        UnprovenError: It does not, or the manifest is not valid, or asks for a transform that this gateway
+            does not implement.
         VersionUnloadedError: The version is not loaded.
         GatewayError: The model server could not be asked; nothing is known.
     """
@@ -84,12 +84,6 @@ async def read_version(
         ) from error
     except ManifestError as error:
         raise UnprovenError(_kind_of_invalid(data), f"the manifest is not valid: {error}") from error
-    if (manifest.model_name, manifest.version) != (model, number):
-        raise UnprovenError(
-            Rejection.MANIFEST_OF_ANOTHER,
-            f"the manifest is of {manifest.model_name} version {manifest.version}, "
-            f"but the model server gave it for {model} version {number}",
-        )
     return ServedVersion(model, number, manifest, manifest_digest(data))
 
 
@@ -101,6 +95,21 @@ def _kind_of_invalid(data: bytes) -> Rejection:
         return Rejection.MANIFEST_INVALID
     known = revision in {0, TRANSFORM_REVISION}
     return Rejection.MANIFEST_INVALID if known else Rejection.TRANSFORM_UNKNOWN
+
+
+def check_named(version: ServedVersion) -> None:
+    """Holds a version to the model and the number that its manifest names.
+
+    Raises:
+        UnprovenError: The manifest is of something else.
+    """
+    manifest = version.manifest
+    if (manifest.model_name, manifest.version) != (version.model, version.number):
+        raise UnprovenError(
+            Rejection.MANIFEST_OF_ANOTHER,
+            f"the manifest is of {manifest.model_name} version {manifest.version}, "
+            f"but the model server gave it for {version.model} version {version.number}",
+        )
 
 
 async def prove(

@@ -11,7 +11,7 @@ from .backend import Backend, VersionUnloadedError
 from .entries import LOADING, READY, REJECTED, Entry, State
 from .errors import GatewayError, InternalError
 from .integrity import FilesUnreadableError, Integrity
-from .proof import ServedVersion, prove, read_version
+from .proof import ServedVersion, check_named, prove, read_version
 from .rejection import Rejection, UnprovenError
 from .telemetry import log
 from .transforms import TransformPool
@@ -60,7 +60,9 @@ class Prover:
         seconds = self._seconds_per_call
         try:
             version = await read_version(self.model, entry.number, backend, seconds_per_call=seconds)
+            # Also of one that is refused, so that it can be looked at.
             entry.version = version
+            check_named(version)
             await self._integrity.check(version)
             await prove(version, backend, self._transforms, seconds_per_call=seconds)
             entry.version = admit(version)

@@ -65,6 +65,14 @@ async def test_manifests(change: Callable[[Manifest], None], kind: Rejection) ->
         version = await gateway.until_state(2, REJECTED)
         assert kind_of(gateway, 2) is kind
         assert version.backends[0].state_reason == version.state_reason != ""
+        # What could be read of it can be looked at.
+        valid = kind in {Rejection.MANIFEST_OF_ANOTHER, Rejection.GOLDENS_DIFFER}
+        assert version.HasField("manifest") == valid
+        if valid:
+            assert (version.manifest.model_name, version.manifest.version) == (
+                manifest.model_name,
+                manifest.version,
+            )
         assert (await gateway.classification.Classify(REQUEST)).model.version == 1
 
 

@@ -18,6 +18,7 @@ from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway, stream_of
 
 IMAGE = sample_image()
+REJECTED = model_pb2.MODEL_VERSION_STATE_REJECTED
 RETIRED = model_pb2.MODEL_VERSION_STATE_RETIRED
 KEYS = [f"caller {number}" for number in range(60)]
 
@@ -141,6 +142,25 @@ async def test_a_label_waits_for_its_version() -> None:
         call = gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE))
         backend.versions[1].gate.set()
         assert (await call).model.version == 1
+
+
+async def test_a_label_of_a_rejected_version_says_why_and_not_to_try_again() -> None:
+    async with three_versions() as (gateway, backend):
+        gateway.gateway.catalog.set_routing(Routing({"stable": 1, "candidate": 4}))
+        backend.break_version(4)
+        await gateway.until_state(4, REJECTED)
+        request = pb.ClassifyRequest(image=IMAGE, model=model_pb2.ModelSelector(label="candidate"))
+        failed = await failure(gateway.classification.Classify(request))
+        assert (failed.code, failed.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "MODEL_VERSION_REJECTED",
+        )
+        assert "version 4 of model brain_tumor was rejected: the model server could not load it" in (
+            failed.message
+        )
+        streamed = pb.StreamClassifyRequest(config=pb.StreamClassifyConfig(model=request.model), image=IMAGE)
+        failed = await failure(stream_of(gateway, [streamed]))
+        assert failed.reason == "MODEL_VERSION_REJECTED"
 
 
 @pytest.mark.parametrize("key", ["x" * 129, "line\nbreak", "ü"])

@@ -73,7 +73,9 @@ def already_published(run_id: str, versions: ModelRepository, model: str) -> Pub
             manifest = read_manifest(path)
         except (ManifestError, OSError):
             continue
-        if manifest.lineage.run_id == run_id:
+        # A copy that somebody has made by hand has another number than its manifest.
+        own = (manifest.model_name, manifest.version) == (model, version)
+        if own and manifest.lineage.run_id == run_id:
             return PublishedVersion(model, version, path, manifest)
     return None
 

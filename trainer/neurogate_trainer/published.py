@@ -98,4 +98,8 @@ def _version_of(folder: RunFolder) -> Path:
     version = Path(folder.read("published.json")["path"])
     if not version.is_dir():
         raise PipelineError(f"{version} is gone; `neurogate-trainer export` publishes the model again")
+    if (found := read_manifest(version).lineage.run_id) != folder.run_id:
+        raise PipelineError(
+            f"{version} is of run {found} and not of {folder.run_id}, which {folder.path} holds"
+        )
     return version

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from neurogate_client.cli_common import cell
 from neurogate_client.cli_tables import facts, heading, interval, plain
-from neurogate_client.results_models import ModelVersion
+from neurogate_client.results_models import ModelVersion, VersionState
 
 
 def detail(version: ModelVersion) -> RenderableType:
@@ -21,7 +21,9 @@ def detail(version: ModelVersion) -> RenderableType:
         ("manifest", version.manifest_digest),
     )
     if version.manifest is None:
-        return Group(known, Text("\nThe manifest has not been read yet.", style="dim"))
+        refused = version.state is VersionState.REJECTED
+        missing = "No manifest of it could be read." if refused else "The manifest has not been read yet."
+        return Group(known, Text(f"\n{missing}", style="dim"))
     manifest = version.manifest
     parts: list[RenderableType] = [known, *_quality(manifest), *_decisions(manifest), *_origin(manifest)]
     if manifest.notice:

@@ -242,6 +242,23 @@ def test_versions_as_table_and_json(neurogate: Run, gateway: FakeGateway) -> Non
     assert [each["version"] for each in json.loads(out)] == [2, 1]
 
 
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [("REJECTED", "No manifest of it could be read."), ("LOADING", "not been read yet")],
+)
+def test_a_version_without_a_manifest_in_detail(
+    neurogate: Run, gateway: FakeGateway, state: str, expected: str
+) -> None:
+    bare = version(2, state=state)
+    bare.ClearField("manifest")
+    bare.state_reason = "the version does not describe itself"
+    gateway.script.versions = [bare]
+    code, out, _ = neurogate("versions", "2", "-t", gateway.address)
+    assert code == 0
+    assert "the version does not describe itself" in out
+    assert expected in out
+
+
 def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(1)]
     gateway.script.versions[0].manifest.lineage.gate_policy = "[gate]\nmin_accuracy = 0.9\n"

@@ -10,7 +10,7 @@ import keras
 import pytest
 from google.protobuf import json_format
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import verify_version
+from neurogate_serving.manifest import read_manifest, verify_version, write_manifest
 from neurogate_serving.repository import ModelRepository, PublishedVersion, RepositoryError
 from neurogate_serving.transform import TransformError
 from neurogate_testing.data_folders import write_folder
@@ -25,6 +25,7 @@ from neurogate_trainer.model import backbone, build_model
 from neurogate_trainer.phases import PipelineError
 from neurogate_trainer.pipeline import run_training
 from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.publication import already_published
 from neurogate_trainer.published import calibrate_published, evaluate_published, published_version
 from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_audit
 from neurogate_trainer.splits import LeakageError, Splits
@@ -276,6 +277,30 @@ def test_an_image_is_explained_as_the_version_answers(finished, tmp_path):
     with pytest.raises(TransformError):
         explain_image(version, tmp_path / "notes.txt", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_a_copy_made_by_hand_is_not_the_run_s_publication(copied):
+    shutil.copytree(copied.published.path.parents[1], copied.repository)
+    version = copied.repository / "toy" / "1"
+    shutil.copytree(version, version.with_name("2"))
+    versions = ModelRepository(copied.repository)
+    found = already_published(copied.published.manifest.lineage.run_id, versions, "toy")
+    assert (found.version, found.path) == (1, version)
+    shutil.rmtree(version)
+    assert already_published(copied.published.manifest.lineage.run_id, versions, "toy") is None
+
+
+def test_a_publication_whose_place_another_has_taken(copied):
+    noted = copied.run_dir / "published.json"
+    record = json.loads(noted.read_text())
+    other = copied.repository / "toy" / "9"
+    shutil.copytree(copied.published.path, other)
+    manifest = read_manifest(other)
+    manifest.lineage.run_id = "somebody-else"
+    write_manifest(other, manifest)
+    noted.write_text(json.dumps({**record, "path": str(other)}))
+    with pytest.raises(PipelineError, match="is of run somebody-else and not of"):
+        published_version(copied.run_dir)
 
 
 @pytest.mark.parametrize("ask", [evaluate_published, calibrate_published])
