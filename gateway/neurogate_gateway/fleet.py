@@ -171,6 +171,7 @@ class Fleet(Standing):
 
     def polled(self, member: Member) -> None:  # noqa: ARG002 - each counts alike
         """A member tells that it has polled."""
+        self._forget_retired(self._members.values())
         self._on_look.tell()
 
     def admit(self, member: Member, version: ServedVersion) -> ServedVersion:

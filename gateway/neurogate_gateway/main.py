@@ -47,18 +47,23 @@ async def _serve(settings: Settings) -> int:
     except RecordsSetupError as error:
         log(logging.ERROR, "records_unusable", message=str(error))
         return 1
-    await gateway.start()
-    await asked_to_stop.wait()
-    await gateway.stop()
-    return 0
+    try:
+        await gateway.start()
+        await asked_to_stop.wait()
+        return 0
+    except Exception as defect:  # noqa: BLE001 - whatever it is, what has begun is ended in order
+        log(logging.ERROR, "start_failed", error=defect)
+        return 1
+    finally:
+        await gateway.stop()
 
 
 @needs_extra("neurogate-gateway", "gateway")
 def main() -> None:
     """Runs the gateway until SIGTERM or SIGINT.
 
-    Exit status: 0 after an orderly end, 1 when the port or the records are not to be had, 2 for a wrong
-    setting or a missing extra, 128 and the signal's number after a second signal.
+    Exit status: 0 after an orderly end, 1 when the port or the records are not to be had or the start fails,
+    2 for a wrong setting or a missing extra, 128 and the signal's number after a second signal.
     """
     try:
         settings = parse_settings(sys.argv[1:], os.environ)

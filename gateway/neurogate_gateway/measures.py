@@ -80,7 +80,8 @@ class FleetMeasures:
         self._rejections = metrics.counter(
             "neurogate_versions_rejected_total", "Rejections of versions by model servers, by kind.", "kind"
         )
-        self._counted: dict[tuple[int, str], float] = {}
+        self._counted: dict[int, dict[str, float]] = {}
+        """By version and model server: since when those that are REJECTED now are."""
         metrics.gauge(
             "neurogate_versions", "Versions by model server and state.", self._versions, "backend", "state"
         )
@@ -90,10 +91,13 @@ class FleetMeasures:
         fleet.subscribe(self._changed)
 
     def _changed(self, view: VersionView) -> None:
-        for there in view.backends:
-            if there.state == REJECTED and self._counted.get((view.number, there.address)) != there.since:
-                self._counted[view.number, there.address] = there.since
+        before = self._counted.pop(view.number, {})
+        rejected = [there for there in view.backends if there.state == REJECTED]
+        for there in rejected:
+            if before.get(there.address) != there.since:
                 self._rejections.labels(str(there.kind)).inc()
+        if rejected:
+            self._counted[view.number] = {there.address: there.since for there in rejected}
 
     def _versions(self) -> Values:
         states: dict[tuple[str, ...], float] = collections.defaultdict(float)

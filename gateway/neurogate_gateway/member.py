@@ -87,6 +87,8 @@ class Member:
         self._attempts = Attempts()
         self._one_proof = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._forgotten = 0
+        """The highest number of a version that was forgotten."""
 
     @property
     def doubtful(self) -> bool:
@@ -198,6 +200,11 @@ class Member:
             self._neighbours.changed(self)
         self._neighbours.polled(self)
 
+    def forget(self, number: int) -> None:
+        """Lets go of a RETIRED version; it is a new one when the server loads it again."""
+        if self.entries.pop(number, None) is not None:
+            self._forgotten = max(self._forgotten, number)
+
     def lose(self, reason: str) -> None:
         """Takes every version back until the server is there again and has proven it."""
         if not self._told_lost:
@@ -267,6 +274,10 @@ class Member:
     def _observe(self, seen: BackendVersion) -> None:
         entry = self.entries.get(seen.number)
         if entry is None:
+            ended = seen.state == _TFS.STATE_END and not seen.error
+            if ended and seen.number <= self._forgotten:
+                # TensorFlow Serving names what it has unloaded for as long as it runs.
+                return
             entry = self.entries[seen.number] = Entry(seen.number, LOADING, time.time())
             self._neighbours.changed(self)
         before, entry.loaded = entry.loaded, seen.state == _TFS.STATE_AVAILABLE

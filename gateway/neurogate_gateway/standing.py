@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
 from .admission import Deadline
+from .entries import RETIRED
 from .listeners import Listeners
 from .member import Member
 from .proof import ServedVersion
 from .views import VersionView, view_of
+
+_MOST_RETIRED: Final = 50
+"""Versions without a server whose manifests are kept, the highest ones."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """Where every version stood at one moment; for threads, which see nothing change meanwhile.
+
+    Attributes:
+        versions: Every version that is known, newest first.
+        served: Those that are READY, by number.
+    """
+
+    versions: tuple[VersionView, ...] = ()
+    served: Mapping[int, ServedVersion] = dataclasses.field(default_factory=dict)
+
+    def view(self, number: int) -> VersionView | None:
+        """One version; None when it is not known."""
+        return next((view for view in self.versions if view.number == number), None)
+
+    def ready(self, number: int) -> ServedVersion | None:
+        """A version that was READY on at least one model server."""
+        return self.served.get(number)
 
 
 class Standing:
@@ -25,7 +52,8 @@ class Standing:
         self.ready_lost_at = -math.inf
         """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
         self._views: dict[int, VersionView] = {}
-        self._listed: tuple[VersionView, ...] = ()
+        self.seen = Seen()
+        """Of this moment; another object after each change."""
         self._ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
         self._newest: int | None = None
         self._changed = asyncio.Event()
@@ -40,11 +68,14 @@ class Standing:
         return self._newest
 
     def versions(self) -> Sequence[VersionView]:
-        """Every version that was ever seen, newest first; another object after each change."""
-        return self._listed
+        """Every version that is known, newest first; another object after each change.
+
+        What no model server knows of any more stays known, up to a number of such versions.
+        """
+        return self.seen.versions
 
     def view(self, number: int) -> VersionView | None:
-        """One version; None when it was never seen."""
+        """One version; None when it is not known."""
         return self._views.get(number)
 
     def ready(self, number: int) -> ServedVersion | None:
@@ -115,16 +146,35 @@ class Standing:
                 version = having[0].ready(number)
                 assert version is not None  # noqa: S101 - nothing happened in between
                 ready[number] = (version, having)
-        # At once: changes of the release are decided in threads, which look at it any time.
         ready_before, self._ready = self._ready, ready
         self._newest = max(ready, default=None)
-        self._listed = tuple(self._views[number] for number in sorted(numbers, reverse=True))
+        self._take_seen()
         if ready_before.keys() - ready.keys():
             self.ready_lost_at = time.monotonic()
         self.wake()
         for view in changes:
             self._on_version.tell(view)
         self._tell_connections(members)
+
+    def _forget_retired(self, members: Collection[Member]) -> None:
+        """Forgets the lowest of the versions that no model server has, where they are too many."""
+        retired = sorted(
+            (number for number, view in self._views.items() if view.state == RETIRED), reverse=True
+        )
+        forgotten = retired[_MOST_RETIRED:]
+        if not forgotten:
+            return
+        for number in forgotten:
+            del self._views[number]
+            for member in members:
+                member.forget(number)
+        self._take_seen()
+
+    def _take_seen(self) -> None:
+        self.seen = Seen(
+            tuple(self._views[number] for number in sorted(self._views, reverse=True)),
+            {number: version for number, (version, _) in self._ready.items()},
+        )
 
     def _tell_connections(self, members: Collection[Member]) -> None:
         now = {member.address for member in members if member.connected}

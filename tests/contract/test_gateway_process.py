@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
+from unittest import mock
 
 import grpc
 import grpc.aio
@@ -14,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import classification_pb2_grpc
+from neurogate_gateway import gateway, main
+from neurogate_gateway.config import Settings
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_command import command, serving_command
 from neurogate_testing.gateway_harness import failure_of, serving_gateway
@@ -236,3 +241,35 @@ async def test_whatever_the_end_of_the_drain_cuts_is_told_why() -> None:
         assert await process.end() == 0
         ended = [line["reason"] for line in process.lines if line["event"] == "call"]
         assert set(ended) == {"SHUTTING_DOWN"}
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        "neurogate_gateway.lifecycle.assembly.Lifecycle.start",
+        "neurogate_gateway.training.part.TrainingPart.start",
+        "grpc.aio._server.Server.start",
+    ],
+)
+async def test_a_start_that_fails_ends_in_order_what_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(gateway, "_NOTICE_SECONDS", 0)
+    monkeypatch.setattr(main, "log", lambda level, event, **fields: ended.append(event))
+    monkeypatch.setattr(fails, mock.AsyncMock(side_effect=RuntimeError("broken")))
+    settings = Settings(
+        listen="127.0.0.1:0",
+        backend_address="127.0.0.1:9",
+        data_dir=str(tmp_path),
+        metrics_address="127.0.0.1:0",
+    )
+    async with asyncio.timeout(60):
+        assert await main._serve(settings) == 1
+    assert ended == ["start_failed"]
+    # Neither a task nor a thread of its parts is left.
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    names = {thread.name.rpartition("_")[0] or thread.name for thread in threading.enumerate()}
+    assert not names & {"journal", "journal-rows", "records", "image-store", "transform"}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)

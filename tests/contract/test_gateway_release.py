@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
+from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.lifecycle.desk import Asked
 from neurogate_gateway.release_errors import EtagMismatchError
 from neurogate_serving.model_config import find_model, read_config
@@ -75,6 +79,30 @@ async def test_promotion_and_rollback(tmp_path: Path) -> None:
         # A version that was rolled back does not come again by itself.
         assert "candidate" not in (await at.release()).labels
         assert at.backend.refused == []
+
+
+async def test_threads_that_decide_are_given_where_versions_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere: list[str] = []
+    for name in ("ready", "view", "versions"):
+        real = getattr(Fleet, name)
+
+        def looked(*args: Any, name: str = name, real: Any = real) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                elsewhere.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(Fleet, name, looked)
+    async with released_gateway(tmp_path, 2, keep_versions=1) as at:
+        models = at.gateway.models
+        await models.SetTrafficSplit(model_pb2.SetTrafficSplitRequest(canary_version=2, canary_percent=5))
+        await at.promote(2)
+        await models.SetTrafficSplit(model_pb2.SetTrafficSplitRequest(shadow_version=1))
+        await models.RollbackModel(model_pb2.RollbackModelRequest())
+        refused = models.PromoteModelVersion(model_pb2.PromoteModelVersionRequest(version=9))
+        assert (await failure(refused)).reason == "MODEL_VERSION_NOT_FOUND"
+    assert elsewhere == []
 
 
 async def test_two_rollbacks_at_once_go_back_once(tmp_path: Path) -> None:

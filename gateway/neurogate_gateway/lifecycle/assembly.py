@@ -92,7 +92,7 @@ class Lifecycle:
             self._evaluator.reported.add(self._publish_version)
         self.desk = desk = ReleaseDesk(manager, self._catalog, self._evaluator)
         self._shadow = Shadow(manager, fleet, quiet, seconds=seconds)
-        self._watchdog = Watchdog(manager, fleet, self.policy.guards)
+        self._watchdog = Watchdog(manager, self.policy.guards)
         self.observers = (self._watchdog, self._shadow)
         manager.changed.add(self._publish_release)
         self._watchdog.noticed.add(lambda: self.hub.publish(Event(release=self.release())))

@@ -16,6 +16,7 @@ from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.release_errors import EvaluationImpossibleError
 from neurogate_gateway.routing import CANDIDATE, STABLE
+from neurogate_gateway.standing import Seen
 from neurogate_gateway.telemetry import log
 
 from . import transitions
@@ -95,12 +96,12 @@ class Candidates:
     ) -> None:
         number = version.number
 
-        def decide(release: Release) -> Draft:
+        def decide(release: Release, seen: Seen) -> Draft:
             labels = release.state.labels
             if (labels.get(CANDIDATE), labels.get(STABLE)) != (number, stable):
                 raise NothingDueError
             # Measuring and judging have taken their time.
-            served = self._fleet.ready(number)
+            served = seen.ready(number)
             if served is None or served.digest != version.digest:
                 raise NothingDueError
             state = transitions.promote(release.state, number, now=time.time())

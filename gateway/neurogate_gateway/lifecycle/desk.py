@@ -28,6 +28,7 @@ from neurogate_gateway.release_errors import (
     ModelVersionNotReadyError,
 )
 from neurogate_gateway.routing import STABLE
+from neurogate_gateway.standing import Seen
 
 from . import transitions
 from .evaluation import Evaluator
@@ -109,13 +110,13 @@ class ReleaseDesk:
             if view is not None and view.state == READY:
                 return
             if view is not None and view.state == REJECTED:
-                raise self._not_ready(version)
+                raise self._not_ready(version, self._catalog.fleet.seen)
             if not await self._catalog.fleet.changes(give_up):
                 raise DeadlineTooShortError(f"version {version} was not READY within {seconds:g} s")
 
     async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
         """As `VersionPromoter`."""
-        self._check_ready(version)
+        self._check_ready(version, self._catalog.fleet.seen)
         if self._evaluator is None:
             raise EvaluationImpossibleError("this gateway has no evaluation images")
         try:
@@ -141,7 +142,7 @@ class ReleaseDesk:
         content = {"action": PROMOTE, "version": version, "force": force, **_content(asked)}
         if repeated := await self._manager.repeated(asked.request_id, content):
             return repeated
-        self._check_ready(version)
+        self._check_ready(version, self._catalog.fleet.seen)
         stable = self._manager.release.state.labels.get(STABLE)
         # Who is "stable" already has nothing to prove.
         report = None if version == stable else await self._verdict(version, force=force, also=also)
@@ -156,8 +157,8 @@ class ReleaseDesk:
                 metadata={"rules": ",".join(rules), "version": str(version)},
             )
 
-        def decide(release: Release) -> Draft:
-            self._check_ready(version)
+        def decide(release: Release, seen: Seen) -> Draft:
+            self._check_ready(version, seen)
             self._check_loaded(version, release)
             # In mode "gated" it may be this very version, which then stays what it is.
             unforeseen = release.state.labels.get(STABLE) not in (stable, version)
@@ -187,12 +188,12 @@ class ReleaseDesk:
         content = {"action": ROLLBACK, **_content(asked)}
         stable = self._manager.release.state.labels.get(STABLE)
 
-        def decide(release: Release) -> Draft:
+        def decide(release: Release, seen: Seen) -> Draft:
             # An etag says already what the caller has seen, which may be more than this gateway has.
             if not asked.etag and release.state.labels.get(STABLE) != stable:
                 raise EtagMismatchError('another version became "stable" meanwhile')
             state = transitions.rollback(release.state, now=time.time())
-            self._check_ready(state.labels[STABLE])
+            self._check_ready(state.labels[STABLE], seen)
             return Draft(action=ROLLBACK, state=state, actor=asked.actor, reason=asked.reason)
 
         return await self._change(decide, asked, content)
@@ -215,17 +216,17 @@ class ReleaseDesk:
             **_content(asked),
         }
 
-        def decide(release: Release) -> Draft:
+        def decide(release: Release, seen: Seen) -> Draft:
             state = transitions.split(
                 release.state, canary=canary, percent=percent, shadow=shadow, now=time.time()
             )
             if canary:
-                self._check_ready(canary)
+                self._check_ready(canary, seen)
                 self._check_loaded(canary, release)
             if shadow and not self._manager.is_published(shadow):
-                self._check_ready(shadow)
+                self._check_ready(shadow, seen)
             elif shadow:
-                self._check_not_rejected(shadow)
+                self._check_not_rejected(shadow, seen)
             return Draft(action=SET_TRAFFIC, state=state, actor=asked.actor, reason=asked.reason)
 
         return await self._change(decide, asked, content)
@@ -239,7 +240,7 @@ class ReleaseDesk:
         return self._evaluator.last_report(version) if self._evaluator is not None else None
 
     async def _change(
-        self, decide: Callable[[Release], Draft], asked: Asked, content: dict[str, object]
+        self, decide: Callable[[Release, Seen], Draft], asked: Asked, content: dict[str, object]
     ) -> Changed:
         change = self._manager.change(decide, etag=asked.etag, request_id=asked.request_id, content=content)
         # Once begun, a change is made; a caller who goes away must not leave it unseen here.
@@ -247,16 +248,16 @@ class ReleaseDesk:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
-    def _check_ready(self, version: int) -> None:
+    def _check_ready(self, version: int, seen: Seen) -> None:
         if version < 1:
             raise ModelSelectorInvalidError(f"the version is {version}, expected at least 1", field="version")
-        if self._catalog.fleet.ready(version) is None:
-            raise self._not_ready(version)
+        if seen.ready(version) is None:
+            raise self._not_ready(version, seen)
 
-    def _check_not_rejected(self, version: int) -> None:
-        view = self._catalog.fleet.view(version)
+    def _check_not_rejected(self, version: int, seen: Seen) -> None:
+        view = seen.view(version)
         if view is not None and view.state == REJECTED:
-            raise self._not_ready(version)
+            raise self._not_ready(version, seen)
 
     def _check_loaded(self, version: int, release: Release) -> None:
         """Refuses a version that is about to be unloaded."""
@@ -267,9 +268,9 @@ class ReleaseDesk:
                 resource=("model_version", f"{self._catalog.model}/{version}"),
             )
 
-    def _not_ready(self, version: int) -> GatewayError:
+    def _not_ready(self, version: int, seen: Seen) -> GatewayError:
         resource = ("model_version", f"{self._catalog.model}/{version}")
-        view = self._catalog.fleet.view(version)
+        view = seen.view(version)
         if view is None and version not in self._manager.published:
             return ModelVersionNotFoundError(
                 f"model {self._catalog.model} has no version {version}", resource=resource

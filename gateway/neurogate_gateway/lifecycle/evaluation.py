@@ -31,6 +31,8 @@ from .measure import Measured
 from .policy import Policy
 
 _REMEMBERED: Final = 8
+_REPORTS_REMEMBERED: Final = 100
+"""As many versions as are listed at once."""
 _ATTEMPTS: Final = 5
 _PAUSE_SECONDS: Final = 0.5
 _PATIENCE_SECONDS: Final = 1.0
@@ -74,12 +76,12 @@ class Evaluator:
         self._images: tuple[Fingerprint, SealedImages] | None = None
         self._known: OrderedDict[tuple[str, str], asyncio.Task[Measured]] = OrderedDict()
         self._verdicts: OrderedDict[tuple[str, str, str, str], model_pb2.GateReport] = OrderedDict()
-        self._reports: dict[int, model_pb2.GateReport] = {}
+        self._reports: OrderedDict[int, model_pb2.GateReport] = OrderedDict()
         self.reported: Listeners[[int]] = Listeners()
         """Told the number of every version that the gate has judged by its own policy."""
 
     def last_report(self, version: int) -> model_pb2.GateReport | None:
-        """The last verdict by the gate's own policy; None when it was not asked yet."""
+        """The last verdict by the gate's own policy; None when it was not asked, or long ago."""
         return self._reports.get(version)
 
     async def evaluate(
@@ -113,6 +115,9 @@ class Evaluator:
             self._verdicts.popitem(last=False)
         if policy is None and self._reports.get(number) is not report:
             self._reports[number] = report
+            self._reports.move_to_end(number)
+            while len(self._reports) > _REPORTS_REMEMBERED:
+                self._reports.popitem(last=False)
             self.reported.tell(number)
         return report
 

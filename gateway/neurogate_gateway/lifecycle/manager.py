@@ -32,6 +32,7 @@ from neurogate_gateway.listeners import Listeners
 from neurogate_gateway.rejection import Rejection
 from neurogate_gateway.release_errors import ReleaseUnavailableError
 from neurogate_gateway.routing import Routing
+from neurogate_gateway.standing import Seen
 from neurogate_gateway.telemetry import log
 
 from . import steward
@@ -103,7 +104,7 @@ class ReleaseManager:
 
     async def change(
         self,
-        decide: Callable[[Release], Draft],
+        decide: Callable[[Release, Seen], Draft],
         *,
         etag: str = "",
         request_id: str = "",
@@ -111,15 +112,18 @@ class ReleaseManager:
     ) -> Changed:
         """Changes the release, for all gateways; it counts here when this returns. As `ReleaseStore.change`.
 
+        `decide` runs in a thread, so it is given where the versions stand, of the moment of this call.
+
         Raises:
             EtagMismatchError: The release is another one by now.
             RequestIdReusedError: The request_id belongs to another change.
             ReleaseUnavailableError: The release cannot be read or written now.
         """
+        seen = self._catalog.fleet.seen
 
         def decide_seen(release: Release) -> Draft:
             self._check_there(release)
-            return decide(release)
+            return decide(release, seen)
 
         with self._refusals("write"):
             changed = await asyncio.to_thread(
@@ -207,25 +211,25 @@ class ReleaseManager:
     async def _act(self) -> None:
         """Makes the change that is due, if one is, unless another gateway has just made it."""
 
-        def now_due(release: Release) -> Draft | None:
-            fleet = self._catalog.fleet
-            ready = [served for view in fleet.versions() if (served := fleet.ready(view.number)) is not None]
+        def now_due(release: Release, seen: Seen) -> Draft | None:
             return steward.due(
                 release,
                 published=self.published,
-                ready=frozenset(each.number for each in ready),
-                with_policy=frozenset(each.number for each in ready if each.manifest.lineage.gate_policy),
+                ready=frozenset(seen.served),
+                with_policy=frozenset(
+                    number for number, served in seen.served.items() if served.manifest.lineage.gate_policy
+                ),
                 now=time.time(),
                 retire_after=self._retire_after,
             )
 
-        def decide(release: Release) -> Draft:
-            draft = now_due(release)
+        def decide(release: Release, seen: Seen) -> Draft:
+            draft = now_due(release, seen)
             if draft is None:
                 raise NothingDueError
             return draft
 
-        if now_due(self.release) is None:
+        if now_due(self.release, self._catalog.fleet.seen) is None:
             return
         # Whoever cannot write says so once; the next look tries again.
         with contextlib.suppress(NothingDueError, ReleaseUnavailableError):
@@ -233,10 +237,10 @@ class ReleaseManager:
 
     async def _tidy(self) -> None:
         """Removes versions from the disk that are too many."""
-        model = self._catalog.model
+        model, loaded = self._catalog.model, self._loaded()
 
         def old(release: Release, published: frozenset[int]) -> list[int]:
-            return steward.superfluous(release, published=published, loaded=self._loaded(), keep=self._keep)
+            return steward.superfluous(release, published=published, loaded=loaded, keep=self._keep)
 
         def remove(release: Release) -> list[int]:
             # Under the lock of the release: nobody can give one of them a label meanwhile, and what another

@@ -86,8 +86,9 @@ class ModelServers:
     async def _bring(self) -> None:
         state, published = self._manager.release.state, self._manager.published
         wanted = wanted_step(state, published, self._broken())
-        sound = frozenset().union(*self._loaded().values()) - self._rejected()
-        config = await asyncio.to_thread(self._keep_file, wanted, sound)
+        rejected = self._rejected()
+        sound = frozenset().union(*self._loaded().values()) - rejected
+        config = await asyncio.to_thread(self._keep_file, wanted, sound, rejected)
         self._complaints.pop(str(self._path), None)
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
@@ -151,7 +152,9 @@ class ModelServers:
         """Versions that no model server has READY and some have REJECTED."""
         return frozenset(view.number for view in self._fleet.versions() if view.state == REJECTED)
 
-    def _keep_file(self, wanted: Step, sound: frozenset[int]) -> tfs_pb2.ModelServerConfig:
+    def _keep_file(
+        self, wanted: Step, sound: frozenset[int], rejected: frozenset[int]
+    ) -> tfs_pb2.ModelServerConfig:
         """Brings the file up to date; what it says of other models, and where this one is, stays."""
         with _locked(self._repository / _LOCK):
             try:
@@ -169,7 +172,7 @@ class ModelServers:
                 )
                 entry = model_config.find_model(changed, self._model)
             # What the file names already was sound when it was written.
-            able = sound | (frozenset(entry.model_version_policy.specific.versions) - self._rejected())
+            able = sound | (frozenset(entry.model_version_policy.specific.versions) - rejected)
             versions = tuple(version for version in wanted.versions if version in able)
             if versions:
                 labels = {label: version for label, version in wanted.labels.items() if version in able}

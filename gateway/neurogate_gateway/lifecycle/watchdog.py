@@ -19,10 +19,10 @@ from neurogate_gateway.errors import (
 from neurogate_gateway.listeners import Listeners
 from neurogate_gateway.outcomes import Outcome
 from neurogate_gateway.routing import CANARY, PREVIOUS, STABLE
+from neurogate_gateway.standing import Seen
 from neurogate_gateway.telemetry import log
 
 from . import transitions
-from .evaluation import Versions
 from .guards import Firing, Floats, Guards, Sample, Window
 from .manager import NothingDueError, ReleaseManager
 from .policy import GuardPolicy
@@ -34,9 +34,8 @@ _REMEMBERED: Final = 8
 class Watchdog:
     """Observes outcomes; what a guard that fires means is done in the background."""
 
-    def __init__(self, manager: ReleaseManager, versions: Versions, policy: GuardPolicy) -> None:
+    def __init__(self, manager: ReleaseManager, policy: GuardPolicy) -> None:
         self._manager = manager
-        self._versions = versions
         self._policy = policy
         self._guards: Guards | None = None
         self._role: tuple[int | None, bool, float | None] = (None, False, None)
@@ -132,11 +131,11 @@ class Watchdog:
             windows=fired.windows,
         )
 
-        def decide(release: Release) -> Draft:
+        def decide(release: Release, seen: Seen) -> Draft:
             now, state = time.time(), release.state
             if state.labels.get(CANARY) == fired.version:
                 after = transitions.end_canary(state, now=now)
-            elif _watched(state, self._policy.watch_seconds) == fired.version and self._can_go_back(state):
+            elif _watched(state, self._policy.watch_seconds) == fired.version and _can_go_back(state, seen):
                 after = transitions.rollback(state, now=now)
             else:
                 raise NothingDueError
@@ -150,8 +149,9 @@ class Watchdog:
             # The next window above the limit fires again.
             log(logging.ERROR, "guard_failed", guard=fired.name, version=fired.version, message=error.message)
 
-    def _can_go_back(self, state: State) -> bool:
-        return PREVIOUS in state.labels and self._versions.ready(state.labels[PREVIOUS]) is not None
+
+def _can_go_back(state: State, seen: Seen) -> bool:
+    return PREVIOUS in state.labels and seen.ready(state.labels[PREVIOUS]) is not None
 
 
 def _watched(state: State, watch_seconds: float) -> int | None:

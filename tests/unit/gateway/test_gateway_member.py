@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import types
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -18,7 +19,9 @@ from neurogate_gateway.entries import LOADING, READY
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.integrity import NoRepository
+from neurogate_gateway.measures import FleetMeasures
 from neurogate_gateway.member import Member
+from neurogate_gateway.metrics import NoMetrics
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.proving import Prover
 from neurogate_gateway.transforms import TransformPool
@@ -31,7 +34,7 @@ PIXELS = np.zeros((32, 32, 3), np.uint8)
 
 
 class Server:
-    """One version, whose polls and predictions answer, or do not, as the test says."""
+    """One version, and others, whose polls and predictions answer, or do not, as the test says."""
 
     def __init__(self) -> None:
         self.polls_answer = True
@@ -39,12 +42,14 @@ class Server:
         self.predictions_answer.set()
         self.poll_seconds: list[float] = []
         self.predicting = 0
+        self.number = 1
+        self.also: list[BackendVersion] = []
 
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
         self.poll_seconds.append(seconds)
         if not self.polls_answer:
             raise DeadlineTooShortError("slow")
-        return [BackendVersion(1, AVAILABLE)]
+        return [BackendVersion(self.number, AVAILABLE), *self.also]
 
     async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
         return serialize_manifest(build_manifest(version))
@@ -180,6 +185,61 @@ async def test_a_ready_version_is_ready_for_other_threads_while_versions_are_cou
     world.fleet.changed(only)
     assert seen
     assert None not in seen
+
+
+async def test_retired_versions_are_forgotten_beyond_a_number_and_come_back(
+    pool: TransformPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurogate_gateway.standing._MOST_RETIRED", 2)
+    world = await ready(pool, 2)
+    fleet, told = world.fleet, Counter[int]()
+    fleet.subscribe(lambda view: told.update([view.number]))
+    for number in range(2, 8):
+        for server, each in zip(world.servers, world.members, strict=True):
+            server.number = number
+            await world.poll(each)
+    assert [view.number for view in fleet.versions()] == [7, 6, 5]
+    assert fleet.view(1) is None
+    assert [sorted(each.entries) for each in world.members] == [[5, 6, 7]] * 2
+    before = told.copy()
+    ended = BackendVersion(2, tfs_pb2.ModelVersionStatus.STATE_END, "")
+    for server, each in zip(world.servers, world.members, strict=True):
+        # TensorFlow Serving goes on naming what it has unloaded.
+        server.also = [ended]
+        await world.poll(each)
+    assert told == before
+    assert fleet.view(2) is None
+    [server, _], [first, _] = world.servers, world.members
+    server.also, server.number = [], 2
+    await world.poll(first)
+    assert fleet.ready(2) is not None
+
+
+async def test_what_was_seen_does_not_change(pool: TransformPool) -> None:
+    world = await ready(pool, 1)
+    [server], [only] = world.servers, world.members
+    seen = world.fleet.seen
+    server.number = 2
+    await world.poll(only)
+    assert (seen.ready(1), seen.ready(2), seen.view(2)) == (seen.served[1], None, None)
+    now = world.fleet.seen
+    assert now.ready(1) is None
+    assert [view.number for view in now.versions] == [2, 1]
+    assert now.view(1) is not None
+
+
+async def test_rejections_that_are_over_are_counted_and_forgotten(pool: TransformPool) -> None:
+    world = await ready(pool, 1)
+    [server], [only] = world.servers, world.members
+    measures = FleetMeasures(NoMetrics(), world.fleet)
+    for number in range(2, 30):
+        server.also = [BackendVersion(number, tfs_pb2.ModelVersionStatus.STATE_END, "broken")]
+        await world.poll(only)
+        await world.poll(only)
+        assert list(measures._counted) == [number]
+    server.also = []
+    await world.poll(only)
+    assert measures._counted == {}
 
 
 async def test_the_doubtful_come_last(pool: TransformPool) -> None:

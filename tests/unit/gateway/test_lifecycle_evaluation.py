@@ -94,6 +94,19 @@ async def test_each_version_is_asked_once(folder: Path) -> None:
     await judge.close()
 
 
+async def test_only_the_latest_reports_are_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_REPORTS_REMEMBERED", 2)
+    runner = FakeRunner()
+    runner.served |= {n: ServedVersion("m", n, build_manifest(n), f"d{n}") for n in (3, 4)}
+    judge = evaluator(folder, runner)
+    for version in (2, 3, 2, 4):
+        await judge.evaluate(version, None if version == 2 else 1)
+        runner.served[2] = ServedVersion("m", 2, build_manifest(2), "other")
+    assert judge.last_report(3) is None
+    assert None not in [judge.last_report(version) for version in (2, 4)]
+    await judge.close()
+
+
 async def test_another_policy_is_another_verdict_and_not_the_last_report(folder: Path) -> None:
     runner = FakeRunner()
     judge = evaluator(folder, runner)

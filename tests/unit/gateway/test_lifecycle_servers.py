@@ -27,8 +27,8 @@ async def test_a_server_that_is_replaced_while_the_file_is_written(
     loaded = {"a:1": frozenset({1, 2})}
     told: list[Step] = []
 
-    def written(wanted: Step, sound: frozenset[int]) -> tfs_pb2.ModelServerConfig:
-        assert sound == {1, 2}
+    def written(wanted: Step, sound: frozenset[int], rejected: frozenset[int]) -> tfs_pb2.ModelServerConfig:
+        assert (sound, rejected) == ({1, 2}, frozenset())
         loaded["a:1"] = frozenset({2})
         return default_config("brain_tumor", tmp_path / "brain_tumor")
 
