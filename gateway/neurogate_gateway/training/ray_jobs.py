@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from .launching import LOG_FILE, Job, JobState, JobStatus, LaunchError
 
 T = TypeVar("T")
 
 _ANSWER_SECONDS: Final = 30.0
+_NOT_FOUND: Final = 404
 _STATES: Final = {"PENDING": JobState.WAITING, "RUNNING": JobState.RUNNING}
+
+
+class _JobGoneError(RuntimeError):
+    """The cluster knows no such job."""
 
 
 class RayLauncher:
@@ -51,7 +57,8 @@ class RayLauncher:
 
         def submit(client: Any) -> str:  # noqa: ANN401 - Ray carries no types here
             # A submission whose answer was lost must not become two.
-            if any(known.submission_id == job.run_id for known in client.list_jobs()):
+            with contextlib.suppress(_JobGoneError):
+                client.get_job_info(job.run_id)
                 return job.run_id
             submitted: str = client.submit_job(
                 entrypoint=entrypoint,
@@ -69,9 +76,7 @@ class RayLauncher:
         def look(client: Any) -> JobStatus:  # noqa: ANN401 - as above
             try:
                 job = client.get_job_info(handle)
-            except RuntimeError as error:
-                if "404" not in str(error):
-                    raise
+            except _JobGoneError:
                 return JobStatus(JobState.LOST, "the Ray cluster does not know the job any longer")
             state = _STATES.get(job.status.value, JobState.ENDED)
             ended = f"Ray says {job.status.value}: {job.message or 'nothing more'}"
@@ -106,7 +111,7 @@ def _client(address: str) -> Any:  # noqa: ANN401 - as above
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
-        """Ray's own waits for ever, and with it a thread that the gateway's end waits for."""
+        """Ray's own waits for ever, and with it a thread; and only its text tells which error it was."""
 
         def _do_request(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
             try:
@@ -114,5 +119,10 @@ def _client(address: str) -> Any:  # noqa: ANN401 - as above
             except RayError as error:
                 # A cluster that wants a token has a kind of its own for that.
                 raise RuntimeError(str(error)) from error
+
+        def _raise_error(self, r: Any) -> NoReturn:  # noqa: ANN401 - as above
+            if r.status_code == _NOT_FOUND:
+                raise _JobGoneError("the Ray cluster does not know the job")
+            raise RuntimeError(f"status {r.status_code}: {r.text}")
 
     return Client(address)

@@ -1,13 +1,16 @@
 """What a Ray cluster that does not answer does to a gateway; jobs on a real one are a system test."""
 
 import asyncio
+import json
 import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+import ray
 from neurogate_gateway.training.launching import Job, JobState, LaunchError
 from neurogate_gateway.training.ray_jobs import RayLauncher
 
@@ -49,6 +52,80 @@ async def test_a_dashboard_that_hangs_is_not_waited_for_for_ever(tmp_path, monke
             await launcher.start(Job("a", (sys.executable,), tmp_path))
         launcher.close()
     assert hung.value.passing
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """The paths of Ray's dashboard that its client asks, over the jobs of a test."""
+
+    broken = False
+
+    def do_GET(self):
+        self.asked.append(("GET", self.path))
+        job = self.path.removeprefix("/api/jobs/")
+        if self.path == "/api/version":
+            self._tell(200, json.dumps({"version": "4", "ray_version": ray.__version__, "ray_commit": ""}))
+        elif self.broken:
+            self._tell(500, "port 40404 is taken")
+        elif job in self.jobs:
+            self._tell(
+                200,
+                json.dumps(
+                    {"type": "SUBMISSION", "submission_id": job, "status": "RUNNING"} | self.jobs[job]
+                ),
+            )
+        else:
+            self._tell(404, f"Job {job} does not exist")
+
+    def do_POST(self):
+        self.asked.append(("POST", self.path))
+        submitted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.jobs[submitted["submission_id"]] = {"entrypoint": submitted["entrypoint"]}
+        self._tell(
+            200,
+            json.dumps({"job_id": submitted["submission_id"], "submission_id": submitted["submission_id"]}),
+        )
+
+    def log_message(self, *_):
+        pass
+
+    def _tell(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+
+@pytest.fixture
+def dashboard():
+    handler = type("Handler", (Dashboard,), {"jobs": {}, "asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        handler.address = f"http://127.0.0.1:{server.server_port}"
+        yield handler
+        server.shutdown()
+        thread.join()
+
+
+async def test_a_job_is_looked_up_by_its_name_and_submitted_once(dashboard, tmp_path):
+    launcher = RayLauncher(dashboard.address, cpus=0, gpus=0)
+    job = Job("a" * 32, (sys.executable, "-V"), tmp_path)
+    assert await launcher.start(job) == job.run_id
+    assert await launcher.start(job) == job.run_id
+    assert (await launcher.status(job.run_id)).state is JobState.RUNNING
+    assert [path for method, path in dashboard.asked if method == "POST"] == ["/api/jobs/"]
+    # Never the list of all jobs that the cluster has seen.
+    assert ("GET", "/api/jobs/") not in dashboard.asked
+    launcher.close()
+
+
+async def test_only_the_status_tells_that_a_job_is_gone(dashboard):
+    launcher = RayLauncher(dashboard.address, cpus=0, gpus=0)
+    assert (await launcher.status("a" * 32)).state is JobState.LOST
+    dashboard.broken = True
+    with pytest.raises(LaunchError, match="40404"):
+        await launcher.status("a" * 32)
+    launcher.close()
 
 
 async def test_a_dashboard_that_hangs_takes_no_threads_from_others(client):
