@@ -1,7 +1,8 @@
 """Calls that have threads of their own, bridged into an event loop.
 
 Not grpc.aio's own streams: when a write meets the end of the call, which is how every refusal of a running
-stream arrives, grpc.aio puts "Internal error from Core" in place of the gateway's status and its reason.
+stream arrives, grpc.aio puts "Internal error from Core" in place of the gateway's status and its reason. See
+https://github.com/grpc/grpc/issues/36066. Once the oldest grpcio that is allowed has it mended, this can go.
 """
 
 from __future__ import annotations
