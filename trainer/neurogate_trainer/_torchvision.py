@@ -24,6 +24,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from neurogate_trainer.errors import TrainerError
+
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 _TORCH_EPSILON: Final = 1e-5
@@ -35,7 +37,7 @@ _BLOCKS: Final = 17
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-class WeightsFormatError(ValueError):
+class WeightsFormatError(TrainerError, ValueError):
     """Bytes that are no weights of the expected kind; the message says what is wrong."""
 
 

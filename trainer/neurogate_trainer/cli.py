@@ -16,6 +16,7 @@ from neurogate_serving.quiet import quiet_imports
 from neurogate_trainer import cli_data
 from neurogate_trainer._stopping import STOPPED_STATUS, stop_on_sigterm
 from neurogate_trainer.config import PRESETS, ConfigError, TrainConfig, preset, read_config
+from neurogate_trainer.errors import user_errors
 from neurogate_trainer.progress import (
     ClosingReporter,
     JsonLinesReporter,
@@ -292,9 +293,8 @@ def _reporting(events: Path | None) -> Iterator[_Told]:
             raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else STOPPED_STATUS) from None
         except Exception as error:
             end("failed", reason=str(error) or type(error).__name__)
-            # The project's own errors and the system's speak to the user; any other is a defect, and keeps
-            # its traceback.
-            if not (isinstance(error, OSError) or type(error).__module__.startswith("neurogate")):
+            # Any other is a defect, and keeps its traceback.
+            if not isinstance(error, user_errors()):
                 raise
             stack.close()
             _fail(error)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from neurogate_trainer.errors import user_errors
 from neurogate_trainer.progress import Reporter, console_reporter
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, make, import and look at data sets.")
@@ -29,18 +30,10 @@ OutDir = Annotated[
 @contextlib.contextmanager
 def _reporting() -> Iterator[Reporter]:
     """Progress on standard error, and known failures as one line instead of a traceback."""
-    # Late imports, here and below: `--help` should not wait for scipy and matplotlib.
-    from neurogate_serving.transform import TransformError  # noqa: PLC0415
-
-    from neurogate_trainer.datasets.kaggle import FetchError  # noqa: PLC0415
-    from neurogate_trainer.datasets.layout import DatasetError  # noqa: PLC0415
-    from neurogate_trainer.datasets.phantom.generate import PhantomError  # noqa: PLC0415
-    from neurogate_trainer.wheels import WheelError  # noqa: PLC0415
-
     try:
         with console_reporter() as reporter:
             yield reporter
-    except (DatasetError, FetchError, PhantomError, TransformError, WheelError, OSError) as error:
+    except user_errors() as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
 

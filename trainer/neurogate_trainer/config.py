@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from neurogate_trainer.errors import TrainerError
+
 BatchNormMode = Literal["frozen", "adapt"]
 
 BACKBONE_LAYERS: Final = 154
 """Layers of Keras' MobileNetV2 without its classifier."""
 
 
-class ConfigError(ValueError):
+class ConfigError(TrainerError, ValueError):
     """A setting is out of its range or unknown; the message names it and what would be right."""
 
 

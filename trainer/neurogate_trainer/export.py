@@ -18,6 +18,7 @@ from PIL import Image
 
 from neurogate_trainer.calibrate import probabilities
 from neurogate_trainer.datasets.index import ImageRecord
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.inputs import Examples
 from neurogate_trainer.ood import FeatureDistance
 from neurogate_trainer.saved_model import SavedModel
@@ -38,7 +39,7 @@ _DISPLAY_NAMES: Final = {
 }
 
 
-class ExportError(RuntimeError):
+class ExportError(TrainerError, RuntimeError):
     """The exported graph is not the trained network, so it must not be published."""
 
 

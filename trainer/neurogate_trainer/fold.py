@@ -7,10 +7,12 @@ from typing import Any, Final
 import keras
 import numpy as np
 
+from neurogate_trainer.errors import TrainerError
+
 _FOLDABLE: Final = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
-class FoldError(ValueError):
+class FoldError(TrainerError, ValueError):
     """A network holds a batch normalisation that cannot be folded."""
 
 

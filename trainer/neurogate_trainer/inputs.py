@@ -20,6 +20,7 @@ from neurogate_serving.transform import TransformError, transform
 
 from neurogate_trainer._files import replacing
 from neurogate_trainer.datasets.index import ImageRecord
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
 
 Pixels = npt.NDArray[np.uint8]
@@ -29,7 +30,7 @@ Batch = tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.float32]]
 _BATCHES_AHEAD: Final = 4
 
 
-class InputError(RuntimeError):
+class InputError(TrainerError, RuntimeError):
     """An image cannot be read any more, or the disk has no room for the pixels."""
 
 

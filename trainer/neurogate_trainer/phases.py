@@ -16,6 +16,7 @@ from neurogate_trainer.calibrate import calibrate
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.datasets.folder import doubtful_classes
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord, build_index
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.evaluate import Evaluation, evaluate_run
 from neurogate_trainer.evaluation_set import write_evaluation_set
 from neurogate_trainer.explore import explore
@@ -40,7 +41,7 @@ from neurogate_trainer.weights import (
 CACHE: Final = "cache"
 
 
-class PipelineError(RuntimeError):
+class PipelineError(TrainerError, RuntimeError):
     """A run cannot start or end; the message says why and what to do."""
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from neurogate_trainer._files import replacing
+from neurogate_trainer.errors import TrainerError
 
 FloatArray = npt.NDArray[np.float32]
 
 
-class PredictionsError(ValueError):
+class PredictionsError(TrainerError, ValueError):
     """Arrays that do not belong together, or a file that does not hold predictions."""
 
 

@@ -38,6 +38,7 @@ from neurogate_trainer._reporting import (
     ThrottledReporter,
     format_metrics,
 )
+from neurogate_trainer.errors import TrainerError
 
 __all__ = [
     "ClosingReporter",
@@ -54,7 +55,7 @@ __all__ = [
 _STYLES = {"info": "", "warning": "bold yellow", "error": "bold red"}
 
 
-class EventFileError(ValueError):
+class EventFileError(TrainerError, ValueError):
     """A file to which events should be appended holds something else."""
 
 

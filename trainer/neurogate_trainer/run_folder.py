@@ -15,12 +15,13 @@ from neurogate_trainer._files import found_beside, named_beside, write_atomicall
 from neurogate_trainer.audit import AuditReport, ClassConflict, Leak, NearDuplicate
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.datasets.index import DatasetIndex
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import JsonLinesReporter, LogReporter, Reporter, TeeReporter
 
 _STATE: Final = "state.json"
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(TrainerError, RuntimeError):
     """The folder belongs to another run, or to another process."""
 
 

@@ -14,12 +14,14 @@ import tensorflow as tf
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.transform import TransformError, transform
 
+from neurogate_trainer.errors import TrainerError
+
 OUTPUTS: Final = ("probabilities", "logits", "ood_score", "gradcam")
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(TrainerError, RuntimeError):
     """A version, an image or a run folder that cannot be evaluated; the message says what and why."""
 
 

@@ -17,6 +17,7 @@ from neurogate_trainer._files import write_atomically
 from neurogate_trainer.audit import AuditReport
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
 from neurogate_trainer.datasets.layout import DatasetError
+from neurogate_trainer.errors import TrainerError
 
 SPLITS_REVISION = 1
 NAMES = ("train", "validation", "test")
@@ -24,7 +25,7 @@ NAMES = ("train", "validation", "test")
 Records = tuple[ImageRecord, ...]
 
 
-class LeakageError(ValueError):
+class LeakageError(TrainerError, ValueError):
     """Images of one group, or with one content, lie in more than one split."""
 
 

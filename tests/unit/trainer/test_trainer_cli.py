@@ -1,3 +1,5 @@
+import ast
+import builtins
 import dataclasses
 import json
 import re
@@ -212,6 +214,30 @@ def test_a_defect_keeps_its_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "run_training", fail)
     result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
     assert isinstance(result.exception, ValueError)
+
+
+def test_a_defect_of_the_trainers_own_modules_keeps_its_traceback_too(monkeypatch, tmp_path):
+    defect = type("LookupFailed", (Exception,), {"__module__": "neurogate_trainer.pipeline"})
+
+    def broken(*args, **kwargs):
+        raise defect("a defect")
+
+    monkeypatch.setattr(pipeline, "run_training", broken)
+    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
+    assert isinstance(result.exception, defect)
+
+
+def test_every_error_of_the_trainer_is_known_as_one_for_users():
+    package = Path(cli.__file__).parent
+    strangers = [
+        f"{path.name}: {node.name}"
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and node.name != "TrainerError"
+        if not any(isinstance(base, ast.Name) and base.id.endswith("Error") for base in node.bases[:1])
+        or node.bases[0].id in vars(builtins)
+    ]
+    assert strangers == []
 
 
 @pytest.mark.parametrize(("signalled", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])

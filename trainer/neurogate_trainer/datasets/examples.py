@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from neurogate_trainer.datasets.index import ImageRecord, index_images
 from neurogate_trainer.datasets.layout import ImageFile
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
 
 EXAMPLES_REVISION: Final = 1
@@ -20,7 +21,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 Dropped = tuple[tuple[ImageRecord, str], ...]
 
 
-class ExamplesError(ValueError):
+class ExamplesError(TrainerError, ValueError):
     """The examples cannot be learnt from; the message says why."""
 
 

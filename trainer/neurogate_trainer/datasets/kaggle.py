@@ -23,6 +23,7 @@ from requests.adapters import HTTPAdapter
 
 from neurogate_trainer._files import is_disk_full
 from neurogate_trainer.datasets.layout import DatasetError, find_images
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
 
 HANDLE = "masoudnickparvar/brain-tumor-mri-dataset"
@@ -39,7 +40,7 @@ _SILENCE_SECONDS = 60.0
 _BROKEN_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError, RuntimeError)
 
 
-class FetchError(RuntimeError):
+class FetchError(TrainerError, RuntimeError):
     """The data set could not be fetched; the message says why and what to do."""
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from neurogate_serving.names import CLASS_ID_RULE, is_class_id
 
 from neurogate_trainer.datasets.naming import given_split_of, is_ignored, listed
+from neurogate_trainer.errors import TrainerError
 
 EXPECTED = """expected one of
   ROOT/<class>/*.jpg                 one folder per class
@@ -31,7 +32,7 @@ _NO_CLASSES: Final = {
 """Folders of data sets for detection or segmentation, and of images without a class."""
 
 
-class DatasetError(ValueError):
+class DatasetError(TrainerError, ValueError):
     """A folder is not a data set that can be used; the message shows what was found and what was expected."""
 
 

@@ -32,6 +32,7 @@ from neurogate_trainer.datasets.phantom.manifest import (
 from neurogate_trainer.datasets.phantom.notice import README
 from neurogate_trainer.datasets.phantom.render import CLASSES, render
 from neurogate_trainer.datasets.phantom.texture import Textures, make_textures
+from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
 
 RENDER_REVISION = 1
@@ -43,7 +44,7 @@ _SPLITS = (("Training", "train"), ("Testing", "test"))
 _SHORT = {"glioma": "gl", "meningioma": "me", "notumor": "no", "pituitary": "pi"}
 
 
-class PhantomError(RuntimeError):
+class PhantomError(TrainerError, RuntimeError):
     """The data set cannot be written as asked; the message says why and what to do."""
 
 

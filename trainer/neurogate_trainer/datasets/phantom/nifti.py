@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurogate_trainer.errors import TrainerError
+
 _HEADER_BYTES = 348
 _MAX_BYTES = 1 << 29
 _TYPES = {2: "u1", 4: "i2", 16: "f4", 512: "u2"}
 
 
-class NiftiError(ValueError):
+class NiftiError(TrainerError, ValueError):
     """The file is no NIfTI-1 volume of a supported kind."""
 
 
