@@ -4,6 +4,10 @@
 and the model server can be reached. The model service only reads the catalog, and the training service is
 beside it, so both are SERVING for as long as the gateway takes calls. Watch streams end when the gateway
 drains, so that they do not hold it up.
+
+Not the servicer of grpcio-health-checking: with several watchers of one service, the first that leaves cuts
+the others off from every later change (seen in 1.81, https://github.com/grpc/grpc/pull/43403 is to mend it),
+and its watches have no end.
 """
 
 from __future__ import annotations

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import grpc.aio
-from google.protobuf import descriptor_pool
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from neurogate.v1 import classification_pb2_grpc, model_pb2_grpc, training_pb2_grpc
 
 from .config import PortUnavailableError, Settings
-from .descriptors import MethodAwarePool
 from .health import CLASSIFICATION, MODEL, TRAINING, HealthServicer
 from .interceptors import CallInterceptor
+from .reflection import enable_reflection
 from .services.classification import ClassificationServicer
 from .services.model import ModelServicer
 
@@ -69,9 +67,7 @@ def build_server(
     if settings.channelz:
         channelz.add_channelz_servicer(server)
         names.append("grpc.channelz.v1.Channelz")
-    # protobuf's class cannot be derived from, so this one only behaves like it.
-    pool = cast("descriptor_pool.DescriptorPool", MethodAwarePool())
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server, pool=pool)
+    enable_reflection(server, names)
     try:
         return server, server.add_insecure_port(settings.listen)
     except RuntimeError:

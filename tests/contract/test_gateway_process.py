@@ -12,6 +12,7 @@ from unittest import mock
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf import descriptor_pb2
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -194,10 +195,16 @@ async def test_flags_beat_the_environment() -> None:
         assert await process.end() == 0
 
 
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
 @pytest.mark.parametrize("channelz", [True, False])
-async def test_reflection(channelz: bool) -> None:
+async def test_reflection(channelz: bool, version: str) -> None:
     async with serving_gateway(channelz=channelz) as (gateway, _):
-        reflection = reflection_pb2_grpc.ServerReflectionStub(gateway.channel).ServerReflectionInfo()
+        # The messages of both are the same.
+        reflection = gateway.channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )()
         await reflection.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         listed = {service.name for service in (await reflection.read()).list_services_response.service}
         assert listed == {
@@ -205,12 +212,15 @@ async def test_reflection(channelz: bool) -> None:
             "neurogate.v1.ModelService",
             "neurogate.v1.TrainingService",
             "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
             *(["grpc.channelz.v1.Channelz"] if channelz else []),
         }
-        symbol = "neurogate.v1.ClassificationService"
-        await reflection.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
-        assert (await reflection.read()).file_descriptor_response.file_descriptor_proto
+        for symbol in listed:
+            await reflection.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+            [file, *_] = (await reflection.read()).file_descriptor_response.file_descriptor_proto
+            described = descriptor_pb2.FileDescriptorProto.FromString(file)
+            assert symbol in {f"{described.package}.{service.name}" for service in described.service}
         reflection.cancel()
 
 

@@ -312,6 +312,17 @@ async def test_health_watch_follows_and_ends_when_the_gateway_drains() -> None:
         await stopping
 
 
+async def test_a_health_watch_that_ends_cuts_no_other_off() -> None:
+    async with serving_gateway() as (gateway, backend):
+        first, second = (gateway.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2))
+        for watch in (first, second):
+            assert (await watch.read()).status == SERVING
+        first.cancel()
+        backend.unload(1)
+        assert (await second.read()).status == NOT_SERVING
+        second.cancel()
+
+
 async def test_health_of_an_unknown_service() -> None:
     async with serving_gateway() as (gateway, _):
         failed = await failure(gateway.health.Check(health_pb2.HealthCheckRequest(service="x")))
