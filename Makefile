@@ -5,13 +5,14 @@ CODE := serving gateway trainer clients tests bench
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-loop up test check format gen released lock bench bench-ghz bench-k6 bench-environment clean
+.PHONY: help demo demo-loop up test test-all check format gen released lock bench bench-ghz bench-k6 bench-environment clean
 
 help:
 	@echo "make demo    data, training, model server, gateway, classified images; about ten minutes the first time"
 	@echo "make demo-loop   a first version, new labelled images, retraining, gate, promotion: what was gained"
 	@echo "make up      model server and gateway over what the demo left"
-	@echo "make test    the tests"
+	@echo "make test    the tests but the slow ones"
+	@echo "make test-all    all tests"
 	@echo "make check   formatting, lint, types, import rules, contract, images"
 	@echo "make bench   what docs/performance.md states, measured on this machine"
 
@@ -25,8 +26,14 @@ demo-loop: .venv/.installed
 up: .venv/.installed
 	$(BIN)/neurogate up
 
+# More workers than cores, since most tests wait for servers. A file stays on one worker, which shares its fixtures.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow
 
 check: .venv/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash .ci/check

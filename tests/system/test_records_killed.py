@@ -23,8 +23,6 @@ from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_command import serving_command
 from neurogate_testing.retrainings import Retrainings
 
-pytestmark = pytest.mark.slow
-
 _IMAGES = 300
 _KILLS = 5
 _EVENTS = 2000
@@ -67,6 +65,7 @@ async def upload(stub: Any, missing: dict[str, bytes], acknowledged: dict[str, b
         kill()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_uploads_lose_and_double_nothing(tmp_path: Path, records_url: str) -> None:
     chance = random.Random(7)
@@ -104,6 +103,7 @@ async def test_uploads_lose_and_double_nothing(tmp_path: Path, records_url: str)
     assert not list((tmp_path / "images").glob(".incoming-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_relays_lose_and_double_no_event(records_url: str) -> None:
     chance = random.Random(11)

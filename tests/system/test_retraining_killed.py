@@ -20,9 +20,10 @@ from neurogate_serving.repository import ModelRepository
 from neurogate_testing.launching import MODEL, SUPPORT, Home, queue_run
 from neurogate_testing.processes import RunningProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
-MOMENTS = 10
+# One moment of each kind with every change, the others with the slow tests.
+MOMENTS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
 EVENTS = 40
 
 
@@ -113,7 +114,7 @@ def check(home: Home, records: Records, run: Run) -> None:
         assert "trainer" in run.error
 
 
-@pytest.mark.parametrize("seed", range(MOMENTS))
+@pytest.mark.parametrize("seed", MOMENTS)
 def test_a_killed_gateway_is_followed_by_one_that_goes_on(home, records, seed):
     moment = random.Random(seed).randint(0, EVENTS)
     run = queue_run(records)
@@ -126,7 +127,7 @@ def test_a_killed_gateway_is_followed_by_one_that_goes_on(home, records, seed):
     check(home, records, ended)
 
 
-@pytest.mark.parametrize("seed", range(MOMENTS))
+@pytest.mark.parametrize("seed", MOMENTS)
 def test_a_killed_trainer_fails_unless_it_has_published(home, records, seed):
     moment = random.Random(100 + seed).randint(1, EVENTS + 4)
     run = queue_run(records)
@@ -143,7 +144,7 @@ def test_a_killed_trainer_fails_unless_it_has_published(home, records, seed):
     check(home, records, after)
 
 
-@pytest.mark.parametrize("seed", range(MOMENTS))
+@pytest.mark.parametrize("seed", MOMENTS)
 def test_both_killed_leave_the_right_state(home, records, seed):
     chance = random.Random(200 + seed)
     moment = chance.randint(1, EVENTS + 4)

@@ -18,8 +18,21 @@ from pathlib import Path
 # Below the range from which the system hands ports out: a server opens its port long after it was chosen, and
 # whoever asks the system for a port meanwhile must not get the same one. Above the ports of Ray's workers.
 _RANGE = range(20_000, 32_000)
-# Test runs side by side start at different places.
-_PORTS = itertools.islice(itertools.cycle(_RANGE), os.getpid() * 97 % len(_RANGE), None)
+_WORKERS = 8
+
+
+def _ports() -> Iterator[int]:
+    """This process's share of the range, over and over.
+
+    The workers of one test run have shares of their own; test runs side by side start at different places.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = _RANGE[worker % _WORKERS :: _WORKERS]
+    start = os.getpid() * 97 % len(share)
+    return itertools.cycle([*share[start:], *share[:start]])
+
+
+_PORTS = _ports()
 
 
 def free_port() -> int:
