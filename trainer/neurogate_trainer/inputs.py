@@ -84,7 +84,8 @@ def decode_examples(
             with replacing(path) as temporary:
                 _decode(records, root, spec, temporary, reporter)
         except OSError as error:
-            raise InputError(f"the decoded images cannot be stored in {cache}: {error}") from error
+            reason = error.strerror or str(error)
+            raise InputError(f"the decoded images cannot be stored in {path}: {reason}") from error
     return Examples(np.load(path, mmap_mode="r"), labels)
 
 
@@ -106,6 +107,9 @@ def _decode(
 
     shape = (len(records), spec.height, spec.width, 3)
     stored: Any = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
+    # A page of a mapped file for which the disk has no room ends the process with SIGBUS; this is an OSError.
+    with target.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
     # Decoding releases the interpreter lock; twice as many threads as cores also hide the reading.
     workers = 2 * len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

@@ -44,6 +44,7 @@ from neurogate_trainer.retraining import (
     tuned,
 )
 from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_run_id, read_settings
+from neurogate_trainer.saved_model import check_path
 from neurogate_trainer.splits import assert_disjoint
 from neurogate_trainer.train import Trainer
 
@@ -80,10 +81,12 @@ def run_training(
         TrainingError: Training cannot go on.
         ExportError: The exported graph does not give the network's answers; nothing was published.
         RepositoryError: The repository or the model's name is not valid.
+        EvaluationError: The repository has a path that TensorFlow cannot read.
         OSError: Something cannot be written.
     """
     versions = ModelRepository(repository)
     versions.versions(model)  # refuses a bad name before any work
+    check_path(versions.root)
     if not data.is_dir():
         raise PipelineError(f"there is no folder {data}; expected a data set of class folders")
     record = retraining.to_json() if retraining is not None else None
@@ -95,6 +98,9 @@ def run_training(
             told.message(f"run {folder.run_id} has published version {done.version} before")
             _finish(folder, done, told)
             return done
+        # Hours before the version: a repository that cannot be written is to be known now.
+        with versions.staging(model, folder.run_id):
+            pass
         told.message(f"run {folder.run_id} in {folder.path}")
         plan = Retraining(**folder.retraining) if folder.retraining is not None else None
         spec = default_spec(config.image_size, config.image_size)

@@ -25,6 +25,19 @@ class EvaluationError(TrainerError, RuntimeError):
     """A version, an image or a run folder that cannot be evaluated; the message says what and why."""
 
 
+def check_path(path: Path) -> None:
+    """Refuses a path that TensorFlow takes for a pattern: it finds no weights there, nor does its server.
+
+    Raises:
+        EvaluationError: It does.
+    """
+    if found := sorted(set(str(path.absolute())) & set("[\\")):
+        raise EvaluationError(
+            f"{path.absolute()} has {' and '.join(found)} in it, which TensorFlow takes for a pattern: it "
+            "would find no model there; choose another folder, or a link to it"
+        )
+
+
 class SavedModel:
     """The signature `serving_default` of a version's SavedModel.
 
@@ -32,10 +45,12 @@ class SavedModel:
         version_dir: Folder that holds `saved_model.pb`.
 
     Raises:
-        EvaluationError: No SavedModel there, or one without the signature and outputs that Neurogate serves.
+        EvaluationError: No SavedModel there, one without the signature and outputs that Neurogate serves, or
+            a path that TensorFlow cannot read.
     """
 
     def __init__(self, version_dir: Path) -> None:
+        check_path(version_dir)
         if not (version_dir / "saved_model.pb").is_file():
             raise EvaluationError(
                 f"{version_dir} holds no saved_model.pb; expected an exported model version"

@@ -73,13 +73,31 @@ def test_a_changed_or_vanished_image_is_named_and_nothing_stays(index, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_an_error_that_names_the_folder(index, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "place", ["neurogate_trainer.inputs.np.lib.format.open_memmap", "os.posix_fallocate"]
+)
+def test_a_full_disk_is_an_error_that_names_the_file_and_nothing_stays(index, tmp_path, monkeypatch, place):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("neurogate_trainer.inputs.np.lib.format.open_memmap", full)
-    with pytest.raises(InputError, match="No space left"):
+    monkeypatch.setattr(place, full)
+    with pytest.raises(InputError, match=r"pixels-[0-9a-f]+\.npy: No space left on device"):
         decoded(index, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_block_of_the_file_is_there_before_the_first_pixel(index, tmp_path, monkeypatch):
+    found = []
+
+    def look(*_: object) -> None:
+        (path,) = tmp_path.iterdir()
+        found.append(path.stat().st_blocks * 512 >= path.stat().st_size)
+        raise InputError("enough")
+
+    monkeypatch.setattr("neurogate_trainer.inputs.transform", look)
+    with pytest.raises(InputError, match="enough"):
+        decoded(index, tmp_path)
+    assert all(found)
 
 
 def make(count: int) -> Examples:

@@ -28,6 +28,7 @@ from neurogate_trainer.progress import NullReporter
 from neurogate_trainer.publication import already_published
 from neurogate_trainer.published import calibrate_published, evaluate_published, published_version
 from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_audit
+from neurogate_trainer.saved_model import EvaluationError
 from neurogate_trainer.splits import LeakageError, Splits
 from PIL import Image
 
@@ -361,6 +362,11 @@ def test_mistakes_are_found_before_any_work(finished, tmp_path):
             config=finished.config,
             reporter=Recorder(),
         )
+    with pytest.raises(EvaluationError, match=r"has \[ and \\\\ in it, which TensorFlow takes for a pattern"):
+        start(finished, run_dir=tmp_path / "run", repository=tmp_path / "mo[12]d\\els")
+    (tmp_path / "file").touch()
+    with pytest.raises(RepositoryError, match="is not a directory"):
+        start(finished, run_dir=tmp_path / "other", repository=tmp_path / "file")
     single = write_folder(tmp_path / "single", {"only": 6})
     with pytest.raises(DatasetError):
         start(finished, data=single, **fresh)
