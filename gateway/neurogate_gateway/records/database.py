@@ -46,7 +46,7 @@ class Database:
         RecordsSetupError: It cannot be opened.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | sa.URL) -> None:
         try:
             self._url = sa.make_url(url)
         except sa.exc.ArgumentError as error:

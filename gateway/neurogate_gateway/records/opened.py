@@ -53,7 +53,9 @@ class Records:
         except OSError as error:
             raise RecordsSetupError(f"the folder of the records cannot be used: {error}") from error
         try:
-            self.database = Database(url or f"sqlite:///{data_dir / 'records.db'}")
+            # Not as text: a "?" in the path would end it there.
+            own = sa.URL.create("sqlite", database=os.fspath(data_dir / "records.db"))
+            self.database = Database(url or own)
         except BaseException:
             self.images.close()
             raise

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from neurogate_gateway.records.database import Database
 from neurogate_gateway.records.errors import RecordsSetupError, SchemaTooNewError
+from neurogate_gateway.records.opened import Records
 from neurogate_gateway.records.schema import audit, metadata
 from neurogate_gateway.training_errors import ExampleStoreFullError, RecordsUnavailableError
 
@@ -101,6 +102,15 @@ def test_what_cannot_be_opened_is_told_without_the_password(tmp_path: Path) -> N
     with pytest.raises(RecordsSetupError, match="cannot be opened") as refusal:
         Database("postgresql+psycopg://user:secret@127.0.0.1:1/x")
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["what?mode=ro", "50% #1", "a [b] \\ c", "file:x"])
+def test_the_database_lies_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / "records"
+    for _ in range(2):
+        Records(folder, "", max_store_bytes=1_000_000).close()
+    assert {path.name for path in folder.iterdir()} == {"images", "records.db", "records.db.lock"}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_sqlite_commits_are_on_disk_and_readers_are_not_held_up(tmp_path: Path) -> None:
