@@ -1,4 +1,4 @@
-"""Commands that need an extra say which, where it is not installed."""
+"""Entry points of the commands: what is missing, and output that cannot be written, is one line each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
+
+from neurogate.command import guarded_output
 
 P = ParamSpec("P")
 
@@ -19,6 +21,8 @@ MISSING_STATUS = 2
 def needs_extra(command: str, extra: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Makes a command end with one line, and not with a traceback, when a package is not installed.
 
+    So it does when its output cannot be written; see `neurogate.command`.
+
     Args:
         command: name of the command, for the line.
         extra: extra of this distribution that has what the command imports.
@@ -28,7 +32,8 @@ def needs_extra(command: str, extra: str) -> Callable[[Callable[P, None]], Calla
         @functools.wraps(main)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
             try:
-                main(*args, **kwargs)
+                with guarded_output(command):
+                    main(*args, **kwargs)
             except ModuleNotFoundError as error:
                 package = (error.name or "").partition(".")[0]
                 # A module of its own that is missing is a defect, and keeps its traceback.

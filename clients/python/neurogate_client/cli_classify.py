@@ -20,6 +20,7 @@ from neurogate_client.cli_common import (
     EXIT_FAILED,
     EXIT_USAGE,
     LabelOption,
+    LeftOutTally,
     MaxImageBytesOption,
     ModelVersionOption,
     TargetOption,
@@ -32,7 +33,7 @@ from neurogate_client.cli_common import (
 )
 from neurogate_client.cli_output import Csv, JsonLines, Table
 from neurogate_client.errors import ImageUnreadableError
-from neurogate_client.images import Image, folder_images
+from neurogate_client.images import Image, LeftOut, folder_images
 
 FEW = 8
 """Up to so many images are answered before a progress bar would be read."""
@@ -77,7 +78,9 @@ def classify(
         fail("--model-version and --label exclude each other", EXIT_USAGE)
     if paths.count(STDIN) > 1:
         fail("stdin (-) can be read only once", EXIT_USAGE)
-    count, longest = _survey(paths)
+    left_out = LeftOutTally()
+    count, longest = _survey(paths, left_out)
+    left_out.tell()
     if count == 0:
         fail(f"no images in {', '.join(paths)}")
     console = stdout()
@@ -117,9 +120,9 @@ def _images(paths: Iterable[str], limit: int) -> Iterator[tuple[str, Image]]:
             yield given, given
 
 
-def _folder(given: str) -> Iterator[tuple[str, Image]]:
+def _folder(given: str, left_out: LeftOut | None = None) -> Iterator[tuple[str, Image]]:
     try:
-        for key, image in folder_images(given):
+        for key, image in folder_images(given, left_out=left_out):
             yield str(Path(given) / key), image
     except OSError as error:
         raise ImageUnreadableError(
@@ -127,13 +130,13 @@ def _folder(given: str) -> Iterator[tuple[str, Image]]:
         ) from error
 
 
-def _survey(paths: Iterable[str]) -> tuple[int, int]:
+def _survey(paths: Iterable[str], left_out: LeftOut) -> tuple[int, int]:
     """Number of images and length of the longest name, found without holding the names."""
     count = longest = 0
     try:
         for given in paths:
             if given != STDIN and Path(given).is_dir():
-                for name, _ in _folder(given):
+                for name, _ in _folder(given, left_out):
                     count, longest = count + 1, max(longest, cell_len(name))
             else:
                 count, longest = count + 1, max(longest, cell_len(given))

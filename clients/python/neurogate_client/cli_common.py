@@ -6,11 +6,13 @@ import contextlib
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from neurogate.command import PLAIN
 from rich.console import Console
 from rich.text import Text
 
@@ -88,7 +90,7 @@ def stderr() -> Console:
 def stdout() -> Console:
     """Where results go. Names may hold bytes that are no text; they must not end the output."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors=PLAIN)
     # A file is as wide as its tables; only terminals make them narrow.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
     return Console(highlight=False, width=wide)
@@ -105,6 +107,25 @@ def printable(text: str) -> str:
 def cell(text: str, style: str = "") -> Text:
     """Text for a table, taken literally."""
     return Text(printable(text), style=style)
+
+
+class LeftOutTally:
+    """What was left out of folders: how many files by reason, and one of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._examples: dict[str, Path] = {}
+
+    def __call__(self, path: Path, why: str) -> None:
+        """Counts one."""
+        self.counts[why] += 1
+        self._examples.setdefault(why, path)
+
+    def tell(self) -> None:
+        """One line for each reason, on stderr."""
+        for why, count in self.counts.most_common():
+            line = f"left out {count:,}: {why}, e.g. {self._examples[why]}"
+            stderr().print(cell(line, "yellow"), soft_wrap=True)
 
 
 def own_name() -> str:

@@ -17,6 +17,7 @@ from neurogate_client.cli_common import (
     DEFAULT_TARGET,
     EXIT_FAILED,
     EXIT_USAGE,
+    LeftOutTally,
     TargetOption,
     TimeoutOption,
     TlsOption,
@@ -110,7 +111,9 @@ def compare(
     if folder is not None:
         if not folder.is_dir():
             fail(f"{folder} is no folder", EXIT_USAGE)
-        count = sum(1 for _ in folder_images(folder))
+        left_out = LeftOutTally()
+        count = sum(1 for _ in folder_images(folder, left_out=left_out))
+        left_out.tell()
         if not count:
             fail(f"no images in {folder}")
     console = stdout()

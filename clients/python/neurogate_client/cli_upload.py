@@ -20,6 +20,7 @@ from neurogate_client.cli_common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    LeftOutTally,
     MaxImageBytesOption,
     TargetOption,
     TimeoutOption,
@@ -78,10 +79,12 @@ def upload(
 ) -> None:
     """Send labelled images for retraining; the names of the folders in FOLDER are their classes.
 
-    What is there already is not sent again, so the same command goes on after an interruption. An image that
-    is refused is reported, the others go on, and the status is 1.
+    Files that are no images are left out and counted. What is there already is not sent again, so the same
+    command goes on after an interruption. An image that is refused is reported, the others go on, and the
+    status is 1.
     """
-    images = _images(folder)
+    left_out = LeftOutTally()
+    images = _images(folder, left_out)
     console, tally = stdout(), Tally()
     with connected(target, tls, timeout, max_image_bytes) as client:
         try:
@@ -107,6 +110,7 @@ def upload(
                 for each in tally.refused
                 if each.error is not None
             ],
+            "left_out": left_out.counts,
             "total_by_class": totals,
         }
         console.out(dumped(summary), highlight=False)
@@ -116,14 +120,15 @@ def upload(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _images(folder: Path) -> list[LabelledImage]:
+def _images(folder: Path, left_out: LeftOutTally) -> list[LabelledImage]:
     # Paths only; the images themselves are read as they are sent.
     try:
-        images = list(labelled_images(folder))
+        images = list(labelled_images(folder, left_out=left_out))
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
     except OSError as error:
         fail(f"cannot read the folder {error.filename}: {error.strerror}", EXIT_USAGE)
+    left_out.tell()
     if not images:
         fail(f"no images in class folders of {folder}")
     return images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from neurogate_client.errors import ImageEmptyError, ImageTooLargeError, ImageUnreadableError
@@ -11,8 +11,25 @@ from neurogate_client.errors import ImageEmptyError, ImageTooLargeError, ImageUn
 Image = bytes | bytearray | memoryview | str | os.PathLike[str]
 """An encoded image: its bytes, or the path of the file that holds them."""
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {
+        ".bmp", ".dcm", ".dib", ".dicom", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pjpeg", ".png", ".tif",
+        ".tiff", ".webp",
+    }
+)  # fmt: skip
 """File name endings that `folder_images` takes for images, in any case."""
+
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_IGNORED = frozenset(
+    {
+        "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "@eadir",
+        "lost+found", "system volume information",
+    }
+)  # fmt: skip
+"""What operating systems leave in folders, in lower case."""
+
+LeftOut = Callable[[Path, str], object]
+"""Told of each file or folder that is left out, and why."""
 
 
 def load_image(image: Image, limit: int) -> bytes:
@@ -57,37 +74,60 @@ def _read(path: Path, limit: int) -> tuple[bytes, int]:
     return data, len(data)
 
 
-def folder_images(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
+def folder_images(
+    folder: str | os.PathLike[str], *, left_out: LeftOut | None = None
+) -> Iterator[tuple[Path, Path]]:
     """All images of a folder and its sub-folders as (key, image) pairs for `stream_classify`.
 
-    Keys are paths relative to the folder. The order is that of the names and the same on every machine.
-    Hidden files and folders are left out, links to folders are not followed, and no more than one folder's
-    names are held.
+    Keys are paths relative to the folder. The order is that of the names and the same on every machine. An
+    image is known by its suffix, or where it has none, by its first bytes. Links to files and folders are
+    followed, no folder is read twice, and no more than one folder's names are held. What is hidden or left
+    behind by an operating system does not count; any other file is left out, and `left_out` is told.
 
     Raises:
         NotADirectoryError, FileNotFoundError, PermissionError: from the first step on, where a folder cannot
             be read.
     """
     root = Path(folder)
-    for path in _walk(root):
+    for path in _walk(root, left_out or (lambda _, __: None), set()):
         yield path.relative_to(root), path
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    # A link that leads to itself is no reason to give up the folder it lies in.
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        listed = sorted((each.name, each.is_dir(follow_symlinks=False), _is_file(each)) for each in entries)
-    for name, is_folder, is_file in listed:
-        if name.startswith("."):
+def _walk(folder: Path, left_out: LeftOut, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    status = folder.stat()
+    key = (status.st_dev, status.st_ino)
+    if key in seen:
+        left_out(folder, "a link to a folder that is read elsewhere")
+        return
+    seen.add(key)
+    for path in sorted(folder.iterdir(), key=lambda each: each.name):
+        if path.name.startswith(".") or path.name.casefold() in _IGNORED:
             continue
-        if is_folder:
-            yield from _walk(folder / name)
-        elif is_file and Path(name).suffix.lower() in SUFFIXES:
-            yield folder / name
+        # Path.is_dir raises where a path must not be looked at; as a file it is told of.
+        if os.path.isdir(path):  # noqa: PTH112
+            yield from _walk(path, left_out, seen)
+        elif why := _no_image(path):
+            left_out(path, why)
+        else:
+            yield path
+
+
+def _no_image(path: Path) -> str:
+    """Why a file is not taken for an image; empty where it is."""
+    if not os.path.isfile(path):  # noqa: PTH113 - as above
+        return "no file, or a link to none"
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return ""
+    # DICOM files are often named by numbers with dots between them.
+    if suffix and not suffix[1:].isdigit():
+        return f"no image by its suffix {suffix}"
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    known = (
+        start.startswith(_STARTS) or start[128:] == b"DICM" or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")
+    )
+    return "" if known else "no image by its first bytes"

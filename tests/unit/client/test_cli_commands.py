@@ -209,7 +209,7 @@ def test_a_folder_that_goes_away_while_it_is_read(
 ) -> None:
     walks = itertools.count()
 
-    def walk(root: str) -> Iterator[tuple[Path, Path]]:
+    def walk(root: str, **_: object) -> Iterator[tuple[Path, Path]]:
         if next(walks):
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", root)
         yield Path("x.png"), Path(root) / "x.png"

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from neurogate_client import errors, folder_images
+from neurogate_client import errors, folder_images, labelled_images
 from neurogate_client.images import load_image
 
 
@@ -83,9 +83,44 @@ def test_a_folder_is_walked_in_order_without_what_is_hidden_or_no_image(tmp_path
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "itself.png").symlink_to("itself.png")
-    pairs = list(folder_images(str(tmp_path)))
+    left_out: list[tuple[str, str]] = []
+    pairs = list(folder_images(str(tmp_path), left_out=lambda path, why: left_out.append((path.name, why))))
     assert [str(key) for key, _ in pairs] == ["a.tiff", "b/1.JPG", "b/2.png", "b.bmp", "c/d/e.gif", "z.webp"]
     assert all(image == tmp_path / key for key, image in pairs)
+    assert left_out == [
+        ("dangling.png", "no file, or a link to none"),
+        ("itself.png", "no file, or a link to none"),
+        ("loop", "a link to a folder that is read elsewhere"),
+        ("notes.txt", "no image by its suffix .txt"),
+    ]
+
+
+def test_images_by_other_names(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.JPE", "c.dcm", "__MACOSX/d.jpg", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    starts = {
+        "jpeg": b"\xff\xd8\xff\xe0", "png": b"\x89PNG\r\n", "webp": b"RIFF1234WEBP", "tiff": b"II*\0",
+        "1.2.840.113619.2": b"\0" * 128 + b"DICM", "README": b"# hello", "empty": b"",
+    }  # fmt: skip
+    for name, start in starts.items():
+        (tmp_path / name).write_bytes(start)
+    left_out: list[str] = []
+    found = [
+        str(key) for key, _ in folder_images(tmp_path, left_out=lambda path, _: left_out.append(path.name))
+    ]
+    assert found == ["1.2.840.113619.2", "a.jfif", "b.JPE", "c.dcm", "jpeg", "png", "tiff", "webp"]
+    assert left_out == ["README", "empty"]
+
+
+def test_linked_folders_are_taken_once(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "1.png").write_bytes(b"x")
+    (tmp_path / "set" / "notumor").mkdir(parents=True)
+    (tmp_path / "set" / "glioma").symlink_to(tmp_path / "store")
+    (tmp_path / "set" / "notumor" / "back").symlink_to(tmp_path / "set")
+    assert [str(key) for key, _ in folder_images(tmp_path / "set")] == ["glioma/1.png"]
+    assert [each.class_id for each in labelled_images(tmp_path / "set")] == ["glioma"]
 
 
 def test_no_folder_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""What the commands share: output that cannot be written is one line, and any terminal shows their text."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Final, TextIO
+
+PLAIN: Final = "neurogate.plain"
+"""Error handler for encodings: what cannot be written becomes the nearest ASCII, else an escape."""
+
+_NEAREST: Final = str.maketrans(
+    {"…": "...", "→": "->", "↓": "v", "✓": "+", "✗": "x", "━": "=", "─": "-", "│": "|", "•": "*", "—": "-"}
+    | dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+")
+)
+
+
+class OutputLostError(BaseException):
+    """Standard output takes no more; no Exception, so that no handler of failures takes it for its own."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_NEAREST)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error(PLAIN, _plain)
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output: a failure is told from any other at the place where it happens."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise OutputLostError(error.strerror) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise OutputLostError(error.strerror) from error
+
+
+class _Notes(io.TextIOWrapper):
+    """Standard error: what nobody can be told ends nothing."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+@contextlib.contextmanager
+def guarded_output(command: str) -> Iterator[None]:
+    """Ends the process with status 1 and one line when its output is closed or its disk is full."""
+    kept = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _wrapped(kept[0], _Output), _wrapped(kept[1], _Notes)
+    try:
+        yield
+        sys.stdout.flush()
+    except SystemExit:
+        _finish(command)
+        raise
+    except OutputLostError as lost:
+        _lost(command, lost)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Output | _Notes):
+                stream.detach()
+        sys.stdout, sys.stderr = kept
+
+
+def _finish(command: str) -> None:
+    try:
+        sys.stdout.flush()
+    except OutputLostError as lost:
+        _lost(command, lost)
+
+
+def _lost(command: str, lost: OutputLostError) -> None:
+    # What is still in the buffer has nowhere to go; otherwise it would be tried once more at the very end.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    sys.stderr.write(f"{command}: the output cannot be written: {lost}\n")
+    sys.stderr.flush()
+    sys.exit(1)
+
+
+def _wrapped(stream: TextIO, kind: type[_Output | _Notes]) -> TextIO:
+    # Where a test has put something else there, or nothing is open at all, there is nothing to guard.
+    if type(stream) is not io.TextIOWrapper:
+        return stream
+    stream.flush()
+    return kind(
+        stream.buffer,
+        encoding=stream.encoding,
+        errors=PLAIN,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
