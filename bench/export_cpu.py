@@ -181,7 +181,7 @@ def main() -> None:
         targets=[results.target(entry["series"], "<=", 0.6, entry["median"], "x") for entry in figures],
         notes=[
             "The same MobileNetV2 with the same head. The plain export computes probabilities alone.",
-            "The trainer's also computes logits, Grad-CAM maps and the out-of-distribution score.",
+            "The trainer's also computes logits, evidence maps and the out-of-distribution score.",
             "The server computes only what is asked for.",
             "Processor time of the server process, gRPC and tensor decoding included; one image per request.",
             "The plain export takes float32 pixels over the wire, the trainer's takes uint8.",

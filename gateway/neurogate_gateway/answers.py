@@ -59,7 +59,7 @@ class Explanation:
     Attributes:
         answer: All classes.
         class_id: The class that is explained.
-        values: Its Grad-CAM map, f32 [h, w], 0 or more.
+        values: Its evidence map, f32 [h, w], 0 or more.
         picture: The map over the image, PNG.
     """
 

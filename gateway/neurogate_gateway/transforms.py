@@ -75,7 +75,7 @@ class TransformPool:
             larger = manifest_pb2.TransformSpec()
             larger.CopyFrom(spec)
             larger.width, larger.height = overlay.picture_size(*upright_size(image))
-            return render_overlay(transform(image, larger), values, overlay)
+            return render_overlay(transform(image, larger), values, (spec.width, spec.height), overlay)
 
         return await self._in_thread(work)
 

@@ -228,7 +228,7 @@ def explain(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("explanation.png"),
 ) -> None:
-    """Draws what speaks for each class in an image (Grad-CAM), by the run's published version."""
+    """Draws which places of an image speak for each class, by the run's published version."""
     with _reporting(None):
         with quiet_imports():
             from neurogate_trainer.explain import explain_image  # noqa: PLC0415 - as above

@@ -47,7 +47,7 @@ class Evaluation:
 
     Attributes:
         metrics: The content of metrics.json (see `neurogate_trainer.metrics`).
-        predictions: Answers on the test split, with Grad-CAM maps.
+        predictions: Answers on the test split.
     """
 
     metrics: Json
@@ -68,7 +68,6 @@ def predict_saved_model(
     *,
     classes: Sequence[str],
     batch_size: int = 32,
-    with_gradcam: bool = False,
     reporter: Reporter | None = None,
 ) -> Predictions:
     """The exported graph's answers to the given images.
@@ -80,7 +79,6 @@ def predict_saved_model(
         spec: The version's transform.
         classes: Class ids in the order of the graph's outputs.
         batch_size: Images per call, at least 1.
-        with_gradcam: Whether to keep the Grad-CAM maps.
         reporter: Hears of a phase "evaluate" in images.
 
     Raises:
@@ -100,8 +98,7 @@ def predict_saved_model(
     batches: list[Json] = []
     paths = [root / record.path for record in records]
     for pixels in decode_batches(paths, spec, batch_size=batch_size):
-        outputs = model(pixels)
-        batches.append(outputs if with_gradcam else outputs | {"gradcam": None})
+        batches.append(model(pixels))
         reporter.advance(len(pixels))
 
     def joined(name: str) -> npt.NDArray[np.float32]:
@@ -115,7 +112,6 @@ def predict_saved_model(
             probabilities=joined("probabilities"),
             logits=joined("logits"),
             ood_score=joined("ood_score"),
-            gradcam=joined("gradcam") if with_gradcam else None,
         )
     except PredictionsError as error:
         raise EvaluationError(f"the answers of {version_dir} do not make sense: {error}") from error
@@ -124,7 +120,7 @@ def predict_saved_model(
 def ood_scores(model: SavedModel, images: Pixels, *, batch_size: int = 32) -> Scores:
     """The exported graph's `ood_score`, float32 [N], of decoded images, uint8 [N, height, width, 3]."""
     starts = range(0, len(images), batch_size)
-    parts = [model(images[start : start + batch_size])["ood_score"] for start in starts]
+    parts = [model(images[start : start + batch_size], ("ood_score",))["ood_score"] for start in starts]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
@@ -173,7 +169,6 @@ def evaluate_run(
         spec,
         classes=index.classes,
         batch_size=batch_size,
-        with_gradcam=True,
         reporter=reporter,
     )
     calibration = read_record(run_dir / "calibration.json")
@@ -184,10 +179,10 @@ def evaluate_run(
         abstain_below=calibration.get("abstain_below"),
         target_risk=calibration.get("target_risk"),
     )
-    sources: dict[str, Scores] = {}
-    if foreign:
-        model = SavedModel(version_dir)
-        sources = {name: ood_scores(model, images, batch_size=batch_size) for name, images in foreign.items()}
+    model = SavedModel(version_dir)
+    sources: dict[str, Scores] = {
+        name: ood_scores(model, images, batch_size=batch_size) for name, images in (foreign or {}).items()
+    }
     metrics["ood"] = _ood_metrics(predictions.ood_score, sources, read_record(run_dir / "ood.json"))
     predictions.save(run_dir / "predictions.npz")
     save_ood_scores(run_dir, sources)
@@ -199,6 +194,7 @@ def evaluate_run(
         predictions,
         metrics,
         load=lambda path: transform((index.root / path).read_bytes(), spec),
+        explain=lambda images: model(images, ("gradcam",))["gradcam"],
         reporter=reporter,
     )
     return Evaluation(metrics, predictions)

@@ -1,4 +1,4 @@
-"""Why a published version answers as it does: Grad-CAM of every class for one image, without a server."""
+"""Why a published version answers as it does: the evidence for every class in one image, without a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neurogate_serving.manifest import read_manifest
 from neurogate_serving.transform import transform
 
 from neurogate_trainer.figures_gradcam import evidence_figure
-from neurogate_trainer.saved_model import SavedModel
+from neurogate_trainer.saved_model import OUTPUTS, SavedModel
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,7 +25,7 @@ class Explanation:
         classes: Class ids, in the order of the arrays.
         probabilities: float32 [C], calibrated.
         ood_score: Larger means less like the training data.
-        gradcam: float32 [h, w, C], at least 0: how much each place adds to the class's logit.
+        gradcam: float32 [h, w, C], at least 0: how much each place speaks for the class.
         pixels: uint8 [H, W, 3], what the network saw.
         thresholds: The version's; from below `abstain_below` and from above `out_of_distribution_above` a
             gateway gives no confident verdict.
@@ -55,7 +55,7 @@ def explain_image(version_dir: Path, image: Path, figure: Path) -> Explanation:
     """
     manifest = read_manifest(version_dir)
     pixels = transform(image.read_bytes(), manifest.transform)
-    outputs = SavedModel(version_dir)(pixels[np.newaxis])
+    outputs = SavedModel(version_dir)(pixels[np.newaxis], OUTPUTS)
     explained = Explanation(
         classes=tuple(entry.id for entry in manifest.classes),
         probabilities=outputs["probabilities"][0],

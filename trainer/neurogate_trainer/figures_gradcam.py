@@ -1,4 +1,4 @@
-"""Figures with pictures: the most confident mistakes, and Grad-CAM maps over right and wrong answers."""
+"""Figures with pictures: the most confident mistakes, and evidence maps over right and wrong answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from PIL import Image
+from neurogate_serving.evidence import stretch
 
 from neurogate_trainer.figures_style import ACCENT, INK, MUTED, RIGHT, WRONG, figure, plural, shorten
 from neurogate_trainer.predictions import Predictions
@@ -25,12 +25,15 @@ Pixels = npt.NDArray[np.uint8]
 Loader = Callable[[str], Pixels]
 """Pixels, uint8 [H, W, 3], of an image by its path in the data set: those that the model saw."""
 
+Explainer = Callable[[Pixels], npt.NDArray[np.float32]]
+"""Evidence maps, float32 [N, h, w, C], at least 0, of images uint8 [N, H, W, 3]."""
+
 
 def overlay(pixels: Pixels, heat: npt.NDArray[np.float32], *, peak: float | None = None) -> Pixels:
-    """A Grad-CAM map over its image; the stronger the evidence, the more colour.
+    """An evidence map over its image; the stronger the evidence, the more colour.
 
     Args:
-        pixels: uint8 [H, W, 3].
+        pixels: uint8 [H, W, 3], what the network saw.
         heat: float32 [h, w], at least 0. A map of zeros leaves the image as it is.
         peak: Evidence that gets the strongest colour; None for the map's own maximum.
 
@@ -40,9 +43,8 @@ def overlay(pixels: Pixels, heat: npt.NDArray[np.float32], *, peak: float | None
     peak = float(heat.max(initial=0.0)) if peak is None else peak
     if not np.isfinite(peak) or peak <= 0:
         return pixels
-    height, width = pixels.shape[:2]
-    small = Image.fromarray((heat / peak).astype(np.float32))
-    smooth = np.clip(np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)), 0.0, 1.0)[..., None]
+    size = (pixels.shape[1], pixels.shape[0])
+    smooth = np.clip(stretch((heat / peak).astype(np.float32), size, size), 0.0, 1.0)[..., None]
     color = mpl.colormaps[HEAT](smooth[..., 0])[..., :3] * 255.0
     alpha = STRONGEST_ALPHA * smooth
     mixed: Pixels = np.rint(pixels * (1.0 - alpha) + color * alpha).astype(np.uint8)
@@ -111,21 +113,17 @@ def _spread(indices: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32],
     ]
 
 
-def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path: Path) -> int:
-    """Grad-CAM over images of one class: right answers above, wrong ones below.
+def gradcam_grid(
+    predictions: Predictions, class_index: int, load: Loader, explain: Explainer, path: Path
+) -> int:
+    """Evidence over images of one class: right answers above, wrong ones below.
 
     Right answers are taken evenly from the most to the least confident, wrong ones most confident first. The
     map is always that of the class which the model named.
 
     Returns:
         How many images are shown; with 0 (no image of the class) no figure is written.
-
-    Raises:
-        ValueError: The predictions were made without Grad-CAM maps.
     """
-    maps = predictions.gradcam
-    if maps is None:
-        raise ValueError("these predictions hold no Grad-CAM maps; predict with with_gradcam=True")
     members = predictions.labels == class_index
     right = np.flatnonzero(members & predictions.correct)
     wrong = np.flatnonzero(members & ~predictions.correct)
@@ -137,8 +135,8 @@ def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path:
     groups = [group for group in groups if group[1]]
     if not groups:
         return 0
-    images = plural(int(members.sum()), "test image")
-    subtitle = f"{images} of the class: {len(right):,} answered right, {len(wrong):,} wrong"
+    count = plural(int(members.sum()), "test image")
+    subtitle = f"{count} of the class: {len(right):,} answered right, {len(wrong):,} wrong"
     title = f"What speaks for the answer: images of class {predictions.classes[class_index]}"
     with figure(path, title, subtitle=subtitle, size=(9.6, 1.45 + 3.35 * len(groups)), dpi=112) as canvas:
         grid = canvas.subplots(2 * len(groups), COLUMNS, squeeze=False)
@@ -147,9 +145,11 @@ def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path:
         for row, (kind, indices, color) in enumerate(groups):
             grid[2 * row, 0].set_ylabel(kind, color=color)
             grid[2 * row + 1, 0].set_ylabel("evidence")
-            for column, index in enumerate(indices):
+            images = [load(predictions.paths[index]) for index in indices]
+            maps = explain(np.stack(images))
+            for column, (index, pixels) in enumerate(zip(indices, images, strict=True)):
                 answer = int(predictions.predicted[index])
-                pixels, heat = load(predictions.paths[index]), maps[index, :, :, answer]
+                heat = maps[column, :, :, answer]
                 label = f"{predictions.classes[answer]} {predictions.confidence[index]:.1%}"
                 _tile(grid[2 * row, column], pixels, label, color=color)
                 note = "" if heat.max() > 0 else "no evidence in the map"
@@ -158,7 +158,7 @@ def gradcam_grid(predictions: Predictions, class_index: int, load: Loader, path:
         _scale(
             canvas,
             grid,
-            "Grad-CAM of the class that the model named, relative to the strongest place of the image",
+            "Evidence for the class that the model named, relative to the strongest place of the image",
         )
     return sum(len(indices) for _, indices, _ in groups)
 
@@ -198,4 +198,4 @@ def evidence_figure(
             label = f"{name} {share:.1%}"
             shown = overlay(pixels, heat, peak=peak)
             _tile(axes, shown, label, color=ACCENT if name == answer else INK, caption=note)
-        _scale(canvas, grid, "Grad-CAM of each class, relative to the strongest place of any class")
+        _scale(canvas, grid, "Evidence for each class, relative to the strongest place of any class")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from neurogate_trainer import figures, figures_gradcam, figures_trust
 from neurogate_trainer._files import replacing
-from neurogate_trainer.figures_gradcam import Loader
+from neurogate_trainer.figures_gradcam import Explainer, Loader
 from neurogate_trainer.figures_style import file_word
 from neurogate_trainer.metrics import Json
 from neurogate_trainer.predictions import Predictions
@@ -54,15 +54,22 @@ def load_ood_scores(run_dir: Path) -> dict[str, Scores]:
 
 
 def draw_figures(
-    run_dir: Path, predictions: Predictions, metrics: Json, *, load: Loader, reporter: Reporter
+    run_dir: Path,
+    predictions: Predictions,
+    metrics: Json,
+    *,
+    load: Loader,
+    explain: Explainer,
+    reporter: Reporter,
 ) -> None:
     """Write every figure that the run folder has the material for to its figures/.
 
     Args:
         run_dir: The run folder; uses its history.json, calibration.json, ood.json and ood_scores.npz.
-        predictions: Answers on the test split; Grad-CAM grids need their maps.
+        predictions: Answers on the test split.
         metrics: The content of metrics.json.
         load: Gives the pixels of an image by its path in the data set.
+        explain: Gives the evidence maps of the images that are drawn.
         reporter: Hears of the phase "figures", and of what had to be left out.
     """
     out = run_dir / "figures"
@@ -83,11 +90,9 @@ def draw_figures(
         inside, sources = predictions.ood_score, load_ood_scores(run_dir)
         figures_trust.ood_histogram(inside, sources, ood["threshold"], ood["method"], out / "ood_scores.png")
     figures_gradcam.confident_mistakes(predictions, load, out / "confident_mistakes.png")
-    if predictions.gradcam is not None:
-        for index, name in enumerate(predictions.classes):
-            figures_gradcam.gradcam_grid(
-                predictions, index, load, out / f"gradcam_{file_word(name, index)}.png"
-            )
+    for index, name in enumerate(predictions.classes):
+        path = out / f"gradcam_{file_word(name, index)}.png"
+        figures_gradcam.gradcam_grid(predictions, index, load, explain, path)
 
 
 def _reliability_panels(metrics: Json, run_dir: Path) -> list[tuple[str, float, list[Json]]]:

@@ -78,10 +78,15 @@ def _pads_as_same(layer: keras.layers.Layer) -> keras.layers.Layer | None:
     if None in sides:
         return None
     for side, given, kernel, stride in zip(sides, layer.padding, conv.kernel_size, conv.strides, strict=True):
-        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-        if tuple(given) != (total // 2, total - total // 2):
+        if tuple(given) != same_padding(side, kernel, stride):
             return None
     return conv
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros that a convolution with padding="same" puts before and behind a side."""
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
 
 
 def _producer(norm: keras.layers.Layer) -> keras.layers.Layer:

@@ -9,7 +9,13 @@ import keras
 from neurogate_trainer.config import TrainConfig
 
 FEATURE_MAP: Final = "out_relu"
-"""The layer whose output, [N, h, w, 1280], is pooled for the head and explained by Grad-CAM."""
+"""The layer whose output, [N, h, w, 1280], is pooled for the head."""
+
+COARSE_MAP: Final = "block_13_expand_relu"
+"""The last layer of stride 16, and which features it is that speak for a class."""
+
+FINE_MAP: Final = "block_6_expand_relu"
+"""The last layer of stride 8, and where exactly they are."""
 
 POOLED: Final = "pooled"
 HIDDEN: Final = "hidden"

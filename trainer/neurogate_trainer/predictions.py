@@ -31,7 +31,6 @@ class Predictions:
         probabilities: float32 [N, C], calibrated, each row summing to 1.
         logits: float32 [N, C].
         ood_score: float32 [N], larger means less like the training data.
-        gradcam: float32 [N, h, w, C], or None when the maps were not asked for.
     """
 
     classes: tuple[str, ...]
@@ -40,7 +39,6 @@ class Predictions:
     probabilities: FloatArray
     logits: FloatArray
     ood_score: FloatArray
-    gradcam: FloatArray | None = None
 
     def __post_init__(self) -> None:
         count, width = len(self.paths), len(self.classes)
@@ -59,12 +57,6 @@ class Predictions:
             if found != shape:
                 raise PredictionsError(
                     f"{name} has shape {found}; {count} images of {width} classes need {shape}"
-                )
-        if self.gradcam is not None:
-            maps = self.gradcam.shape
-            if len(maps) != 4 or maps[0] != count or maps[3] != width:
-                raise PredictionsError(
-                    f"gradcam has shape {maps}; expected ({count}, height, width, {width})"
                 )
         if count:
             if not bool(((self.labels >= 0) & (self.labels < width)).all()):
@@ -102,8 +94,6 @@ class Predictions:
             "logits": self.logits,
             "ood_score": self.ood_score,
         }
-        if self.gradcam is not None:
-            arrays["gradcam"] = self.gradcam
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
 
@@ -132,7 +122,6 @@ class Predictions:
             probabilities=arrays["probabilities"].astype(np.float32),
             logits=arrays["logits"].astype(np.float32),
             ood_score=arrays["ood_score"].astype(np.float32),
-            gradcam=arrays["gradcam"].astype(np.float32) if "gradcam" in arrays else None,
         )
 
 

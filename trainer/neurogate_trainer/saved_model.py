@@ -16,7 +16,8 @@ from neurogate_serving.transform import TransformError, transform
 
 from neurogate_trainer.errors import TrainerError
 
-OUTPUTS: Final = ("probabilities", "logits", "ood_score", "gradcam")
+ANSWERS: Final = ("probabilities", "logits", "ood_score")
+OUTPUTS: Final = (*ANSWERS, "gradcam")
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -74,12 +75,16 @@ class SavedModel:
                 f"{version_dir}: serving_default takes {inputs}; expected images uint8 [N, H, W, 3]"
             )
         self.input_shape: tuple[int | None, ...] = tuple(inputs["images"].shape.as_list())
+        self._asks: dict[tuple[str, ...], Any] = {}
 
-    def __call__(self, images: Pixels) -> dict[str, npt.NDArray[np.float32]]:
-        """All outputs of one batch.
+    def __call__(
+        self, images: Pixels, outputs: tuple[str, ...] = ANSWERS
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Outputs of one batch; only what they need is computed.
 
         Args:
             images: uint8 [N, H, W, 3], at least one.
+            outputs: Which of `OUTPUTS`.
 
         Raises:
             EvaluationError: The images' size is not the graph's.
@@ -91,8 +96,20 @@ class SavedModel:
             raise EvaluationError(
                 f"images of shape {images.shape[1:]} for a graph that takes {self.input_shape[1:]}"
             )
-        outputs = self._signature(images=tf.constant(images))
-        return {name: outputs[name].numpy() for name in OUTPUTS}
+        found = self._ask(outputs)(tf.constant(images))
+        return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
+
+    def _ask(self, outputs: tuple[str, ...]) -> Any:  # noqa: ANN401 - tensorflow carries no types
+        """The signature's function with some outputs alone; called itself, it would compute them all."""
+        if outputs not in self._asks:
+
+            @tf.function(input_signature=[tf.TensorSpec(self.input_shape, tf.uint8)])  # type: ignore[untyped-decorator]
+            def ask(images: Any) -> list[Any]:  # noqa: ANN401 - as above
+                found = self._signature(images=images)
+                return [found[name] for name in outputs]
+
+            self._asks[outputs] = ask
+        return self._asks[outputs]
 
 
 def decode_batches(

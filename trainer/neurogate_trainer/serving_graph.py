@@ -1,11 +1,4 @@
-"""The graph that is served: uint8 images in, four outputs, batch normalisations folded, weights frozen.
-
-Grad-CAM needs no second pass. With the head pooled -> Dense(relu) -> Dense, the gradient of class c's logit
-with respect to the last feature map A [h, w, K] is the same at every position, and known in closed form:
-
-    alpha_kc = sum_j W1[k, j] * 1[hidden_j > 0] * W2[j, c] / (h * w)
-    map_c    = relu(sum_k alpha_kc * A_k)
-"""
+"""The graph that is served: uint8 images in, four outputs, batch normalisations folded, weights frozen."""
 
 from __future__ import annotations
 
@@ -15,14 +8,14 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import ops
 from neurogate_serving.manifest import MANIFEST_FILE
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.saved_model import fingerprinting_utils
 
+from neurogate_trainer.evidence import Evidence
 from neurogate_trainer.fold import fold_batch_norms
-from neurogate_trainer.model import FEATURE_MAP, HIDDEN, LOGITS
+from neurogate_trainer.model import COARSE_MAP, FINE_MAP, LOGITS
 from neurogate_trainer.ood import FeatureDistance, energy, taps
 
 OUTPUTS = ("gradcam", "logits", "ood_score", "probabilities")
@@ -33,9 +26,9 @@ def save_serving_graph(
 ) -> None:
     """Writes a SavedModel with the signatures "serving_default" and "describe".
 
-    serving_default: images uint8 [N, H, W, 3] -> probabilities, logits f32 [N, C], gradcam f32 [N, h, w, C],
-    ood_score f32 [N]. describe: index int32 [N] -> manifest string [N], read at every call from the asset
-    that `write_manifest` replaces. Equal weights give equal bytes.
+    serving_default: images uint8 [N, H, W, 3] -> probabilities, logits f32 [N, C], gradcam f32 [N, G, G, C]
+    (the maps of `evidence`), ood_score f32 [N]. describe: index int32 [N] -> manifest string [N], read at
+    every call from the asset that `write_manifest` replaces. Equal weights give equal bytes.
 
     Args:
         model: The trained network of `build_model`.
@@ -62,20 +55,19 @@ def save_serving_graph(
 
 
 def _serve(folded: keras.Model, temperature: float, distance: FeatureDistance | None) -> Any:  # noqa: ANN401
-    wanted = [folded.get_layer(name).output for name in (FEATURE_MAP, HIDDEN, LOGITS)]
+    wanted = [folded.get_layer(name).output for name in (COARSE_MAP, FINE_MAP, LOGITS)]
     if distance is not None:
         wanted.append(taps(folded, distance.method))
     network = keras.Model(folded.inputs, wanted)
-    kernel = ops.convert_to_tensor(folded.get_layer(HIDDEN).kernel)
-    logit_kernel = ops.convert_to_tensor(folded.get_layer(LOGITS).kernel)
+    evidence = Evidence(folded)
     side = folded.input_shape[1]
     signature = [tf.TensorSpec([None, side, side, 3], tf.uint8, name="images")]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def compute(images: Any) -> dict[str, Any]:  # noqa: ANN401 - tensorflow carries no types
-        features, hidden, logits, *tapped = network(tf.cast(images, tf.float32), training=False)
+        coarse, fine, logits, *tapped = network(tf.cast(images, tf.float32), training=False)
         return {
-            "gradcam": gradcam(features, hidden, kernel, logit_kernel),
+            "gradcam": evidence(coarse, fine, logits),
             "logits": logits,
             "ood_score": distance(tapped[0]) if distance is not None else energy(logits),
             "probabilities": tf.nn.softmax(logits / temperature),
@@ -99,26 +91,6 @@ def _serve(folded: keras.Model, temperature: float, distance: FeatureDistance | 
         return dict(zip(OUTPUTS, values, strict=True))
 
     return serve
-
-
-def gradcam(features: Any, hidden: Any, kernel: Any, logit_kernel: Any) -> Any:  # noqa: ANN401
-    """Grad-CAM maps of every class, float32 [N, h, w, C].
-
-    Args:
-        features: The last feature map, float32 [N, h, w, K].
-        hidden: The hidden layer behind its relu, float32 [N, J].
-        kernel: float32 [K, J], from pooled features to the hidden layer.
-        logit_kernel: float32 [J, C].
-    """
-    height, width, channels = features.shape[1:]
-    active = tf.cast(hidden > 0.0, tf.float32)
-    # [N, C, J] times [J, K]: one product with a constant, whatever the number of images and classes.
-    reach = active[:, tf.newaxis, :] * tf.transpose(logit_kernel)[tf.newaxis]
-    units, classes = logit_kernel.shape
-    alpha = tf.matmul(tf.reshape(reach, (-1, units)), tf.transpose(kernel)) / float(height * width)
-    weights = tf.reshape(alpha, (-1, classes, channels))
-    maps = tf.matmul(tf.reshape(features, (-1, height * width, channels)), weights, transpose_b=True)
-    return tf.nn.relu(tf.reshape(maps, (-1, height, width, classes)))
 
 
 def _describe(asset: Any) -> Any:  # noqa: ANN401

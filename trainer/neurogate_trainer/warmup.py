@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,11 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 WARMUP_FILE: Final = "assets.extra/tf_serving_warmup_requests"
 _BATCHES: Final = (1, 4, 16)
+
+
+# What a gateway asks for; a session prepares the part of the graph that each of them needs.
+_CLASSIFY: Final = ("probabilities", "ood_score")
+_EXPLAIN: Final = (*_CLASSIFY, "gradcam")
 
 
 def write_warmup_requests(version_dir: Path, model: str, images: npt.NDArray[np.uint8]) -> None:
@@ -27,14 +33,18 @@ def write_warmup_requests(version_dir: Path, model: str, images: npt.NDArray[np.
     with tf.io.TFRecordWriter(str(path)) as writer:
         for size in _BATCHES:
             batch = images[np.arange(size) % len(images)]
-            writer.write(_log(model, "serving_default", "images", batch))
+            writer.write(_log(model, "serving_default", "images", batch, _CLASSIFY))
+        writer.write(_log(model, "serving_default", "images", images[:1], _EXPLAIN))
         writer.write(_log(model, "describe", "index", np.zeros(1, np.int32)))
 
 
-def _log(model: str, signature: str, name: str, value: npt.NDArray[np.generic]) -> bytes:
+def _log(
+    model: str, signature: str, name: str, value: npt.NDArray[np.generic], outputs: Sequence[str] = ()
+) -> bytes:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
+    request.output_filter.extend(outputs)
     tensor = request.inputs[name]
     tensor.dtype = tf.as_dtype(value.dtype).as_datatype_enum
     for side in value.shape:

@@ -117,7 +117,7 @@ class ClassificationCalls(Connection):
         routing_key: str = "",
         timeout: float | None = None,
     ) -> Steps[Explanation]:
-        """Shows where in an image the evidence for a class lies (Grad-CAM), with a picture of it.
+        """Shows where in an image the evidence for a class lies, with a picture of it.
 
         Args:
             image: encoded bytes, or the path of a file.

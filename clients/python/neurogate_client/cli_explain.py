@@ -1,4 +1,4 @@
-"""`neurogate explain`: the Grad-CAM picture of one image."""
+"""`neurogate explain`: the picture of the evidence in one image."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def explain(
     max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
     timeout: TimeoutOption = 30.0,
 ) -> None:
-    """Show where in an image the evidence for a class lies (Grad-CAM)."""
+    """Show where in an image the evidence for a class lies."""
     if model_version is not None and label is not None:
         fail("--model-version and --label exclude each other", EXIT_USAGE)
     if color_map.lower() not in color_map_names():

@@ -125,9 +125,10 @@ class Result(Generic[K]):
 
 @dataclass(frozen=True, slots=True)
 class ActivationMap:
-    """A Grad-CAM map, coarse, over the model's input: `height` x `width` values of 0 or more, row by row.
+    """Which places of the input speak for a class: `height` x `width` values of 0 or more, row by row.
 
-    Values are comparable within one map only.
+    The cells divide the input evenly. A map of a 32nd of the input's side is an older version's: there cell
+    i is centred on pixel 32 i + 31. Values are comparable within one map only.
     """
 
     height: int

@@ -85,7 +85,7 @@ class ClassificationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Shows where in an image the evidence for a class lies (Grad-CAM), from the same pass that classifies.
+        """Shows where in an image the evidence for a class lies, by gradients in the call that classifies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class ClassificationServiceStub:
     a status and does not end the stream. A caller that reads slowly is read slowly.
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ExplainRequest, _classification_pb2.ExplainResponse]
-    """Shows where in an image the evidence for a class lies (Grad-CAM), from the same pass that classifies."""
+    """Shows where in an image the evidence for a class lies, by gradients in the call that classifies."""
 
 @_typing.type_check_only
 class ClassificationServiceAsyncStub(ClassificationServiceStub):
@@ -62,7 +62,7 @@ class ClassificationServiceAsyncStub(ClassificationServiceStub):
     a status and does not end the stream. A caller that reads slowly is read slowly.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_classification_pb2.ExplainRequest, _classification_pb2.ExplainResponse]  # type: ignore[assignment]
-    """Shows where in an image the evidence for a class lies (Grad-CAM), from the same pass that classifies."""
+    """Shows where in an image the evidence for a class lies, by gradients in the call that classifies."""
 
 class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Classifies encoded images with one named model version per answer."""
@@ -101,6 +101,6 @@ class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _classification_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_classification_pb2.ExplainResponse, _abc.Awaitable[_classification_pb2.ExplainResponse]]:
-        """Shows where in an image the evidence for a class lies (Grad-CAM), from the same pass that classifies."""
+        """Shows where in an image the evidence for a class lies, by gradients in the call that classifies."""
 
 def add_ClassificationServiceServicer_to_server(servicer: ClassificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,7 +19,6 @@ def make_predictions(
     count: int = 120,
     skill: float = 2.5,
     classes: tuple[str, ...] = CLASSES,
-    gradcam: bool = False,
     seed: int = 0,
 ) -> Predictions:
     """Answers whose logits favour the truth by `skill`; images of random classes unless labels are given."""
@@ -36,5 +35,4 @@ def make_predictions(
         probabilities=(scores / scores.sum(axis=1, keepdims=True)).astype(np.float32),
         logits=logits.astype(np.float32),
         ood_score=generator.gamma(9.0, 1.0, len(labels)).astype(np.float32),
-        gradcam=generator.random((len(labels), 3, 3, len(classes)), np.float32) if gradcam else None,
     )

@@ -10,7 +10,7 @@ SIDE = 32
 
 
 def toy_network(classes: int = 3, *, seed: int = 0) -> keras.Model:
-    """Two convolutions with batch normalisation, a shortcut, and the head; 32 x 32 pixels."""
+    """Convolutions with batch normalisation, a shortcut, and the head; 32 x 32 pixels."""
     keras.utils.set_random_seed(seed)
     images = keras.Input((SIDE, SIDE, 3), name="images")
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaled")(images)
@@ -19,7 +19,13 @@ def toy_network(classes: int = 3, *, seed: int = 0) -> keras.Model:
     deep = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="deep")(first)
     deep = keras.layers.BatchNormalization(name="bn_deep")(deep)
     added = keras.layers.Add(name="block_5_add")([first, deep])
-    features = keras.layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False, name="Conv_1")(added)
+    fine = keras.layers.ReLU(6.0, name="block_6_expand_relu")(added)
+    coarse = keras.layers.Conv2D(12, 3, strides=2, padding="same", use_bias=False, name="block_13_expand")(
+        fine
+    )
+    coarse = keras.layers.BatchNormalization(name="block_13_expand_bn")(coarse)
+    coarse = keras.layers.ReLU(6.0, name="block_13_expand_relu")(coarse)
+    features = keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="Conv_1")(coarse)
     features = keras.layers.BatchNormalization(name="Conv_1_bn")(features)
     features = keras.layers.ReLU(6.0, name="out_relu")(features)
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(features)

@@ -1,4 +1,4 @@
-"""The Grad-CAM picture: colours, opacity, sizes, limits."""
+"""The picture of the evidence: colours, opacity, places, sizes, limits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from neurogate_gateway.overlay import Overlay, render_overlay, upright_size
 from neurogate_testing.fake_backend import sample_image
 from PIL import Image
 
+INPUT = (96, 96)
 MAPS = {
     pb.COLOR_MAP_JET: "jet",
     pb.COLOR_MAP_VIRIDIS: "viridis",
@@ -66,33 +67,61 @@ def test_colours_are_matplotlibs(color_map: pb.ColorMap) -> None:
     expected = mpl.colormaps[MAPS[color_map]](np.linspace(0, 1, 256))[:, :3] * 255
     assert np.abs(table - expected).max() < 8
     # Over black and fully opaque, a value's colour is dimmed by the value itself.
-    drawn = pixels(render_overlay(image, ramp, Overlay(color_map, 1.0, 0)))
+    drawn = pixels(render_overlay(image, ramp, INPUT, Overlay(color_map, 1.0, 0)))
     assert np.abs(drawn[0] - np.rint(table * ramp[0][:, np.newaxis])).max() <= 1
 
 
 def test_nothing_is_drawn_where_there_is_no_evidence() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     for values, alpha in ((np.zeros((7, 7), np.float32), 1.0), (np.ones((7, 7), np.float32), 0.0)):
-        drawn = pixels(render_overlay(image, values, Overlay(pb.COLOR_MAP_JET, alpha, 0)))
+        drawn = pixels(render_overlay(image, values, INPUT, Overlay(pb.COLOR_MAP_JET, alpha, 0)))
         assert (drawn == image).all()
 
 
 def test_a_map_is_relative_to_its_own_maximum() -> None:
     image = np.full((20, 20, 3), 100, np.uint8)
     values = np.random.default_rng(0).random((7, 7), dtype=np.float32)
-    one = render_overlay(image, values, Overlay(pb.COLOR_MAP_INFERNO, 0.7, 0))
-    assert one == render_overlay(image, values * np.float32(1024), Overlay(pb.COLOR_MAP_INFERNO, 0.7, 0))
+    one = render_overlay(image, values, INPUT, Overlay(pb.COLOR_MAP_INFERNO, 0.7, 0))
+    assert one == render_overlay(
+        image, values * np.float32(1024), INPUT, Overlay(pb.COLOR_MAP_INFERNO, 0.7, 0)
+    )
     tiny = np.full((7, 7), np.finfo(np.float32).smallest_subnormal)
-    assert pixels(render_overlay(image, tiny, Overlay(pb.COLOR_MAP_JET, 1.0, 0))).shape == (20, 20, 3)
+    assert pixels(render_overlay(image, tiny, INPUT, Overlay(pb.COLOR_MAP_JET, 1.0, 0))).shape == (20, 20, 3)
 
 
-def test_the_map_lies_where_it_belongs() -> None:
-    image = np.zeros((70, 140, 3), np.uint8)
-    values = np.zeros((7, 7), np.float32)
-    values[1, 5] = 1
-    drawn = pixels(render_overlay(image, values, Overlay(pb.COLOR_MAP_JET, 1.0, 0))).sum(axis=2)
-    row, column = np.unravel_index(drawn.argmax(), drawn.shape)
-    assert (row // 10, column // 20) == (1, 5)
+@pytest.mark.parametrize(
+    ("cells", "input_side", "cell", "looks_at"),
+    [
+        # A grid of its own: the middle of the cell. The last feature map: pixel 32 i + 31, whose centre is
+        # half a pixel further.
+        (28, 224, (13, 20), (108.0, 164.0)),
+        (24, 96, (0, 23), (2.0, 94.0)),
+        (7, 224, (1, 5), (63.5, 191.5)),
+        (3, 96, (1, 1), (63.5, 63.5)),
+    ],
+)
+def test_the_map_lies_where_it_belongs(
+    cells: int, input_side: int, cell: tuple[int, int], looks_at: tuple[float, float]
+) -> None:
+    values = np.zeros((cells, cells), np.float32)
+    values[cell] = 1
+    image = np.zeros((400, 800, 3), np.uint8)
+    options = Overlay(pb.COLOR_MAP_VIRIDIS, 1.0, 0)
+    drawn = pixels(render_overlay(image, values, (input_side, input_side), options)).sum(axis=2)
+    rows, columns = np.nonzero(drawn == drawn.max())
+    # At the border a cell's plateau goes on to the edge.
+    expected = np.array(looks_at) / input_side * (400, 800) - 0.5
+    for found, place in zip((rows, columns), expected, strict=True):
+        assert found.min() - 2 <= place <= found.max() + 2
+
+
+def test_a_map_of_one_cell_covers_the_picture() -> None:
+    image = np.zeros((10, 20, 3), np.uint8)
+    drawn = pixels(
+        render_overlay(image, np.ones((1, 1), np.float32), (32, 32), Overlay(pb.COLOR_MAP_JET, 1, 0))
+    )
+    assert (drawn == drawn[0, 0]).all()
+    assert drawn.any()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,6 @@ class TestPredictions:
         predictions = predict(version, index, spec)
         assert predictions.paths == tuple(record.path for record in index.records)
         assert predictions.correct.all()
-        assert predictions.gradcam is None
         model = SavedModel(version)
         one = next(decode_batches([index.root / predictions.paths[7]], spec, batch_size=1))
         np.testing.assert_allclose(model(one)["probabilities"][0], predictions.probabilities[7], rtol=1e-5)
@@ -85,9 +84,6 @@ class TestPredictions:
     def test_labels_follow_the_order_of_the_classes(self, version, index, spec):
         predictions = predict(version, index, spec, classes=("red", "blue", "green"))
         assert not predictions.correct.any()
-
-    def test_keeps_maps_when_asked(self, version, index, spec):
-        assert predict(version, index, spec, with_gradcam=True).gradcam.shape == (24, 4, 4, 3)
 
     def test_reports_every_image(self, version, index, spec):
         class Counting(NullReporter):

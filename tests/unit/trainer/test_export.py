@@ -13,6 +13,7 @@ from neurogate_serving.transform import default_spec, pixels_digest, transform
 from neurogate_testing.data_folders import record
 from neurogate_testing.toy_network import SIDE, toy_examples, toy_network
 from neurogate_trainer.calibrate import probabilities
+from neurogate_trainer.evidence import centres, onto_grid
 from neurogate_trainer.export import (
     GOLDEN_BYTES,
     Exported,
@@ -25,7 +26,7 @@ from neurogate_trainer.export import (
     weights_digest,
 )
 from neurogate_trainer.inputs import Examples
-from neurogate_trainer.model import FEATURE_MAP, LOGITS
+from neurogate_trainer.model import COARSE_MAP, FINE_MAP, LOGITS
 from neurogate_trainer.ood import FeatureDistance, fit_distance, taps
 from neurogate_trainer.saved_model import SavedModel
 from neurogate_trainer.serving_graph import save_serving_graph
@@ -106,7 +107,7 @@ def test_the_signature_is_the_contract(case):
     assert outputs == {
         "probabilities": (tf.float32, [None, 3]),
         "logits": (tf.float32, [None, 3]),
-        "gradcam": (tf.float32, [None, 4, 4, 3]),
+        "gradcam": (tf.float32, [None, 32, 32, 3]),
         "ood_score": (tf.float32, [None]),
     }
 
@@ -129,27 +130,48 @@ def test_outputs_are_those_of_the_trained_network(case):
     tapped = keras.Model(case.model.inputs, taps(case.model, "mahalanobis-layout"))
     expected = case.distance(tapped.predict_on_batch(case.examples.pixels.astype(np.float32)))
     np.testing.assert_allclose(found["ood_score"], expected, rtol=1e-3)
-    one_by_one = np.concatenate(
-        [SavedModel(case.folder)(case.examples.pixels[[i]])["gradcam"] for i in range(3)]
-    )
-    np.testing.assert_allclose(one_by_one, found["gradcam"][:3], atol=1e-5)
 
 
 def test_the_served_maps_are_those_of_a_gradient_tape(case):
     """All classes; the tape runs through the trained network, the maps come out of the exported graph."""
-    served = SavedModel(case.folder)(case.examples.pixels)["gradcam"]
-    outputs = [case.model.get_layer(name).output for name in (FEATURE_MAP, LOGITS)]
+    served = SavedModel(case.folder)(case.examples.pixels, ("gradcam",))["gradcam"]
+    outputs = [case.model.get_layer(name).output for name in (COARSE_MAP, FINE_MAP, LOGITS)]
     network = keras.Model(case.model.input, outputs)
     with tf.GradientTape(persistent=True) as tape:
-        features, logits = network(case.examples.pixels.astype(np.float32), training=False)
+        coarse, fine, logits = network(case.examples.pixels.astype(np.float32), training=False)
         chosen = [tf.reduce_sum(logits[:, index]) for index in range(len(CLASSES))]
+    onto = [onto_grid(centres(case.model, name), SIDE) for name in (COARSE_MAP, FINE_MAP)]
     maps = []
     for score in chosen:
-        alpha = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2))
-        maps.append(tf.nn.relu(tf.einsum("nhwk,nk->nhw", features, alpha)).numpy())
+        signed = tf.reduce_sum(tape.gradient(score, coarse) * coarse, axis=3).numpy()
+        positive = tf.reduce_sum(tf.nn.relu(tape.gradient(score, fine)) * fine, axis=3).numpy()
+        what = np.maximum(onto[0] @ signed @ onto[0].T, 0)
+        where = onto[1] @ positive @ onto[1].T
+        maps.append(what * where / where.max(axis=(1, 2), keepdims=True))
     expected = np.stack(maps, axis=-1)
     assert (expected.max(axis=(0, 1, 2)) > 0).sum() >= 2
     np.testing.assert_allclose(served, expected, atol=1e-4 * expected.max())
+
+
+def test_the_map_of_an_image_does_not_depend_on_its_batch(case):
+    served = SavedModel(case.folder)
+    together = served(case.examples.pixels[:3], ("gradcam",))["gradcam"]
+    for image, maps in zip(case.examples.pixels, together, strict=False):
+        alone = served(image[np.newaxis], ("gradcam",))["gradcam"][0]
+        np.testing.assert_allclose(alone, maps, atol=1e-5 * together.max())
+
+
+def test_a_class_without_gradient_has_a_map_of_zeros(case, tmp_path):
+    model = toy_network(len(CLASSES))
+    kernel, bias = model.get_layer(LOGITS).get_weights()
+    kernel[:, 1] = 0
+    model.get_layer(LOGITS).set_weights([kernel, bias])
+    save_serving_graph(model, tmp_path, temperature=1.0, distance=None)
+    maps = SavedModel(tmp_path)(case.examples.pixels[:4], ("gradcam",))["gradcam"]
+    assert np.isfinite(maps).all()
+    assert (maps >= 0).all()
+    assert not maps[..., 1].any()
+    assert maps[..., [0, 2]].any()
 
 
 def test_the_fingerprint_is_of_the_file_that_lies_there(case, tmp_path):
@@ -186,8 +208,14 @@ def test_warm_up_requests_fit_both_signatures(case):
         assert request.model_spec.name == "toy"
         values = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
         signatures[request.model_spec.signature_name](**values)
-        seen.append((request.model_spec.signature_name, next(iter(values.values())).shape[0]))
-    assert seen == [("serving_default", 1), ("serving_default", 4), ("serving_default", 16), ("describe", 1)]
+        count = next(iter(values.values())).shape[0]
+        seen.append((request.model_spec.signature_name, count, tuple(request.output_filter)))
+    classify, explain = ("probabilities", "ood_score"), ("probabilities", "ood_score", "gradcam")
+    assert seen == [
+        *(("serving_default", count, classify) for count in (1, 4, 16)),
+        ("serving_default", 1, explain),
+        ("describe", 1, ()),
+    ]
 
 
 def test_goldens_prove_the_version(case):

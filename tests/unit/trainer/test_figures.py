@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from neurogate_testing.predictions import make_predictions
-from neurogate_testing.runs import stripes
+from neurogate_testing.runs import ramps, stripes
 from neurogate_trainer import figures, figures_gradcam, figures_trust
 from neurogate_trainer.figures_style import figure, shorten
 from neurogate_trainer.metrics import compute_metrics
@@ -114,26 +112,27 @@ class TestTrust:
 
 class TestPictures:
     def test_gradcam_grid_counts_what_it_shows(self, tmp_path):
-        predictions = make_predictions(gradcam=True)
-        shown = figures_gradcam.gradcam_grid(predictions, 0, stripes, tmp_path / "gradcam.png")
+        predictions = make_predictions()
+        shown = figures_gradcam.gradcam_grid(predictions, 0, stripes, ramps, tmp_path / "gradcam.png")
         right = int((predictions.correct & (predictions.labels == 0)).sum())
         wrong = int((~predictions.correct & (predictions.labels == 0)).sum())
         assert shown == min(6, right) + min(6, wrong)
         check_png(tmp_path / "gradcam.png")
 
     def test_gradcam_grid_of_an_absent_class_is_no_figure(self, tmp_path):
-        predictions = make_predictions(np.array([1, 1, 2]), gradcam=True)
-        assert figures_gradcam.gradcam_grid(predictions, 0, stripes, tmp_path / "gradcam.png") == 0
+        predictions = make_predictions(np.array([1, 1, 2]))
+        assert figures_gradcam.gradcam_grid(predictions, 0, stripes, ramps, tmp_path / "gradcam.png") == 0
         assert not list(tmp_path.iterdir())
 
-    def test_gradcam_grid_needs_maps(self, tmp_path):
-        with pytest.raises(ValueError, match="no Grad-CAM maps"):
-            figures_gradcam.gradcam_grid(make_predictions(), 0, stripes, tmp_path / "gradcam.png")
-
     def test_a_map_without_evidence_leaves_the_image(self, tmp_path):
-        predictions = make_predictions(count=8, gradcam=True)
-        empty = replace(predictions, gradcam=np.zeros_like(predictions.gradcam))
-        figures_gradcam.gradcam_grid(empty, int(empty.labels[0]), stripes, tmp_path / "gradcam.png")
+        predictions = make_predictions(count=8)
+        figures_gradcam.gradcam_grid(
+            predictions,
+            int(predictions.labels[0]),
+            stripes,
+            lambda images: np.zeros((len(images), 24, 24, 4), np.float32),
+            tmp_path / "gradcam.png",
+        )
         check_png(tmp_path / "gradcam.png")
         pixels = stripes("a")
         assert figures_gradcam.overlay(pixels, np.zeros((7, 7), np.float32)) is pixels

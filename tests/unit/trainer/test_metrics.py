@@ -200,12 +200,12 @@ class TestCalibrationError:
 
 class TestPredictionsFile:
     def test_round_trip(self, tmp_path):
-        predictions = make_predictions(gradcam=True)
+        predictions = make_predictions()
         predictions.save(tmp_path / "new" / "predictions.npz")
         loaded = Predictions.load(tmp_path / "new" / "predictions.npz")
         assert loaded.classes == predictions.classes
         assert loaded.paths == predictions.paths
-        for name in ("labels", "probabilities", "logits", "ood_score", "gradcam"):
+        for name in ("labels", "probabilities", "logits", "ood_score"):
             np.testing.assert_array_equal(getattr(loaded, name), getattr(predictions, name))
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and nothing more", b"text"])

@@ -8,7 +8,9 @@ from neurogate_trainer.augment import RandomGeometry, RandomIntensity, augmentat
 from neurogate_trainer.config import PRESETS, Augmentation, ConfigError, TrainConfig, preset
 from neurogate_trainer.fold import FoldError, fold_batch_norms
 from neurogate_trainer.model import (
+    COARSE_MAP,
     FEATURE_MAP,
+    FINE_MAP,
     HIDDEN,
     LOGITS,
     backbone,
@@ -16,7 +18,7 @@ from neurogate_trainer.model import (
     freeze_backbone,
     unfreeze_last,
 )
-from neurogate_trainer.serving_graph import gradcam, save_serving_graph
+from neurogate_trainer.serving_graph import save_serving_graph
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -110,6 +112,8 @@ def test_keras_names_and_layer_count_are_those_we_rely_on(network):
     # The input and its scaling are ours; Keras' own network begins with an input too.
     assert len(backbone(network).layers) - 1 == 154
     assert network.get_layer(FEATURE_MAP).output.shape == (None, 1, 1, 1280)
+    assert network.get_layer(FINE_MAP).output.shape == (None, 4, 4, 192)
+    assert network.get_layer(COARSE_MAP).output.shape == (None, 2, 2, 576)
     assert network.output.shape == (None, 4)
 
 
@@ -190,35 +194,6 @@ def test_what_cannot_be_folded_is_refused(activation_between):
         fold_batch_norms(keras.Model(inputs, [*outputs, keras.layers.ReLU(name="user")(made)]))
 
 
-def test_closed_form_gradcam_is_that_of_a_gradient_tape():
-    """All classes, on a network whose last layers were trained for a few steps, maps of 2 x 2."""
-    config = TrainConfig(image_size=64, head_units=16, unfrozen_layers=10)
-    model = build_model(config, 4)
-    shake(model)
-    unfreeze_last(model, config)
-    pixels = np.random.default_rng(2).integers(0, 256, (5, 64, 64, 3)).astype(np.float32)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
-    model.fit(pixels, np.array([0, 1, 2, 3, 0]), epochs=3, verbose=0)
-    parts = keras.Model(model.inputs, [model.get_layer(FEATURE_MAP).output, model.get_layer(HIDDEN).output])
-    features, hidden = (tf.convert_to_tensor(value) for value in parts.predict_on_batch(pixels))
-    kernel, logit_kernel = model.get_layer(HIDDEN).kernel, model.get_layer(LOGITS).kernel
-    found = gradcam(
-        features, hidden, tf.convert_to_tensor(kernel.value), tf.convert_to_tensor(logit_kernel.value)
-    ).numpy()
-    assert found.shape == (5, 2, 2, 4)
-    for index in range(4):
-        with tf.GradientTape() as tape:
-            tape.watch(features)
-            pooled = tf.reduce_mean(features, axis=(1, 2))
-            logits = model.get_layer(LOGITS)(model.get_layer(HIDDEN)(pooled))
-            chosen = tf.reduce_sum(logits[:, index])
-        alpha = tf.reduce_mean(tape.gradient(chosen, features), axis=(1, 2))
-        expected = tf.nn.relu(tf.einsum("nhwk,nk->nhw", features, alpha)).numpy()
-        scale = np.abs(expected).max()
-        assert scale > 0
-        np.testing.assert_allclose(found[..., index], expected, atol=1e-4 * scale)
-
-
 def test_augmentation_does_nothing_outside_training(images):
     for layer in augmentation_layers(Augmentation(), seed=1):
         np.testing.assert_array_equal(layer(images, training=False), images)
@@ -261,7 +236,7 @@ def test_rotation_keeps_the_centre_and_fills_with_black():
     assert (found[:, 0, 0] < 1).any()
 
 
-def operations_run(folder: Path, outputs: list[str], image: np.ndarray) -> set[str]:
+def operations_run(folder: Path, outputs: list[str], image: np.ndarray) -> list[str]:
     """Names of the operations that a session runs for some outputs, as a model server would."""
     seen = tf.compat.v1.RunMetadata()
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
@@ -274,7 +249,7 @@ def operations_run(folder: Path, outputs: list[str], image: np.ndarray) -> set[s
             tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE),
             seen,
         )
-    return {node.node_name for device in seen.step_stats.dev_stats for node in device.node_stats}
+    return [node.node_name for device in seen.step_stats.dev_stats for node in device.node_stats]
 
 
 def test_a_server_computes_only_what_is_asked_for(network, images, tmp_path):
@@ -284,4 +259,5 @@ def test_a_server_computes_only_what_is_asked_for(network, images, tmp_path):
     with_maps = operations_run(tmp_path, ["probabilities", "gradcam"], image)
     assert not any(name.endswith("PartitionedCall") for name in with_maps)
     assert any(name.endswith("Softmax") for name in alone)
-    assert {"Greater", "MatMul_1"} <= {name.rpartition("/")[2] for name in with_maps - alone}
+    assert len(set(with_maps) - set(alone)) > 100
+    assert not any("grad" in name.lower() for name in alone)

@@ -271,7 +271,7 @@ def test_an_image_is_explained_as_the_version_answers(finished, tmp_path):
     explained = explain_image(version, tmp_path / "image.png", tmp_path / "out" / "why.png")
     assert explained.classes == ("a", "b", "c")
     assert explained.probabilities == pytest.approx(list(golden.probabilities), abs=1e-6)
-    assert (explained.gradcam.shape, explained.pixels.shape) == ((1, 1, 3), (32, 32, 3))
+    assert (explained.gradcam.shape, explained.pixels.shape) == ((32, 32, 3), (32, 32, 3))
     with Image.open(tmp_path / "out" / "why.png") as figure:
         assert figure.format == "PNG"
     (tmp_path / "notes.txt").write_text("no image")
