@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from neurogate.command import write_output
 from neurogate_serving.quiet import quiet_imports
 
 from neurogate_trainer import cli_data
@@ -234,7 +236,11 @@ def explain(
             from neurogate_trainer.explain import explain_image  # noqa: PLC0415 - as above
             from neurogate_trainer.published import published_version  # noqa: PLC0415
 
-        explained = explain_image(published_version(run_dir), image, output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = Path(folder) / "explanation.png"
+            explained = explain_image(published_version(run_dir), image, drawn)
+            write_output(output, drawn.read_bytes())
     for class_id, share in zip(explained.classes, explained.probabilities, strict=True):
         typer.echo(f"{class_id:<16} {share:8.2%}")
     typer.echo(f"written: {output}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from neurogate.command import OutputLostError, write_output
 
 from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
 from neurogate_client._wire import color_map_names
@@ -32,7 +30,13 @@ def explain(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, or - for stdin.")],
     *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="PNG", help="Where the picture goes; - for stdout.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PNG",
+            help="Where the picture goes, whole or not at all; - for stdout.",
+        ),
     ],
     class_id: Annotated[
         str,
@@ -79,21 +83,13 @@ def explain(
 def _write(output: Path, picture: bytes) -> None:
     """Writes the picture whole or not at all."""
     if str(output) == "-":
-        sys.stdout.buffer.write(picture)
+        try:
+            sys.stdout.buffer.write(picture)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise OutputLostError(error.strerror) from error
         return
     try:
-        descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=".neurogate-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(picture)
-            # mkstemp makes files that only their owner can read; a picture is to be like any other file.
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(name).chmod(0o666 & ~mask)
-            Path(name).replace(output)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        write_output(output, picture)
     except OSError as error:
         fail(f"cannot write {output}: {error.strerror}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from neurogate.command import write_output
 
 COMMANDS = {
     "neurogate": "neurogate_client.cli",
@@ -85,3 +87,61 @@ def test_output_that_is_lost_is_no_failure_of_the_work() -> None:
     )
     os.close(writer)
     assert (result.returncode, result.stderr) == (1, "x: the output cannot be written: Broken pipe\n")
+
+
+def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_output(path, b"1")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    path.chmod(0o640)
+    other = tmp_path / "hard link"
+    other.hardlink_to(path)
+    write_output(path, b"2")
+    assert (path.read_bytes(), other.read_bytes()) == (b"2", b"1")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_link_still_leads_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for target in ("there/a.png", "there/new.png"):
+        link = tmp_path / f"link to {Path(target).name}"
+        link.symlink_to(target)
+        write_output(link, b"x")
+        assert link.is_symlink()
+        assert (tmp_path / target).read_bytes() == b"x"
+    assert len(list(tmp_path.rglob("*"))) == 5
+
+
+def test_pipes_and_devices_are_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_output(pipe, b"picture")
+    assert os.read(reader, 100) == b"picture"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    write_output(Path(os.devnull), b"x")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    link = tmp_path / "null"
+    link.symlink_to(os.devnull)
+    write_output(link, b"x")
+    assert link.is_symlink()
+
+
+def test_what_cannot_be_written_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    code = (
+        "import pathlib, resource, sys; from neurogate.command import write_output\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "try:\n    write_output(pathlib.Path(sys.argv[1]), b'x' * 200)\n"
+        "except OSError as error:\n    print(error.strerror)"
+    )
+    told = subprocess.check_output([sys.executable, "-c", code, str(path)], text=True)
+    assert told == "File too large\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
+    assert path.read_bytes() == b"old"
+    with pytest.raises(IsADirectoryError):
+        write_output(tmp_path, b"x")

@@ -298,14 +298,19 @@ def test_explain_prints_the_probabilities(monkeypatch, tmp_path):
     calls = []
 
     def fake(*arguments):
-        calls.append(arguments)
+        *asked, figure = arguments
+        calls.append(asked)
+        figure.write_bytes(b"picture")
         return Explained()
 
     monkeypatch.setattr(explain, "explain_image", fake)
     monkeypatch.setattr(published, "published_version", lambda run_dir: run_dir / "version")
-    result = run("explain", tmp_path, "head.png", "-o", tmp_path / "why.png")
-    assert calls == [(tmp_path / "version", Path("head.png"), tmp_path / "why.png")]
-    assert re.search(r"glioma +87\.50%\nnotumor +12\.50%\nwritten: .*why\.png", result.stdout)
+    (tmp_path / "link.png").symlink_to("why.png")
+    result = run("explain", tmp_path, "head.png", "-o", tmp_path / "link.png")
+    assert calls == [[tmp_path / "version", Path("head.png")]]
+    assert (tmp_path / "why.png").read_bytes() == b"picture"
+    assert (tmp_path / "link.png").is_symlink()
+    assert re.search(r"glioma +87\.50%\nnotumor +12\.50%\nwritten: .*link\.png", result.stdout)
 
 
 @pytest.mark.parametrize(
