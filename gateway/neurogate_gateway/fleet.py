@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
 from neurogate.tfs.v1 import tfs_pb2
@@ -154,6 +154,12 @@ class Fleet(Standing):
             if address not in self._tasks:
                 self._tasks[address] = asyncio.create_task(member.run())
         self._refresh(self._members.values())
+
+    def refuse(self, refused: Mapping[int, str]) -> None:
+        """Shows versions of the repository that no model server is told to load, with the reason of each."""
+        if refused != self._refused:
+            self._refused = dict(refused)
+            self._refresh(self._members.values())
 
     def member(self, address: str) -> Member:
         """The model server at an address, taken in where it is new; `run` begins to poll it."""

@@ -8,12 +8,19 @@ has changed since.
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from neurogate_serving.manifest import MANIFEST_FILE, ManifestError, manifest_digest, verify_version
+from neurogate_serving.manifest import (
+    MANIFEST_FILE,
+    ManifestError,
+    manifest_digest,
+    verify_version,
+    version_files,
+)
+from neurogate_serving.repository import served_names
+from neurogate_serving.survey import misnamed
 
 from .proof import ServedVersion
 from .rejection import Rejection, UnprovenError
@@ -84,6 +91,7 @@ class RepositoryIntegrity:
                 Rejection.FILES_DIFFER, f"the files differ from the manifest: {told}"
             ) from error
         except OSError as error:
+            self._check_name(folder)
             raise FilesUnreadableError(
                 f"the repository's files of version {version.number} cannot be read: {error.strerror}"
             ) from error
@@ -95,21 +103,30 @@ class RepositoryIntegrity:
             )
         self._verified[version.number] = seen
 
+    def _check_name(self, folder: Path) -> None:
+        """Tells a version whose folder has another name from one that cannot be seen yet.
+
+        Raises:
+            UnprovenError: A model server reads the number from a name that no version has.
+        """
+        number = int(folder.name)
+        try:
+            name = served_names(folder.parent).get(number, folder.name)
+        except OSError:
+            return
+        if name != folder.name:
+            raise UnprovenError(Rejection.FILES_DIFFER, misnamed(number, name))
+
 
 def _fingerprint(folder: Path) -> _Fingerprint:
-    """Path, size, time of the last change and inode of every file.
+    """Path, size, time of the last change and inode of every file, behind whatever links it lies.
 
     Raises:
+        VersionCorrupt: Something is neither a file nor a folder.
         OSError: One cannot be looked at; FileNotFoundError when there is no such folder.
     """
     found = []
-    pending = [os.fspath(folder)]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                else:
-                    status = entry.stat(follow_symlinks=False)
-                    found.append((entry.path, status.st_size, status.st_ctime_ns, status.st_ino))
+    for relative in version_files(folder):
+        status = (folder / relative).stat()
+        found.append((relative, status.st_size, status.st_ctime_ns, status.st_ino))
     return tuple(sorted(found))

@@ -51,6 +51,8 @@ class Standing:
         """Address of every model server, and whether it can be reached; another object after each change."""
         self.ready_lost_at = -math.inf
         """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
+        self._refused: Mapping[int, str] = {}
+        """Why versions in the repository are told to no model server."""
         self._views: dict[int, VersionView] = {}
         self.seen = Seen()
         """Of this moment; another object after each change."""
@@ -132,12 +134,13 @@ class Standing:
         """Works out anew what all members together mean, and tells who asked to be told."""
         self.backends = {member.address: member.connected for member in members}
         self.connected = any(self.backends.values())
-        numbers = self._views.keys() | {number for member in members for number in member.entries}
+        seen = {number for member in members for number in member.entries}
+        numbers = self._views.keys() | self._refused.keys() | seen
         ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
         changes = []
         for number in sorted(numbers, reverse=True):
             entries = [(member.address, entry) for member in members if (entry := member.entries.get(number))]
-            view = view_of(number, entries, self._views.get(number))
+            view = view_of(number, entries, self._views.get(number), self._refused.get(number, ""))
             if view != self._views.get(number):
                 self._views[number] = view
                 changes.append(view)

@@ -52,16 +52,21 @@ class VersionView:
     backends: tuple[VersionOnBackend, ...]
 
 
-def view_of(number: int, entries: Iterable[tuple[str, Entry]], before: VersionView | None) -> VersionView:
+def view_of(
+    number: int, entries: Iterable[tuple[str, Entry]], before: VersionView | None, refusal: str = ""
+) -> VersionView:
     """A version as its entries, by address, say.
 
     Args:
         number: The version number.
         entries: What each model server that has seen the version says.
         before: The view so far. What no server knows of any more is RETIRED, and keeps its manifest.
+        refusal: Why no server is told to load it; empty where nothing speaks against that.
     """
     pairs = sorted(entries, key=lambda pair: _FROM_BEST.index(pair[1].state))
     state, reason = (pairs[0][1].state, pairs[0][1].reason) if pairs else (RETIRED, "")
+    if state == RETIRED and refusal:
+        state, reason = REJECTED, refusal
     read = next((entry.version for _, entry in pairs if entry.version is not None), None)
     return VersionView(
         number=number,

@@ -102,7 +102,7 @@ def digest_files(version_dir: Path) -> list[manifest_pb2.FileDigest]:
         OSError: A file cannot be read.
     """
     digests = []
-    for relative in sorted(_files(version_dir)):
+    for relative in sorted(_files(version_dir, follow=False)):
         if relative == MANIFEST_FILE:
             continue
         size, sha256 = _digest_file(version_dir / relative)
@@ -124,7 +124,7 @@ def manifest_digest(data: bytes) -> str:
 
 
 def verify_version(version_dir: Path, *, model_name: str | None = None) -> manifest_pb2.ModelManifest:
-    """Reads every file of a version and holds it to the manifest.
+    """Reads every file of a version and holds it to the manifest, behind whatever links it lies.
 
     Args:
         version_dir: A published version; its name is the version number.
@@ -149,7 +149,7 @@ def verify_version(version_dir: Path, *, model_name: str | None = None) -> manif
             f"{version_dir}: the manifest is of model {manifest.model_name!r}, expected {model_name!r}"
         )
     expected = {file.path: file for file in manifest.files}
-    present = set(_files(version_dir)) - {MANIFEST_FILE}
+    present = set(version_files(version_dir)) - {MANIFEST_FILE}
     if missing := sorted(expected.keys() - present):
         raise VersionCorrupt(f"{version_dir}: {missing[0]} is missing")
     if additional := sorted(present - expected.keys()):
@@ -202,24 +202,50 @@ def serialize_manifest(manifest: manifest_pb2.ModelManifest) -> bytes:
     return manifest.SerializeToString(deterministic=True)
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Paths of the regular files below `root`, relative, with "/" between parts."""
-    pending = [""]
+def version_files(version_dir: Path) -> Iterator[str]:
+    """Paths of a published version's files, relative, with "/" between parts; links are followed.
+
+    Names at the top that begin with ".." are left out: a volume of Kubernetes keeps there what its links lead
+    to, and no model server looks at them.
+
+    Raises:
+        VersionCorrupt: Something is neither a file nor a folder, leads nowhere, or leads to a folder twice.
+        OSError: A folder cannot be read; FileNotFoundError where there is none.
+    """
+    return _files(version_dir, follow=True)
+
+
+def _files(root: Path, *, follow: bool) -> Iterator[str]:
+    pending, seen = [""], {_identity(root.stat())}
     while pending:
         prefix = pending.pop()
         with os.scandir(root / prefix) as entries:
             for entry in entries:
+                if follow and not prefix and entry.name.startswith(".."):
+                    continue
                 relative = prefix + entry.name
                 if not relative.isprintable():
                     # Also names that are not UTF-8, which no manifest could hold.
                     raise VersionCorrupt(f"{root}: {relative!a} is not a name of printable characters")
-                mode = entry.stat(follow_symlinks=False).st_mode
-                if stat.S_ISDIR(mode):
+                try:
+                    status = entry.stat(follow_symlinks=follow)
+                except OSError as error:
+                    if not entry.is_symlink():
+                        raise
+                    raise VersionCorrupt(f"{root}: {relative} is a link that leads nowhere") from error
+                if stat.S_ISDIR(status.st_mode):
+                    if _identity(status) in seen:
+                        raise VersionCorrupt(f"{root}: {relative} leads to a folder that is there already")
+                    seen.add(_identity(status))
                     pending.append(f"{relative}/")
-                elif stat.S_ISREG(mode):
+                elif stat.S_ISREG(status.st_mode):
                     yield relative
                 else:
                     raise VersionCorrupt(f"{root}: {relative} is neither a file nor a directory")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _digest_file(path: Path) -> tuple[int, str]:

@@ -83,7 +83,8 @@ class ModelRepository:
         """Numbers of a model's versions, ascending; empty for a model that does not exist.
 
         TensorFlow Serving also takes names such as "007", "+8" and plain files for versions. The repository
-        never makes them, so it does not list them; but it gives no new version such a number either.
+        never makes them, so it does not list them; but it gives no new version such a number either. A link
+        to a folder is listed, one that leads nowhere is not.
         """
         folder = self._folder(model)
         try:
@@ -91,7 +92,7 @@ class ModelRepository:
                 numbers = [
                     int(entry.name)
                     for entry in entries
-                    if _CANONICAL.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+                    if _CANONICAL.fullmatch(entry.name) and entry.is_dir()
                 ]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -205,7 +206,11 @@ class ModelRepository:
             # Versions that were copied here by hand have left no trace of their number.
             highest = _next_version(folder) - 1
             replace_file(folder / _HIGHEST, f"{highest}\n".encode())
-            path.rename(folder / f"{_STAGING}withdrawn-{version}")
+            if path.is_symlink():
+                # What it leads to is somebody else's.
+                path.unlink()
+            else:
+                path.rename(folder / f"{_STAGING}withdrawn-{version}")
             sync_directory(folder)
         return version
 
@@ -238,6 +243,19 @@ class ModelRepository:
             )
         if not any(staged.iterdir()):
             raise RepositoryError(f"{staged} is empty, expected a SavedModel")
+
+
+def served_names(folder: Path) -> dict[int, str]:
+    """What a model server takes for versions in a model's directory: the name of each number that it reads.
+
+    Of several names for a number it takes the one that sorts last.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    found = ((name, _SERVED.fullmatch(name)) for name in sorted(os.listdir(folder)))  # noqa: PTH208
+    numbers = {int(match[1]): name for name, match in found if match}
+    return {number: name for number, name in numbers.items() if abs(number) <= _MAX_VERSION}
 
 
 @contextlib.contextmanager
@@ -301,11 +319,7 @@ def _next_version(folder: Path) -> int:
             f"{folder / _HIGHEST} is damaged, expected the highest version number ever published, in decimal"
         )
     highest = int(recorded)
-    for path in folder.iterdir():
-        if match := _SERVED.fullmatch(path.name):
-            number = int(match[1])
-            if number <= _MAX_VERSION:
-                highest = max(highest, number)
+    highest = max([highest, *served_names(folder)])
     if highest >= _MAX_VERSION:
         raise RepositoryError(f"{folder} has a version {highest}, and no number is left above it")
     return highest + 1

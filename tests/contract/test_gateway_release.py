@@ -17,9 +17,10 @@ from neurogate.v1 import model_pb2
 from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.lifecycle.desk import Asked
 from neurogate_gateway.release_errors import EtagMismatchError
+from neurogate_serving.manifest import write_manifest
 from neurogate_serving.model_config import find_model, read_config
 from neurogate_serving.release import Changed
-from neurogate_testing.fake_backend import sample_image
+from neurogate_testing.fake_backend import build_manifest, sample_image
 from neurogate_testing.gateway_harness import failure, running_gateway, serving_gateway
 from neurogate_testing.releases import MODEL, ManagedBackend, publish_fake, released_gateway
 
@@ -481,3 +482,32 @@ async def test_a_model_server_that_hangs_holds_up_no_other(tmp_path: Path) -> No
             at.backend.reloads_answered.set()
             await at.until_told(stable=2, previous=1)
         assert at.backend.refused == other.refused == []
+
+
+async def test_what_is_no_whole_version_is_refused_by_name_and_never_tried(tmp_path: Path) -> None:
+    publish_fake(tmp_path)
+    model = tmp_path / MODEL
+    shutil.copytree(model / "1", model / "2")
+    (model / "1700000000").mkdir()
+    async with released_gateway(tmp_path) as at:
+        assert dict((await at.release()).labels) == {"stable": 1}
+        for number, reason in ((2, "the folder was copied or renamed"), (1700000000, "it has no manifest")):
+            version = await at.gateway.until_state(number, REJECTED)
+            assert reason in version.state_reason
+            assert not version.backends
+        # Copied on the side with the next number, though a stray one above it is there.
+        (model / "2").rename(model / "copy")
+        (model / "copy" / "assets" / "neurogate_manifest.binpb").unlink()
+        write_manifest(model / "copy", build_manifest(2))
+        (model / "copy").rename(model / "2")
+        await at.until_labels(stable=1, candidate=2)
+        await at.gateway.until_ready(2)
+        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
+        told = {
+            number
+            for config in at.backend.reloads
+            for number in find_model(config, MODEL).model_version_policy.specific.versions
+        }
+        assert told == {1, 2}
+        (model / "1700000000").rmdir()
+        await at.gateway.until_state(1700000000, RETIRED)

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from neurogate_client import Client, VersionState
+from neurogate_serving.manifest import read_manifest, write_manifest
 from neurogate_testing import images
 from neurogate_testing.processes import RunningProcess, free_port, running, script
 from neurogate_testing.stack import publish_copy
@@ -143,20 +144,58 @@ def test_a_publication_ends_no_stream_and_moves_nobody_until_it_is_promoted(
         up.stop(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("mode", ["manual", "latest"])
-def test_a_newest_version_that_is_not_whole_keeps_the_sound_one_from_nothing(
-    toy_repository: Path, mode: str
-) -> None:
-    half = toy_repository / "brain_tumor" / "2"
-    shutil.copytree(toy_repository / "brain_tumor" / "1", half)
+def stray_and_linked(root: Path) -> None:
+    """Beside version 1: version 5 behind links as Kubernetes mounts them, and much that is no version."""
+    model = root / "brain_tumor"
+    half = Path(shutil.copytree(model / "1", model / "2"))
     (half / "saved_model.pb").unlink()
+    shutil.copytree(model / "1", model / "0003")
+    shutil.copytree(model / "1", model / "4")
+    mounted = root / "volume" / "..2024_06_01_12_00_00.1"
+    shutil.copytree(model / "1", mounted)
+    manifest = read_manifest(mounted)
+    manifest.version = 5
+    write_manifest(mounted, manifest)
+    (root / "volume" / "..data").symlink_to(mounted.name)
+    for path in mounted.iterdir():
+        (root / "volume" / path.name).symlink_to(Path("..data") / path.name)
+    (model / "5").symlink_to(root / "volume")
+    (model / "6").symlink_to("nowhere")
+    (model / "7").touch()
+    (model / "20240101120000").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"),
+    # In mode latest the model server looks at the two newest only.
+    [("manual", {2, 3, 4, 6, 7, 20240101120000}), ("latest", {7, 20240101120000})],
+)
+def test_what_is_no_version_is_refused_by_name_and_keeps_the_sound_one_from_nothing(
+    toy_repository: Path, mode: str, refused: set[int]
+) -> None:
+    stray_and_linked(toy_repository)
     line, port = command(toy_repository)
     with running([*line, f"--release-mode={mode}"]) as up, Client(f"127.0.0.1:{port}") as client:
-        up.wait_for("Ready: brain_tumor version 1", seconds=120)
-        assert client.classify(images.brain_slice()).model.version == 1
+        up.wait_for("Ready: brain_tumor version 5", seconds=120)
+        assert client.classify(images.brain_slice()).model.version == 5
+        reasons: dict[int, str] = {}
+        for event in client.watch_model_versions(timeout=60):
+            if event.version is not None and event.version.state is VersionState.REJECTED:
+                reasons[event.version.version] = event.version.state_reason
+            if reasons.keys() >= refused:
+                break
+        assert reasons.keys() == refused
+        assert all(reasons.values())
+        assert client.classify(images.brain_slice()).model.version == 5
+        # A version that is published goes on as ever, its number above the stray's.
+        number = publish_copy(toy_repository, of=1)
+        assert number == 20240101120001
         events = client.watch_model_versions(timeout=60)
         states = (each.version and (each.version.version, each.version.state) for each in events)
-        assert (2, VersionState.REJECTED) in states
-        assert client.get_model_version(2).state_reason
-        assert client.classify(images.brain_slice()).model.version == 1
+        assert (number, VersionState.READY) in states
+        assert client.classify(images.brain_slice(), version=number).model.version == number
+        assert up.stop(signal.SIGTERM) == 0
+    # What the gateway has kept is enough for another start.
+    with running([*line, f"--release-mode={mode}"]) as up:
+        up.wait_for(f"Ready: brain_tumor version {5 if mode == 'manual' else number}", seconds=120)
         assert up.stop(signal.SIGTERM) == 0

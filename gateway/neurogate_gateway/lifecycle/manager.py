@@ -24,6 +24,7 @@ from neurogate_serving.release import (
     RequestIdReusedError,
 )
 from neurogate_serving.repository import ModelRepository, RepositoryError
+from neurogate_serving.survey import Survey
 
 from neurogate_gateway import release_errors
 from neurogate_gateway.catalog import Catalog
@@ -68,16 +69,18 @@ class ReleaseManager:
         self.release = Release()
         """As it was read last."""
         self.published: frozenset[int] = frozenset()
-        """Versions in the repository, as they were seen last."""
+        """Whole versions in the repository, as they were seen last."""
         self.changed: Listeners[[Release]] = Listeners()
         """Told the release before, whenever there is another one."""
         self._store = store
         self._repository = repository
+        self._survey = Survey(repository.root, catalog.model)
         self._catalog = catalog
         self._retire_after = retire_after
         self._keep = keep
         self._stamp: tuple[int, ...] | None = None
         self._troubles: dict[str, str] = {}
+        self._refused: Mapping[int, str] = {}
         self._changes_made = 0
         self._wake = asyncio.Event()
 
@@ -175,13 +178,21 @@ class ReleaseManager:
                 if made == self._changes_made:
                     self._stamp = stamp
                     self._take(release)
-            published = await asyncio.to_thread(self._repository.versions, self._catalog.model)
+            surveyed = await asyncio.to_thread(self._survey.look)
         except (RepositoryError, OSError) as error:
             self._note("look", error)
             return False
-        self.published = frozenset(published)
+        self.published = surveyed.whole
+        self._refuse(surveyed.refused)
         self._troubles.pop("look", None)
         return True
+
+    def _refuse(self, refused: Mapping[int, str]) -> None:
+        for number, reason in refused.items():
+            if self._refused.get(number) != reason:
+                log(logging.ERROR, "version_refused", version=number, reason=reason)
+        self._refused = refused
+        self._catalog.fleet.refuse(refused)
 
     def _check_there(self, release: Release) -> None:
         """Tells a release that has gone, with its volume perhaps, from one that has not begun.
@@ -245,7 +256,8 @@ class ReleaseManager:
         def remove(release: Release) -> list[int]:
             # Under the lock of the release: nobody can give one of them a label meanwhile, and what another
             # gateway has just removed is not seen again.
-            published = frozenset(self._repository.versions(model))
+            # What is no whole version is not the gateway's to remove.
+            published = frozenset(self._repository.versions(model)) & self.published
             return [self._repository.withdraw(model, version) for version in old(release, published)]
 
         if not old(self.release, self.published):

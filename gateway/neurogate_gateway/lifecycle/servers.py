@@ -1,9 +1,9 @@
 """Brings the model servers, and the file that they start from, to what the release says.
 
 `<repository>/models.config` is what a model server reads when it starts, so that labels survive a restart of
-everything. It names only versions that were seen loaded and are not rejected: a server that starts with one
-that it cannot load ends at once. What runs already is told by HandleReloadConfigRequest, server by server,
-step by step.
+everything. It names only versions that were seen loaded and are not rejected, and before there are any the
+newest whole one: a server that starts with one that it cannot load ends at once. What runs already is told by
+HandleReloadConfigRequest, server by server, step by step.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class ModelServers:
         wanted = wanted_step(state, published, self._broken())
         rejected = self._rejected()
         sound = frozenset().union(*self._loaded().values()) - rejected
-        config = await asyncio.to_thread(self._keep_file, wanted, sound, rejected)
+        first = None if state.labels else max(published, default=None)
+        config = await asyncio.to_thread(self._keep_file, wanted, sound, rejected, first)
         self._complaints.pop(str(self._path), None)
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
@@ -153,9 +154,16 @@ class ModelServers:
         return frozenset(view.number for view in self._fleet.versions() if view.state == REJECTED)
 
     def _keep_file(
-        self, wanted: Step, sound: frozenset[int], rejected: frozenset[int]
+        self, wanted: Step, sound: frozenset[int], rejected: frozenset[int], first: int | None
     ) -> tfs_pb2.ModelServerConfig:
-        """Brings the file up to date; what it says of other models, and where this one is, stays."""
+        """Brings the file up to date; what it says of other models, and where this one is, stays.
+
+        Args:
+            wanted: What the servers are to come to.
+            sound: Versions that a server has loaded.
+            rejected: Versions that may not serve.
+            first: What to begin with where nothing is released yet: the newest whole version.
+        """
         with _locked(self._repository / _LOCK):
             try:
                 config = model_config.read_config(self._path)
@@ -174,6 +182,8 @@ class ModelServers:
             # What the file names already was sound when it was written.
             able = sound | (frozenset(entry.model_version_policy.specific.versions) - rejected)
             versions = tuple(version for version in wanted.versions if version in able)
+            if not versions and first is not None:
+                versions = (first,)
             if versions:
                 labels = {label: version for label, version in wanted.labels.items() if version in able}
                 changed = apply_step(changed, self._model, Step(versions=versions, labels=labels))

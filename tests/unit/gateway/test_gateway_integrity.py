@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,8 +61,30 @@ def add(folder: Path) -> None:
 
 
 def link(folder: Path) -> None:
-    (folder / VARIABLES).rename(folder.parent / "moved")
-    (folder / VARIABLES).symlink_to(folder.parent / "moved")
+    other = folder.parent / "moved"
+    other.write_bytes((folder / VARIABLES).read_bytes()[::-1])
+    (folder / VARIABLES).unlink()
+    (folder / VARIABLES).symlink_to(other)
+
+
+def link_nowhere(folder: Path) -> None:
+    (folder / VARIABLES).unlink()
+    (folder / VARIABLES).symlink_to("nowhere")
+
+
+def move_behind_link(folder: Path) -> None:
+    folder.symlink_to(folder.rename(folder.parent / "one"))
+
+
+def lead_to_tampered_copy(folder: Path) -> None:
+    copy = Path(shutil.copytree(folder, folder.parent / "two"))
+    tamper(copy)
+    folder.unlink()
+    folder.symlink_to(copy)
+
+
+def rename(folder: Path) -> None:
+    folder.rename(folder.with_name(f"000{folder.name}"))
 
 
 def replace_manifest(folder: Path) -> None:
@@ -81,7 +104,9 @@ def remove_manifest(folder: Path) -> None:
         (cut, f"{VARIABLES} has 5 bytes"),
         (remove, f"{VARIABLES} is missing"),
         (add, "extra is not in the manifest"),
-        (link, "is neither a file nor a directory"),
+        (link, f"{VARIABLES} has digest"),
+        (link_nowhere, f"{VARIABLES} is a link that leads nowhere"),
+        (rename, "its folder is called '0007', expected '7'"),
         (replace_manifest, "the repository's manifest has digest"),
         (remove_manifest, "no manifest"),
     ],
@@ -100,6 +125,16 @@ async def test_other_files(
             await checker.check(version)
         assert caught.value.kind is Rejection.FILES_DIFFER
         assert str(folder) not in str(caught.value)
+
+
+async def test_a_link_that_moves_is_looked_at_anew(
+    checker: RepositoryIntegrity, version: ServedVersion, folder: Path
+) -> None:
+    move_behind_link(folder)
+    await checker.check(version)
+    lead_to_tampered_copy(folder)
+    with pytest.raises(UnprovenError, match="has digest"):
+        await checker.check(version)
 
 
 async def test_what_cannot_be_seen_is_not_judged(

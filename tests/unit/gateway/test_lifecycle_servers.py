@@ -12,7 +12,7 @@ from neurogate.tfs.v1 import tfs_pb2
 from neurogate_gateway.backend import TensorFlowServing
 from neurogate_gateway.lifecycle.labels import Step
 from neurogate_gateway.lifecycle.servers import ModelServers
-from neurogate_serving.model_config import default_config
+from neurogate_serving.model_config import default_config, find_model, read_config
 from neurogate_serving.release import State
 
 STATE = State(labels={"stable": 2, "previous": 1})
@@ -27,7 +27,9 @@ async def test_a_server_that_is_replaced_while_the_file_is_written(
     loaded = {"a:1": frozenset({1, 2})}
     told: list[Step] = []
 
-    def written(wanted: Step, sound: frozenset[int], rejected: frozenset[int]) -> tfs_pb2.ModelServerConfig:
+    def written(
+        wanted: Step, sound: frozenset[int], rejected: frozenset[int], first: int | None
+    ) -> tfs_pb2.ModelServerConfig:
         assert (sound, rejected) == ({1, 2}, frozenset())
         loaded["a:1"] = frozenset({2})
         return default_config("brain_tumor", tmp_path / "brain_tumor")
@@ -41,6 +43,26 @@ async def test_a_server_that_is_replaced_while_the_file_is_written(
     await servers._bring()
     await servers._telling["a:1"]
     assert told == [Step(versions=(1, 2), labels={"stable": 2})]
+
+
+def test_before_anything_is_released_the_file_names_the_newest_whole_version(tmp_path: Path) -> None:
+    servers = ModelServers(tmp_path, "brain_tumor", cast("Any", None), cast("Any", _NoServers()))
+
+    def kept(first: int | None) -> list[int]:
+        servers._keep_file(Step(), frozenset(), frozenset(), first)
+        entry = find_model(read_config(tmp_path / "models.config"), "brain_tumor")
+        return list(entry.model_version_policy.specific.versions)
+
+    assert kept(None) == []
+    assert kept(2) == [2]
+    # It may have been one that cannot be loaded, so that a newer one takes its place.
+    assert kept(3) == [3]
+    assert kept(None) == [3]
+
+
+class _NoServers:
+    def versions(self) -> list[Any]:
+        return []
 
 
 async def test_a_connection_that_ends_and_is_there_again_at_once_has_ended() -> None:

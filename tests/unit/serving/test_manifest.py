@@ -274,6 +274,35 @@ def test_a_sound_version_verifies(version_dir: Path) -> None:
     assert verify_version(version_dir, model_name="brain_tumor").version == 7
 
 
+def as_kubernetes_mounts(folder: Path) -> None:
+    """Moves a folder's content to where a volume of Kubernetes has it, behind links."""
+    content = folder / "..2024_06_01_12_00_00.1"
+    content.mkdir()
+    for path in sorted(folder.iterdir()):
+        if path != content:
+            path.rename(content / path.name)
+            path.symlink_to(Path("..data") / path.name)
+    (folder / "..data").symlink_to(content.name)
+
+
+def test_a_version_behind_links_is_what_they_lead_to(version_dir: Path, tmp_path: Path) -> None:
+    as_kubernetes_mounts(version_dir)
+    assert verify_version(version_dir).version == 7
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    (mounted / "7").symlink_to(version_dir)
+    assert verify_version(mounted / "7").version == 7
+    (version_dir / "..data" / "saved_model.pb").write_bytes(b"Graph")
+    with pytest.raises(VersionCorrupt, match=r"saved_model\.pb has digest"):
+        verify_version(mounted / "7")
+
+
+def test_what_is_published_has_no_links(version_dir: Path) -> None:
+    (version_dir / "link").symlink_to("saved_model.pb")
+    with pytest.raises(ManifestError, match="link is neither a file nor a directory"):
+        digest_files(version_dir)
+
+
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda d: (d / "variables/variables.index").unlink(), "variables/variables.index is missing"),
     (lambda d: (d / "variables/surplus").write_bytes(b""), "variables/surplus is not in the manifest"),
@@ -284,7 +313,12 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda d: (d / "saved_model.pb").write_bytes(b"Graph"), "saved_model.pb has digest "),
     (lambda d: (d / "two\nlines").write_bytes(b""), r"'two\nlines' is not a name of printable characters"),
     (lambda d: Path(os.fsdecode(os.fsencode(d) + b"/\xff")).write_bytes(b""), r"'\udcff' is not a name of"),
-    (lambda d: (d / "link").symlink_to("saved_model.pb"), "link is neither a file nor a directory"),
+    (lambda d: (d / "link").symlink_to("saved_model.pb"), "link is not in the manifest"),
+    (lambda d: (d / "link").symlink_to("nowhere"), "link is a link that leads nowhere"),
+    (lambda d: (d / "link").symlink_to("link"), "link is a link that leads nowhere"),
+    (lambda d: (d / "link").symlink_to("."), "link leads to a folder that is there already"),
+    (lambda d: (d / "assets" / "link").symlink_to("../variables"), "leads to a folder that is there already"),
+    (lambda d: (d / "variables" / "..hidden").write_bytes(b""), "variables/..hidden is not in the manifest"),
     (lambda d: os.mkfifo(d / "pipe"), "pipe is neither a file nor a directory"),
     (
         lambda d: (d / "assets" / ".neurogate_manifest.binpb.x.tmp").write_bytes(b""),

@@ -94,8 +94,22 @@ def test_only_numbers_as_the_repository_writes_them_are_versions(repository: Mod
     for name in ("007", "+8", " 9", "-4", "0", "v9", "5abc", "1e3", ".tmp-5", str(2**63), "12x"):
         (folder / name).mkdir()
     (folder / "6").write_text("a plain file")
-    (folder / "5").symlink_to("1")
+    (folder / "latest").symlink_to("1")
+    (folder / "4").symlink_to("nowhere")
     assert repository.versions(MODEL) == [1]
+    (folder / "5").symlink_to("1")
+    assert repository.versions(MODEL) == [1, 5]
+
+
+def test_to_withdraw_a_link_leaves_what_it_leads_to(repository: ModelRepository, tmp_path: Path) -> None:
+    elsewhere = publish(ModelRepository(tmp_path / "elsewhere")).path
+    publish(repository)
+    (repository.root / MODEL / "5").symlink_to(elsewhere)
+    repository.withdraw(MODEL, 5)
+    repository.sweep(MODEL)
+    assert repository.versions(MODEL) == [1]
+    assert (elsewhere / "saved_model.pb").exists()
+    assert publish(repository).version == 6
 
 
 @pytest.mark.parametrize(
