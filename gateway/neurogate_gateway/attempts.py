@@ -1,4 +1,4 @@
-"""Predictions that wait for one model server, and may have to be ended before their own deadlines."""
+"""Predictions that somebody waits for, and may have to be told that there will be no answer."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import asyncio
 import time
 from collections.abc import Iterator
 
+from .wire import Outputs
+
+Attempt = asyncio.Future["asyncio.Task[Outputs] | None"]
+"""Resolved with the call that has ended, or with None when it was abandoned."""
+
 
 class Attempts:
-    """Iterates over timeout, version and `time.monotonic` of the beginning of each that waits now."""
+    """Iterates over attempt, version and `time.monotonic` of the beginning of each that is waited for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Timeout, tuple[int, float]] = {}
-        self._ended = asyncio.Event()
+        self._waiting: dict[Attempt, tuple[int, float]] = {}
 
-    def __iter__(self) -> Iterator[tuple[asyncio.Timeout, int, float]]:
+    def __iter__(self) -> Iterator[tuple[Attempt, int, float]]:
         # Of a copy, since they are abandoned on the way.
         return iter([(attempt, number, since) for attempt, (number, since) in self._waiting.items()])
 
-    def begin(self, number: int) -> asyncio.Timeout:
-        """A prediction begins: what it has to be awaited in, without a pause before."""
-        attempt = asyncio.timeout(None)
+    def begin(self, number: int) -> Attempt:
+        """A prediction begins: what is to be awaited in its place."""
+        attempt: Attempt = asyncio.get_running_loop().create_future()
         self._waiting[attempt] = (number, time.monotonic())
         return attempt
 
-    def end(self, attempt: asyncio.Timeout) -> None:
-        """It does not wait any more, however that came."""
+    def end(self, attempt: Attempt) -> None:
+        """Nobody waits for it any more, however that came."""
         self._waiting.pop(attempt, None)
-        self._ended.set()
 
-    def abandon(self, attempt: asyncio.Timeout) -> None:
-        """Ends one as if its time were over; its caller may ask another server."""
+    def answer(self, attempt: Attempt, call: asyncio.Task[Outputs]) -> None:
+        """The call has ended; whoever still waits for it may go on."""
+        if not attempt.done():
+            attempt.set_result(call)
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Ends the waiting for one, whose caller may ask another server; the call itself goes on."""
         del self._waiting[attempt]
-        attempt.reschedule(asyncio.get_running_loop().time())
-
-    async def none_left(self) -> None:
-        """Waits until none waits."""
-        while self._waiting:
-            self._ended.clear()
-            await self._ended.wait()
+        if not attempt.done():
+            attempt.set_result(None)

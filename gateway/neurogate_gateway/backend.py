@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from typing import Final, Protocol
 
 import grpc
@@ -36,7 +37,16 @@ _PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
 _RELOAD: Final = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 _STATUS: Final = "/tensorflow.serving.ModelService/GetModelStatus"
 _OVERLOAD_RETRY_SECONDS: Final = 0.2
-_FAULTS: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+_NO_THREAD: Final = "Server Threadpool Exhausted"
+"""With RESOURCE_EXHAUSTED: the call was not begun. The same code has other meanings with other texts."""
+_TOO_LARGE: Final = re.compile(r"message larger than max|metadata size exceeds limit")
+"""With RESOURCE_EXHAUSTED: the server is set up for smaller answers or headers, so no repetition helps."""
+_FAULTS: Final = {
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 
 _UNREACHED: Final = {
     grpc.StatusCode.UNAVAILABLE,
@@ -91,6 +101,12 @@ class BackendFaultError(BackendAnswerInvalidError):
     """Something broke in the model server, which says nothing about the version that was asked."""
 
 
+class ServerFullError(OverloadedError):
+    """The model server had no thread for the call, which therefore had no effect: it may be sent again."""
+
+    usual_retry_after = _OVERLOAD_RETRY_SECONDS
+
+
 class ReloadRefusedError(Exception):
     """The model server does not take a configuration over; the message has its status and its own words."""
 
@@ -99,7 +115,8 @@ class Backend(Protocol):
     """A model server.
 
     Every method that asks something may raise `BackendUnavailableError`, `DeadlineTooShortError`,
-    `OverloadedError` (it is full) and `BackendAnswerInvalidError` (it refused, or its answer makes no sense).
+    `ServerFullError`, `OverloadedError` (it lacks something else) and `BackendAnswerInvalidError` (it
+    refused, or its answer makes no sense).
     """
 
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
@@ -113,8 +130,8 @@ class Backend(Protocol):
     ) -> Outputs:
         """Runs one image, uint8 [height, width, 3]. Raises `VersionUnloadedError`."""
 
-    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
-        """Has the server take a configuration over. Raises `ReloadRefusedError`."""
+    async def reload(self, config: tfs_pb2.ModelServerConfig) -> None:
+        """Has the server take a configuration over, however long that takes. Raises `ReloadRefusedError`."""
 
     async def connected(self) -> None:
         """Waits until there is a connection."""
@@ -184,13 +201,13 @@ class TensorFlowServing:
         answer = await self._call(self._predict, request, seconds)
         return read_outputs(answer, version, classes=classes, gradcam=gradcam)
 
-    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
+    async def reload(self, config: tfs_pb2.ModelServerConfig) -> None:
         """Has the server take a configuration over; new models are loaded when this returns."""
         request = tfs_pb2.ReloadConfigRequest(config=config)
         try:
-            await self._reload(request.SerializeToString(), timeout=seconds)
+            await self._reload(request.SerializeToString())
         except grpc.aio.AioRpcError as error:
-            if error.code() in _UNREACHED:
+            if error.code() in _UNREACHED or error.details() == _NO_THREAD:
                 raise _translate(error, logging.WARNING) from error
             raise ReloadRefusedError(f"{error.code().name}: {error.details()}") from error
 
@@ -219,12 +236,13 @@ def _translate(error: grpc.aio.AioRpcError, level: int) -> GatewayError | Versio
             return BackendUnavailableError("the model server cannot be reached or is not ready")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineTooShortError("the model server did not answer before the deadline")
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return OverloadedError("the model server is overloaded", retry_after=_OVERLOAD_RETRY_SECONDS)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if not _TOO_LARGE.search(text):
+            kind = ServerFullError if text == _NO_THREAD else OverloadedError
+            return kind("the model server is overloaded", retry_after=_OVERLOAD_RETRY_SECONDS)
         case _:
             log(level, "backend_refused", code=code.name, message=text)
-            kind = BackendFaultError if code in _FAULTS else BackendAnswerInvalidError
-            return kind(
+            fault = BackendFaultError if code in _FAULTS else BackendAnswerInvalidError
+            return fault(
                 f"the model server refused the call with {code.name}", metadata={"backend_code": code.name}
             )
 

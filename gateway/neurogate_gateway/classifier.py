@@ -28,6 +28,7 @@ from .errors import (
 from .fleet import DEADLINE_MARGIN_SECONDS
 from .outcomes import Outcome, OutcomeObserver
 from .overlay import Overlay
+from .places import Kind
 from .telemetry import call_record, internal_error, log
 from .transforms import TransformPool
 
@@ -79,7 +80,7 @@ class Classifier:
         asked = time.perf_counter()
 
         async def attempt(choice: Choice) -> Answer:
-            return await self._run(image, choice, asked, gradcam=False, deadline=deadline)
+            return await self._run(image, choice, asked, Kind.SINGLE, gradcam=False, deadline=deadline)
 
         return await self._single(image, selector, attempt, top_k=top_k, deadline=deadline, key=key)
 
@@ -116,7 +117,7 @@ class Classifier:
                     f"version {version.number} has no class {class_id!r}, only {', '.join(known)}",
                     field="class_id",
                 )
-            answer = await self._run(image, choice, asked, gradcam=True, deadline=deadline)
+            answer = await self._run(image, choice, asked, Kind.SINGLE, gradcam=True, deadline=deadline)
             maps = answer.outputs.gradcam
             if maps is None:
                 raise BackendAnswerInvalidError('the answer has no output "gradcam"')
@@ -193,7 +194,7 @@ class Classifier:
                 # Before a slot is taken, so that a pause of one stream holds up nobody else.
                 await self._catalog.confirm(choice.version, deadline)
                 async with self._admission.bulk_image():
-                    return await self._run(image, choice, asked, gradcam=False, deadline=deadline)
+                    return await self._run(image, choice, asked, Kind.BULK, gradcam=False, deadline=deadline)
         except (VersionUnloadedError, VersionLostError):
             raise
         except GatewayError as error:
@@ -245,7 +246,7 @@ class Classifier:
             ) from None
 
     async def _run(
-        self, image: bytes, choice: Choice, asked: float, gradcam: bool, deadline: Deadline
+        self, image: bytes, choice: Choice, asked: float, kind: Kind, *, gradcam: bool, deadline: Deadline
     ) -> Answer:
         version = choice.version
         admitted = time.perf_counter()
@@ -255,7 +256,7 @@ class Classifier:
                 await self._catalog.confirm(version, deadline)
                 called = time.perf_counter()
                 outputs = await self._fleet.predict(
-                    version, transformed.pixels, gradcam=gradcam, deadline=deadline
+                    version, transformed.pixels, kind, gradcam=gradcam, deadline=deadline
                 )
                 # What was proven when the image was sent may not be what answered it.
                 if outputs is not None:

@@ -105,6 +105,12 @@ class Settings:
     max_in_flight: int = _setting(
         64, "Most images being worked on at once; more single calls are refused.", low=2, high=100_000
     )
+    backend_max_in_flight: int = _setting(
+        0,
+        "Most calls to one model server at once, one of them the gateway's own; 0 finds it.",
+        low=0,
+        high=100_000,
+    )
     max_bulk_calls: int = _setting(
         32, "Most batches, streams, uploads and lists with thumbnails open at once.", low=1, high=10_000
     )

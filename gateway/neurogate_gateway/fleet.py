@@ -1,9 +1,10 @@
 """The model servers together: which versions are READY on which of them, and how one image finds its way.
 
-Calls go round robin over the servers on which the pinned version is READY, the doubtful ones last. A call
-that does not reach its server, or finds the version unloaded there, is tried on one more before its caller
-learns of it. Two servers that hold different bytes under one version number never both serve it: the one that
-was proven later is rejected.
+Calls go round robin over the servers on which the pinned version is READY, the doubtful ones last, and past
+those that have no room; where none has, they wait for the first that has. A call that does not reach its
+server, or finds the version unloaded there, is tried on one more before its caller learns of it; one that a
+server refuses for want of a thread is sent again for as long as there is time. Two servers that hold
+different bytes under one version number never both serve it: the one that was proven later is rejected.
 
 For whoever manages the release, this is what there is to build on:
 
@@ -16,15 +17,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from neurogate.tfs.v1 import tfs_pb2
 
 from .admission import Deadline
-from .backend import Backend, ReloadRefusedError, VersionUnloadedError
+from .backend import Backend, ReloadRefusedError, ServerFullError, VersionUnloadedError
 from .errors import BackendUnavailableError, DeadlineTooShortError, GatewayError
+from .limit import Limit
+from .listeners import Listeners
 from .member import Member
+from .places import LEAST_SECONDS, Kind, Places, arrivals, turn_at
 from .proof import ServedVersion
 from .proving import Prover
 from .rejection import Rejection, UnprovenError
@@ -35,6 +39,8 @@ from .wire import Outputs, Pixels
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
 _LAST_ANSWERS_SECONDS: Final = 60.0
+_LONGEST_CALL_SECONDS: Final = 120.0
+"""A server goes on with a prediction until its deadline, though its caller may have gone."""
 
 
 class Fleet(Standing):
@@ -47,8 +53,14 @@ class Fleet(Standing):
         prover: Prover,
         *,
         poll_interval: float,
+        limit: Callable[[], Limit] = Limit,
     ) -> None:
         super().__init__()
+        self.places: Mapping[str, Places] = {}
+        """The calls to every model server; another object after each change."""
+        self.on_refusal: Listeners[[str]] = Listeners()
+        """Told the address of a model server whenever it has refused a call for want of a thread."""
+        self._limit = limit
         self._addresses = addresses
         self._connect = connect
         self._prover = prover
@@ -70,28 +82,42 @@ class Fleet(Standing):
             member.look_again()
 
     async def predict(
-        self, version: ServedVersion, pixels: Pixels, *, gradcam: bool, deadline: Deadline
+        self, version: ServedVersion, pixels: Pixels, kind: Kind, *, gradcam: bool, deadline: Deadline
     ) -> Outputs | None:
         """Runs one image, uint8 [height, width, 3], on one of the model servers that have the version READY.
 
         Returns:
-            What the version says; None when what answered may have been another one.
+            What the version says; None when what answered may have been another one, or when the version
+            went away while the image waited for its turn.
 
         Raises:
             VersionUnloadedError: The model servers that were asked have not loaded it any more.
             BackendUnavailableError: None that was asked can be reached.
+            OverloadedError: They refuse calls though none of this gateway is in flight there.
             GatewayError: As the backend has it.
         """
-        first = self._next(version)
-        if first is None:
-            raise VersionUnloadedError("no model server has it any more")
-        try:
-            return await first.predict(version, pixels, gradcam=gradcam, seconds=_left(deadline))
-        except (VersionUnloadedError, BackendUnavailableError):
-            second = self._next(version, but=first)
-            if second is None:
-                raise
-        return await second.predict(version, pixels, gradcam=gradcam, seconds=_left(deadline))
+        arrival = next(arrivals)
+        waited = False
+        failed: Member | None = None
+        failure: Exception = VersionUnloadedError("no model server has it any more")
+        while members := self._in_turn(version, but=failed):
+            member = await self._place(members, kind, arrival, deadline)
+            if member is None:
+                waited = True
+                continue
+            try:
+                seconds = min(_left(deadline), _LONGEST_CALL_SECONDS)
+                return await member.predict(version, pixels, kind, gradcam=gradcam, seconds=seconds)
+            except ServerFullError:
+                waited = True
+            except (VersionUnloadedError, BackendUnavailableError) as error:
+                if failed is not None:
+                    raise
+                failed, failure = member, error
+        if waited and failed is None:
+            # It was READY when this began. Whoever asks knows whether to wait for it.
+            return None
+        raise failure
 
     async def reload(
         self,
@@ -113,7 +139,7 @@ class Fleet(Standing):
             if member is None:
                 return BackendUnavailableError(f"there is no model server at {address} any more")
             try:
-                await member.backend.reload(config, seconds=seconds)
+                await member.own.reload(config, seconds=seconds)
             except (GatewayError, ReloadRefusedError) as error:
                 return error
             member.look_again()
@@ -137,13 +163,14 @@ class Fleet(Standing):
     async def close(self) -> None:
         """Closes the connections and cancels what is still running on them; after `run` has ended."""
         for member in self._members.values():
-            await member.backend.close()
+            await member.close()
 
     def set_members(self, addresses: Iterable[str]) -> None:
         """Takes in model servers that are new, and lets those go that are not named any more."""
         wanted = dict.fromkeys(addresses)
         for address in self._members.keys() - wanted:
             member, task = self._members.pop(address), self._tasks.pop(address)
+            self.places = {each.address: each.places for each in self._members.values()}
             task.cancel()
             log(logging.INFO, "backend_left", backend=address)
             leaving = asyncio.create_task(_last_answers(member))
@@ -153,7 +180,7 @@ class Fleet(Standing):
             member = self.member(address)
             if address not in self._tasks:
                 self._tasks[address] = asyncio.create_task(member.run())
-        self._refresh(self._members.values())
+        self._look_around()
 
     def refuse(self, refused: Mapping[int, str]) -> None:
         """Shows versions of the repository that no model server is told to load, with the reason of each."""
@@ -165,15 +192,16 @@ class Fleet(Standing):
         """The model server at an address, taken in where it is new; `run` begins to poll it."""
         self._found = True
         if address not in self._members:
-            backend = self._connect(address)
+            places = Places(address, self._limit(), self.on_refusal.tell)
             self._members[address] = Member(
-                address, backend, self._prover, self, poll_interval=self._poll_interval
+                self._connect(address), places, self._prover, self, poll_interval=self._poll_interval
             )
+            self.places = {each.address: each.places for each in self._members.values()}
         return self._members[address]
 
     def changed(self, member: Member) -> None:  # noqa: ARG002 - what has changed is found by comparison
         """A member tells that a version on it, or its connection, has changed."""
-        self._refresh(self._members.values())
+        self._look_around()
 
     def polled(self, member: Member) -> None:  # noqa: ARG002 - each counts alike
         """A member tells that it has polled."""
@@ -204,30 +232,56 @@ class Fleet(Standing):
         _, members = self._ready.get(number, (None, ()))
         return any(other is not member and not other.doubtful for other in members)
 
-    def _next(self, version: ServedVersion, *, but: Member | None = None) -> Member | None:
-        """Whose turn it is for an image: one after another, the doubtful ones only for want of others."""
+    def _look_around(self) -> None:
+        before = self._ready
+        self._refresh(self._members.values())
+        if self._ready != before:
+            for places in self.places.values():
+                places.send_away()
+
+    def _in_turn(self, version: ServedVersion, *, but: Member | None) -> list[Member]:
+        """Whose turn it is for an image, one after another; the doubtful ones only for want of others."""
         found = self._ready.get(version.number)
         if found is None or found[0].digest != version.digest:
-            return None
+            return []
         members = [member for member in found[1] if member is not but]
         members = [member for member in members if not member.doubtful] or members
-        self._turn += 1
-        return members[self._turn % len(members)] if members else None
+        if len(members) > 1:
+            self._turn += 1
+            first = self._turn % len(members)
+            members = members[first:] + members[:first]
+        return members
+
+    async def _place(
+        self, members: Sequence[Member], kind: Kind, arrival: int, deadline: Deadline
+    ) -> Member | None:
+        """The first member that has a place, which is taken; None when they are to be chosen anew."""
+        left = _left(deadline) - LEAST_SECONDS
+        if left >= 0:
+            for member in members:
+                if member.places.enter(kind):
+                    return member
+        by_places = {member.places: member for member in members}
+        try:
+            places = await turn_at(list(by_places), kind, arrival, seconds=left)
+        except TimeoutError:
+            if all(member.places.shut for member in members):
+                raise ServerFullError("the model server is busy with the calls of others") from None
+            raise DeadlineTooShortError("the deadline is too near for the model server") from None
+        return by_places[places] if places is not None else None
 
 
 def _left(deadline: Deadline) -> float:
-    left = deadline.remaining() - DEADLINE_MARGIN_SECONDS
-    if left <= 0:
-        raise DeadlineTooShortError("the deadline is too near for the model server")
-    return left
+    return deadline.remaining() - DEADLINE_MARGIN_SECONDS
 
 
 async def _last_answers(member: Member) -> None:
     """Lets the predictions on a model server that was taken out of the fleet end, and closes it."""
     try:
         async with asyncio.timeout(_LAST_ANSWERS_SECONDS):
-            await member.idle()
+            await member.places.idle()
+        log(logging.INFO, "backend_drained", backend=member.address)
     except TimeoutError:
         pass
     finally:
-        await member.backend.close()
+        await member.close()

@@ -20,7 +20,8 @@ from .health import HealthServicer
 from .integrity import NoRepository, RepositoryIntegrity
 from .interceptors import CallInterceptor
 from .lifecycle.assembly import Lifecycle
-from .measures import CallMeasures, FleetMeasures, ImageMeasures, measure_admission
+from .limit import Limit
+from .measures import CallMeasures, FleetMeasures, ImageMeasures, PlaceMeasures, measure_admission
 from .metrics import serve_metrics
 from .proving import Prover
 from .quiet import QuietRunner
@@ -83,6 +84,8 @@ class Gateway:
             TensorFlowServing,
             prover,
             poll_interval=settings.poll_interval_seconds,
+            # One more than images, for what the gateway asks for itself.
+            limit=lambda: Limit(most=settings.max_in_flight + 1, fixed=settings.backend_max_in_flight),
         )
         self.catalog = Catalog(
             self.fleet,
@@ -140,6 +143,7 @@ class Gateway:
     def _measure(self) -> None:
         measure_admission(self.metrics, self._admission)
         FleetMeasures(self.metrics, self.fleet)
+        PlaceMeasures(self.metrics, self.fleet)
         self.classifier.observers += (ImageMeasures(self.metrics),)
 
     def _open_training(self) -> TrainingPart | None:

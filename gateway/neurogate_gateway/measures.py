@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import functools
+from collections.abc import Callable
 from typing import Final
 
 import grpc
@@ -14,6 +16,7 @@ from .errors import GatewayError
 from .fleet import Fleet
 from .metrics import Metrics, Values
 from .outcomes import Outcome
+from .places import Places
 from .views import VersionView
 
 _PACKAGE: Final = "/neurogate.v1."
@@ -109,6 +112,29 @@ class FleetMeasures:
 
     def _up(self) -> Values:
         return {(address,): float(up) for address, up in self._fleet.backends.items()}
+
+
+class PlaceMeasures:
+    """The calls to each model server, and those that it refuses for want of a thread."""
+
+    def __init__(self, metrics: Metrics, fleet: Fleet) -> None:
+        for name, text, read in (
+            ("limit", "Most calls to a model server at once.", lambda places: places.limit.value),
+            ("in_flight", "Calls that a model server has not answered yet.", lambda places: places.in_flight),
+            ("waiting", "Calls that wait for a place at a model server.", lambda places: places.waiting),
+        ):
+            values = functools.partial(_by_backend, fleet, read)
+            metrics.gauge(f"neurogate_backend_calls_{name}", text, values, "backend")
+        refused = metrics.counter(
+            "neurogate_backend_calls_refused_total",
+            "Calls that a model server had no thread for; they are sent again.",
+            "backend",
+        )
+        fleet.on_refusal.add(lambda address: refused.labels(address).inc())
+
+
+def _by_backend(fleet: Fleet, read: Callable[[Places], int]) -> Values:
+    return {(address,): read(places) for address, places in fleet.places.items()}
 
 
 def measure_admission(metrics: Metrics, admission: Admission) -> None:

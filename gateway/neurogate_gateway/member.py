@@ -13,6 +13,7 @@ A server whose polls are answered while its predictions are not has to prove its
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -21,9 +22,11 @@ from typing import Final, Protocol
 from neurogate.tfs.v1 import tfs_pb2
 
 from .attempts import Attempts
-from .backend import Backend, BackendVersion, VersionUnloadedError
+from .backend import Backend, BackendVersion, ServerFullError, VersionUnloadedError
 from .entries import LOADING, PROVING, READY, REJECTED, RETIRED, Entry, State
 from .errors import BackendUnavailableError, GatewayError, InternalError, cut
+from .own_calls import OwnCalls
+from .places import Kind, Places
 from .proof import ServedVersion
 from .proving import Prover
 from .rejection import Rejection
@@ -68,10 +71,18 @@ class Member:
     """One model server; `run` keeps it up to date."""
 
     def __init__(
-        self, address: str, backend: Backend, prover: Prover, neighbours: Neighbours, *, poll_interval: float
+        self,
+        backend: Backend,
+        places: Places,
+        prover: Prover,
+        neighbours: Neighbours,
+        *,
+        poll_interval: float,
     ) -> None:
-        self.address = address
+        self.address = places.address
         self.backend = backend
+        self.places = places
+        self.own = OwnCalls(backend, places)
         self.connected = False
         self.entries: dict[int, Entry] = {}
         self.looking = True
@@ -95,9 +106,10 @@ class Member:
         """Whether the last poll had no answer."""
         return self._misses > 0
 
-    async def idle(self) -> None:
-        """Waits until no prediction waits for this server."""
-        await self._attempts.none_left()
+    async def close(self) -> None:
+        """Closes the connection and cancels what is still running on it."""
+        await self.backend.close()
+        await self.places.close()
 
     def ready(self, number: int) -> ServedVersion | None:
         """The version of a number, while it may answer here."""
@@ -105,37 +117,45 @@ class Member:
         return entry.ready if entry is not None and self.connected else None
 
     async def predict(
-        self, version: ServedVersion, pixels: Pixels, *, gradcam: bool, seconds: float
+        self, version: ServedVersion, pixels: Pixels, kind: Kind, *, gradcam: bool, seconds: float
     ) -> Outputs | None:
         """Runs one image, uint8 [height, width, 3], through a version that is READY here.
+
+        A place of its kind was taken for it.
 
         Returns:
             What the version says; None when it may have been another that answered, since what is loaded
             here changed meanwhile.
 
         Raises:
+            ServerFullError: The server has refused it, without effect.
             VersionUnloadedError: It is not loaded any more.
             BackendUnavailableError: The server cannot be reached, or hangs.
             GatewayError: As the backend has it.
         """
         entry = self.entries[version.number]
         proofs = entry.proofs
+        call = self.places.send(
+            kind,
+            self.backend.predict(
+                version.model,
+                version.number,
+                pixels,
+                classes=len(version.classes),
+                gradcam=gradcam,
+                seconds=seconds,
+            ),
+        )
         attempt = self._attempts.begin(version.number)
+        call.add_done_callback(functools.partial(self._attempts.answer, attempt))
         try:
-            async with attempt:
-                try:
-                    outputs = await self.backend.predict(
-                        version.model,
-                        version.number,
-                        pixels,
-                        classes=len(version.classes),
-                        gradcam=gradcam,
-                        seconds=seconds,
-                    )
-                finally:
-                    self._attempts.end(attempt)
-        except TimeoutError:
-            raise BackendUnavailableError("the model server stopped answering") from None
+            ended = await attempt
+        finally:
+            self._attempts.end(attempt)
+        if ended is None:
+            raise BackendUnavailableError("the model server stopped answering")
+        try:
+            outputs = ended.result()
         except VersionUnloadedError:
             self._unloaded(entry, proofs)
             raise
@@ -174,7 +194,14 @@ class Member:
         asked_at, losses = time.monotonic(), self._losses
         seconds = _POLL_SECONDS if self._misses else _FIRST_POLL_SECONDS
         try:
-            seen = await self.backend.versions(self._prover.model, seconds=seconds)
+            seen = await self.own.versions(self._prover.model, seconds=seconds)
+        except ServerFullError:
+            # So it lives. What has become of its versions is yet to be seen.
+            self._misses = 0
+            self._look_for_stalls()
+            self._polled_at = time.monotonic()
+            self._neighbours.polled(self)
+            return
         except GatewayError as error:
             if isinstance(error, BackendUnavailableError) or self._heard_at < asked_at:
                 self._missed(error)
@@ -300,7 +327,7 @@ class Member:
     async def _prove(self, entry: Entry) -> None:
         async with self._one_proof:
             verdict = await self._prover.attempt(
-                entry, self.backend, lambda version: self._neighbours.admit(self, version)
+                entry, self.own, lambda version: self._neighbours.admit(self, version)
             )
         self._move(entry, verdict.state, verdict.reason, verdict.kind)
         entry.proof = None

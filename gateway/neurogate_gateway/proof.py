@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -19,12 +19,25 @@ from neurogate.v1 import manifest_pb2
 from neurogate_serving.manifest import ManifestError, manifest_digest, parse_manifest
 from neurogate_serving.transform import TRANSFORM_REVISION, pixels_digest
 
-from .backend import Backend, BackendFaultError, VersionRefusedError
+from .backend import BackendFaultError, VersionRefusedError
 from .errors import BackendAnswerInvalidError, InvalidArgumentError
 from .rejection import Rejection, UnprovenError
 from .transforms import TransformPool
+from .wire import Outputs, Pixels
 
 _DEFAULT_TOLERANCE: Final = 1e-3
+
+
+class Witness(Protocol):
+    """What a proof asks of a model server; the methods are as the backend has them."""
+
+    async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
+        """The version's serialized manifest."""
+
+    async def predict(
+        self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
+    ) -> Outputs:
+        """Runs one image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +76,7 @@ class ServedVersion:
 
 
 async def read_version(
-    model: str, number: int, backend: Backend, *, seconds_per_call: float
+    model: str, number: int, backend: Witness, *, seconds_per_call: float
 ) -> ServedVersion:
     """A version as it describes itself, not proven yet; its manifest may be of something else.
 
@@ -113,7 +126,7 @@ def check_named(version: ServedVersion) -> None:
 
 
 async def prove(
-    version: ServedVersion, backend: Backend, transforms: TransformPool, *, seconds_per_call: float
+    version: ServedVersion, backend: Witness, transforms: TransformPool, *, seconds_per_call: float
 ) -> None:
     """Replays every golden, one after another, since a proof must not crowd out the callers' images.
 
@@ -136,7 +149,7 @@ async def prove(
 async def _replay(
     version: ServedVersion,
     golden: manifest_pb2.Golden,
-    backend: Backend,
+    backend: Witness,
     transforms: TransformPool,
     seconds_per_call: float,
 ) -> str:

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from .backend import Backend, VersionUnloadedError
+from .backend import VersionUnloadedError
 from .entries import LOADING, READY, REJECTED, Entry, State
 from .errors import GatewayError, InternalError
 from .integrity import FilesUnreadableError, Integrity
-from .proof import ServedVersion, check_named, prove, read_version
+from .proof import ServedVersion, Witness, check_named, prove, read_version
 from .rejection import Rejection, UnprovenError
 from .telemetry import log
 from .transforms import TransformPool
@@ -43,7 +43,7 @@ class Prover:
         self._seconds_per_call = seconds_per_call
 
     async def attempt(
-        self, entry: Entry, backend: Backend, admit: Callable[[ServedVersion], ServedVersion]
+        self, entry: Entry, backend: Witness, admit: Callable[[ServedVersion], ServedVersion]
     ) -> Verdict:
         """Reads and proves a version, and leaves in the entry what was read and how often it was interrupted.
 

@@ -14,6 +14,7 @@ from .answers import Answer, Choice, Seconds, classification
 from .backend import VersionUnloadedError
 from .errors import ModelNotReadyError
 from .fleet import Fleet
+from .places import Kind
 from .transforms import TransformPool
 
 
@@ -51,7 +52,7 @@ class QuietRunner:
                 called = time.perf_counter()
                 try:
                     outputs = await self._fleet.predict(
-                        version, transformed.pixels, gradcam=False, deadline=deadline
+                        version, transformed.pixels, Kind.OWN, gradcam=False, deadline=deadline
                     )
                 except VersionUnloadedError:
                     outputs = None

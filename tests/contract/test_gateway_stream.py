@@ -266,7 +266,7 @@ async def test_large_images_are_bounded_by_bytes() -> None:
         assert backend.most_running == budget
 
 
-async def test_cancelling_a_stream_cancels_its_work() -> None:
+async def test_nothing_of_a_stream_is_left_once_it_is_cancelled() -> None:
     async with serving_gateway(stream_window=4) as (gateway, backend):
         backend.versions[1].gate.clear()
         call = gateway.classification.StreamClassify()
@@ -274,10 +274,13 @@ async def test_cancelling_a_stream_cancels_its_work() -> None:
             await call.write(Request(key=str(index), image=sample_image()))
         await backend.until(lambda: backend.running == 4)
         call.cancel()
-        await backend.until(lambda: backend.cancelled == 4)
         while gateway.gateway._admission.bulk_calls:
             await gateway.check()
         assert gateway.gateway._admission.in_flight == 0
+        backend.versions[1].gate.set()
+        [places] = gateway.gateway.fleet.places.values()
+        await places.idle()
+        assert (len(backend.predicts), backend.cancelled, places.waiting) == (4, 0, 0)
 
 
 async def test_one_stream_one_version_while_versions_change() -> None:

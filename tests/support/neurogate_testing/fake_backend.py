@@ -12,9 +12,11 @@ and the differences between versions are all predictable. Versions come, go, bre
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Self
 
 import grpc
@@ -88,6 +90,12 @@ class FakeBackend:
         """Configurations that were given, refused ones included."""
         self.reload_refusal: tuple[grpc.StatusCode, str] | None = None
         """With which status configurations are refused."""
+        self.threads: int | None = None
+        """As --grpc_max_threads: one fewer calls are let in at a time. None lets any number in."""
+        self.busy = 0
+        """Threads that calls hold; a test may hold some itself, as another client would."""
+        self.refused: collections.Counter[str] = collections.Counter()
+        """Calls that found no thread, by method."""
         self.port = port
         self._server: grpc.aio.Server | None = None
         self._progress = asyncio.Condition()
@@ -116,7 +124,7 @@ class FakeBackend:
         }.items():
             handlers = {
                 name: grpc.unary_unary_rpc_method_handler(
-                    handler,
+                    functools.partial(self._in_thread, name, handler),
                     request_deserializer=request.FromString,
                     response_serializer=lambda message: message.SerializeToString(),
                 )
@@ -159,6 +167,23 @@ class FakeBackend:
     async def _advanced(self) -> None:
         async with self._progress:
             self._progress.notify_all()
+
+    async def _in_thread(
+        self,
+        name: str,
+        handler: Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]],
+        request: Any,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> Any:
+        if self.threads is not None and self.busy >= self.threads - 1:
+            self.refused[name] += 1
+            await self._advanced()
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        self.busy += 1
+        try:
+            return await handler(request, context)
+        finally:
+            self.busy -= 1
 
     async def _status(
         self, request: tfs_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -90,7 +90,7 @@ class ScriptedBackend:
         outputs = fake_outputs(pixels[np.newaxis], version)
         return Outputs(outputs["probabilities"][0], float(outputs["ood_score"][0]))
 
-    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
+    async def reload(self, config: tfs_pb2.ModelServerConfig) -> None:
         raise AssertionError
 
     async def connected(self) -> None:
@@ -382,7 +382,7 @@ async def test_a_call_that_does_not_reach_the_server_leads_to_a_look(world: Worl
     assert world.member._wake.is_set()
 
 
-async def test_goldens_are_replayed_one_after_another_and_stop_with_the_proof(world: World) -> None:
+async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped(world: World) -> None:
     await world.poll(1)
     assert world.backend.most_predicting == 1
     world.backend.gate.clear()
@@ -394,7 +394,12 @@ async def test_goldens_are_replayed_one_after_another_and_stop_with_the_proof(wo
     world.backend.list_versions(1)
     await world.member.poll()
     await asyncio.wait([proof])
-    assert world.backend.predicting == 0
+    # The one that was sent goes on, as it would in the server; no other follows it.
+    assert world.backend.predicting == 1
+    begun = world.backend.most_predicting
+    world.backend.gate.set()
+    await world.member.places.idle()
+    assert (world.backend.predicting, world.backend.most_predicting) == (0, begun)
     assert world.states() == {2: RETIRED, 1: READY}
 
 

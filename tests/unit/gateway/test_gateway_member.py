@@ -22,6 +22,7 @@ from neurogate_gateway.integrity import NoRepository
 from neurogate_gateway.measures import FleetMeasures
 from neurogate_gateway.member import Member
 from neurogate_gateway.metrics import NoMetrics
+from neurogate_gateway.places import Kind
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.proving import Prover
 from neurogate_gateway.transforms import TransformPool
@@ -62,7 +63,7 @@ class Server:
         outputs = fake_outputs(pixels[np.newaxis], version)
         return Outputs(outputs["probabilities"][0], float(outputs["ood_score"][0]))
 
-    async def reload(self, config: tfs_pb2.ModelServerConfig, *, seconds: float) -> None:
+    async def reload(self, config: tfs_pb2.ModelServerConfig) -> None:
         raise AssertionError
 
     async def connected(self) -> None:
@@ -97,7 +98,8 @@ class World:
         return version
 
     async def predict(self) -> Outputs | None:
-        return await self.fleet.predict(self.version, PIXELS, gradcam=False, deadline=Deadline.after(20))
+        deadline = Deadline.after(20)
+        return await self.fleet.predict(self.version, PIXELS, Kind.SINGLE, gradcam=False, deadline=deadline)
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ async def test_doubt_gives_the_next_polls_more_time(pool: TransformPool) -> None
     server.polls_answer = True
     await only.poll()
     assert not only.doubtful
-    assert server.poll_seconds == [0.9, 0.9, 2.0, 2.0]
+    assert [round(seconds) for seconds in server.poll_seconds] == [1, 1, 2, 2]
 
 
 async def test_a_server_that_answers_predictions_is_never_lost(pool: TransformPool) -> None:

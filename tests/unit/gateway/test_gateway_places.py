@@ -1,0 +1,402 @@
+"""Places at a model server: who gets one, and that refused calls are not lost; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+
+import pytest
+from neurogate_gateway.backend import Backend, ReloadRefusedError, ServerFullError
+from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
+from neurogate_gateway.limit import Limit
+from neurogate_gateway.own_calls import OwnCalls
+from neurogate_gateway.places import Kind, Places, arrivals, turn_at
+from neurogate_testing.threaded_server import ThreadedServer
+from neurogate_testing.virtual_time import run
+
+OWN, SINGLE, BULK = Kind
+
+
+@pytest.fixture(autouse=True)
+def same_pauses() -> None:
+    """Every run is the same, to the last pause."""
+    random.seed(1)
+
+
+class Pool:
+    """A gateway's calls to one server: `ask` is what the fleet does for an image."""
+
+    def __init__(self, server: ThreadedServer, limit: Limit | None = None) -> None:
+        self.server = server
+        self.refused: list[str] = []
+        self.places = Places("a:1", limit or Limit(), self.refused.append)
+        self.answered = 0
+
+    async def ask(self, kind: Kind = SINGLE) -> None:
+        arrival = next(arrivals)
+        while True:
+            if not self.places.enter(kind) and not await turn_at([self.places], kind, arrival, seconds=30):
+                continue
+            with contextlib.suppress(ServerFullError):
+                await asyncio.shield(self.places.send(kind, self.server.call()))
+                self.answered += 1
+                return
+
+    @contextlib.asynccontextmanager
+    async def loops(self, count: int) -> AsyncIterator[None]:
+        """So many callers that ask again at once."""
+
+        async def loop() -> None:
+            while True:
+                await self.ask()
+
+        tasks = [asyncio.create_task(loop()) for _ in range(count)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self.places.idle()
+
+
+def places(limit: int) -> Places:
+    return Places("a:1", Limit(fixed=limit))
+
+
+async def turn(where: Places | Sequence[Places], kind: Kind) -> asyncio.Task[Places | None]:
+    """Somebody who waits, and waits already when this returns."""
+    servers = [where] if isinstance(where, Places) else where
+    waiting = asyncio.create_task(turn_at(servers, kind, next(arrivals), seconds=1000))
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def order(where: Places, waiting: dict[str, asyncio.Task[Places | None]]) -> list[str]:
+    """In which order they get the one place there is."""
+    kinds = {"own": OWN, "single": SINGLE, "bulk": BULK}
+    got = []
+    while waiting:
+        await asyncio.sleep(0)
+        [name] = [name for name, task in waiting.items() if task.done()]
+        got.append(name)
+        del waiting[name]
+        where.leave(kinds[name.rstrip("12")])
+    return got
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4, 8, 64])
+@pytest.mark.parametrize("callers", [1, 64])
+def test_every_call_is_answered_whatever_the_server_takes(threads: int, callers: int) -> None:
+    async def main() -> None:
+        pool = Pool(ThreadedServer(threads))
+        await asyncio.gather(*(pool.ask() for _ in range(callers)))
+        async with pool.loops(callers):
+            await asyncio.sleep(5)
+        assert pool.answered > callers
+        assert (pool.places.in_flight, pool.places.waiting, pool.server.running) == (0, 0, 0)
+        assert len(pool.refused) == pool.server.refusals
+
+    run(main())
+
+
+@pytest.mark.parametrize(("threads", "share"), [(8, 0.95), (16, 0.95), (64, 0.95)])
+def test_the_limit_costs_next_to_nothing(threads: int, share: float) -> None:
+    async def answers(threads: int) -> int:
+        pool = Pool(ThreadedServer(threads))
+        async with pool.loops(32):
+            await asyncio.sleep(15)
+        return pool.answered
+
+    assert run(answers(threads)) >= share * run(answers(128))
+
+
+def test_few_calls_are_refused_once_the_limit_is_found() -> None:
+    async def main() -> None:
+        pool = Pool(ThreadedServer(16))
+        async with pool.loops(32):
+            await asyncio.sleep(5)
+            refused, answered = len(pool.refused), pool.answered
+            await asyncio.sleep(30)
+        assert len(pool.refused) - refused < 0.03 * (pool.answered - answered)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("threads", "seconds"), [(8, 0.02), (16, 0.02), (16, 0.5), (64, 0.5)])
+def test_the_limit_is_back_within_two_seconds_of_another_client_going(threads: int, seconds: float) -> None:
+    async def main() -> None:
+        pool = Pool(ThreadedServer(threads, seconds=seconds, cores=64))
+        async with pool.loops(64):
+            await asyncio.sleep(10)
+            before = await most_of(pool, 2)
+            held = 0
+            while held < threads // 2:
+                held += pool.server.hold(threads // 2 - held)
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(5)
+            assert await most_of(pool, 2) <= (threads - 1 - held) + 1
+            pool.server.release(held)
+            assert await most_of(pool, 2) >= before - 1
+
+    async def most_of(pool: Pool, seconds: float) -> int:
+        values = []
+        for _ in range(round(seconds * 50)):
+            await asyncio.sleep(0.02)
+            values.append(pool.places.limit.value)
+        return max(values)
+
+    run(main())
+
+
+@pytest.mark.parametrize("threads", [2, 4, 8, 16, 64])
+def test_three_gateways_share_a_server(threads: int) -> None:
+    async def main() -> None:
+        server = ThreadedServer(threads)
+        pools = [Pool(server) for _ in range(3)]
+        async with contextlib.AsyncExitStack() as stack:
+            for pool in pools:
+                await stack.enter_async_context(pool.loops(64))
+                # They do not begin together, so the first has everything at first.
+                await asyncio.sleep(2)
+            before = [pool.answered for pool in pools]
+            await asyncio.sleep(30)
+            shares = [pool.answered - count for pool, count in zip(pools, before, strict=True)]
+        assert max(shares) <= 1.5 * min(shares), shares
+
+    run(main())
+
+
+def test_a_full_server_is_tried_with_pauses_and_not_by_every_call() -> None:
+    async def main() -> None:
+        server = ThreadedServer(8)
+        server.hold(7)
+        pool = Pool(server)
+        waiting = [asyncio.create_task(pool.ask()) for _ in range(64)]
+        await asyncio.sleep(5)
+        assert pool.places.shut
+        # Pauses of 25 to 50 ms, after a few that are shorter.
+        assert 100 <= server.refusals <= 220
+        server.release(7)
+        await asyncio.gather(*waiting)
+        assert not pool.places.shut
+
+    run(main())
+
+
+def test_own_calls_come_first_then_singles_then_bulk_each_first_come_first_served() -> None:
+    async def main() -> None:
+        where = places(1)
+        assert where.enter(BULK)
+        names = ["bulk1", "single1", "bulk2", "own1", "single2", "own2"]
+        kinds = {"bulk": BULK, "single": SINGLE, "own": OWN}
+        waiting = {name: await turn(where, kinds[name.rstrip("12")]) for name in names}
+        assert not where.enter(SINGLE)
+        assert where.waiting == 6
+        where.leave(BULK)
+        # Of a single place the gateway's own calls have no more than every other turn.
+        assert await order(where, waiting) == ["own1", "single1", "own2", "single2", "bulk1", "bulk2"]
+        assert where._held == [0, 0, 0]
+
+    run(main())
+
+
+def test_one_place_is_kept_for_the_gateways_own_calls() -> None:
+    async def main() -> None:
+        where = places(5)
+        assert [where.enter(BULK) for _ in range(6)] == [True] * 4 + [False] * 2
+        assert where.enter(OWN)
+        assert not where.enter(OWN)
+
+    run(main())
+
+
+def test_who_is_cancelled_while_waiting_takes_nothing_along() -> None:
+    async def main() -> None:
+        where = places(1)
+        assert where.enter(SINGLE)
+        first, second, third = [await turn(where, SINGLE) for _ in range(3)]
+        first.cancel()
+        await asyncio.wait([first])
+        assert where.waiting == 2
+        # The place comes in the same moment as the cancellation.
+        where.leave(SINGLE)
+        second.cancel()
+        assert await third is where
+        where.leave(SINGLE)
+        assert (where.waiting, where._held) == (0, [0, 0, 0])
+
+    run(main())
+
+
+def test_who_has_no_time_left_is_told_and_leaves() -> None:
+    async def main() -> None:
+        where = places(1)
+        assert where.enter(SINGLE)
+        for seconds in (-1, 0, 0.5):
+            with pytest.raises(TimeoutError):
+                await turn_at([where], SINGLE, next(arrivals), seconds=seconds)
+        assert where.waiting == 0
+
+    run(main())
+
+
+def test_the_first_of_several_servers_that_has_room_is_taken() -> None:
+    async def main() -> None:
+        servers = [places(1), places(1)]
+        for each in servers:
+            assert each.enter(SINGLE)
+        first, second = [await turn(servers, SINGLE) for _ in range(2)]
+        servers[1].leave(SINGLE)
+        assert await first is servers[1]
+        servers[0].leave(SINGLE)
+        assert await second is servers[0]
+        assert [each.waiting for each in servers] == [0, 0]
+
+    run(main())
+
+
+def test_who_waits_is_sent_to_choose_anew() -> None:
+    async def main() -> None:
+        servers = [places(1), places(1)]
+        for each in servers:
+            assert each.enter(SINGLE)
+        waiting = [await turn(servers, SINGLE) for _ in range(2)]
+        servers[0].send_away()
+        assert [await each for each in waiting] == [None, None]
+        assert [each.waiting for each in servers] == [0, 0]
+
+    run(main())
+
+
+def test_a_call_whose_caller_has_gone_keeps_its_place_until_it_ends() -> None:
+    async def main() -> None:
+        pool = Pool(ThreadedServer(8, seconds=1), Limit(fixed=1))
+        caller = asyncio.create_task(pool.ask())
+        await asyncio.sleep(0.1)
+        caller.cancel()
+        await asyncio.wait([caller])
+        assert (pool.places.in_flight, pool.places.enter(SINGLE)) == (1, False)
+        await pool.places.idle()
+        assert (pool.places.in_flight, pool.server.running) == (0, 0)
+
+    run(main())
+
+
+def test_a_fall_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        pool = Pool(ThreadedServer(16))
+        async with pool.loops(32):
+            await asyncio.sleep(50)
+        assert len(pool.refused) > 10
+
+    caplog.set_level(logging.INFO, "neurogate_gateway")
+    run(main())
+    assert 1 <= caplog.messages.count("backend_limit_fell") <= 5
+
+
+class Asked:
+    """A backend whose methods are answered, refused or hang as the server says."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.reloads = 0
+
+    async def versions(self, model: str, *, seconds: float) -> list[Any]:
+        await self.call()
+        return []
+
+    async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
+        await self.call()
+        return b"manifest"
+
+    async def reload(self, config: object) -> None:
+        self.reloads += 1
+        await self.call()
+
+
+def own_calls(call: Callable[[], Any], limit: int = 4) -> tuple[OwnCalls, Places, Asked]:
+    asked, where = Asked(call), places(limit)
+    return OwnCalls(cast("Backend", asked), where), where, asked
+
+
+def test_own_calls_that_are_refused_are_sent_again() -> None:
+    async def main() -> None:
+        server = ThreadedServer(2)
+        server.hold(1)
+        own, _, asked = own_calls(server.call)
+        calls = [
+            asyncio.create_task(own.versions("m", seconds=5)),
+            asyncio.create_task(own.describe("m", 1, seconds=5)),
+            asyncio.create_task(own.reload(cast("Any", None), seconds=5)),
+        ]
+        await asyncio.sleep(1)
+        assert server.refusals > 3
+        server.release(1)
+        assert await asyncio.gather(*calls) == [[], b"manifest", None]
+        assert asked.reloads > 1
+
+    run(main())
+
+
+def test_own_calls_that_are_refused_all_the_time_say_so() -> None:
+    async def main() -> None:
+        server = ThreadedServer(2)
+        server.hold(1)
+        own, where, _ = own_calls(server.call)
+        for call in (own.versions("m", seconds=1), own.describe("m", 1, seconds=1)):
+            with pytest.raises(ServerFullError):
+                await call
+        assert (where.waiting, where._held) == (0, [0, 0, 0])
+
+    run(main())
+
+
+def test_a_poll_needs_no_place_and_the_others_wait_for_theirs() -> None:
+    async def main() -> None:
+        server = ThreadedServer(8)
+        own, where, _ = own_calls(server.call, limit=1)
+        assert where.enter(SINGLE)
+        assert await own.versions("m", seconds=1) == []
+        with pytest.raises(DeadlineTooShortError):
+            await own.describe("m", 1, seconds=1)
+
+    run(main())
+
+
+def test_one_configuration_at_a_time_and_none_behind_one_that_hangs() -> None:
+    async def main() -> None:
+        answers = asyncio.Event()
+        own, where, asked = own_calls(answers.wait)
+        config = cast("Any", None)
+        with pytest.raises(DeadlineTooShortError):
+            await own.reload(config, seconds=1)
+        for _ in range(3):
+            with pytest.raises(ReloadRefusedError, match="before"):
+                await own.reload(config, seconds=1)
+        # It holds a thread of the server, and no place of those who can still be served.
+        assert (asked.reloads, where.in_flight, where._held) == (1, 1, [0, 0, 0])
+        answers.set()
+        await asyncio.sleep(1)
+        await own.reload(config, seconds=1)
+        assert asked.reloads == 2
+
+    run(main())
+
+
+def test_a_configuration_that_fails_leaves_the_way_free() -> None:
+    async def main() -> None:
+        async def fail() -> None:
+            raise BackendUnavailableError("gone")
+
+        own, where, asked = own_calls(fail)
+        for _ in range(2):
+            with pytest.raises(BackendUnavailableError):
+                await own.reload(cast("Any", None), seconds=1)
+        assert (asked.reloads, where.in_flight) == (2, 0)
+
+    run(main())
