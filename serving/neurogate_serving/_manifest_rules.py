@@ -31,6 +31,7 @@ def complaints(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
     yield from _calibration(manifest.calibration)
     yield from _thresholds(manifest.thresholds)
     yield from _metrics(manifest)
+    yield from _localisation(manifest.localisation)
     yield from _lineage(manifest.lineage)
     yield from _goldens(manifest)
 
@@ -133,6 +134,19 @@ def _metrics(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
             yield f"{where}.support is {entry.support}, expected at least 0"
         for name in ("precision", "recall", "f1", "roc_auc"):
             yield from _within(f"{where}.{name}", getattr(entry, name))
+
+
+def _localisation(localisation: manifest_pb2.Localisation) -> Iterator[str]:
+    for where, entry in (
+        ("localisation", localisation),
+        *((f"localisation.per_class[{each.class_id}]", each) for each in localisation.per_class),
+    ):
+        for field, value in entry.ListFields():
+            if field.message_type is manifest_pb2.Estimate.DESCRIPTOR:
+                for part in ("value", "low", "high"):
+                    yield from _within(f"{where}.{field.name}.{part}", getattr(value, part))
+            elif field.name.endswith("support") and value < 0:
+                yield f"{where}.{field.name} is {value}, expected at least 0"
 
 
 def _lineage(lineage: manifest_pb2.Lineage) -> Iterator[str]:

@@ -56,6 +56,19 @@ async def test_only_what_is_needed_is_asked_of_the_backend() -> None:
         assert backend.filters == [["probabilities", "ood_score"], ["probabilities", "ood_score", "gradcam"]]
 
 
+async def test_explain_says_when_the_maps_are_not_to_be_relied_on() -> None:
+    manifest = build_manifest(2)
+    manifest.localisation.pointing.value, manifest.localisation.brightest_spot.value = 0.25, 0.61
+    async with serving_gateway() as (gateway, backend):
+        request = pb.ExplainRequest(image=sample_image())
+        assert (await gateway.classification.Explain(request)).map_caution == ""
+        backend.add_version(2, manifest)
+        await gateway.until_ready(2)
+        request.model.version = 2
+        caution = (await gateway.classification.Explain(request)).map_caution
+        assert "point at the lesion in 25.0%" in caution
+
+
 async def test_prediction_ids_differ() -> None:
     async with serving_gateway() as (gateway, _):
         request = pb.ClassifyRequest(image=sample_image())

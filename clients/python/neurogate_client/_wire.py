@@ -118,6 +118,7 @@ def explanation(message: pb.ExplainResponse) -> Explanation:
         class_id=message.class_id,
         activation_map=ActivationMap(message.map.height, message.map.width, tuple(message.map.values)),
         overlay_png=message.overlay_png,
+        map_caution=message.map_caution,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from neurogate.command import OutputLostError, write_output
+from rich.text import Text
 
 from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
 from neurogate_client._wire import color_map_names
@@ -22,8 +23,11 @@ from neurogate_client.cli_common import (
     TlsOption,
     connected,
     fail,
+    printable,
     stderr,
 )
+
+_LIMITS = "The map points, it does not outline; in part it shows what is conspicuous, whatever the class."
 
 
 def explain(
@@ -78,6 +82,9 @@ def explain(
         soft_wrap=True,
         markup=False,
     )
+    stderr().print(_LIMITS, style="dim", soft_wrap=True)
+    if result.map_caution:
+        stderr().print(Text(f"caution: {printable(result.map_caution)}", "yellow"), soft_wrap=True)
 
 
 def _write(output: Path, picture: bytes) -> None:

@@ -25,7 +25,13 @@ def detail(version: ModelVersion) -> RenderableType:
         missing = "No manifest of it could be read." if refused else "The manifest has not been read yet."
         return Group(known, Text(f"\n{missing}", style="dim"))
     manifest = version.manifest
-    parts: list[RenderableType] = [known, *_quality(manifest), *_decisions(manifest), *_origin(manifest)]
+    parts: list[RenderableType] = [
+        known,
+        *_quality(manifest),
+        *_evidence(manifest),
+        *_decisions(manifest),
+        *_origin(manifest),
+    ]
     if manifest.notice:
         parts += [Text(), cell(manifest.notice, "italic")]
     return Group(*parts)
@@ -56,6 +62,39 @@ def _quality(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
         ),
         table,
     ]
+
+
+def _evidence(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    """Whether the explanations point at the lesion; nothing for a version that was not measured."""
+    if not manifest.HasField("localisation"):
+        return []
+    found = manifest.localisation
+    rows = []
+    if found.HasField("pointing"):
+        places = {
+            "brightest spot": found.brightest_spot,
+            "head's centre": found.head_centre,
+            "centre": found.centre,
+        }
+        rows = [
+            ("points at the lesion", f"{_share(found.pointing)} of {found.support} right answers"),
+            ("within the lesion", _share(found.strict)),
+            ("share of the map in it", _share(found.energy)),
+            ("without a model", ", ".join(f"{name} {each.value:.1%}" for name, each in places.items())),
+        ]
+        if found.HasField("control"):
+            rows.append((f"map of {found.control_class_id}", f"points at it in {_share(found.control)}"))
+    changes = f"{_share(found.deletion)} of {found.deletion_support} right answers change"
+    rows.append(("strongest 5 % blurred", f"{changes}; random disc {found.random_disc.value:.1%}"))
+    parts: list[RenderableType] = [heading("Evidence"), facts(*rows)]
+    if found.HasField("pointing") and not found.pointing.value >= found.brightest_spot.value:
+        parts.append(Text("It points worse than the brightest spot: do not rely on its maps.", "yellow"))
+    return parts
+
+
+def _share(estimate: manifest_pb2.Estimate) -> str:
+    ends = f" ({estimate.low:.1%} to {estimate.high:.1%})" if estimate.HasField("low") else ""
+    return f"{estimate.value:.1%}{ends}"
 
 
 def _decisions(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:

@@ -151,12 +151,15 @@ class Explanation:
         class_id: the class that is explained.
         activation_map: the map as the model gave it.
         overlay_png: the map over the image, an encoded PNG.
+        map_caution: why the version's maps are not to be relied on, for people; empty where nothing that was
+            measured says so.
     """
 
     classification: Classification
     class_id: str
     activation_map: ActivationMap
     overlay_png: bytes = field(repr=False)
+    map_caution: str = ""
 
 
 @dataclass(frozen=True, slots=True)

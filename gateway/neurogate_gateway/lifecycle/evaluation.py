@@ -165,6 +165,7 @@ class Evaluator:
                 f"{', '.join(sorted(unknown))}"
             )
         start = time.monotonic()
+        localisation = version.manifest.localisation
         rows, latency = [], []
         for image in images.images:
             answer, milliseconds = await self._ask(version, image)
@@ -180,6 +181,7 @@ class Evaluator:
             labels=np.array([class_ids.index(image.class_id) for image in images.images]),
             probabilities=np.stack(rows),
             latency_ms=np.array(latency),
+            pointing=localisation.pointing.value if localisation.HasField("pointing") else None,
         )
 
     async def _ask(self, version: ServedVersion, image: SealedImage) -> tuple[Answer, float]:

@@ -39,6 +39,8 @@ def judge(candidate: Measured, stable: Measured | None, policy: Policy) -> model
             ),
         ],
     )
+    if policy.gate.min_pointing > 0:
+        report.findings.append(_pointing(candidate, policy.gate.min_pointing))
     if stable is not None:
         report.stable_version = stable.version
         report.stable.CopyFrom(evaluation_metrics(stable))
@@ -102,6 +104,17 @@ def _recall(metrics: manifest_pb2.EvaluationMetrics, policy: GatePolicy) -> list
         if name not in known
     ]
     return findings
+
+
+def _pointing(candidate: Measured, limit: float) -> model_pb2.GateFinding:
+    if candidate.pointing is not None:
+        name = "share of right answers whose explanation points at the lesion, by its manifest,"
+        return _at_least("min_pointing", name, candidate.pointing, limit)
+    message = (
+        "its manifest does not say how often its explanations point at the lesion: its test images have no "
+        f"masks, or it is older than the measurement; at least {limit:.4f} is asked for"
+    )
+    return model_pb2.GateFinding(rule="min_pointing", passed=False, limit=limit, message=message)
 
 
 def _regression(candidate: Measured, stable: Measured, policy: GatePolicy) -> model_pb2.GateFinding:

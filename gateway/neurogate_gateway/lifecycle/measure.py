@@ -35,6 +35,8 @@ class Measured:
         labels: int64 [N], true class by image; N is at least 1.
         probabilities: f32 [N, C].
         latency_ms: f64 [N], milliseconds from encoded image to answer.
+        pointing: Share of right answers whose explanation points at the lesion, as the version's manifest has
+            it: the gateway has no masks. None where it does not.
     """
 
     version: int
@@ -44,6 +46,7 @@ class Measured:
     labels: Indices
     probabilities: npt.NDArray[np.float32]
     latency_ms: Floats
+    pointing: float | None = None
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:

@@ -50,6 +50,8 @@ class GatePolicy:
         seed: Of the bootstrap.
         max_ece: Highest expected calibration error, 0 to 1.
         max_latency_p99_ms: Longest 99th percentile through the gateway, one image at a time, in milliseconds.
+        min_pointing: Lowest share of right answers whose explanation points at the lesion, as the manifest
+            says, 0 to 1; 0 asks nothing.
     """
 
     min_accuracy: float = _key(0.8, 0, 1)
@@ -61,6 +63,7 @@ class GatePolicy:
     seed: int = _key(0, 0, 2**31)
     max_ece: float = _key(0.15, 0, 1)
     max_latency_p99_ms: float = _key(2000.0, 0, 3_600_000)
+    min_pointing: float = _key(0.0, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator
 
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
+from neurogate_serving.localisation import map_caution
 
 from neurogate_gateway.admission import Admission
 from neurogate_gateway.answers import check_top_k
@@ -114,4 +115,5 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             overlay_png=explanation.picture,
             model=explanation.answer.choice.reference,
             request_id=request_id,
+            map_caution=map_caution(explanation.answer.choice.version.manifest.localisation),
         )

@@ -196,20 +196,22 @@ class OverlayOptions(_message.Message):
     def __init__(self, color_map: _Optional[_Union[ColorMap, str]] = ..., alpha: _Optional[float] = ..., max_side: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("classification", "class_id", "map", "overlay_png", "model", "request_id")
+    __slots__ = ("classification", "class_id", "map", "overlay_png", "model", "request_id", "map_caution")
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     MAP_FIELD_NUMBER: _ClassVar[int]
     OVERLAY_PNG_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MAP_CAUTION_FIELD_NUMBER: _ClassVar[int]
     classification: Classification
     class_id: str
     map: ClassActivationMap
     overlay_png: bytes
     model: _model_pb2.ModelVersionRef
     request_id: str
-    def __init__(self, classification: _Optional[_Union[Classification, _Mapping]] = ..., class_id: _Optional[str] = ..., map: _Optional[_Union[ClassActivationMap, _Mapping]] = ..., overlay_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelVersionRef, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    map_caution: str
+    def __init__(self, classification: _Optional[_Union[Classification, _Mapping]] = ..., class_id: _Optional[str] = ..., map: _Optional[_Union[ClassActivationMap, _Mapping]] = ..., overlay_png: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelVersionRef, _Mapping]] = ..., request_id: _Optional[str] = ..., map_caution: _Optional[str] = ...) -> None: ...
 
 class ClassActivationMap(_message.Message):
     __slots__ = ("height", "width", "values")

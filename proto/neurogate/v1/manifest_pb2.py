@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bneurogate/v1/manifest.proto\x12\x0cneurogate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x04\n\rModelManifest\x12\x19\n\x11manifest_revision\x18\x01 \x01(\x05\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\'\n\x05\x66iles\x18\x06 \x03(\x0b\x32\x18.neurogate.v1.FileDigest\x12)\n\x07\x63lasses\x18\x07 \x03(\x0b\x32\x18.neurogate.v1.ModelClass\x12.\n\ttransform\x18\x08 \x01(\x0b\x32\x1b.neurogate.v1.TransformSpec\x12.\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x19.neurogate.v1.Calibration\x12\x34\n\nthresholds\x18\n \x01(\x0b\x32 .neurogate.v1.DecisionThresholds\x12\x30\n\x07metrics\x18\x0b \x01(\x0b\x32\x1f.neurogate.v1.EvaluationMetrics\x12&\n\x07lineage\x18\x0c \x01(\x0b\x32\x15.neurogate.v1.Lineage\x12%\n\x07goldens\x18\r \x03(\x0b\x32\x14.neurogate.v1.Golden\x12\x0e\n\x06notice\x18\x0e \x01(\t\">\n\nFileDigest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"=\n\nModelClass\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"\xd4\x01\n\rTransformSpec\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12+\n\ncolor_mode\x18\x04 \x01(\x0e\x32\x17.neurogate.v1.ColorMode\x12,\n\nresampling\x18\x05 \x01(\x0e\x32\x18.neurogate.v1.Resampling\x12\x12\n\njpeg_draft\x18\x06 \x01(\x08\x12\x12\n\nmax_pixels\x18\x07 \x01(\x03\x12\x0f\n\x07\x66ormats\x18\x08 \x03(\t\"I\n\x0b\x43\x61libration\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x12\n\nece_before\x18\x02 \x01(\x01\x12\x11\n\tece_after\x18\x03 \x01(\x01\"\x9a\x01\n\x12\x44\x65\x63isionThresholds\x12\x15\n\rabstain_below\x18\x01 \x01(\x01\x12&\n\x19out_of_distribution_above\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nood_method\x18\x03 \x01(\t\x12\x13\n\x0btarget_risk\x18\x04 \x01(\x01\x42\x1c\n\x1a_out_of_distribution_above\"\xe1\x01\n\x11\x45valuationMetrics\x12\x0f\n\x07support\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x10\n\x08macro_f1\x18\x03 \x01(\x01\x12\x15\n\rmacro_roc_auc\x18\x04 \x01(\x01\x12\x0b\n\x03\x65\x63\x65\x18\x05 \x01(\x01\x12-\n\tper_class\x18\x06 \x03(\x0b\x32\x1a.neurogate.v1.ClassMetrics\x12\x17\n\x0f\x61\x63\x63uracy_ci_low\x18\x07 \x01(\x01\x12\x18\n\x10\x61\x63\x63uracy_ci_high\x18\x08 \x01(\x01\x12\x11\n\tood_auroc\x18\t \x01(\x01\"q\n\x0c\x43lassMetrics\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x0f\n\x07support\x18\x02 \x01(\x03\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x0e\n\x06recall\x18\x04 \x01(\x01\x12\n\n\x02\x66\x31\x18\x05 \x01(\x01\x12\x0f\n\x07roc_auc\x18\x06 \x01(\x01\"\xfa\x03\n\x07Lineage\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12)\n\x06splits\x18\x04 \x01(\x0b\x32\x19.neurogate.v1.SplitCounts\x12\x15\n\rsource_commit\x18\x05 \x01(\t\x12\x14\n\x0c\x62\x61se_weights\x18\x06 \x01(\t\x12\x1b\n\x13\x62\x61se_weights_digest\x18\x07 \x01(\t\x12\x43\n\x0fhyperparameters\x18\x08 \x03(\x0b\x32*.neurogate.v1.Lineage.HyperparametersEntry\x12\x35\n\x08packages\x18\t \x03(\x0b\x32#.neurogate.v1.Lineage.PackagesEntry\x12\x1b\n\x0eparent_version\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x17\n\x0f\x65xamples_digest\x18\x0b \x01(\t\x12\x13\n\x0bgate_policy\x18\x0c \x01(\t\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_parent_version\">\n\x0bSplitCounts\x12\r\n\x05train\x18\x01 \x01(\x03\x12\x12\n\nvalidation\x18\x02 \x01(\x03\x12\x0c\n\x04test\x18\x03 \x01(\x03\"f\n\x06Golden\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\x15\n\rpixels_sha256\x18\x03 \x01(\t\x12\x15\n\rprobabilities\x18\x04 \x03(\x02\x12\x11\n\ttolerance\x18\x05 \x01(\x02*P\n\tColorMode\x12\x1a\n\x16\x43OLOR_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43OLOR_MODE_RGB\x10\x01\x12\x13\n\x0f\x43OLOR_MODE_GRAY\x10\x02*\x85\x01\n\nResampling\x12\x1a\n\x16RESAMPLING_UNSPECIFIED\x10\x00\x12\x17\n\x13RESAMPLING_BILINEAR\x10\x01\x12\x16\n\x12RESAMPLING_BICUBIC\x10\x02\x12\x12\n\x0eRESAMPLING_BOX\x10\x03\x12\x16\n\x12RESAMPLING_LANCZOS\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bneurogate/v1/manifest.proto\x12\x0cneurogate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x04\n\rModelManifest\x12\x19\n\x11manifest_revision\x18\x01 \x01(\x05\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\'\n\x05\x66iles\x18\x06 \x03(\x0b\x32\x18.neurogate.v1.FileDigest\x12)\n\x07\x63lasses\x18\x07 \x03(\x0b\x32\x18.neurogate.v1.ModelClass\x12.\n\ttransform\x18\x08 \x01(\x0b\x32\x1b.neurogate.v1.TransformSpec\x12.\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x19.neurogate.v1.Calibration\x12\x34\n\nthresholds\x18\n \x01(\x0b\x32 .neurogate.v1.DecisionThresholds\x12\x30\n\x07metrics\x18\x0b \x01(\x0b\x32\x1f.neurogate.v1.EvaluationMetrics\x12&\n\x07lineage\x18\x0c \x01(\x0b\x32\x15.neurogate.v1.Lineage\x12%\n\x07goldens\x18\r \x03(\x0b\x32\x14.neurogate.v1.Golden\x12\x0e\n\x06notice\x18\x0e \x01(\t\x12\x30\n\x0clocalisation\x18\x0f \x01(\x0b\x32\x1a.neurogate.v1.Localisation\">\n\nFileDigest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"=\n\nModelClass\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"\xd4\x01\n\rTransformSpec\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12+\n\ncolor_mode\x18\x04 \x01(\x0e\x32\x17.neurogate.v1.ColorMode\x12,\n\nresampling\x18\x05 \x01(\x0e\x32\x18.neurogate.v1.Resampling\x12\x12\n\njpeg_draft\x18\x06 \x01(\x08\x12\x12\n\nmax_pixels\x18\x07 \x01(\x03\x12\x0f\n\x07\x66ormats\x18\x08 \x03(\t\"I\n\x0b\x43\x61libration\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x12\n\nece_before\x18\x02 \x01(\x01\x12\x11\n\tece_after\x18\x03 \x01(\x01\"\x9a\x01\n\x12\x44\x65\x63isionThresholds\x12\x15\n\rabstain_below\x18\x01 \x01(\x01\x12&\n\x19out_of_distribution_above\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nood_method\x18\x03 \x01(\t\x12\x13\n\x0btarget_risk\x18\x04 \x01(\x01\x42\x1c\n\x1a_out_of_distribution_above\"\xe1\x01\n\x11\x45valuationMetrics\x12\x0f\n\x07support\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x10\n\x08macro_f1\x18\x03 \x01(\x01\x12\x15\n\rmacro_roc_auc\x18\x04 \x01(\x01\x12\x0b\n\x03\x65\x63\x65\x18\x05 \x01(\x01\x12-\n\tper_class\x18\x06 \x03(\x0b\x32\x1a.neurogate.v1.ClassMetrics\x12\x17\n\x0f\x61\x63\x63uracy_ci_low\x18\x07 \x01(\x01\x12\x18\n\x10\x61\x63\x63uracy_ci_high\x18\x08 \x01(\x01\x12\x11\n\tood_auroc\x18\t \x01(\x01\"q\n\x0c\x43lassMetrics\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x0f\n\x07support\x18\x02 \x01(\x03\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x0e\n\x06recall\x18\x04 \x01(\x01\x12\n\n\x02\x66\x31\x18\x05 \x01(\x01\x12\x0f\n\x07roc_auc\x18\x06 \x01(\x01\"\x86\x04\n\x0cLocalisation\x12\x0f\n\x07support\x18\x01 \x01(\x03\x12(\n\x08pointing\x18\x02 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12&\n\x06strict\x18\x03 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12&\n\x06\x65nergy\x18\x04 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12&\n\x06\x63\x65ntre\x18\x05 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12+\n\x0bhead_centre\x18\x06 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12.\n\x0e\x62rightest_spot\x18\x07 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12\'\n\x07\x63ontrol\x18\x08 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12\x18\n\x10\x63ontrol_class_id\x18\t \x01(\t\x12\x18\n\x10\x64\x65letion_support\x18\n \x01(\x03\x12(\n\x08\x64\x65letion\x18\x0b \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12+\n\x0brandom_disc\x18\x0c \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12\x32\n\tper_class\x18\r \x03(\x0b\x32\x1f.neurogate.v1.ClassLocalisation\"\xa1\x02\n\x11\x43lassLocalisation\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x0f\n\x07support\x18\x02 \x01(\x03\x12(\n\x08pointing\x18\x03 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12&\n\x06strict\x18\x04 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12&\n\x06\x65nergy\x18\x05 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12\x18\n\x10\x64\x65letion_support\x18\x06 \x01(\x03\x12(\n\x08\x64\x65letion\x18\x07 \x01(\x0b\x32\x16.neurogate.v1.Estimate\x12+\n\x0brandom_disc\x18\x08 \x01(\x0b\x32\x16.neurogate.v1.Estimate\"O\n\x08\x45stimate\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x10\n\x03low\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_lowB\x07\n\x05_high\"\xfa\x03\n\x07Lineage\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12)\n\x06splits\x18\x04 \x01(\x0b\x32\x19.neurogate.v1.SplitCounts\x12\x15\n\rsource_commit\x18\x05 \x01(\t\x12\x14\n\x0c\x62\x61se_weights\x18\x06 \x01(\t\x12\x1b\n\x13\x62\x61se_weights_digest\x18\x07 \x01(\t\x12\x43\n\x0fhyperparameters\x18\x08 \x03(\x0b\x32*.neurogate.v1.Lineage.HyperparametersEntry\x12\x35\n\x08packages\x18\t \x03(\x0b\x32#.neurogate.v1.Lineage.PackagesEntry\x12\x1b\n\x0eparent_version\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x17\n\x0f\x65xamples_digest\x18\x0b \x01(\t\x12\x13\n\x0bgate_policy\x18\x0c \x01(\t\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_parent_version\">\n\x0bSplitCounts\x12\r\n\x05train\x18\x01 \x01(\x03\x12\x12\n\nvalidation\x18\x02 \x01(\x03\x12\x0c\n\x04test\x18\x03 \x01(\x03\"f\n\x06Golden\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\x15\n\rpixels_sha256\x18\x03 \x01(\t\x12\x15\n\rprobabilities\x18\x04 \x03(\x02\x12\x11\n\ttolerance\x18\x05 \x01(\x02*P\n\tColorMode\x12\x1a\n\x16\x43OLOR_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43OLOR_MODE_RGB\x10\x01\x12\x13\n\x0f\x43OLOR_MODE_GRAY\x10\x02*\x85\x01\n\nResampling\x12\x1a\n\x16RESAMPLING_UNSPECIFIED\x10\x00\x12\x17\n\x13RESAMPLING_BILINEAR\x10\x01\x12\x16\n\x12RESAMPLING_BICUBIC\x10\x02\x12\x12\n\x0eRESAMPLING_BOX\x10\x03\x12\x16\n\x12RESAMPLING_LANCZOS\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,34 +36,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINEAGE_HYPERPARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_LINEAGE_PACKAGESENTRY']._loaded_options = None
   _globals['_LINEAGE_PACKAGESENTRY']._serialized_options = b'8\001'
-  _globals['_COLORMODE']._serialized_start=2203
-  _globals['_COLORMODE']._serialized_end=2283
-  _globals['_RESAMPLING']._serialized_start=2286
-  _globals['_RESAMPLING']._serialized_end=2419
+  _globals['_COLORMODE']._serialized_start=3147
+  _globals['_COLORMODE']._serialized_end=3227
+  _globals['_RESAMPLING']._serialized_start=3230
+  _globals['_RESAMPLING']._serialized_end=3363
   _globals['_MODELMANIFEST']._serialized_start=79
-  _globals['_MODELMANIFEST']._serialized_end=607
-  _globals['_FILEDIGEST']._serialized_start=609
-  _globals['_FILEDIGEST']._serialized_end=671
-  _globals['_MODELCLASS']._serialized_start=673
-  _globals['_MODELCLASS']._serialized_end=734
-  _globals['_TRANSFORMSPEC']._serialized_start=737
-  _globals['_TRANSFORMSPEC']._serialized_end=949
-  _globals['_CALIBRATION']._serialized_start=951
-  _globals['_CALIBRATION']._serialized_end=1024
-  _globals['_DECISIONTHRESHOLDS']._serialized_start=1027
-  _globals['_DECISIONTHRESHOLDS']._serialized_end=1181
-  _globals['_EVALUATIONMETRICS']._serialized_start=1184
-  _globals['_EVALUATIONMETRICS']._serialized_end=1409
-  _globals['_CLASSMETRICS']._serialized_start=1411
-  _globals['_CLASSMETRICS']._serialized_end=1524
-  _globals['_LINEAGE']._serialized_start=1527
-  _globals['_LINEAGE']._serialized_end=2033
-  _globals['_LINEAGE_HYPERPARAMETERSENTRY']._serialized_start=1911
-  _globals['_LINEAGE_HYPERPARAMETERSENTRY']._serialized_end=1965
-  _globals['_LINEAGE_PACKAGESENTRY']._serialized_start=1967
-  _globals['_LINEAGE_PACKAGESENTRY']._serialized_end=2014
-  _globals['_SPLITCOUNTS']._serialized_start=2035
-  _globals['_SPLITCOUNTS']._serialized_end=2097
-  _globals['_GOLDEN']._serialized_start=2099
-  _globals['_GOLDEN']._serialized_end=2201
+  _globals['_MODELMANIFEST']._serialized_end=657
+  _globals['_FILEDIGEST']._serialized_start=659
+  _globals['_FILEDIGEST']._serialized_end=721
+  _globals['_MODELCLASS']._serialized_start=723
+  _globals['_MODELCLASS']._serialized_end=784
+  _globals['_TRANSFORMSPEC']._serialized_start=787
+  _globals['_TRANSFORMSPEC']._serialized_end=999
+  _globals['_CALIBRATION']._serialized_start=1001
+  _globals['_CALIBRATION']._serialized_end=1074
+  _globals['_DECISIONTHRESHOLDS']._serialized_start=1077
+  _globals['_DECISIONTHRESHOLDS']._serialized_end=1231
+  _globals['_EVALUATIONMETRICS']._serialized_start=1234
+  _globals['_EVALUATIONMETRICS']._serialized_end=1459
+  _globals['_CLASSMETRICS']._serialized_start=1461
+  _globals['_CLASSMETRICS']._serialized_end=1574
+  _globals['_LOCALISATION']._serialized_start=1577
+  _globals['_LOCALISATION']._serialized_end=2095
+  _globals['_CLASSLOCALISATION']._serialized_start=2098
+  _globals['_CLASSLOCALISATION']._serialized_end=2387
+  _globals['_ESTIMATE']._serialized_start=2389
+  _globals['_ESTIMATE']._serialized_end=2468
+  _globals['_LINEAGE']._serialized_start=2471
+  _globals['_LINEAGE']._serialized_end=2977
+  _globals['_LINEAGE_HYPERPARAMETERSENTRY']._serialized_start=2855
+  _globals['_LINEAGE_HYPERPARAMETERSENTRY']._serialized_end=2909
+  _globals['_LINEAGE_PACKAGESENTRY']._serialized_start=2911
+  _globals['_LINEAGE_PACKAGESENTRY']._serialized_end=2958
+  _globals['_SPLITCOUNTS']._serialized_start=2979
+  _globals['_SPLITCOUNTS']._serialized_end=3041
+  _globals['_GOLDEN']._serialized_start=3043
+  _globals['_GOLDEN']._serialized_end=3145
 # @@protoc_insertion_point(module_scope)

@@ -33,7 +33,7 @@ RESAMPLING_BOX: Resampling
 RESAMPLING_LANCZOS: Resampling
 
 class ModelManifest(_message.Message):
-    __slots__ = ("manifest_revision", "model_name", "version", "created_at", "model_digest", "files", "classes", "transform", "calibration", "thresholds", "metrics", "lineage", "goldens", "notice")
+    __slots__ = ("manifest_revision", "model_name", "version", "created_at", "model_digest", "files", "classes", "transform", "calibration", "thresholds", "metrics", "lineage", "goldens", "notice", "localisation")
     MANIFEST_REVISION_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class ModelManifest(_message.Message):
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     GOLDENS_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    LOCALISATION_FIELD_NUMBER: _ClassVar[int]
     manifest_revision: int
     model_name: str
     version: int
@@ -62,7 +63,8 @@ class ModelManifest(_message.Message):
     lineage: Lineage
     goldens: _containers.RepeatedCompositeFieldContainer[Golden]
     notice: str
-    def __init__(self, manifest_revision: _Optional[int] = ..., model_name: _Optional[str] = ..., version: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_digest: _Optional[str] = ..., files: _Optional[_Iterable[_Union[FileDigest, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ModelClass, _Mapping]]] = ..., transform: _Optional[_Union[TransformSpec, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., thresholds: _Optional[_Union[DecisionThresholds, _Mapping]] = ..., metrics: _Optional[_Union[EvaluationMetrics, _Mapping]] = ..., lineage: _Optional[_Union[Lineage, _Mapping]] = ..., goldens: _Optional[_Iterable[_Union[Golden, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
+    localisation: Localisation
+    def __init__(self, manifest_revision: _Optional[int] = ..., model_name: _Optional[str] = ..., version: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model_digest: _Optional[str] = ..., files: _Optional[_Iterable[_Union[FileDigest, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[ModelClass, _Mapping]]] = ..., transform: _Optional[_Union[TransformSpec, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., thresholds: _Optional[_Union[DecisionThresholds, _Mapping]] = ..., metrics: _Optional[_Union[EvaluationMetrics, _Mapping]] = ..., lineage: _Optional[_Union[Lineage, _Mapping]] = ..., goldens: _Optional[_Iterable[_Union[Golden, _Mapping]]] = ..., notice: _Optional[str] = ..., localisation: _Optional[_Union[Localisation, _Mapping]] = ...) -> None: ...
 
 class FileDigest(_message.Message):
     __slots__ = ("path", "size_bytes", "sha256")
@@ -163,6 +165,66 @@ class ClassMetrics(_message.Message):
     f1: float
     roc_auc: float
     def __init__(self, class_id: _Optional[str] = ..., support: _Optional[int] = ..., precision: _Optional[float] = ..., recall: _Optional[float] = ..., f1: _Optional[float] = ..., roc_auc: _Optional[float] = ...) -> None: ...
+
+class Localisation(_message.Message):
+    __slots__ = ("support", "pointing", "strict", "energy", "centre", "head_centre", "brightest_spot", "control", "control_class_id", "deletion_support", "deletion", "random_disc", "per_class")
+    SUPPORT_FIELD_NUMBER: _ClassVar[int]
+    POINTING_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    CENTRE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_CENTRE_FIELD_NUMBER: _ClassVar[int]
+    BRIGHTEST_SPOT_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    DELETION_SUPPORT_FIELD_NUMBER: _ClassVar[int]
+    DELETION_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_DISC_FIELD_NUMBER: _ClassVar[int]
+    PER_CLASS_FIELD_NUMBER: _ClassVar[int]
+    support: int
+    pointing: Estimate
+    strict: Estimate
+    energy: Estimate
+    centre: Estimate
+    head_centre: Estimate
+    brightest_spot: Estimate
+    control: Estimate
+    control_class_id: str
+    deletion_support: int
+    deletion: Estimate
+    random_disc: Estimate
+    per_class: _containers.RepeatedCompositeFieldContainer[ClassLocalisation]
+    def __init__(self, support: _Optional[int] = ..., pointing: _Optional[_Union[Estimate, _Mapping]] = ..., strict: _Optional[_Union[Estimate, _Mapping]] = ..., energy: _Optional[_Union[Estimate, _Mapping]] = ..., centre: _Optional[_Union[Estimate, _Mapping]] = ..., head_centre: _Optional[_Union[Estimate, _Mapping]] = ..., brightest_spot: _Optional[_Union[Estimate, _Mapping]] = ..., control: _Optional[_Union[Estimate, _Mapping]] = ..., control_class_id: _Optional[str] = ..., deletion_support: _Optional[int] = ..., deletion: _Optional[_Union[Estimate, _Mapping]] = ..., random_disc: _Optional[_Union[Estimate, _Mapping]] = ..., per_class: _Optional[_Iterable[_Union[ClassLocalisation, _Mapping]]] = ...) -> None: ...
+
+class ClassLocalisation(_message.Message):
+    __slots__ = ("class_id", "support", "pointing", "strict", "energy", "deletion_support", "deletion", "random_disc")
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    SUPPORT_FIELD_NUMBER: _ClassVar[int]
+    POINTING_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    DELETION_SUPPORT_FIELD_NUMBER: _ClassVar[int]
+    DELETION_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_DISC_FIELD_NUMBER: _ClassVar[int]
+    class_id: str
+    support: int
+    pointing: Estimate
+    strict: Estimate
+    energy: Estimate
+    deletion_support: int
+    deletion: Estimate
+    random_disc: Estimate
+    def __init__(self, class_id: _Optional[str] = ..., support: _Optional[int] = ..., pointing: _Optional[_Union[Estimate, _Mapping]] = ..., strict: _Optional[_Union[Estimate, _Mapping]] = ..., energy: _Optional[_Union[Estimate, _Mapping]] = ..., deletion_support: _Optional[int] = ..., deletion: _Optional[_Union[Estimate, _Mapping]] = ..., random_disc: _Optional[_Union[Estimate, _Mapping]] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("value", "low", "high")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    low: float
+    high: float
+    def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class Lineage(_message.Message):
     __slots__ = ("run_id", "dataset", "dataset_digest", "splits", "source_commit", "base_weights", "base_weights_digest", "hyperparameters", "packages", "parent_version", "examples_digest", "gate_policy")

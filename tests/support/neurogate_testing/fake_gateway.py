@@ -243,6 +243,7 @@ class _Classification(_Base, classification_pb2_grpc.ClassificationServiceServic
             overlay_png=PNG,
             model=self.model_of(request.model),
             request_id=request.request_id,
+            map_caution="the maps point elsewhere",
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from neurogate.v1 import manifest_pb2
 from neurogate_client import cli_classify
 from neurogate_client.cli_common import printable
 from neurogate_testing.command_line import Run
@@ -273,6 +274,7 @@ def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
         "Research",
     ):
         assert text in out
+    assert "Evidence" not in out
     _, out, _ = neurogate("versions", 1, "--json", "-t", gateway.address)
     golden = json.loads(out)["manifest"]["goldens"][0]
     assert golden["name"] == "glioma-0"
@@ -280,6 +282,34 @@ def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
     code, _, err = neurogate("versions", 9, "-t", gateway.address)
     assert code == 1
     assert "MODEL_VERSION_NOT_FOUND" in err
+
+
+def test_where_the_evidence_of_a_version_points(neurogate: Run, gateway: FakeGateway) -> None:
+    gateway.script.versions = [version(1)]
+    found = gateway.script.versions[0].manifest.localisation
+    found.deletion_support = 290
+    found.deletion.MergeFrom(manifest_pb2.Estimate(value=0.6, low=0.55, high=0.65))
+    found.random_disc.value = 0.06
+    _, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    assert "60.0% (55.0% to 65.0%) of 290 right answers change; random disc 6.0%" in out
+    assert "points at the lesion" not in out
+    found.support, found.control_class_id = 279, "notumor"
+    for name, value in {
+        "pointing": 0.96, "strict": 0.72, "energy": 0.32, "control": 0.3,
+        "centre": 0.26, "head_centre": 0.35, "brightest_spot": 0.61,
+    }.items():  # fmt: skip
+        getattr(found, name).value = value
+    _, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    for text in (
+        "96.0% of 279 right answers",
+        "brightest spot 61.0%, head's centre 35.0%, centre 26.0%",
+        "points at it in 30.0%",
+    ):
+        assert text in out
+    assert "do not rely" not in out
+    found.pointing.value = 0.25
+    _, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    assert "do not rely on its maps" in out
 
 
 def test_no_versions(neurogate: Run, gateway: FakeGateway) -> None:
@@ -318,6 +348,8 @@ def test_explain_writes_the_picture_or_nothing(
     )
     assert (code, out) == (0, "")
     assert "evidence for glioma (3.0%) by version 1; the answer is notumor (91.0%, CONFIDENT)" in err
+    assert "The map points, it does not outline" in err
+    assert "caution: the maps point elsewhere" in err
     assert (tmp_path / "why.png").read_bytes() == PNG
     request = gateway.script.requests[0]
     assert (request.class_id, request.overlay.color_map, round(request.overlay.alpha, 3)) == (

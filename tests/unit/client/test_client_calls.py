@@ -120,6 +120,7 @@ def test_explain_gives_map_and_picture(client: Any, gateway: FakeGateway) -> Non
     assert result.overlay_png == PNG
     assert result.activation_map.rows() == [[0, 1, 2], [3, 4, 5]]
     assert result.classification.top.class_id == "glioma"
+    assert result.map_caution == "the maps point elsewhere"
     overlay = gateway.script.requests[0].overlay
     assert (overlay.color_map, overlay.alpha, overlay.max_side) == (2, 0, 128)
     assert overlay.HasField("alpha")

@@ -91,6 +91,27 @@ def test_each_rule_by_itself(candidate: Measured, policy: GatePolicy, rules: lis
     assert report.accepted is not bool(rules)
 
 
+@pytest.mark.parametrize(
+    ("pointing", "asked", "refused"),
+    [(None, 0.0, None), (0.1, 0.0, None), (0.9, 0.9, False), (0.89, 0.9, True), (float("nan"), 0.1, True)],
+)
+def test_explanations_have_to_point_where_that_is_asked(
+    pointing: float | None, asked: float, refused: bool | None
+) -> None:
+    candidate = dataclasses.replace(measured(4), pointing=pointing)
+    report = judge(candidate, None, Policy(gate=GatePolicy(min_pointing=asked)))
+    found = [finding for finding in report.findings if finding.rule == "min_pointing"]
+    assert [not finding.passed for finding in found] == ([] if refused is None else [refused])
+    assert broken_rules(report) == (["min_pointing"] if refused else [])
+
+
+def test_a_version_that_does_not_say_where_it_points_is_refused_with_the_reason() -> None:
+    report = judge(measured(4), None, parse_policy("[gate]\nmin_pointing = 0.9"))
+    (finding,) = [each for each in report.findings if not each.passed]
+    assert (finding.rule, finding.limit) == ("min_pointing", 0.9)
+    assert "no masks, or it is older than the measurement; at least 0.9000 is asked for" in finding.message
+
+
 def test_every_reason_is_listed() -> None:
     policy = GatePolicy(min_accuracy=0.99, min_recall=0.99, max_ece=0.001, max_latency_p99_ms=1)
     report = judge(measured(200), measured(0, version=1), Policy(gate=policy))
