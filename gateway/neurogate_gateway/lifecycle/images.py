@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Final
 
 REVISION: Final = 1
-_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_SUFFIXES: Final = frozenset(
+    {".bmp", ".dcm", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+_LEFTOVERS: Final = frozenset({"__macosx", "$recycle.bin", "@eadir", "lost+found"})
+"""Folders that operating systems leave behind, in lower case."""
 _MOST_IMAGES: Final = 1_000_000
 
 
@@ -105,10 +109,15 @@ def load_images(source: Path) -> SealedImages:
 def _from_folder(root: Path) -> SealedImages:
     images = []
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = sorted(
+            path
+            for path in root.iterdir()
+            if path.is_dir() and not path.name.startswith(".") and path.name.casefold() not in _LEFTOVERS
+        )
         for folder in folders:
             for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file():
+                hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+                if path.suffix.lower() in _SUFFIXES and not hidden and path.is_file():
                     sha256 = hashlib.sha256(_read(path)).hexdigest()
                     images.append(SealedImage(path, folder.name, sha256))
     except OSError as error:

@@ -253,6 +253,16 @@ def test_a_list_and_its_folder_are_the_same_images(folder: Path) -> None:
     assert [image.read() for image in from_list.images]
 
 
+def test_a_folder_as_it_was_unpacked(folder: Path) -> None:
+    before = load_images(folder).digest
+    for name in ("__MACOSX/x/._1.jpg", "@eaDir/1.jpg", "glioma/.ipynb_checkpoints/1.jpg", "glioma/._2.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"left behind")
+    assert load_images(folder).digest == before
+    (folder / "glioma" / "new.JFIF").write_bytes(b"glioma")
+    assert load_images(folder).digest != before
+
+
 def test_a_list_that_was_moved_with_its_folder(folder: Path, tmp_path: Path) -> None:
     gone = str(tmp_path / "as it was")
     images = load_images(write_list(folder, lambda d: d.update(root=gone, root_beside=folder.name))).images
