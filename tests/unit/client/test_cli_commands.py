@@ -205,6 +205,18 @@ def test_refusals_of_the_whole_call(
     assert message in err
 
 
+def test_what_is_left_out_of_a_folder_is_counted(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
+    before = len(list(folder.rglob("*.jpg")))
+    (folder / "notumor" / "notes.txt").touch()
+    (folder / "notumor" / "again").symlink_to(folder)
+    code, out, err = neurogate("classify", folder, "--csv", "-t", gateway.address)
+    assert (code, len(out.splitlines())) == (0, before + 1)
+    assert err.splitlines() == [
+        f"left out 1: a link to a folder that is read elsewhere, e.g. {folder / 'notumor' / 'again'}",
+        f"left out 1: no image by its suffix .txt, e.g. {folder / 'notumor' / 'notes.txt'}",
+    ]
+
+
 def test_a_folder_that_goes_away_while_it_is_read(
     neurogate: Run, gateway: FakeGateway, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,25 @@ def test_upload_sums_up_by_class(neurogate: Run, gateway: FakeGateway, folder: P
     )
 
 
+def test_what_an_upload_leaves_out_is_counted(
+    neurogate: Run, gateway: FakeGateway, folder: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "linked.jfif").write_bytes(b"linked")
+    (folder / "meningioma").symlink_to(store)
+    (folder / "glioma" / "bare").write_bytes(b"\xff\xd8\xffbare")
+    for name in ("glioma/1.txt", "glioma/2.txt", "README", "glioma/Thumbs.db", "__MACOSX/glioma/x.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    code, out, err = neurogate("upload", folder, "--json", "-t", gateway.address)
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["kept"] == {"glioma": 4, "meningioma": 1, "notumor": 3}
+    assert summary["left_out"] == {"no image by its suffix .txt": 2, "no image by its first bytes": 1}
+    assert f"left out 2: no image by its suffix .txt, e.g. {folder / 'glioma' / '1.txt'}\n" in err
+
+
 def test_a_second_upload_sends_only_what_is_new(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
     assert neurogate("upload", folder, "-t", gateway.address)[0] == 0
     (folder / "notumor" / "9.jpg").write_bytes(b"notumor 9")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
+from neurogate_trainer._files import write_atomically
 from neurogate_trainer.audit import audit_dataset
 from neurogate_trainer.datasets.folder import doubtful_classes, import_folder
 from neurogate_trainer.datasets.index import build_index
@@ -266,3 +267,13 @@ def test_a_file_that_must_not_be_read_is_listed(tmp_path, monkeypatch):
     index = build_index(root, reporter=QUIET)
     assert [(each.path, each.reason) for each in index.unreadable] == [("a/003.jpg", "Permission denied")]
     audit_dataset(index, reporter=QUIET)
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*audit\.json'"):
+        write_atomically(tmp_path / "audit.json", b"{}")
+    assert list(tmp_path.iterdir()) == []
