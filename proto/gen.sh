@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the Python stubs of every .proto into proto/ (or into the folder given as $1).
+# Writes the Python stubs of every .proto, and neurogate.binpb, into proto/ (or into the folder given as $1).
 # The pinned grpcio-tools decides what they look like: generated code must not be newer than the oldest
 # protobuf and grpcio that pyproject.toml allows.
 set -euo pipefail
@@ -26,3 +26,7 @@ mapfile -t services < <(cd proto && grep -l '^service ' "${protos[@]}")
 "$python" -m grpc_tools.protoc -Iproto -I"$include" \
     --plugin="protoc-gen-mypy_grpc=$bin/protoc-gen-mypy_grpc" \
     --grpc_python_out="$out" --mypy_grpc_out="$out" "${services[@]}"
+
+# The contract with all that it imports and its comments, for whoever has no googleapis: other languages' plugins
+# by `buf generate`, protoc by --descriptor_set_in, grpcurl and ghz by their protoset.
+"$bin/buf" build --path proto/neurogate/v1 --output "$out/neurogate.binpb"
