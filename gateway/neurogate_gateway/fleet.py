@@ -148,6 +148,17 @@ class Fleet(Standing):
         results = await asyncio.gather(*(one(address) for address in chosen))
         return dict(zip(chosen, results, strict=True))
 
+    async def knows(self, address: str, model: str, *, seconds: float = 2.0) -> bool:
+        """Whether a model server has, or has had, any version of a model.
+
+        Raises:
+            GatewayError: It cannot be asked.
+        """
+        member = self._members.get(address)
+        if member is None:
+            raise BackendUnavailableError(f"there is no model server at {address} any more")
+        return bool(await member.own.versions(model, seconds=seconds))
+
     async def run(self) -> None:
         """Finds model servers, and polls them, until cancelled."""
         try:

@@ -22,6 +22,7 @@ from neurogate.tfs.v1 import tfs_pb2
 from neurogate_serving import model_config
 
 from neurogate_gateway.entries import READY, REJECTED
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.rejection import Rejection
 from neurogate_gateway.telemetry import log
@@ -108,8 +109,12 @@ class ModelServers:
                 self._telling[address] = task
 
     async def _tell(self, address: str, step: Step, config: tfs_pb2.ModelServerConfig) -> None:
+        result: Exception | None
         try:
-            result = (await self._fleet.reload(config, addresses=[address]))[address]
+            able = await self._without_those_waited_for(address, config)
+            result = (await self._fleet.reload(able, addresses=[address]))[address]
+        except GatewayError as error:
+            result = error
         finally:
             del self._telling[address]
             self._due.set()
@@ -126,6 +131,31 @@ class ModelServers:
         else:
             self._not_before[address] = time.monotonic() + _AFTER_FAILURE_SECONDS
             self._complain(address, str(result))
+
+    async def _without_those_waited_for(
+        self, address: str, config: tfs_pb2.ModelServerConfig
+    ) -> tfs_pb2.ModelServerConfig:
+        """The configuration without other models that the server does not know and that have no version.
+
+        The server would wait for one, with a thread that it never gets back, and let every later
+        configuration wait behind it.
+
+        Raises:
+            GatewayError: The server cannot be asked.
+        """
+        able = tfs_pb2.ModelServerConfig()
+        able.CopyFrom(config)
+        models = able.model_config_list.config
+        for entry in config.model_config_list.config:
+            if entry.name == self._model or await asyncio.to_thread(_has_version, entry.base_path):
+                continue
+            about = f"{entry.name} at {address}"
+            if await self._fleet.knows(address, entry.name):
+                self._complaints.pop(about, None)
+            else:
+                models.remove(entry)
+                self._complain(about, f"the model is left out, since no version is seen in {entry.base_path}")
+        return able
 
     def _complain(self, about: str, message: str) -> None:
         if self._complaints.get(about) != message:
@@ -190,6 +220,13 @@ class ModelServers:
             if changed != config:
                 model_config.write_config(self._path, changed)
             return changed
+
+
+def _has_version(base_path: str) -> bool:
+    try:
+        return any(child.name.isdecimal() and child.is_dir() for child in Path(base_path).iterdir())
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_gateway.backend import TensorFlowServing
+from neurogate_gateway.errors import BackendUnavailableError
 from neurogate_gateway.lifecycle.labels import Step
 from neurogate_gateway.lifecycle.servers import ModelServers
 from neurogate_serving.model_config import default_config, find_model, read_config
@@ -82,3 +83,44 @@ async def test_a_connection_that_ends_and_is_there_again_at_once_has_ended() -> 
     server._channel = cast("Any", BackAgain())
     await server.disconnected()
     assert left == [ready]
+
+
+async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "seen" / "1").mkdir(parents=True)
+    (tmp_path / "empty" / "later").mkdir(parents=True)
+    paths = {
+        "brain_tumor": "/nowhere",
+        "known": "/elsewhere/known",
+        "seen": str(tmp_path / "seen"),
+        "empty": str(tmp_path / "empty"),
+        "remote": "s3://bucket/remote",
+    }
+    config = tfs_pb2.ModelServerConfig()
+    for name, path in paths.items():
+        config.model_config_list.config.add(name=name, base_path=path)
+    asked: list[str] = []
+    told: list[list[str]] = []
+
+    class Fleet:
+        async def knows(self, address: str, model: str) -> bool:
+            asked.append(model)
+            if len(told) > 1:
+                raise BackendUnavailableError("gone")
+            return model == "known"
+
+        async def reload(self, config: tfs_pb2.ModelServerConfig, *, addresses: list[str]) -> Any:
+            told.append([entry.name for entry in config.model_config_list.config])
+            return dict.fromkeys(addresses)
+
+    servers = ModelServers(tmp_path, "brain_tumor", cast("Any", None), cast("Any", Fleet()))
+    for _ in range(3):
+        servers._telling["a:1"] = cast("Any", None)
+        await servers._tell("a:1", Step(versions=(1,)), config)
+    # The third time the server could not be asked, and so was not told.
+    assert told == [["brain_tumor", "known", "seen"]] * 2
+    assert set(asked) == {"known", "empty", "remote"}
+    assert len(config.model_config_list.config) == 5
+    # One for each model that is left out, and one for the server, however often.
+    assert caplog.messages.count("model_server_not_told") == 3
