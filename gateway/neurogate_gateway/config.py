@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 DNS_PREFIX: Final = "dns:///"
 """Begins a backend_address whose addresses are looked up, again and again."""
+FILE_PREFIX: Final = "file:"
+"""Begins a backend_address that is the path of a file with the addresses, which is read again and again."""
 MODES: Final = ("latest", "manual", "gated")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LAUNCHERS: Final = ("local", "ray")
@@ -37,7 +40,7 @@ class Settings:
     listen: str = _setting("127.0.0.1:50051", "Address to listen on, HOST:PORT; port 0 takes a free one.")
     backend_address: str = _setting(
         "127.0.0.1:8500",
-        "Model servers' gRPC addresses: HOST:PORT with commas between, or dns:///NAME:PORT.",
+        "Model servers' gRPC addresses: HOST:PORT with commas between, dns:///NAME:PORT, or file:PATH.",
     )
     model_name: str = _setting("brain_tumor", "Name of the model on the model server.")
     repository: str = _setting(
@@ -235,15 +238,29 @@ def _check_backends(backends: str) -> None:
     """Refuses what does not say where the model servers are.
 
     Raises:
-        ConfigError: It is neither a list of addresses nor a name to resolve.
+        ConfigError: It is neither a list of addresses, nor a name to resolve, nor a file.
     """
-    addresses = [backends.removeprefix(DNS_PREFIX)]
-    if not backends.startswith(DNS_PREFIX):
-        addresses = [address.strip() for address in backends.split(",")]
-        if len(set(addresses)) < len(addresses):
-            raise ConfigError(f"backend_address is {backends!r}, which names an address twice")
-    for address in addresses:
-        split_address("backend_address", address, lowest_port=1)
+    if backends.startswith(FILE_PREFIX):
+        if not backends.removeprefix(FILE_PREFIX).strip("/"):
+            raise ConfigError(f"backend_address is {backends!r}, expected file:PATH")
+    elif backends.startswith(DNS_PREFIX):
+        split_address("backend_address", backends.removeprefix(DNS_PREFIX), lowest_port=1)
+    else:
+        split_addresses("backend_address", backends.split(","))
+
+
+def split_addresses(name: str, addresses: Iterable[str]) -> tuple[str, ...]:
+    """The addresses without the space around them.
+
+    Raises:
+        ConfigError: One is not HOST:PORT, or stands there twice.
+    """
+    bare = [address.strip() for address in addresses]
+    for address in bare:
+        split_address(name, address, lowest_port=1)
+        if bare.count(address) > 1:
+            raise ConfigError(f"{name} names the address {address!r} twice")
+    return tuple(bare)
 
 
 def split_address(name: str, address: str, *, lowest_port: int) -> tuple[str, int]:

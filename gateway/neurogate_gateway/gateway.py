@@ -73,6 +73,7 @@ class Gateway:
         self._integrity = (
             RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository()
         )
+        self._find_backends = asyncio.Event()
         prover = Prover(
             self._transforms,
             self._integrity,
@@ -80,7 +81,7 @@ class Gateway:
             seconds_per_call=settings.default_timeout_seconds,
         )
         self.fleet = Fleet(
-            discover(settings.backend_address),
+            discover(settings.backend_address, self._find_backends),
             TensorFlowServing,
             prover,
             poll_interval=settings.poll_interval_seconds,
@@ -184,6 +185,10 @@ class Gateway:
             await self.training.start()
         await self._server.start()
         log(logging.INFO, "listening", address=self.address, pid=os.getpid())
+
+    def find_backends(self) -> None:
+        """Looks at once where the model servers are, where that is a name or a file."""
+        self._find_backends.set()
 
     async def stop(self) -> None:
         """Ends in order: no new calls, time for the accepted ones, then everything else."""

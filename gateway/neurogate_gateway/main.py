@@ -47,6 +47,12 @@ async def _serve(settings: Settings) -> int:
     except RecordsSetupError as error:
         log(logging.ERROR, "records_unusable", message=str(error))
         return 1
+
+    def on_hangup() -> None:
+        log(logging.INFO, "signal", signal="SIGHUP")
+        gateway.find_backends()
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
         await gateway.start()
         await asked_to_stop.wait()

@@ -144,6 +144,40 @@ async def test_a_call_that_does_not_end_is_cut_when_the_time_is_over() -> None:
         assert process.lines[-1]["in_order"] is False
 
 
+async def test_a_server_is_taken_out_by_the_file_of_addresses_and_its_calls_are_answered(
+    tmp_path: Path,
+) -> None:
+    backends = tmp_path / "backends"
+    async with FakeBackend() as first, FakeBackend() as second:
+        for backend in (first, second):
+            backend.add_version(1)
+        write(backends, f"{first.address}\n")
+        listen = ("--listen", "127.0.0.1:0", "--poll-interval-seconds", "0.05")
+        async with command(*listen, "--backend-address", f"file:{backends}") as process:
+            address = (await process.until("listening"))["address"]
+            await process.until("version_ready")
+            async with grpc.aio.insecure_channel(address) as channel:
+                stub = classification_pb2_grpc.ClassificationServiceStub(channel)
+                first.versions[1].gate.clear()
+                running = first.running
+                call = stub.Classify(REQUEST)
+                await first.until(lambda: first.running == running + 1)
+                write(backends, f"{second.address}  # in its place\n")
+                process.process.send_signal(signal.SIGHUP)
+                assert (await process.until("backend_left"))["backend"] == first.address
+                await process.until("version_ready")
+                assert (await stub.Classify(REQUEST)).model.version == 1
+                first.versions[1].gate.set()
+                assert (await call).model.version == 1
+                assert (await process.until("backend_drained"))["backend"] == first.address
+            process.process.terminate()
+            assert await process.end() == 0
+
+
+def write(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
 async def test_the_second_signal_stops_at_once() -> None:
     async with FakeBackend() as backend, serving_command(backend) as (process, stub):
         backend.versions[1].gate.clear()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from neurogate_gateway import discovery
@@ -63,3 +64,80 @@ async def test_a_name_server_that_fails_takes_nothing_away(
     assert await anext(found) == ("10.0.0.1:8500",)
     assert await anext(found) == ("10.0.0.2:8500",)
     assert caplog.messages.count("backend_name_unresolved") == 1
+
+
+async def test_a_name_is_resolved_at_once_when_that_is_asked_for(
+    names: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names(["10.0.0.1"], ["10.0.0.2"])
+    monkeypatch.setattr(discovery, "_RESOLVE_SECONDS", 3600)
+    again = asyncio.Event()
+    found = discover("dns:///tfs.svc:8500", again)
+    assert await anext(found) == ("10.0.0.1:8500",)
+    again.set()
+    assert await anext(found) == ("10.0.0.2:8500",)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of addresses, which is read without a pause."""
+    monkeypatch.setattr(discovery, "_READ_SECONDS", 0)
+    return tmp_path / "backends"
+
+
+def write(file: Path, content: bytes) -> None:
+    """As whoever does it well: a reader sees the file before or after."""
+    other = file.with_name("new")
+    other.write_bytes(content)
+    other.replace(file)
+
+
+async def test_a_file_is_told_whenever_its_addresses_change(file: Path) -> None:
+    write(file, b"# the first two\na:1, [::1]:2\n\n  b:3  # and one more\n")
+    found = discover(f"file:{file}")
+    assert await anext(found) == ("a:1", "[::1]:2", "b:3")
+    waiting = asyncio.ensure_future(anext(found))
+    write(file, b"b:3")
+    assert await waiting == ("b:3",)
+    write(file, b"b:3\nc:4")
+    assert await anext(found) == ("b:3", "c:4")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"# none\n", b"a:1\nb", b"a:1\na:1\n", b"\xff\xfe"])
+async def test_a_file_that_cannot_be_used_takes_nothing_away(
+    file: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "neurogate_gateway")
+    write(file, b"a:1")
+    found = discover(f"file://{file}")
+    assert await anext(found) == ("a:1",)
+    waiting = asyncio.ensure_future(anext(found))
+    if content is None:
+        remove(file)
+    else:
+        write(file, content)
+    while "backend_file_unusable" not in caplog.messages:  # noqa: ASYNC110 - nothing else tells
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    write(file, b"a:2")
+    assert await waiting == ("a:2",)
+    assert caplog.messages.count("backend_file_unusable") == 1
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+async def test_a_file_is_read_at_once_when_that_is_asked_for(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_READ_SECONDS", 3600)
+    again = asyncio.Event()
+    write(file, b"a:1")
+    found = discover(f"file:{file}", again)
+    assert await anext(found) == ("a:1",)
+    write(file, b"a:2")
+    again.set()
+    assert await anext(found) == ("a:2",)

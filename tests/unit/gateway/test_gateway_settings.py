@@ -85,10 +85,11 @@ def test_a_flag_wins() -> None:
         (
             ["--backend-address", "a:1, a:1"],
             {},
-            "backend_address is 'a:1, a:1', which names an address twice",
+            "backend_address names the address 'a:1' twice",
         ),
         (["--backend-address", "dns:///a"], {}, "backend_address is 'a', expected HOST:PORT"),
         (["--backend-address", "dns:///a:1,b:2"], {}, "backend_address is 'a:1,b:2', expected HOST:PORT"),
+        (["--backend-address", "file:"], {}, "backend_address is 'file:', expected file:PATH"),
         (["--metrics-address", "x"], {}, "metrics_address is 'x', expected HOST:PORT"),
         (["--model-name", ""], {}, "model_name is ''"),
         (["--model-name", "a/b"], {}, "model_name is 'a/b'"),
