@@ -13,7 +13,7 @@ import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer._files import write_atomically
 from neurogate_trainer.audit import audit_dataset
-from neurogate_trainer.datasets.folder import doubtful_classes, import_folder
+from neurogate_trainer.datasets.folder import doubtful_classes, find_problems, import_folder
 from neurogate_trainer.datasets.index import build_index
 from neurogate_trainer.datasets.layout import DatasetError, find_images
 from neurogate_trainer.datasets.naming import alike
@@ -69,7 +69,7 @@ def test_a_copy_of_the_data_set_inside_of_itself_is_left_out_and_counted(tmp_pat
     assert (index.classes, len(index.records), len(index.unreadable)) == (("no", "yes"), count, count)
     assert f"left out {count}, e.g. brain_tumor_dataset/" in capsys.readouterr().err
     next((root / "brain_tumor_dataset").rglob("*.jpg")).write_bytes(b"another")
-    assert "a second data set inside of the first" in refusal(root)
+    assert "it looks like a second data set" in refusal(root)
 
 
 def test_import_does_not_say_that_training_is_next_where_it_would_refuse(tmp_path):
@@ -211,7 +211,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     ]
     assert [each.path for each in found.left_out] == ["notumor/loop"]
     (root / "again").symlink_to(root / "glioma")
-    assert "without any file" in refusal(root)
+    assert "a class folder that is a link to a folder that is read elsewhere: " in refusal(root)
 
 
 def test_suffixes_do_not_matter(tmp_path):
@@ -277,3 +277,21 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: '.*audit\.json'"):
         write_atomically(tmp_path / "audit.json", b"{}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_cannot_break_or_drive_the_terminal(tmp_path, capsys):
+    root = write_folder(tmp_path, {"a": 5, "b": 5})
+    (root / "a" / "x\n\x1b[2J.jpg").write_text("no image")
+    with LogReporter() as reporter:
+        index = build_index(root, reporter=reporter)
+    told = [*find_problems(index, audit_dataset(index, reporter=QUIET)), capsys.readouterr().err]
+    assert all(r"a/x\n\x1b[2J.jpg" in each for each in (told[0], told[-1]))
+    assert not any("\x1b" in each for each in told)
+
+
+def test_classes_deep_inside_are_pointed_at(tmp_path):
+    root = write_folder(tmp_path, {"x/y/z/a": 5, "x/y/z/b": 5})
+    assert f"give {root / 'x' / 'y' / 'z'} instead" in refusal(root)
+    loop = write_folder(tmp_path / "loop", {"x": 5})
+    (loop / "x" / "x").symlink_to(loop)
+    assert "one class only (x)" in refusal(loop)

@@ -11,7 +11,7 @@ from neurogate_trainer.audit import AuditReport, audit_dataset
 from neurogate_trainer.datasets.groups import GROUPS_FILE
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord, build_index
 from neurogate_trainer.datasets.layout import find_images
-from neurogate_trainer.datasets.naming import alike, given_split_of, listed, turned_round
+from neurogate_trainer.datasets.naming import alike, given_split_of, listed, shown, turned_round
 from neurogate_trainer.progress import Reporter
 from neurogate_trainer.splits import assert_disjoint, split_dataset
 
@@ -74,18 +74,18 @@ def find_problems(index: DatasetIndex, audit: AuditReport) -> list[str]:
     if audit.class_conflicts:
         problems.append(
             f"{len(audit.class_conflicts)} pictures lie under more than one class, e.g. "
-            f"{' = '.join(audit.class_conflicts[0].paths[:2])}; training leaves them out."
+            f"{' = '.join(map(shown, audit.class_conflicts[0].paths[:2]))}; training leaves them out."
         )
     if audit.leakage:
         leak = audit.leakage[0]
         problems.append(
-            f"{len(audit.leakage)} given training images match given test images, e.g. {leak.train} = "
-            f"{leak.test}; training keeps them apart."
+            f"{len(audit.leakage)} given training images match given test images, e.g. {shown(leak.train)} = "
+            f"{shown(leak.test)}; training keeps them apart."
         )
     if index.unreadable:
         example = index.unreadable[0]
         problems.append(
-            f"{len(index.unreadable)} files are not usable, e.g. {example.path}: {example.reason}."
+            f"{len(index.unreadable)} files are not usable, e.g. {shown(example.path)}: {example.reason}."
         )
     spare = sum(len(paths) - 1 for paths in audit.exact_duplicates)
     if spare:

@@ -22,7 +22,7 @@ from neurogate_trainer._files import replacing
 from neurogate_trainer.datasets.groups import read_groups
 from neurogate_trainer.datasets.layout import DatasetError, ImageFile, dataset_name, find_images
 from neurogate_trainer.datasets.masks import check_masks
-from neurogate_trainer.datasets.naming import listed, turned_round
+from neurogate_trainer.datasets.naming import listed, shown, turned_round
 from neurogate_trainer.datasets.phash import perceptual_hash, to_gray
 from neurogate_trainer.progress import Reporter
 
@@ -193,7 +193,7 @@ def build_index(
     records, unreadable = index_images(root, layout.files, groups, workers=workers, reporter=reporter)
     for reason, count in Counter(entry.reason for entry in layout.left_out).items():
         example = next(entry.path for entry in layout.left_out if entry.reason == reason)
-        reporter.message(f"left out {count:,}, e.g. {example}: {reason}", level="warning")
+        reporter.message(f"left out {count:,}, e.g. {shown(example)}: {reason}", level="warning")
     unreadable += [Unreadable(entry.path, "", entry.reason) for entry in layout.left_out]
     unreadable.sort(key=lambda entry: entry.path)
     index = DatasetIndex(root, name or dataset_name(root), layout.classes, tuple(records), tuple(unreadable))
@@ -221,7 +221,7 @@ def index_images(
             else:
                 unreadable.append(found)
                 if len(unreadable) <= _TOLD_LEFT_OUT:
-                    reporter.message(f"left out {found.path}: {found.reason}", level="warning")
+                    reporter.message(f"left out {shown(found.path)}: {found.reason}", level="warning")
             reporter.advance()
     if (more := len(unreadable) - _TOLD_LEFT_OUT) > 0:
         reporter.message(f"left out {more:,} more files; the index lists them", level="warning")

@@ -12,7 +12,7 @@ from typing import Final
 
 from neurogate_serving.names import CLASS_ID_RULE, is_class_id
 
-from neurogate_trainer.datasets.naming import given_split_of, is_ignored, listed
+from neurogate_trainer.datasets.naming import given_split_of, is_ignored, listed, shown
 from neurogate_trainer.errors import TrainerError
 
 EXPECTED = """expected one of
@@ -153,9 +153,7 @@ class _Finder:
             DatasetError: It holds folders that are named as those beside it, and other files in them.
         """
         names = {path.name for path in siblings if path != folder}
-        inner = [
-            path.name for path in sorted(folder.iterdir()) if _is_folder(path) and not is_ignored(path.name)
-        ]
+        inner = sorted(path.name for path in self._inside(folder))
         if len(inner) < 2 or not names.issuperset(inner):
             return False
         copies = list(self._below(folder))
@@ -165,7 +163,7 @@ class _Finder:
             if not original.is_file() or original.stat().st_size != copy.stat().st_size:
                 raise DatasetError(
                     f"{folder} holds folders that are named as those beside it ({listed(inner)}), but other "
-                    f"files ({path}): it looks like a second data set inside of the first; move it away"
+                    f"files ({shown(path)}): it looks like a second data set; move it away"
                 )
         reason = f"{folder.name}/ is a copy of the folders beside it ({listed(inner)})"
         self._left_out += [LeftOut(path, reason) for path in copies]
@@ -205,10 +203,10 @@ class _Finder:
                 f"{EXPECTED}"
             )
         if len(classes) == 1:
-            inner = self._root / classes[0]
-            hint = ""
+            inner, hint = self._root / classes[0], ""
             if not has_splits:
-                inside = [path for path in inner.iterdir() if _is_folder(path) and not is_ignored(path.name)]
+                while len(inside := self._inside(inner)) == 1:
+                    inner = inside[0]
                 if any(given_split_of(path.name) for path in inside):
                     hint = f" Did you mean {inner}?"
                 elif len(inside) > 1:
@@ -233,10 +231,18 @@ class _Finder:
                 f"rename them{advice}"
             )
         counts = Counter(file.class_id for file in self._files)
+        if linked := [entry for entry in self._left_out if entry.path in classes]:
+            raise DatasetError(
+                f"{self._root} has a class folder that is {linked[0].reason}: {linked[0].path}"
+            )
         if empty := [name for name in classes if not counts[name]]:
             raise DatasetError(
                 f"{self._root} has class folders without any file ({listed(empty)}); fill or remove them"
             )
+
+    @staticmethod
+    def _inside(folder: Path) -> list[Path]:
+        return [path for path in folder.iterdir() if _is_folder(path) and not is_ignored(path.name)]
 
     def _loose(self) -> str:
         """What lies in the root beside the folders, and what could be done about it."""

@@ -84,8 +84,13 @@ def turned_round(files: Iterable[Placed]) -> str:
     )
 
 
+def shown(name: str) -> str:
+    """A path or name for one line of a message: control characters as escapes."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in name)
+
+
 def listed(names: Iterable[str]) -> str:
     """Names for a message; of many only the first."""
-    every = list(names)
+    every = [shown(name) for name in names]
     more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
     return ", ".join(every[:_SHOWN]) + more
