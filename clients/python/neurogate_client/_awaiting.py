@@ -19,8 +19,11 @@ T = TypeVar("T")
 class AwaitingClient(Awaiting):
     """Does what the descriptions say; whatever may block, in a thread."""
 
-    _stubs: Stubs
     _closed: bool
+
+    def _open(self) -> Stubs:
+        """The services on the connection of the running event loop."""
+        raise NotImplementedError
 
     async def _run(self, steps: Steps[T]) -> T:
         try:
@@ -42,7 +45,7 @@ class AwaitingClient(Awaiting):
             return await asyncio.sleep(step.seconds)
         limit = _channel.deadline(step.timeout, self._timeout)
         self._check_open()
-        return await self._guarded(step.method(self._stubs)(step.request, timeout=limit))
+        return await self._guarded(step.method(self._open())(step.request, timeout=limit))
 
     async def _watch(self, watch: Watch[T]) -> AsyncGenerator[T, None]:
         call: Any = None
@@ -60,7 +63,7 @@ class AwaitingClient(Awaiting):
                         result = None if response is grpc.aio.EOF else response
                     else:
                         self._check_open()
-                        call = step.method(self._stubs)(step.request, timeout=step.timeout)
+                        call = step.method(self._open())(step.request, timeout=step.timeout)
                 except NeurogateError as error:
                     step = watch.throw(error)
                 else:

@@ -11,6 +11,7 @@ Arguments, results and exceptions are the same, and are described there.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
@@ -35,10 +36,11 @@ K = TypeVar("K")
 
 
 class Client(ClassificationCalls, ModelCalls, TrainingCalls, AwaitingClient):
-    """A connection to a gateway, for one event loop; make it inside of that loop and keep it.
+    """A connection to a gateway, for one event loop: that of its first call, wherever the client was made.
 
     Takes the same arguments as `neurogate_client.Client`, with the same defaults. Streams of images go
-    through a second connection, which the first of them opens.
+    through a second connection, which the first of them opens. Once the loop is closed, another one may use
+    the client.
     """
 
     def __init__(
@@ -56,13 +58,10 @@ class Client(ClassificationCalls, ModelCalls, TrainingCalls, AwaitingClient):
         self._endpoint = _channel.Target.parse(target)
         self._credentials = _channel.credentials(self._endpoint, tls)
         self._options = _channel.options(self._endpoint, max_image_bytes)
-        self._channel = (
-            grpc.aio.insecure_channel(self._endpoint.uri, options=self._options)
-            if self._credentials is None
-            else grpc.aio.secure_channel(self._endpoint.uri, self._credentials, options=self._options)
-        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._stubs: Stubs | None = None
         self._closed = False
-        self._stubs = Stubs(self._channel)
         self._stream_channel: grpc.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -76,7 +75,8 @@ class Client(ClassificationCalls, ModelCalls, TrainingCalls, AwaitingClient):
     async def close(self) -> None:
         """Closes the connections; calls in flight end with `CallCancelledError`."""
         self._closed = True
-        await self._channel.close()
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
+            await self._channel.close()
         if self._stream_channel is not None:
             self._stream_channel.close()
 
@@ -156,6 +156,23 @@ class Client(ClassificationCalls, ModelCalls, TrainingCalls, AwaitingClient):
                 deliver,
             ),
         )
+
+    def _open(self) -> Stubs:
+        # Not before: grpc.aio binds a channel to the loop that it is made in, or guesses one.
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop or self._stubs is None:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError(
+                    "an asyncio client belongs to the event loop of its first call: make another one here"
+                )
+            self._loop = loop
+            self._channel = (
+                grpc.aio.insecure_channel(self._endpoint.uri, options=self._options)
+                if self._credentials is None
+                else grpc.aio.secure_channel(self._endpoint.uri, self._credentials, options=self._options)
+            )
+            self._stubs = Stubs(self._channel)
+        return self._stubs
 
     def _streams(self) -> Stubs:
         self._check_open()

@@ -101,3 +101,28 @@ async def test_a_closed_asyncio_client_says_so(gateway: FakeGateway) -> None:
     for call in (client.classify(b"glioma"), client.health(), anext(client.stream_classify([("k", b"x")]))):
         with pytest.raises(errors.CallCancelledError, match="the client is closed"):
             await call
+
+
+def test_a_client_that_was_made_outside_of_any_loop(gateway: FakeGateway) -> None:
+    client = aio.Client(gateway.address)
+
+    async def classify() -> str:
+        return (await client.classify(b"glioma")).top.class_id
+
+    # One loop after the other, as scripts and notebooks have them.
+    assert [asyncio.run(classify()) for _ in range(2)] == ["glioma"] * 2
+    asyncio.run(client.close())
+
+    async def closed() -> None:
+        with pytest.raises(errors.CallCancelledError):
+            await client.classify(b"glioma")
+
+    asyncio.run(closed())
+
+
+async def test_a_second_loop_beside_the_first_is_told_why_not(gateway: FakeGateway) -> None:
+    async with aio.Client(gateway.address) as client:
+        await client.classify(b"glioma")
+        with pytest.raises(RuntimeError, match="belongs to the event loop of its first call"):
+            await asyncio.to_thread(asyncio.run, client.classify(b"glioma"))
+        await client.classify(b"glioma")
