@@ -100,8 +100,11 @@ def _lost(command: str, lost: OutputLostError) -> None:
     sys.exit(1)
 
 
-def _wrapped(stream: TextIO, kind: type[_Output | _Notes]) -> TextIO:
-    # Where a test has put something else there, or nothing is open at all, there is nothing to guard.
+def _wrapped(stream: TextIO | None, kind: type[_Output | _Notes]) -> TextIO:
+    if stream is None:
+        # Closed by whoever started the command; its number must not go to the next file or socket.
+        return Path(os.devnull).open("w", encoding="utf-8")
+    # Where a test has put something else there, there is nothing to guard.
     if type(stream) is not io.TextIOWrapper:
         return stream
     stream.flush()

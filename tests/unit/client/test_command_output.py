@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from neurogate.command import write_output
+from neurogate_testing.fake_gateway import FakeGateway
 
 COMMANDS = {
     "neurogate": "neurogate_client.cli",
@@ -49,6 +50,18 @@ def test_a_closed_pipe_is_one_line(command: str, words: list[str]) -> None:
         1,
         f"{command}: the output cannot be written: Broken pipe\n",
     )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_descriptors_are_no_failure(closed: str) -> None:
+    code = "from neurogate_client.cli import main; main()"
+    result = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "{code}" --help {closed}', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("command", "words"), HELP)
@@ -145,3 +158,44 @@ def test_what_cannot_be_written_leaves_the_old_file_and_no_other(tmp_path: Path)
     assert path.read_bytes() == b"old"
     with pytest.raises(IsADirectoryError):
         write_output(tmp_path, b"x")
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_results_whose_reader_has_gone_end_in_one_line(
+    gateway: FakeGateway, tmp_path: Path, form: list[str]
+) -> None:
+    for number in range(200):
+        (tmp_path / f"{number}.jpg").write_bytes(b"glioma %d" % number)
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["classify", str(tmp_path), *form, "-t", gateway.address]
+    result = run("neurogate", words, stdout=writer, timeout=120)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "neurogate: the output cannot be written: Broken pipe\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_results_and_pictures_on_a_full_device_end_in_one_line(gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"glioma")
+    image = str(tmp_path / "x.jpg")
+    for words in (
+        ["classify", image],
+        ["versions"],
+        ["versions", "--json"],
+        ["explain", image, "-o", "-"],
+        ["upload", str(tmp_path.parent / tmp_path.name), "--json"],
+    ):
+        with Path("/dev/full").open("w") as full:
+            result = run("neurogate", [*words, "-t", gateway.address], stdout=full, timeout=120)
+        assert result.returncode != 0
+        assert "Traceback" not in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_tables_can_be_read_on_an_ascii_terminal(gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / "é…→.jpg").write_bytes(b"glioma")
+    words = ["classify", str(tmp_path), "-t", gateway.address]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = run("neurogate", words, stdout=subprocess.PIPE, env=environment, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert r"\xe9...->.jpg" in result.stdout
