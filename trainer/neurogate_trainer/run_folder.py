@@ -78,12 +78,18 @@ class RunFolder:
     @contextlib.contextmanager
     def reporting(self, reporter: Reporter) -> Iterator[Reporter]:
         """A reporter that tells `reporter`, and writes log.txt and events.jsonl in the folder."""
-        with (
-            (self.path / "log.txt").open("a", encoding="utf-8") as log,
-            LogReporter(log) as lines,
-            JsonLinesReporter(self.path / "events.jsonl") as events,
-        ):
-            yield TeeReporter(reporter, lines, events)
+        try:
+            with (
+                (self.path / "log.txt").open("a", encoding="utf-8") as log,
+                LogReporter(log) as lines,
+                JsonLinesReporter(self.path / "events.jsonl") as events,
+            ):
+                yield TeeReporter(reporter, lines, events)
+        except OSError as error:
+            # A full disk is told by what writes, which does not know the file.
+            if error.filename is None and error.errno is not None:
+                error.filename = str(self.path)
+            raise
 
     def finished(self, phase: str) -> bool:
         """Whether an earlier start has finished this phase."""

@@ -41,6 +41,8 @@ from neurogate_client.labelled import labelled_images
 from neurogate_client.results_training import LabelledImage, UploadResult
 
 SHOWN_REFUSALS = 20
+SPLITS = frozenset({"test", "testing", "train", "training", "val", "valid", "validation"})
+"""Names of folders that hold class folders and are none, in lower case."""
 _PAGE = 500
 
 
@@ -131,6 +133,11 @@ def _images(folder: Path, left_out: LeftOutTally) -> list[LabelledImage]:
     left_out.tell()
     if not images:
         fail(f"no images in class folders of {folder}")
+    if splits := sorted({each.class_id for each in images if each.class_id.lower() in SPLITS}):
+        fail(
+            f"{folder} holds splits ({', '.join(splits)}) and no classes; give one: {folder / splits[-1]}",
+            EXIT_USAGE,
+        )
     return images
 
 

@@ -44,10 +44,9 @@ def test_upload_sums_up_by_class(neurogate: Run, gateway: FakeGateway, folder: P
 def test_what_an_upload_leaves_out_is_counted(
     neurogate: Run, gateway: FakeGateway, folder: Path, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    store.mkdir()
-    (store / "linked.jfif").write_bytes(b"linked")
-    (folder / "meningioma").symlink_to(store)
+    (folder / "meningioma").rename(tmp_path / "store")
+    (folder / "meningioma").symlink_to(tmp_path / "store")
+    (folder / "meningioma" / "linked.jfif").write_bytes(b"linked")
     (folder / "glioma" / "bare").write_bytes(b"\xff\xd8\xffbare")
     for name in ("glioma/1.txt", "glioma/2.txt", "README", "glioma/Thumbs.db", "__MACOSX/glioma/x.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +54,7 @@ def test_what_an_upload_leaves_out_is_counted(
     code, out, err = neurogate("upload", folder, "--json", "-t", gateway.address)
     assert code == 0
     summary = json.loads(out)
-    assert summary["kept"] == {"glioma": 4, "meningioma": 1, "notumor": 3}
+    assert summary["kept"] == {name: 3 + (name in {"glioma", "meningioma"}) for name in CLASSES}
     assert summary["left_out"] == {"no image by its suffix .txt": 2, "no image by its first bytes": 1}
     assert f"left out 2: no image by its suffix .txt, e.g. {folder / 'glioma' / '1.txt'}\n" in err
 
@@ -221,6 +220,15 @@ def test_wrong_use(neurogate: Run, arguments: list[str], message: str) -> None:
     code, out, err = neurogate(*arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_splits_are_no_classes(neurogate: Run, tmp_path: Path) -> None:
+    for name in ("Training/glioma", "Testing/glioma"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").touch()
+    code, _, err = neurogate("upload", tmp_path)
+    assert code == 2
+    assert f"holds splits (Testing, Training) and no classes; give one: {tmp_path / 'Training'}" in err
 
 
 def test_loose_images_have_no_class(neurogate: Run, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def doubtful_classes(index: DatasetIndex) -> list[str]:
     for record in index.records:
         by_class[record.class_id].append(record)
     deep = {
-        class_id: sum(record.mode[0] in "IF" for record in records) / len(records)
+        class_id: sum(record.mode.startswith(("I", "F")) for record in records) / len(records)
         for class_id, records in by_class.items()
     }
     if max(deep.values()) - min(deep.values()) > 0.5:
