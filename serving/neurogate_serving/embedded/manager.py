@@ -192,6 +192,10 @@ class Manager:
                     if number not in managed:
                         managed[number] = _Harness(VersionId(name, number), path)
                         self._bus.publish(managed[number].id, State.START)
+                    elif managed[number].phase is Phase.READY:
+                        # Said again for whoever added the model: it may have been removed and added while this
+                        # thread was busy, so that nothing has changed.
+                        self._bus.publish(managed[number].id, State.AVAILABLE)
 
     def _next_action(self) -> tuple[str, Action | None]:
         first_load: tuple[str, Action | None] = ("", None)

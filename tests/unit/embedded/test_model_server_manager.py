@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -216,6 +218,29 @@ def test_a_reload_waits_for_new_models_and_reports_those_that_fail(harness: Call
     it.serve("m")
     it.wait_for(lambda: it.states("n") == {5: State.END})
     assert it.answers() == 1
+
+
+def test_a_model_removed_and_added_while_the_manager_is_busy_is_not_waited_for_in_vain(
+    harness: Callable[..., Harness],
+) -> None:
+    it = harness()
+    it.add("m/1", "n/5")
+    it.serve("m", "n")
+    with ThreadPoolExecutor() as pool:
+        with it.core.hold(model_pb2.ModelSpec(name="m")):
+            it.serve("m")
+            # The unloading of n waits for the request, and so does whatever is asked of the manager now.
+            it.wait_for(lambda: it.states("n") == {5: State.UNLOADING})
+            it.serve()
+            reload = pool.submit(it.serve, "m", "n")
+            wake, pending = it.core._manager._wake, it.core._manager._pending
+            with wake:
+                # The removal of m was never looked at.
+                assert wake.wait_for(lambda: pending.get("m"), timeout=10)
+        # It may have met n between its two lives, which the real server reports, too.
+        with contextlib.suppress(ServingError):
+            reload.result(10)
+    it.wait_for(lambda: (it.states(), it.states("n")) == ({1: State.AVAILABLE}, {5: State.AVAILABLE}))
 
 
 def test_only_lists_of_models_are_configurations(harness: Callable[..., Harness]) -> None:
