@@ -33,7 +33,6 @@ from neurogate_testing.processes import RunningProcess, free_port, running, scri
 from neurogate_testing.transcript_calls import open_channel
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-ROOT: Final = Path(__file__).parents[1]
 ONE_THREAD: Final = "--tensorflow_intra_op_parallelism=1"
 CALLERS: Final = 4
 WARM_UP: Final = 20
@@ -44,10 +43,6 @@ CONTENDERS: Final[dict[str, tuple[str, list[str]]]] = {
     "as served": ("ours", [ONE_THREAD]),
     "inter_op 1 too": ("ours", [ONE_THREAD, "--tensorflow_inter_op_parallelism=1"]),
     "no inter_op threads": ("ours", ["--tensorflow_session_config_file={folder}/session.config"]),
-    "batching": (
-        "ours",
-        [ONE_THREAD, "--enable_batching", f"--batching_parameters_file={ROOT}/serving/batching.config"],
-    ),
     "packed answers": ("ours", [ONE_THREAD, "--enable_serialization_as_tensor_content"]),
 }
 """By name: which export, and the flags. "as served" is what `serving/` sets; the others differ from it."""

@@ -16,7 +16,7 @@ from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 from .config import check_model_list, check_platforms_unchanged, monitored_models
 from .errors import ServingError, failed_precondition, invalid_argument
 from .manager import Manager, ManagerOptions
-from .servable import Runner
+from .servable import Servable
 from .serving_map import ServingMap
 from .source import FileSystemSource
 from .states import State, StateBus, StateMonitor, VersionId, VersionState
@@ -53,7 +53,7 @@ class ServerCore:
         options: How models are treated.
     """
 
-    def __init__(self, load: Callable[[VersionId, Path], Runner], options: CoreOptions) -> None:
+    def __init__(self, load: Callable[[VersionId, Path], Servable], options: CoreOptions) -> None:
         self.options = options
         self._bus = StateBus()
         self.monitor: StateMonitor = self._bus.subscribe()
@@ -72,7 +72,9 @@ class ServerCore:
         self._manager.stop()
         self._source.stop()
 
-    def hold(self, spec: model_pb2.ModelSpec) -> contextlib.AbstractContextManager[tuple[VersionId, Runner]]:
+    def hold(
+        self, spec: model_pb2.ModelSpec
+    ) -> contextlib.AbstractContextManager[tuple[VersionId, Servable]]:
         """The version that a request means, loaded as long as the context lasts.
 
         Raises:

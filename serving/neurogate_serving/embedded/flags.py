@@ -1,14 +1,15 @@
 """The command line: TensorFlow Serving's flags, read as it reads them.
 
 A flag is written `--name=value`; a truth value may be `--name` alone. As with the real server, an argument
-that is no flag at all is reported and ignored. A flag of the real server that this one does not implement is
-refused by name, unless it is given the value that it has anyway.
+that is no flag at all is ignored, and the first such is reported. A flag of the real server that this one
+does not implement is refused by name, unless it is given the value that it has anyway.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,8 +57,6 @@ class Flags:
     load_retry_interval_micros: int = _flag(60_000_000, "microseconds between attempts")
     enable_model_warmup: bool = _flag(True, "run the requests in assets.extra/tf_serving_warmup_requests")
     num_request_iterations_for_warmup: int = _flag(0, "how often each of them runs, if above 0")
-    enable_batching: bool = _flag(False, "run requests in batches")
-    batching_parameters_file: str = _flag("", "text file with BatchingParameters")
     tensorflow_session_parallelism: int = _flag(0, "threads within and between operations; 0: automatic")
     tensorflow_intra_op_parallelism: int = _flag(0, "threads within an operation; 0: automatic")
     tensorflow_inter_op_parallelism: int = _flag(0, "operations run at once; 0: automatic")
@@ -86,6 +85,8 @@ UNSUPPORTED: dict[str, str] = {
     "rest_api_num_threads": "",
     "rest_api_timeout_in_ms": "30000",
     "rest_api_enable_cors_support": "false",
+    "enable_batching": "false",
+    "batching_parameters_file": "",
     "enable_per_model_batching_parameters": "false",
     "flush_filesystem_caches": "true",
     "use_alts_credentials": "false",
@@ -105,6 +106,8 @@ UNSUPPORTED: dict[str, str] = {
     "skip_initialize_tpu": "false",
 }
 
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]+", re.ASCII)
 _TYPES: dict[str, type] = {field.name: type(field.default) for field in dataclasses.fields(Flags)}
 
 
@@ -121,41 +124,41 @@ def parse_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
     unknown: list[str] = []
     for argument in arguments:
         name, equals, text = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and name in UNSUPPORTED:
-            _refuse_unless_default(name, text if equals else "true")
-        elif argument.startswith("--") and name in _TYPES and (equals or _TYPES[name] is bool):
-            values[name] = _value(name, text if equals else "true")
-        else:
+        kind = _kind(name) if argument.startswith("--") else None
+        if kind is None or not (equals or kind is bool):
             unknown.append(argument)
+            continue
+        value = _value(name, kind, text if equals else "true")
+        if name in _TYPES:
+            values[name] = value
+        elif value not in (_value(name, kind, UNSUPPORTED[name]), f"{UNSUPPORTED[name]}.0"):
+            raise FlagError(
+                f"--{name} is a flag of TensorFlow Serving that the embedded model server does not support; "
+                "leave it out" + (f" or set it to {UNSUPPORTED[name]}" if UNSUPPORTED[name] else "")
+            )
     return Flags(**values), unknown  # type: ignore[arg-type]  # checked by _value
 
 
-def _value(name: str, text: str) -> int | str | bool:
-    kind = _TYPES[name]
+def _kind(name: str) -> type | None:
+    if name in UNSUPPORTED:
+        return bool if UNSUPPORTED[name] in ("true", "false") else str
+    return _TYPES.get(name)
+
+
+def _value(name: str, kind: type, text: str) -> int | str | bool:
     if kind is bool:
-        if text not in ("true", "false"):
+        if text.lower() not in _BOOLEANS:
             raise FlagError(f"--{name}={text}: expected true or false")
-        return text == "true"
+        return _BOOLEANS[text.lower()]
     if kind is int:
-        try:
-            return int(text)
-        except ValueError:
-            raise FlagError(f"--{name}={text}: expected a whole number") from None
+        if not _WHOLE_NUMBER.fullmatch(text):
+            raise FlagError(f"--{name}={text}: expected a whole number")
+        return int(text)
     return text
 
 
-def _refuse_unless_default(name: str, text: str) -> None:
-    default = UNSUPPORTED[name]
-    if text == default or (default == "0" and text in ("0", "0.0")):
-        return
-    raise FlagError(
-        f"--{name} is a flag of TensorFlow Serving that the embedded model server does not support; "
-        + (f"leave it out or set it to {default}" if default else "leave it out")
-    )
-
-
 def usage() -> str:
-    """What `--help` prints."""
+    """What `--help` prints, and whoever gives a flag that cannot be read."""
     lines = ["usage: neurogate-model-server --flag=value ...", "", "Flags (as TensorFlow Serving's):"]
     for field in dataclasses.fields(Flags):
         default = str(field.default).lower() if isinstance(field.default, bool) else repr(field.default)

@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 # What the real server ends with when it cannot start.
 _FAILED = 255
+# The real server whose recorded behaviour this one is held to.
+_BEHAVES_AS = "2.20.0"
 _POLL_SECONDS = 0.2
 
 
@@ -32,22 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if "--help" in given:
         print(usage())  # noqa: T201
-        sys.exit(0)
+        sys.exit(_FAILED)
     try:
         flags, unknown = parse_flags(given)
     except FlagError as error:
+        # The usage first, so that the reason is what is read last.
+        print(usage(), flush=True)  # noqa: T201
         _log.error("%s", error)
         sys.exit(_FAILED)
-    for argument in unknown:
-        _log.warning("unknown argument is ignored: %s", argument)
+    if unknown:
+        print(usage(), flush=True)  # noqa: T201
+        _log.warning("unknown argument: %s", unknown[0])
     if flags.version:
-        print(f"Neurogate model server: {_version('neurogate')}")  # noqa: T201
+        print(f"TensorFlow ModelServer: {_BEHAVES_AS} (Neurogate's, {_version('neurogate')})")  # noqa: T201
         print(f"TensorFlow Library: {_version('tensorflow')}")  # noqa: T201
         sys.exit(0)
-    sys.exit(_serve(flags))
+    status = _serve(flags)
+    logging.shutdown()
+    # Calls that outlived their grace still run in threads, which the interpreter would wait for.
+    os._exit(status)
 
 
 def _serve(flags: Flags) -> int:
+    # Blocked before anything makes a thread, and so in every one: only the wait below takes them.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     # TensorFlow reads this when it is imported: its notes on start would drown the server's own. To have no
     # GPU is an error in its eyes, so where there is no driver for one, errors are left out too.
     driver = Path("/proc/driver/nvidia").exists()
@@ -74,9 +85,6 @@ def _serve(flags: Flags) -> int:
         except (ServingError, StoppedError) as error:
             failure.append(error)
 
-    # Blocked here and so in every thread made later: only the wait below takes them, between two statements.
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     starter = threading.Thread(target=start, name="starter", daemon=True)
     starter.start()
     received = None

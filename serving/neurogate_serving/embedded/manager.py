@@ -19,7 +19,7 @@ from .background import return_memory
 from .errors import ServingError
 from .policy import Action, Phase, Snapshot, next_action
 from .saved_file import check_folder
-from .servable import Runner
+from .servable import Servable
 from .serving_map import ServingMap
 from .states import State, StateBus, StoppedError, VersionId
 
@@ -53,7 +53,7 @@ class _Harness:
         self.path = path
         self.phase = Phase.NEW
         self.aspired = True
-        self.servable: Runner | None = None
+        self.servable: Servable | None = None
 
 
 class Manager:
@@ -68,7 +68,7 @@ class Manager:
 
     def __init__(
         self,
-        load: Callable[[VersionId, Path], Runner],
+        load: Callable[[VersionId, Path], Servable],
         serving_map: ServingMap,
         bus: StateBus,
         options: ManagerOptions,
@@ -119,7 +119,7 @@ class Manager:
             self._wake.notify_all()
 
     def stop(self) -> None:
-        """Stops managing and frees every version. Loads under way are not waited for."""
+        """Stops managing; versions that are loaded go on answering. Loads under way are not waited for."""
         self._stopping.set()
         self._serving_map.stop()
         self._bus.stop()
@@ -129,7 +129,7 @@ class Manager:
             if executor is not None:
                 executor.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=1)
 
     # --- decisions ---------------------------------------------------------------------------
 
@@ -193,8 +193,8 @@ class Manager:
                         managed[number] = _Harness(VersionId(name, number), path)
                         self._bus.publish(managed[number].id, State.START)
                     elif managed[number].phase is Phase.READY:
-                        # Said again for whoever added the model: it may have been removed and added while this
-                        # thread was busy, so that nothing has changed.
+                        # Said again for whoever waits: the model may have been removed and added while this
+                        # thread was busy, and then nothing has changed.
                         self._bus.publish(managed[number].id, State.AVAILABLE)
 
     def _next_action(self) -> tuple[str, Action | None]:
@@ -241,7 +241,7 @@ class Manager:
             harness.phase = Phase.FAILED
         self._bus.publish(harness.id, State.END, error)
 
-    def _load_with_retries(self, harness: _Harness) -> Runner:
+    def _load_with_retries(self, harness: _Harness) -> Servable:
         attempt = 0
         while True:
             try:

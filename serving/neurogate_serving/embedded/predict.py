@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import grpc
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import model_pb2, predict_pb2
+from tensorflow_serving.apis import predict_pb2
 
-from .caller import PATIENT, Caller
 from .errors import ServingError, failed_precondition, invalid_argument
-from .servable import Runner
+from .servable import Servable
 from .tensors import Array, decode_input, encode
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -21,29 +20,29 @@ REGRESS_METHOD = "tensorflow/serving/regress"
 
 
 def predict(
-    runner: Runner,
+    servable: Servable,
     request: predict_pb2.PredictRequest,
     *,
     version: int | None,
     check_method: bool,
     as_content: bool,
-    caller: Caller = PATIENT,
+    deadline: float | None = None,
 ) -> predict_pb2.PredictResponse:
     """Runs a Predict request on a loaded version.
 
     Args:
-        runner: The version.
+        servable: The version.
         request: Its model name is only echoed.
         version: Number to name in the response; None for none.
         check_method: Whether the signature's method name must be a known one.
         as_content: Whether results go out as packed bytes instead of typed fields.
-        caller: Who waits for the answer.
+        deadline: When the caller stops waiting, on the monotonic clock; None for never.
 
     Raises:
         ServingError: With the real server's code and text, checked in its order.
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    signature = runner.signatures.get(name)
+    signature = servable.signatures.get(name)
     if signature is None:
         raise failed_precondition(f'Serving signature key "{name}" not found.')
     if check_method and signature.method_name not in (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD):
@@ -55,20 +54,16 @@ def predict(
     _check_number_of_inputs(signature, request)
     feeds = _inputs(signature, request.inputs)
     aliases = _outputs(signature, request.output_filter)
-    results = runner.run(feeds, [signature.outputs[alias].name for alias in aliases], caller=caller)
+    results = servable.run(feeds, [signature.outputs[alias].name for alias in aliases], deadline=deadline)
     response = predict_pb2.PredictResponse()
-    set_model_spec(response.model_spec, request.model_spec.name, name, version)
+    # What ran: never by label, and always with the signature's full name.
+    response.model_spec.name = request.model_spec.name
+    response.model_spec.signature_name = name
+    if version is not None:
+        response.model_spec.version.value = version
     for alias, result in zip(aliases, results, strict=True):
         encode(result, response.outputs[alias], as_content=as_content)
     return response
-
-
-def set_model_spec(spec: model_pb2.ModelSpec, name: str, signature_name: str, version: int | None) -> None:
-    """Says in a response what ran: never by label, and always with the signature's full name."""
-    spec.name = name
-    spec.signature_name = signature_name or DEFAULT_SIGNATURE
-    if version is not None:
-        spec.version.value = version
 
 
 def _check_number_of_inputs(

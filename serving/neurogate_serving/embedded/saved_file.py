@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,6 +24,8 @@ _FUNCTION: Final = function_pb2.FunctionDefLibrary.FUNCTION_FIELD_NUMBER
 _LARGE_BYTES: Final = 2**20
 # TensorFlow's codes for what most often keeps a folder from being looked at; others are not told apart here.
 _CODES: Final[dict[int | None, grpc.StatusCode]] = {
+    errno.ENOENT: grpc.StatusCode.NOT_FOUND,
+    errno.ENOTDIR: grpc.StatusCode.FAILED_PRECONDITION,
     errno.EACCES: grpc.StatusCode.PERMISSION_DENIED,
     errno.EPERM: grpc.StatusCode.PERMISSION_DENIED,
     errno.ESTALE: grpc.StatusCode.ABORTED,
@@ -67,26 +70,33 @@ class SavedMetaGraph(NamedTuple):
 
 
 def check_folder(version: VersionId, path: Path) -> None:
-    """What the real server does before a load: it adds up the sizes of the files, which needs a folder.
+    """What the real server does before a load: it adds up sizes, and so looks into every folder of a version.
 
     Args:
         version: What is to be loaded.
         path: Its folder.
 
     Raises:
-        ServingError: There is no folder, or it cannot be looked at.
+        ServingError: There is no folder, or it cannot be looked at, or one in it cannot.
     """
     try:
-        if path.is_dir():
-            return
-        code = grpc.StatusCode.FAILED_PRECONDITION
-        reason = "Not a directory" if path.exists() else "No such file or directory"
+        path.stat()
+        for _ in os.walk(path, onerror=_raise):
+            pass
     except OSError as error:
-        code = _CODES.get(error.errno, grpc.StatusCode.UNKNOWN)
-        reason = str(error.strerror)
-    raise ServingError(
-        code, f"Error while attempting to reserve resources to load servable {version}: {path}; {reason}"
-    )
+        missing = isinstance(error, FileNotFoundError) and error.filename == str(path)
+        reason = f"{path} not found" if missing else f"{error.filename}; {error.strerror}"
+        raise ServingError(
+            _code(error), f"Error while attempting to reserve resources to load servable {version}: {reason}"
+        ) from None
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _code(error: OSError) -> grpc.StatusCode:
+    return _CODES.get(error.errno, grpc.StatusCode.UNKNOWN)
 
 
 def read_meta_graph(path: Path, tags: Sequence[str]) -> SavedMetaGraph:
@@ -108,7 +118,7 @@ def read_meta_graph(path: Path, tags: Sequence[str]) -> SavedMetaGraph:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise ServingError(grpc.StatusCode.UNKNOWN, f"{file}; {error.strerror}") from None
+        raise ServingError(_code(error), f"{file}; {error.strerror}") from None
     saved_model = saved_model_pb2.SavedModel()
     try:
         saved_model.ParseFromString(data)

@@ -9,9 +9,10 @@ TensorFlow's own texts; the Python front end would check, convert and annotate.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
@@ -20,7 +21,6 @@ from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow.python.framework import errors
 
 from .background import at_once
-from .caller import PATIENT, Caller
 from .errors import ServingError, from_tensorflow, not_found
 from .saved_file import SavedMetaGraph, read_meta_graph
 from .tensors import Array
@@ -29,26 +29,6 @@ _INIT_OP_KEY = "__saved_model_init_op"
 _INIT_OP_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 
 Run: TypeAlias = Callable[[Callable[[], None]], None]
-
-
-class Runner(Protocol):
-    """What runs a loaded version: the servable itself, or batching around it."""
-
-    @property
-    def signatures(self) -> Mapping[str, meta_graph_pb2.SignatureDef]:
-        """The model's signatures, by name."""
-
-    def run(
-        self, feeds: Sequence[tuple[str, Array]], fetches: Sequence[str], *, caller: Caller = PATIENT
-    ) -> list[Array]:
-        """Feeds tensors by name and returns the fetched ones in order; raises `ServingError`."""
-
-    def close(self) -> None:
-        """Frees what the version holds, which no caller uses any more.
-
-        Raises:
-            StoppedError: The server is stopping, and something still runs on it.
-        """
 
 
 class Servable:
@@ -84,7 +64,7 @@ class Servable:
         fetches: Sequence[str],
         *,
         targets: Sequence[str] = (),
-        caller: Caller = PATIENT,
+        deadline: float | None = None,
     ) -> list[Array]:
         """Runs the part of the graph that `fetches` and `targets` need; other threads run meanwhile.
 
@@ -92,7 +72,7 @@ class Servable:
             feeds: Tensor names and values.
             fetches: Tensor names.
             targets: Names of operations to run for their effect.
-            caller: At whose deadline TensorFlow gives up (DEADLINE_EXCEEDED).
+            deadline: When TensorFlow gives up (DEADLINE_EXCEEDED), on the monotonic clock; None for never.
 
         Raises:
             ServingError: With the code and text that TensorFlow gives.
@@ -103,7 +83,7 @@ class Servable:
         outputs = [self._tensor(name, "FetchOutputs node ", ": not found") for name in fetches]
         operations = [self._operation(name) for name in targets]
         try:
-            with _run_options(caller.seconds_left()) as options:
+            with _run_options(deadline) as options:
                 results = tf_session.TF_SessionRun_wrapper(
                     self._session, options, feed_dict, outputs, operations, None
                 )
@@ -186,12 +166,13 @@ def _as_array(result: object) -> Array:
 
 
 @contextlib.contextmanager
-def _run_options(timeout: float | None) -> Iterator[tf_session.TF_Buffer | None]:
+def _run_options(deadline: float | None) -> Iterator[tf_session.TF_Buffer | None]:
     """Run options in the form that the C API takes, or None."""
-    if timeout is None:
+    if deadline is None:
         yield None
         return
-    milliseconds = max(1, min(int(timeout * 1000), 2**31 - 1))
+    # At least 1: a session takes 0 as no limit.
+    milliseconds = max(1, min(int((deadline - time.monotonic()) * 1000), 2**31 - 1))
     buffer = tf_session.TF_NewBufferFromString(
         config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
     )

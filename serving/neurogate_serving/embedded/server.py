@@ -13,14 +13,12 @@ from tensorflow.core.protobuf import config_pb2 as session_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
 from .background import at_once, behind_others
-from .batching import BatchScheduler
-from .batching_options import BatchingOptions, read_batching_options
 from .config import read_text_proto, single_model_config
 from .core import CoreOptions, ServerCore
 from .errors import ServingError, invalid_argument
 from .flags import Flags
 from .manager import ManagerOptions
-from .servable import Runner, load_servable
+from .servable import Servable, load_servable
 from .services import Services
 from .states import StoppedError, VersionId
 from .thread_limit import ThreadLimit
@@ -29,12 +27,13 @@ from .warmup import warm_up
 _log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
+_MAX_SEND = "grpc.max_send_message_length"
 _INITIAL_LOAD_THREADS = 8
 # Beside those of the calls that run, and started as needed: a refused call takes one for a moment, a watch of
 # the health and a call whose message has not arrived as long as they last.
 _SPARE_THREADS = 1000
-# Requests that run when the server is told to stop may take so long to end.
-_GRACE_SECONDS = 10.0
+# Requests that run when the server is told to stop may take so long to end. Containers are killed after ten.
+_GRACE_SECONDS = 8.0
 
 
 class ModelServer:
@@ -54,11 +53,6 @@ class ModelServer:
             raise invalid_argument(
                 "Both server_options.model_base_path and server_options.model_config_file are empty!"
             )
-        if flags.batching_parameters_file and not flags.enable_batching:
-            raise invalid_argument(
-                "server_options.batching_parameters_file is set without setting "
-                "server_options.enable_batching to true."
-            )
         if flags.grpc_max_threads == 0:
             raise invalid_argument(
                 "--grpc_max_threads=0 leaves no thread that listens (TensorFlow Serving aborts); -1: no limit"
@@ -72,13 +66,14 @@ class ModelServer:
         )
         self._has_loaded = False
         self._tags = [tag for tag in flags.saved_model_tags.split(",") if tag]
-        self._batching: BatchScheduler | None = None
-        if flags.enable_batching:
-            file = Path(flags.batching_parameters_file) if flags.batching_parameters_file else None
-            self._batching = BatchScheduler(read_batching_options(file) if file else BatchingOptions())
         self._core = ServerCore(self._load, _core_options(flags))
+        self._channel_arguments = _channel_arguments(flags.grpc_channel_arguments)
+        max_answer = self._channel_arguments[_MAX_SEND]
         self._services = Services(
-            self._core, ThreadLimit(flags.grpc_max_threads), health=flags.enable_grpc_healthcheck_service
+            self._core,
+            ThreadLimit(flags.grpc_max_threads),
+            max_answer=max_answer if isinstance(max_answer, int) else -1,
+            health=flags.enable_grpc_healthcheck_service,
         )
         self._stopping = threading.Event()
         self._grpc: grpc.Server | None = None
@@ -110,15 +105,13 @@ class ModelServer:
         _log.info("Running gRPC ModelServer at %s", self.address)
 
     def stop(self) -> None:
-        """Takes no new calls, lets running ones end, frees the models."""
+        """Takes no new calls and lets running ones end, for some seconds. Waiting reloads end at once."""
         self._stopping.set()
         self._services.stop()
-        if self._grpc is not None:
-            self._grpc.stop(_GRACE_SECONDS).wait()
-        if self._batching is not None:
-            # First, since to free a version waits for its batches, and nobody is left who wants those.
-            self._batching.stop()
+        stopped = self._grpc.stop(_GRACE_SECONDS) if self._grpc is not None else None
         self._core.stop()
+        if stopped is not None:
+            stopped.wait()
 
     def _open(self) -> grpc.Server:
         server = grpc.server(
@@ -126,12 +119,7 @@ class ModelServer:
                 max(0, self._flags.grpc_max_threads) + _SPARE_THREADS, thread_name_prefix="grpc"
             ),
             handlers=[self._services],
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                *_channel_arguments(self._flags.grpc_channel_arguments),
-            ],
+            options=list(self._channel_arguments.items()),
         )
         addresses = [self.address]
         if self._flags.grpc_socket_path:
@@ -144,23 +132,22 @@ class ModelServer:
         server.start()
         return server
 
-    def _load(self, version: VersionId, path: Path) -> Runner:
+    def _load(self, version: VersionId, path: Path) -> Servable:
         _log.info("loading servable %s from %s", version, path)
         run = behind_others if self._loads_give_way and self._has_loaded else at_once
         servable = load_servable(path, tags=self._tags, config=self._session_config, run=run)
-        runner: Runner = servable if self._batching is None else self._batching.wrap(servable)
         if self._flags.enable_model_warmup:
             try:
-                run(lambda: self._warm_up(runner, path))
+                run(lambda: self._warm_up(servable, path))
             except ServingError:
-                runner.close()
+                servable.close()
                 raise
         self._has_loaded = True
-        return runner
+        return servable
 
-    def _warm_up(self, runner: Runner, path: Path) -> None:
+    def _warm_up(self, servable: Servable, path: Path) -> None:
         warm_up(
-            runner,
+            servable,
             path,
             iterations=max(1, self._flags.num_request_iterations_for_warmup),
             check_method=self._flags.enable_signature_method_name_check,
@@ -216,13 +203,22 @@ def _session_config(flags: Flags) -> session_pb2.ConfigProto:
     return config
 
 
-def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    arguments: list[tuple[str, int | str]] = []
+def _channel_arguments(text: str) -> dict[str, int | str]:
+    arguments: dict[str, int | str] = {
+        "grpc.so_reuseport": 0,
+        _MAX_SEND: -1,
+        # With it, calls that have just ended count for grpc.max_concurrent_streams, and others are refused.
+        "grpc.http.overload_protection": 0,
+    }
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
             raise invalid_argument(f"--grpc_channel_arguments: expected key=value, got {part}")
-        arguments.append((key, int(value) if value.lstrip("+-").isdigit() else value))
+        arguments[key] = int(value) if value.lstrip("+-").isdigit() else value
+    # The real server sets its own limit afterwards, too.
+    arguments["grpc.max_receive_message_length"] = -1
+    # It knows a single limit. Newer versions of gRPC refuse some calls between two, and all beyond the other.
+    arguments["grpc.absolute_max_metadata_size"] = arguments.setdefault("grpc.max_metadata_size", 8192)
     return arguments
 
 

@@ -6,7 +6,6 @@ server gives; for the same reason unknown methods are answered here.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,22 +15,15 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    inference_pb2,
     model_management_pb2,
-    model_pb2,
     predict_pb2,
-    regression_pb2,
 )
 
-from .caller import Caller
 from .core import ServerCore
 from .errors import ServingError, invalid_argument, not_found
-from .estimators import classify, multi_inference, regress
 from .predict import predict
-from .servable import Runner
 from .states import StoppedError, VersionId, VersionState
 from .thread_limit import ThreadLimit
 from .wire import status_proto, version_status
@@ -49,17 +41,26 @@ _FOREVER_SECONDS = 1e8
 
 
 class Services(grpc.GenericRpcHandler):
-    """Every method that the server answers, by its path."""
+    """Every method that the server answers, by its path.
 
-    def __init__(self, core: ServerCore, limit: ThreadLimit, *, health: bool) -> None:
+    Args:
+        core: The models.
+        limit: How many calls run at once.
+        max_answer: Bytes of the largest answer; negative: any. gRPC has this limit, too, with another text.
+        health: Whether to serve `grpc.health.v1`.
+    """
+
+    def __init__(self, core: ServerCore, limit: ThreadLimit, *, max_answer: int, health: bool) -> None:
         self._core = core
         self._limit = limit
+        self._max_answer = max_answer
         self._stopping = threading.Event()
         self._handlers: dict[str, Handler] = {
             _PREDICTION_SERVICE + "Predict": _unary(self._limited(self._predict)),
-            _PREDICTION_SERVICE + "Classify": _unary(self._limited(self._classify)),
-            _PREDICTION_SERVICE + "Regress": _unary(self._limited(self._regress)),
-            _PREDICTION_SERVICE + "MultiInference": _unary(self._limited(self._multi_inference)),
+            **{
+                _PREDICTION_SERVICE + name: _unary(self._limited(_examples_only(name)))
+                for name in ("Classify", "Regress", "MultiInference")
+            },
             _PREDICTION_SERVICE + "GetModelMetadata": _unary(self._limited(self._metadata)),
             _MODEL_SERVICE + "GetModelStatus": _unary(self._limited(self._status)),
             _MODEL_SERVICE + "HandleReloadConfigRequest": _unary(self._limited(self._reload)),
@@ -80,7 +81,11 @@ class Services(grpc.GenericRpcHandler):
     def _limited(self, call: Call) -> Call:
         def run(data: bytes, context: grpc.ServicerContext) -> bytes:
             with self._limit.hold(context):
-                return call(data, context)
+                answer = call(data, context)
+                if 0 <= self._max_answer < len(answer):
+                    text = f"Sent message larger than max ({len(answer)} vs. {self._max_answer})"
+                    raise ServingError(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+                return answer
 
         return run
 
@@ -89,51 +94,21 @@ class Services(grpc.GenericRpcHandler):
     def _predict(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         request = _parse(predict_pb2.PredictRequest(), data)
         _require_spec(request)
-        with self._run(request.model_spec, context) as (version, runner, caller):
-            return _serialized(
-                predict(
-                    runner,
-                    request,
-                    version=version,
-                    check_method=self._core.options.check_method,
-                    as_content=self._core.options.as_content,
-                    caller=caller,
-                )
-            )
-
-    def _classify(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-        request = _parse(classification_pb2.ClassificationRequest(), data)
-        _require_spec(request)
-        check = self._core.options.check_method
-        with self._run(request.model_spec, context) as (version, runner, caller):
-            return _serialized(classify(runner, request, version=version, check_method=check, caller=caller))
-
-    def _regress(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-        request = _parse(regression_pb2.RegressionRequest(), data)
-        _require_spec(request)
-        check = self._core.options.check_method
-        with self._run(request.model_spec, context) as (version, runner, caller):
-            return _serialized(regress(runner, request, version=version, check_method=check, caller=caller))
-
-    def _multi_inference(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-        request = _parse(inference_pb2.MultiInferenceRequest(), data)
-        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-        check = self._core.options.check_method
-        with self._run(spec, context) as (version, runner, caller):
-            return _serialized(
-                multi_inference(runner, request, version=version, check_method=check, caller=caller)
-            )
-
-    @contextlib.contextmanager
-    def _run(
-        self, spec: model_pb2.ModelSpec, context: grpc.ServicerContext
-    ) -> Iterator[tuple[int, Runner, Caller]]:
-        """The version that is asked for, held until the answer is serialized."""
         left = context.time_remaining()
         # A call without a deadline has one in the far future.
         deadline = None if left is None or left > _FOREVER_SECONDS else time.monotonic() + left
-        with self._core.hold(spec) as (version, runner):
-            yield version.version, runner, Caller(deadline, context.is_active)
+        # Held until the answer is serialized.
+        with self._core.hold(request.model_spec) as (version, servable):
+            return _serialized(
+                predict(
+                    servable,
+                    request,
+                    version=version.version,
+                    check_method=self._core.options.check_method,
+                    as_content=self._core.options.as_content,
+                    deadline=deadline,
+                )
+            )
 
     def _metadata(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
         request = _parse(get_model_metadata_pb2.GetModelMetadataRequest(), data)
@@ -144,9 +119,9 @@ class Services(grpc.GenericRpcHandler):
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._core.hold(request.model_spec) as (version, runner):
+        with self._core.hold(request.model_spec) as (version, servable):
             signatures = get_model_metadata_pb2.SignatureDefMap()
-            for name, signature in runner.signatures.items():
+            for name, signature in servable.signatures.items():
                 signatures.signature_def[name].CopyFrom(signature)
         response.model_spec.name = version.name
         response.model_spec.version.value = version.version
@@ -201,6 +176,16 @@ class Services(grpc.GenericRpcHandler):
         yield _health_answer("SERVING" if known else "SERVICE_UNKNOWN")
         while not ended.wait(0.2) and not self._stopping.is_set():
             pass
+
+
+def _examples_only(name: str) -> Call:
+    def refuse(_data: bytes, _context: grpc.ServicerContext) -> bytes:
+        raise ServingError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"{name} takes tf.Example: TensorFlow Serving answers it, the embedded model server does not",
+        )
+
+    return refuse
 
 
 def _unary(call: Call) -> Handler:

@@ -12,14 +12,14 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from .errors import not_found
-from .servable import Runner
+from .servable import Servable
 from .states import StoppedError, VersionId
 
 
 class _Map:
     """One immutable map and the number of requests that hold it."""
 
-    def __init__(self, servables: Mapping[VersionId, Runner]) -> None:
+    def __init__(self, servables: Mapping[VersionId, Servable]) -> None:
         self.servables = servables
         self.latest: dict[str, int] = {}
         for version in servables:
@@ -37,7 +37,7 @@ class ServingMap:
         self._stopped = False
 
     @contextlib.contextmanager
-    def hold(self, name: str, version: int | None) -> Iterator[tuple[VersionId, Runner]]:
+    def hold(self, name: str, version: int | None) -> Iterator[tuple[VersionId, Servable]]:
         """A version (None: the latest) that stays loaded while the block runs.
 
         Raises:
@@ -60,7 +60,7 @@ class ServingMap:
                 if held.retired and not held.holders:
                     self._changed.notify_all()
 
-    def update(self, servables: Mapping[VersionId, Runner]) -> None:
+    def update(self, servables: Mapping[VersionId, Servable]) -> None:
         """Answers from these servables from now on, and waits until no request holds the old ones.
 
         Raises:

@@ -13,9 +13,8 @@ from tensorflow.python.lib.io import _pywrap_record_io
 from tensorflow_serving.apis import prediction_log_pb2
 
 from .errors import ServingError, from_tensorflow, invalid_argument
-from .estimators import classify, multi_inference, regress
 from .predict import predict
-from .servable import Runner
+from .servable import Servable
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +22,11 @@ WARMUP_FILE = Path("assets.extra/tf_serving_warmup_requests")
 _MAX_RECORDS = 1000
 
 
-def warm_up(runner: Runner, version_dir: Path, *, iterations: int = 1, check_method: bool = False) -> int:
+def warm_up(servable: Servable, version_dir: Path, *, iterations: int = 1, check_method: bool = False) -> int:
     """Runs every request in the version's warm-up file, if it has one.
 
     Args:
-        runner: The version.
+        servable: The version.
         version_dir: Its folder.
         iterations: How often each request runs.
         check_method: As in `predict`.
@@ -50,7 +49,7 @@ def warm_up(runner: Runner, version_dir: Path, *, iterations: int = 1, check_met
             text = record.decode("utf-8", "surrogateescape")
             raise invalid_argument(f"Failed to parse warmup record: {text} from {file}") from None
         for _ in range(iterations):
-            _run(runner, log, check_method=check_method)
+            _run(servable, log, check_method=check_method)
         count += 1
         if count > _MAX_RECORDS:
             raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
@@ -71,16 +70,10 @@ def _records(file: Path) -> Iterator[bytes]:
         raise from_tensorflow(error) from None
 
 
-def _run(runner: Runner, log: prediction_log_pb2.PredictionLog, *, check_method: bool) -> None:
+def _run(servable: Servable, log: prediction_log_pb2.PredictionLog, *, check_method: bool) -> None:
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
-        predict(runner, log.predict_log.request, version=None, check_method=check_method, as_content=False)
-    elif kind == "classify_log":
-        classify(runner, log.classify_log.request, version=None, check_method=check_method)
-    elif kind == "regress_log":
-        regress(runner, log.regress_log.request, version=None, check_method=check_method)
-    elif kind == "multi_inference_log":
-        multi_inference(runner, log.multi_inference_log.request, version=None, check_method=check_method)
+        predict(servable, log.predict_log.request, version=None, check_method=check_method, as_content=False)
     elif kind is not None:
         number = log.DESCRIPTOR.fields_by_name[kind].number
         raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")

@@ -11,7 +11,7 @@ def test_flags_are_read_by_their_type() -> None:
         [
             "--port=1",
             "--model_name=a=b",
-            "--enable_batching",
+            "--enable_grpc_healthcheck_service",
             "--enable_model_warmup=false",
             "--num_load_threads=-1",
         ]
@@ -21,10 +21,30 @@ def test_flags_are_read_by_their_type() -> None:
         Flags(),
         port=1,
         model_name="a=b",
-        enable_batching=True,
+        enable_grpc_healthcheck_service=True,
         enable_model_warmup=False,
         num_load_threads=-1,
     )
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("--version", True),
+        ("--version=true", True),
+        ("--version=True", True),
+        ("--version=1", True),
+        ("--version=0", False),
+        ("--version=FALSE", False),
+    ],
+)
+def test_truth_values_are_spelled_as_the_real_server_has_them(argument: str, value: bool) -> None:
+    assert parse_flags([argument])[0].version is value
+
+
+@pytest.mark.parametrize("argument", ["--enable_batching=0", "--enable_batching=False", "--enable_profiler"])
+def test_a_flag_that_is_not_supported_may_have_the_value_that_it_has_anyway(argument: str) -> None:
+    assert parse_flags([argument]) == (Flags(), [])
 
 
 def test_the_last_of_several_wins() -> None:
@@ -32,14 +52,25 @@ def test_the_last_of_several_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["--no_such_flag=1", "--nosuch", "word", "-port=1", "--port", "--Port=1", ""]
+    "argument",
+    ["--no_such_flag=1", "--nosuch", "word", "-port=1", "--port", "--Port=1", "", "--rest_api_port"],
 )
 def test_what_is_no_flag_is_handed_back(argument: str) -> None:
     assert parse_flags([argument]) == (Flags(), [argument])
 
 
 @pytest.mark.parametrize(
-    "argument", ["--port=x", "--port=", "--port=1.5", "--enable_batching=yes", "--version="]
+    "argument",
+    [
+        "--port=x",
+        "--port=",
+        "--port=1.5",
+        "--port=1s",
+        "--port=1_0",
+        "--enable_model_warmup=yes",
+        "--enable_batching=yes",
+        "--version=",
+    ],
 )
 def test_a_value_that_cannot_be_read_is_named(argument: str) -> None:
     with pytest.raises(FlagError, match=argument.split("=", maxsplit=1)[0]):
@@ -48,8 +79,9 @@ def test_a_value_that_cannot_be_read_is_named(argument: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED))
 def test_flags_of_the_real_server_that_are_not_supported_are_refused_by_name(name: str) -> None:
-    with pytest.raises(FlagError, match=f"--{name} "):
-        parse_flags([f"--{name}=other"])
+    other = {"true": "false", "false": "true"}.get(UNSUPPORTED[name], "other")
+    with pytest.raises(FlagError, match=f"--{name} is a flag of TensorFlow Serving"):
+        parse_flags([f"--{name}={other}"])
     assert parse_flags([f"--{name}={UNSUPPORTED[name]}"]) == (Flags(), [])
 
 

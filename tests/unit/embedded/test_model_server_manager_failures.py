@@ -24,14 +24,14 @@ def harness(tmp_path: Path) -> Iterator[Callable[..., Harness]]:
 
 
 def _break_folder(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
-    is_dir = Path.is_dir
+    stat = Path.stat
 
-    def look(path: Path) -> bool:
+    def look(path: Path, **options: Any) -> os.stat_result:
         if path == folder:
             raise OSError(number, os.strerror(number), str(path))
-        return is_dir(path)
+        return stat(path, **options)
 
-    monkeypatch.setattr(Path, "is_dir", look)
+    monkeypatch.setattr(Path, "stat", look)
 
 
 def _error(it: Harness, version: int) -> str:
@@ -108,11 +108,11 @@ def test_an_unexpected_failure_before_the_load_stays_with_its_version(
     it.add("m/1")
     it.serve("m")
 
-    def look(_path: Path) -> bool:
+    def look(*_: Any) -> None:
         raise ZeroDivisionError("what a folder")
 
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "is_dir", look)
+        broken.setattr(manager_module, "check_folder", look)
         it.add("m/2")
         it.wait_for(lambda: it.states() == {2: State.END, 1: State.AVAILABLE})
     assert _error(it, 2) == "INTERNAL: ZeroDivisionError: what a folder"

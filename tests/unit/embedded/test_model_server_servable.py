@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from neurogate_serving.embedded import saved_file
 from neurogate_serving.embedded import servable as servable_module
-from neurogate_serving.embedded.caller import Caller
 from neurogate_serving.embedded.errors import MESSAGE_LIMIT, ServingError
 from neurogate_serving.embedded.predict import predict
 from neurogate_serving.embedded.servable import Servable, load_servable
@@ -63,9 +62,7 @@ def test_packed_bytes_carry_every_type(toy: Servable) -> None:
 def test_a_deadline_ends_a_long_run(toy: Servable) -> None:
     steps = ("slow_steps:0", np.int32([2**31 - 1]))
     with pytest.raises(ServingError) as caught:
-        toy.run(
-            [steps], [toy.signatures["slow"].outputs["done"].name], caller=Caller(time.monotonic() + 0.05)
-        )
+        toy.run([steps], [toy.signatures["slow"].outputs["done"].name], deadline=time.monotonic() + 0.05)
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
