@@ -18,8 +18,8 @@ from neurogate_gateway.backend import ReloadRefusedError
 from neurogate_serving.model_config import default_config, write_config
 from neurogate_testing.callers import KINDS, Callers, steady_callers
 from neurogate_testing.gateway_harness import running_gateway
-from neurogate_testing.processes import running, script
-from neurogate_testing.serving_process import EmbeddedServer, wait_until_open
+from neurogate_testing.processes import model_server_flags, running, script
+from neurogate_testing.serving_process import start_model_server, wait_until_open
 from neurogate_testing.stack import MODEL, publish_copy
 
 LOADING = model_pb2.MODEL_VERSION_STATE_LOADING
@@ -36,15 +36,16 @@ class ModelServer:
         self._folder = folder
         config = root / "models.config"
         write_config(config, default_config(MODEL, root / MODEL, latest=2))
-        self._flags = [f"--model_config_file={config}", *MODEL_SERVER_FLAGS]
-        self.process = EmbeddedServer(self._flags, folder)
+        self._flags = [f"--model_config_file={config}", *MODEL_SERVER_FLAGS, *model_server_flags()]
+        self.process = start_model_server(self._flags, folder)
         self.address = self.process.address
 
     def kill(self) -> None:
         self.process.kill()
 
     def start(self) -> None:
-        self.process = EmbeddedServer(self._flags, self._folder, port=int(self.address.rpartition(":")[2]))
+        port = int(self.address.rpartition(":")[2])
+        self.process = start_model_server(self._flags, self._folder, port=port)
 
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -13,7 +13,7 @@ from neurogate_serving.manifest import MANIFEST_FILE, read_manifest, serialize_m
 from neurogate_serving.model_config import default_config, write_config
 from neurogate_testing.callers import KINDS, Callers, steady_callers
 from neurogate_testing.processes import running, script
-from neurogate_testing.serving_process import embedded_server
+from neurogate_testing.serving_process import running_model_server
 from neurogate_testing.stack import MODEL
 
 READY = model_pb2.MODEL_VERSION_STATE_READY
@@ -94,7 +94,7 @@ async def test_each_has_its_own_reason_and_stable_goes_on(toy_repository: Path, 
     model.model_version_policy.all.CopyFrom(tfs_pb2.ServableVersionPolicy.All())
     write_config(root / "models.config", config)
     flags = [f"--model_config_file={root / 'models.config'}", *MODEL_SERVER_FLAGS]
-    with embedded_server(flags, tmp_path) as server:
+    with running_model_server(flags, tmp_path) as server:
         command = [
             script("neurogate-gateway"),
             "--listen=127.0.0.1:0",

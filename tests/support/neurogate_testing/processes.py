@@ -7,6 +7,7 @@ import itertools
 import os
 import queue
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -118,6 +119,21 @@ class RunningProcess:
 def script(name: str) -> str:
     """The path of a command that this distribution installs."""
     return str(Path(sys.executable).with_name(name))
+
+
+def model_server_binary() -> str | None:
+    """What stands in for the embedded model server: the `tensorflow_model_server` of NEUROGATE_TFS_BINARY."""
+    return os.environ.get("NEUROGATE_TFS_BINARY") or None
+
+
+def model_server_flags() -> list[str]:
+    """More flags for every model server: those of NEUROGATE_TFS_FLAGS."""
+    return shlex.split(os.environ.get("NEUROGATE_TFS_FLAGS", ""))
+
+
+def model_server_command(*flags: str) -> list[str]:
+    """The command that starts a model server, whichever is under test; the last of equal flags holds."""
+    return [model_server_binary() or script("neurogate-model-server"), *flags, *model_server_flags()]
 
 
 @contextlib.contextmanager

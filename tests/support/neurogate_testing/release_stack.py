@@ -15,7 +15,13 @@ from neurogate_client import Client, NeurogateError, Release, VersionState
 from neurogate_client.servers import MODEL_SERVER_FLAGS
 from neurogate_serving.model_config import default_config, write_config
 
-from neurogate_testing.processes import RunningProcess, free_port, running, script
+from neurogate_testing.processes import (
+    RunningProcess,
+    free_port,
+    model_server_command,
+    running,
+    script,
+)
 from neurogate_testing.stack import MODEL
 
 _T = TypeVar("_T")
@@ -113,12 +119,11 @@ def release_stack(
 
 
 def _server(config: Path, address: str) -> list[str]:
-    return [
-        script("neurogate-model-server"),
+    return model_server_command(
         f"--port={address.rpartition(':')[2]}",
         f"--model_config_file={config}",
         *MODEL_SERVER_FLAGS,
-    ]
+    )
 
 
 def _gateway(root: Path, backends: list[str], settings: dict[str, str]) -> list[str]:

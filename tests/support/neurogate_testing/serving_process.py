@@ -18,22 +18,33 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
 
-from neurogate_testing.processes import free_port
+from neurogate_testing.processes import free_port, model_server_binary, model_server_flags
 
 _SIGNS_OF_A_POLL = ("no versions of servable", "could not find base path", "loading servable")
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
 class ServerProcess(Protocol):
-    """A started model server."""
+    """A started model server; what it prints goes into `log`."""
 
     address: str
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """The process."""
 
     def exit_status(self) -> int | None:
         """Its exit status, None while it runs."""
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+
     def wait_until_watching(self) -> None:
         """Waits until it has looked for versions once, as far as that can be known."""
+
+    def kill(self) -> None:
+        """Ends it as `kill -9` does."""
 
     def stop(self) -> None:
         """Ends it and waits."""
@@ -58,19 +69,21 @@ class EmbeddedServer:
         return self._process.pid
 
     def kill(self) -> None:
-        """Ends it as `kill -9` does."""
         self._process.kill()
         self._process.join()
 
     def exit_status(self) -> int | None:
         return self._process.exitcode
 
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
     def wait_until_watching(self) -> None:
         end = time.monotonic() + 60
-        while self.exit_status() is None and time.monotonic() < end:
+        log = ""
+        while self.exit_status() is None and not any(sign in log for sign in _SIGNS_OF_A_POLL):
+            assert time.monotonic() < end, log
             log = self.log.read_text() if self.log.exists() else ""
-            if any(sign in log for sign in _SIGNS_OF_A_POLL):
-                return
             time.sleep(0.02)
 
     def wait_for_exit(self, seconds: float) -> int | None:
@@ -98,22 +111,34 @@ def _run_embedded(flags: list[str], folder: str, log: str) -> None:
 
 
 class BinaryServer:
-    """A real `tensorflow_model_server`."""
+    """A model server that is a program, such as a real `tensorflow_model_server`."""
 
-    def __init__(self, binary: str, flags: Sequence[str], folder: Path) -> None:
-        port = free_port()
+    def __init__(self, binary: str, flags: Sequence[str], folder: Path, *, port: int = 0) -> None:
+        port = port or free_port()
         self.address = f"127.0.0.1:{port}"
-        self._log = (folder / "server.log").open("ab")
-        self._process = subprocess.Popen(
-            [binary, f"--port={port}", *flags],
-            stdout=self._log,
-            stderr=self._log,
-            cwd=folder,
-            start_new_session=True,
-        )
+        self.log = folder / "server.log"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, f"--port={port}", *flags],
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def exit_status(self) -> int | None:
         return self._process.poll()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def wait_until_watching(self) -> None:
         """Nothing is known of its log; it starts in well under a second."""
@@ -126,7 +151,6 @@ class BinaryServer:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._log.close()
 
 
 def is_open(address: str) -> bool:
@@ -147,10 +171,24 @@ def wait_until_open(server: ServerProcess, seconds: float = 90) -> bool:
     return True
 
 
+def start_model_server(flags: Sequence[str], folder: Path, *, port: int = 0) -> ServerProcess:
+    """Starts the model server that is under test, the embedded one where nothing else is said.
+
+    Args:
+        flags: All but its port.
+        folder: Where it runs and where its log is.
+        port: On 127.0.0.1; 0: a free one.
+    """
+    binary = model_server_binary()
+    if binary is not None:
+        return BinaryServer(binary, flags, folder, port=port)
+    return EmbeddedServer(flags, folder, port=port)
+
+
 @contextlib.contextmanager
-def embedded_server(flags: Sequence[str], folder: Path) -> Iterator[EmbeddedServer]:
-    """An embedded model server that accepts calls, stopped when the block ends."""
-    server = EmbeddedServer(flags, folder)
+def running_model_server(flags: Sequence[str], folder: Path) -> Iterator[ServerProcess]:
+    """A model server that accepts calls, stopped when the block ends."""
+    server = start_model_server([*flags, *model_server_flags()], folder)
     try:
         assert wait_until_open(server), server.log.read_text()
         yield server

@@ -1,4 +1,4 @@
-"""A whole service in real processes: model repository, embedded model server and gateway."""
+"""A whole service in real processes: model repository, model server and gateway."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from neurogate_serving.manifest import MANIFEST_FILE, read_manifest
 from neurogate_serving.model_config import default_config, write_config
 from neurogate_serving.repository import ModelRepository
 
-from neurogate_testing.processes import RunningProcess, free_port, running, script
+from neurogate_testing.processes import (
+    RunningProcess,
+    free_port,
+    model_server_command,
+    running,
+    script,
+)
 
 MODEL = "brain_tumor"
 SUPPORT = Path(__file__).resolve().parents[1]
@@ -96,19 +102,18 @@ def running_stack(root: Path) -> Iterator[Stack]:
     config = root / "models.config"
     write_config(config, default_config(MODEL, root / MODEL, latest=2))
     backend_address = f"127.0.0.1:{free_port()}"
-    model_server_command = [
-        script("neurogate-model-server"),
+    model_server_line = model_server_command(
         f"--port={backend_address.rpartition(':')[2]}",
         f"--model_config_file={config}",
         *MODEL_SERVER_FLAGS,
-    ]
+    )
     gateway_command = [
         script("neurogate-gateway"),
         "--listen=127.0.0.1:0",
         f"--backend-address={backend_address}",
         f"--model-name={MODEL}",
     ]
-    with running(model_server_command) as model_server, running(gateway_command) as gateway:
+    with running(model_server_line) as model_server, running(gateway_command) as gateway:
         target = gateway.wait_for(r'"event": "listening".*"address": "([^"]+)"').group(1)
         with Client(target) as client:
             model_server.wait_for("Running gRPC ModelServer")

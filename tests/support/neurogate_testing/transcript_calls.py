@@ -93,14 +93,18 @@ class Caller:
     def close(self) -> None:
         self._channel.close()
 
+    def wait_until_connected(self) -> None:
+        grpc.channel_ready_future(self._channel).result(60)
+
     def call(self, step: Json) -> Json:
         """The outcome of one call: code, message, and response or stream."""
         options = step.get("options", {})
         channel = self._channel
+        own = dict(options.get("channel", {}))
         if "max_receive_bytes" in options:
-            channel = open_channel(
-                self.address, ("grpc.max_receive_message_length", options["max_receive_bytes"])
-            )
+            own["grpc.max_receive_message_length"] = options["max_receive_bytes"]
+        if own:
+            channel = open_channel(self.address, *own.items())
         try:
             return self._call(channel, step, options)
         except grpc.RpcError as error:
@@ -111,15 +115,16 @@ class Caller:
 
     def _call(self, channel: grpc.Channel, step: Json, options: Json) -> Json:
         path, serialize, deserialize, request, view = self._prepare(step)
-        timeout = options.get("timeout_ms", 120_000) / 1000
+        how = {
+            "timeout": options.get("timeout_ms", 120_000) / 1000,
+            "metadata": [(key, _unfold(value)) for key, value in options.get("metadata", {}).items()],
+        }
         if options.get("stream"):
             received: list[Json] = []
             try:
                 received.extend(
                     view(message)
-                    for message in channel.unary_stream(path, serialize, deserialize)(
-                        request, timeout=timeout
-                    )
+                    for message in channel.unary_stream(path, serialize, deserialize)(request, **how)
                 )
             except grpc.RpcError as error:
                 return {
@@ -130,7 +135,7 @@ class Caller:
             return {"code": "OK", "message": "", "stream": received}
         method = channel.unary_unary(path, serialize, deserialize)
         if "cancel_after_ms" in options:
-            future = method.future(request, timeout=timeout)
+            future = method.future(request, **how)
             time.sleep(options["cancel_after_ms"] / 1000)
             future.cancel()
             try:
@@ -138,7 +143,7 @@ class Caller:
             except grpc.FutureCancelledError:
                 return {"code": future.code().name, "message": future.details()}
             return {"code": "OK", "message": ""}
-        return {"code": "OK", "message": "", "response": view(method(request, timeout=timeout))}
+        return {"code": "OK", "message": "", "response": view(method(request, **how))}
 
     def _prepare(self, step: Json) -> tuple[str, Any, Any, Any, Callable[[Any], Json]]:
         if "raw_method" in step:

@@ -5,16 +5,19 @@ The format of the record is described in tests/data/tf_serving/README.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
-import threading
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from neurogate_testing.serving_process import ServerProcess, is_open, wait_until_open
 from neurogate_testing.transcript_calls import Caller, brief
+from neurogate_testing.transcript_threads import Burst, Trace
 
 Json = Any
 StartServer = Callable[[Sequence[str], Path], ServerProcess]
@@ -26,6 +29,9 @@ _ATTEMPTS_AT_RACES = 20
 _RELOAD = "HandleReloadConfigRequest"
 # What the record let settle for some seconds may take longer on a busy machine.
 _SETTLING_SECONDS = 20
+# So may what it timed. A call that should have been cut short runs for longer than both together.
+_BUSY_SECONDS = 5
+_EXIT_SECONDS = 60
 
 
 def load_scenarios(file: Path) -> list[Json]:
@@ -36,6 +42,9 @@ def load_scenarios(file: Path) -> list[Json]:
 class Replay:
     """One run of one scenario.
 
+    Attributes:
+        differences: What differs, by the step: its `id` if it has one, else what it does.
+
     Args:
         scenario: From the record.
         store: The folder of models that `install` steps copy from.
@@ -44,23 +53,26 @@ class Replay:
     """
 
     def __init__(self, scenario: Json, store: Path, root: Path, start_server: StartServer) -> None:
-        self.differences: list[str] = []
+        self.differences: dict[str, list[str]] = {}
         self._scenario = scenario
         self._store = store
         self._root = root
         self._start_server = start_server
         self._server: ServerProcess | None = None
         self._caller: Caller | None = None
-        self._traces: dict[str, _Trace] = {}
-        self._background: dict[str, _Background] = {}
+        self._more_callers: list[Caller] = []
+        self._traces: dict[str, Trace] = {}
+        self._background: dict[str, Burst] = {}
+        self._step = ""
         self._where = ""
         self._settled_by = 0.0
 
-    def run(self) -> list[str]:
+    def run(self) -> dict[str, list[str]]:
         """Takes every step; returns the differences."""
         try:
             for number, step in enumerate(self._scenario["steps"]):
-                self._where = f"{self._scenario['id']} step {number} {step.get('id', step['do'])}"
+                self._step = step.get("id", step["do"])
+                self._where = f"{self._scenario['id']} step {number} {self._step}"
                 if step["do"] not in ("sleep", "rpc") or step.get("method") == _RELOAD:
                     # What may change something ends the settling: the record says what is true right after.
                     self._settled_by = 0.0
@@ -72,7 +84,7 @@ class Replay:
         return self.differences
 
     def _differs(self, what: str, want: Json, got: Json) -> None:
-        self.differences.append(
+        self.differences.setdefault(self._step, []).append(
             f"{self._where}: {what}\n  want {json.dumps(want)[:2000]}\n  got  {json.dumps(got)[:2000]}"
         )
 
@@ -97,13 +109,22 @@ class Replay:
 
     def _do_remove(self, step: Json) -> None:
         target = self._root / step["path"]
-        if target.is_dir():
+        if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink()
 
     def _do_rename(self, step: Json) -> None:
         (self._root / step["from"]).rename(self._root / step["to"])
+
+    def _do_symlink(self, step: Json) -> None:
+        link, part = self._root / step["path"], self._root / ".link"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        part.symlink_to(step["target"].replace("$ROOT", str(self._root)))
+        part.rename(link)
+
+    def _do_chmod(self, step: Json) -> None:
+        (self._root / step["path"]).chmod(int(step["mode"], 8))
 
     # --- the process -------------------------------------------------------------------------
 
@@ -118,14 +139,29 @@ class Replay:
             # What follows was recorded with a server that was up at once, which a busy machine may not grant.
             self._server.wait_until_watching()
         elif awaited == "exit":
-            end = time.monotonic() + step.get("timeout_s", 60)
-            while self._server.exit_status() is None and time.monotonic() < end:
+            self._do_await_exit(step)
+
+    def _do_await_exit(self, step: Json) -> None:
+        end = time.monotonic() + step.get("timeout_s", _EXIT_SECONDS)
+        with self._timed(step):
+            while self._running.exit_status() is None and time.monotonic() < end:
                 time.sleep(0.02)
-            self._compare("exit", step["expect"], {"exit": self._server.exit_status()})
+        self._compare("exit", step["expect"], {"exit": self._running.exit_status()})
+
+    def _do_signal(self, step: Json) -> None:
+        self._running.send_signal(signal.Signals[f"SIG{step['signal']}"])
+
+    def _do_log(self, step: Json) -> None:
+        text = self._calls.neutral(self._running.log.read_text(errors="replace"))
+        said = [part for part in (*step.get("has", ()), *step.get("lacks", ())) if part in text]
+        if said != step.get("has", []):
+            self._differs("log", {key: step[key] for key in ("has", "lacks") if key in step}, text[-1000:])
 
     def _do_stop(self, _step: Json) -> None:
-        if self._caller is not None:
-            self._caller.close()
+        for caller in (self._caller, *self._more_callers):
+            if caller is not None:
+                caller.close()
+        self._more_callers = []
         if self._server is not None:
             self._server.stop()
         self._server = self._caller = None
@@ -159,7 +195,13 @@ class Replay:
     # --- calls -------------------------------------------------------------------------------
 
     def _do_rpc(self, step: Json) -> None:
-        self._judge(step, self._calls.call(step))
+        with self._timed(step):
+            outcome = self._calls.call(step)
+        self._judge(step, outcome)
+
+    def _do_until(self, step: Json) -> None:
+        with self._timed(step):
+            self._do_wait(step)
 
     def _do_wait(self, step: Json) -> None:
         end = time.monotonic() + step.get("timeout_s", 40)
@@ -174,7 +216,36 @@ class Replay:
             time.sleep(0.05)
 
     def _do_background(self, step: Json) -> None:
-        self._background[step["name"]] = _Background(self._calls, step["rpc"])
+        self._background[step["name"]] = Burst([self._calls], step["rpc"], 1)
+
+    def _do_burst(self, step: Json) -> None:
+        channels = step.get("channels", 1)
+        callers = [self._calls]
+        if channels > 1:
+            callers = [Caller(self._running.address, str(self._root)) for _ in range(channels)]
+            self._more_callers += callers
+            for caller in callers:
+                caller.wait_until_connected()
+        count, gap = _number(step["n"]), step.get("gap_ms", 0) / 1000
+        self._background[step["name"]] = Burst(callers, step["rpc"], count, gap)
+
+    def _do_tally(self, step: Json) -> None:
+        burst = self._background[step["name"]]
+        if not step.get("running"):
+            burst.join()
+
+        def name(outcome: Json) -> str:
+            return (
+                outcome["code"]
+                if step.get("codes_only")
+                else f"{outcome['code']} {outcome['message']}".strip()
+            )
+
+        counts = burst.counts(name, "running" if step.get("running") else "NO ANSWER")
+        if not any(_within(counts, wanted) for wanted in (step["expect"], *step.get("also_accept", ()))):
+            self._differs("tally", step["expect"], counts)
+        if "refused_within_ms" in step:
+            self._took(burst.slowest("RESOURCE_EXHAUSTED"), [0, step["refused_within_ms"]])
 
     def _do_collect(self, step: Json) -> None:
         if "still_running" in step:
@@ -185,7 +256,7 @@ class Replay:
 
     def _do_trace_start(self, step: Json) -> None:
         caller = Caller(self._running.address, str(self._root))
-        self._traces[step["name"]] = _Trace(caller, step["rpc"], step.get("interval_ms", 4) / 1000)
+        self._traces[step["name"]] = Trace(caller, step["rpc"], step.get("interval_ms", 4) / 1000)
 
     def _do_trace_stop(self, step: Json) -> None:
         seen = self._traces.pop(step["name"]).stop()
@@ -193,6 +264,18 @@ class Replay:
             self._differs("sequence", step["expect_sequence"], seen)
 
     # --- comparison --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _timed(self, step: Json) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        if "took_ms" in step:
+            self._took(time.monotonic() - begun, step["took_ms"])
+
+    def _took(self, seconds: float, wanted: Sequence[int]) -> None:
+        least, most = (milliseconds / 1000 for milliseconds in wanted)
+        if not least <= seconds <= most + _BUSY_SECONDS:
+            self._differs("took_ms", wanted, round(1000 * seconds))
 
     def _compare(self, what: str, want: Json, got: Json) -> None:
         if want != got:
@@ -217,9 +300,24 @@ class Replay:
         return True
 
 
+def _number(value: int | dict[str, int]) -> int:
+    """A number of the record, which may depend on the CPUs that the process may use."""
+    if isinstance(value, int):
+        return value
+    return value["per_cpu"] * len(os.sched_getaffinity(0)) + value.get("add", 0)
+
+
+def _within(counts: dict[str, int], wanted: dict[str, Sequence[Any]]) -> bool:
+    """Whether there are as many of each as wanted, and no others."""
+    return counts.keys() <= wanted.keys() and all(
+        _number(least) <= counts.get(name, 0) <= _number(most) for name, (least, most) in wanted.items()
+    )
+
+
 def _wrong_parts(step: Json, outcome: Json) -> list[str]:
-    if outcome in step.get("also_accept", ()):
-        return []
+    for accepted in step.get("also_accept", ()):
+        if all(_essence(part, accepted.get(part)) == _essence(part, outcome.get(part)) for part in outcome):
+            return []
     wanted, lifted = step["expect"], step.get("compare", {})
     parts = sorted(wanted.keys() | outcome.keys())
     return [
@@ -241,50 +339,3 @@ def spells_out(pattern: Sequence[str], seen: Sequence[str]) -> bool:
     if seen and seen[0] == entry and spells_out(pattern[1:], seen[1:]):
         return True
     return pattern[0].endswith(" ?") and spells_out(pattern[1:], seen)
-
-
-class _Background:
-    """A call on a thread of its own."""
-
-    def __init__(self, caller: Caller, step: Json) -> None:
-        self._outcome: Json = {"code": "NO ANSWER", "message": ""}
-        self._caller = caller
-        self._step = step
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self._outcome = self._caller.call(self._step)
-
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def result(self) -> Json:
-        self._thread.join(130)
-        return self._outcome
-
-
-class _Trace:
-    """Polls a call and keeps the changes of its brief form."""
-
-    def __init__(self, caller: Caller, step: Json, interval: float) -> None:
-        self._seen: list[str] = []
-        self._caller = caller
-        self._step = step
-        self._interval = interval
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            line = brief(self._step, self._caller.call(self._step))
-            if self._seen[-1:] != [line]:
-                self._seen.append(line)
-            self._stopping.wait(self._interval)
-        self._caller.close()
-
-    def stop(self) -> list[str]:
-        self._stopping.set()
-        self._thread.join()
-        return self._seen
