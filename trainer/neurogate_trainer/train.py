@@ -198,8 +198,12 @@ class Trainer:
             with replacing(checkpoint / BEST_FILE) as temporary:
                 # Keras goes by the suffix.
                 named = temporary.with_suffix(".keras")
-                self.model.save(named)
-                named.rename(temporary)
+                try:
+                    self.model.save(named)
+                    named.rename(temporary)
+                finally:
+                    # Half of it on a full disk would take the room that somebody frees.
+                    named.unlink(missing_ok=True)
         elif progress.phase == FINE_TUNE:
             progress.waited += 1
         for name, value in entry.items():

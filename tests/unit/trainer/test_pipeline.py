@@ -362,7 +362,7 @@ def test_mistakes_are_found_before_any_work(finished, tmp_path):
             config=finished.config,
             reporter=Recorder(),
         )
-    with pytest.raises(EvaluationError, match=r"has \[ and \\\\ in it, which TensorFlow takes for a pattern"):
+    with pytest.raises(EvaluationError, match=r"has \[ and \\ in it, which TensorFlow takes for a pattern"):
         start(finished, run_dir=tmp_path / "run", repository=tmp_path / "mo[12]d\\els")
     (tmp_path / "file").touch()
     with pytest.raises(RepositoryError, match="is not a directory"):

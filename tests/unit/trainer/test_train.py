@@ -184,6 +184,18 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path):
     assert not (tmp_path / "checkpoint" / BEST_FILE).exists()
 
 
+def test_a_full_disk_keeps_nothing_of_the_weights(tmp_path, monkeypatch):
+    def full(model, path):
+        Path(path).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    made = trainer(tmp_path, warmup_epochs=1, epochs=0)
+    monkeypatch.setattr(type(made.model), "save", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*best\.keras'"):
+        made.run()
+    assert list((tmp_path / "checkpoint").iterdir()) == []
+
+
 def test_the_state_of_another_network_is_refused(finished, tmp_path):
     made, _ = finished
     (tmp_path / "checkpoint").mkdir()
