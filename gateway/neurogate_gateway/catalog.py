@@ -16,7 +16,13 @@ from neurogate.v1 import model_pb2
 from .admission import Deadline
 from .backend import VersionUnloadedError
 from .entries import LOADING, PROVING, REJECTED, State
-from .errors import BackendUnavailableError, GatewayError, ModelNotFoundError, ModelNotReadyError
+from .errors import (
+    BackendForeignError,
+    BackendUnavailableError,
+    GatewayError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+)
 from .fleet import Fleet
 from .proof import ServedVersion
 from .routing import CANARY, LATEST, STABLE, Routing
@@ -85,6 +91,7 @@ class Catalog:
             ModelNotFoundError, ModelLabelNotFoundError, ModelVersionNotFoundError, ModelVersionRejectedError,
             ModelSelectorInvalidError: The selector names nothing that may answer.
             ModelNotReadyError, BackendUnavailableError: Nothing may answer now.
+            BackendForeignError: Nothing of this repository is served.
         """
         self.check_model(selector.name)
         if selector.WhichOneof("selection") == "version":
@@ -190,6 +197,13 @@ class Catalog:
     def _not_ready(self, label: str) -> GatewayError:
         if not self.fleet.connected:
             return BackendUnavailableError("the model server cannot be reached")
+        if self.fleet.foreign and all(
+            address in self.fleet.foreign for address, up in self.fleet.backends.items() if up
+        ):
+            return BackendForeignError(
+                f"what serves {self.model} here is somebody else's, and is left alone: "
+                f"{next(iter(self.fleet.foreign.values()))}"
+            )
         number = self._number(label)
         if self.routing is None or label == LATEST or number is None:
             return ModelNotReadyError(f"no version of model {self.model} is READY for this call yet")

@@ -50,6 +50,10 @@ class Settings:
     release_mode: str = _setting(
         "", f"How versions become stable: {', '.join(MODES)}. Empty: manual with a repository, else latest."
     )
+    take_over_model_servers: bool = _setting(
+        False,
+        "Whether to configure model servers that serve something else under the model's name: true or false.",
+    )
     policy: str = _setting("", "TOML file with what the gate and the live guards ask for. Empty: defaults.")
     evaluation_data: str = _setting(
         "", "Sealed images for the gate: a folder of class folders, or the trainer's evaluation.json."

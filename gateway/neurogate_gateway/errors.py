@@ -232,6 +232,12 @@ class ModelVersionRejectedError(PreconditionError):
     reason = error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED
 
 
+class BackendForeignError(PreconditionError):
+    """Every model server that can be reached is somebody else's."""
+
+    reason = error_pb2.ERROR_REASON_BACKEND_FOREIGN
+
+
 class AbortedError(GatewayError):
     """The request met another change."""
 

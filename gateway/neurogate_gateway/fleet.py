@@ -199,6 +199,12 @@ class Fleet(Standing):
             self._refused = dict(refused)
             self._refresh(self._members.values())
 
+    def leave_alone(self, foreign: Mapping[str, str]) -> None:
+        """Shows model servers that are somebody else's, with the reason by address."""
+        if foreign != self.foreign:
+            self.foreign = dict(foreign)
+            self.wake()
+
     def member(self, address: str) -> Member:
         """The model server at an address, taken in where it is new; `run` begins to poll it."""
         self._found = True

@@ -311,6 +311,8 @@ class Member:
         match seen.state:
             case _TFS.STATE_AVAILABLE:
                 if entry.may_be_proven:
+                    # What was read before may be another server's.
+                    entry.version = None
                     self._move(entry, PROVING, entry.reason)
                     entry.proof = asyncio.create_task(self._prove(entry))
             case _TFS.STATE_START | _TFS.STATE_LOADING:

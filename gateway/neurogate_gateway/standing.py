@@ -49,6 +49,8 @@ class Standing:
         """Whether any model server can be reached."""
         self.backends: Mapping[str, bool] = {}
         """Address of every model server, and whether it can be reached; another object after each change."""
+        self.foreign: Mapping[str, str] = {}
+        """Why model servers are taken for somebody else's, by address."""
         self.ready_lost_at = -math.inf
         """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
         self._refused: Mapping[int, str] = {}

@@ -27,6 +27,8 @@ class VersionOnBackend:
     """Unix time of the last change of state."""
     loaded: bool
     """Whether the model server calls it AVAILABLE, whatever is proven."""
+    digest: str = ""
+    """Of the manifest that it describes itself by; empty before it was read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +78,15 @@ def view_of(
         version=read if read is not None or before is None else before.version,
         answered=(before is not None and before.answered) or any(entry.proofs for _, entry in pairs),
         backends=tuple(
-            VersionOnBackend(address, entry.state, entry.reason, entry.kind, entry.since, entry.loaded)
+            VersionOnBackend(
+                address,
+                entry.state,
+                entry.reason,
+                entry.kind,
+                entry.since,
+                entry.loaded,
+                entry.version.digest if entry.version is not None else "",
+            )
             for address, entry in sorted(pairs, key=lambda pair: pair[0])
         ),
     )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from .manifest import MANIFEST_FILE, ManifestError, read_manifest
+from .manifest import MANIFEST_FILE, ManifestError, manifest_digest, parse_manifest
 from .names import is_model_name
 from .repository import RepositoryError, served_names
 
@@ -26,11 +26,12 @@ class Surveyed:
     """What lies in a model's directory.
 
     Attributes:
-        whole: Versions of which each file is there in the size that the manifest says; no content was read.
+        whole: Digest of the manifest by version, of those of which each file is there in the size that the
+            manifest says; no other content was read.
         refused: Why what a model server would take for a version is none, for people, by number.
     """
 
-    whole: frozenset[int] = frozenset()
+    whole: Mapping[int, str] = dataclasses.field(default_factory=dict)
     refused: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
@@ -47,8 +48,8 @@ class Survey:
             raise RepositoryError(f"model name {model!r} is not valid")
         self._folder = root.absolute() / model
         self._model = model
-        self._whole: dict[int, tuple[int, ...]] = {}
-        """Versions that were found whole, with the signs of their manifest: they never change."""
+        self._whole: dict[int, tuple[tuple[int, ...], str]] = {}
+        """Signs and digest of the manifest of versions that were found whole: they never change."""
 
     def look(self) -> Surveyed:
         """What is there now; nothing where there is no directory.
@@ -64,8 +65,9 @@ class Survey:
         for number, name in names.items():
             if number >= 1 and (flaw := self._flaw(number, name)):
                 refused[number] = flaw
-        self._whole = {number: signs for number, signs in self._whole.items() if number in names}
-        return Surveyed(frozenset(names.keys() & self._whole.keys()) - refused.keys(), refused)
+        self._whole = {number: known for number, known in self._whole.items() if number in names}
+        whole = {number: digest for number, (_, digest) in self._whole.items() if number not in refused}
+        return Surveyed(whole, refused)
 
     def _flaw(self, number: int, name: str) -> str:
         if name != str(number):
@@ -73,26 +75,26 @@ class Survey:
         folder = self._folder / name
         try:
             signs = _signs(folder / MANIFEST_FILE)
-            if self._whole.get(number) != signs:
+            if self._whole.get(number, (None,))[0] != signs:
                 self._whole.pop(number, None)
-                self._check(folder, number)
-                self._whole[number] = signs
+                self._whole[number] = (signs, self._check(folder, number))
         except ManifestError as error:
-            return str(error).removeprefix(f"{folder}: ").replace(f"{folder}/", "").replace(f"{folder}", name)
+            return str(error)
         except OSError as error:
             if error.errno not in _OF_ONE:
                 raise
             return _unreadable(folder, error)
         return ""
 
-    def _check(self, folder: Path, number: int) -> None:
-        """Holds a version to its manifest by names and sizes.
+    def _check(self, folder: Path, number: int) -> str:
+        """Holds a version to its manifest by names and sizes; returns the manifest's digest.
 
         Raises:
             ManifestError: It is not valid, of another version, or names a file that is not there.
             OSError: Something cannot be looked at.
         """
-        manifest = read_manifest(folder)
+        data = (folder / MANIFEST_FILE).read_bytes()
+        manifest = parse_manifest(data)
         if (manifest.model_name, manifest.version) != (self._model, number):
             raise ManifestError(
                 f"the manifest is of {manifest.model_name} version {manifest.version}: "
@@ -105,6 +107,7 @@ class Survey:
                 raise ManifestError(f"{file.path} is missing") from None
             if size != file.size_bytes:
                 raise ManifestError(f"{file.path} has {size} bytes, its manifest says {file.size_bytes}")
+        return manifest_digest(data)
 
 
 def misnamed(number: int, name: str) -> str:

@@ -121,8 +121,10 @@ async def test_two_rollbacks_at_once_go_back_once(tmp_path: Path) -> None:
 async def test_the_model_servers_file_follows_and_keeps_what_it_says_of_others(tmp_path: Path) -> None:
     path = tmp_path / "models.config"
     publish_fake(tmp_path)
+    other = tmp_path / "other"
+    (other / "1").mkdir(parents=True)
     path.write_text(
-        'model_config_list { config { name: "other" base_path: "/x" model_platform: "tensorflow" } '
+        f'model_config_list {{ config {{ name: "other" base_path: "{other}" model_platform: "tensorflow" }} '
         f'config {{ name: "{MODEL}" base_path: "/models/{MODEL}" model_platform: "tensorflow" }} }}'
     )
     async with released_gateway(tmp_path, 2) as at:

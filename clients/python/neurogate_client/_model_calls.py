@@ -27,6 +27,7 @@ from neurogate_client.errors import InvalidOptionError, UnavailableError
 from neurogate_client.results_models import (
     ChangedRelease,
     GateReport,
+    ModelServer,
     ModelVersion,
     Release,
     ReleaseChange,
@@ -54,6 +55,19 @@ class ModelCalls(Connection):
             if not response.next_page_token:
                 return versions
             request.page_token = response.next_page_token
+
+    @unary
+    def list_model_servers(
+        self, *, model: str = "", timeout: float | None = None
+    ) -> Steps[list[ModelServer]]:
+        """All model servers that the gateway knows, and which of them are somebody else's."""
+        request = pb.ListModelVersionsRequest(model=model, page_size=1)
+        response: pb.ListModelVersionsResponse = yield Ask(
+            lambda on: on.models.ListModelVersions, request, timeout
+        )
+        return [
+            ModelServer(each.address, each.connected, each.foreign_reason) for each in response.model_servers
+        ]
 
     @unary
     def get_model_version(

@@ -38,6 +38,7 @@ BY_REASON: dict[str, type[NeurogateError]] = {
     "MODEL_VERSION_NOT_FOUND": errors.ModelNotFoundError,
     "MODEL_LABEL_NOT_FOUND": errors.ModelNotFoundError,
     "MODEL_VERSION_REJECTED": errors.ModelRejectedError,
+    "BACKEND_FOREIGN": errors.BackendForeignError,
     "MODEL_NOT_READY": errors.ModelNotReadyError,
     "MODEL_VERSION_RETIRED": errors.ModelRetiredError,
     "BACKEND_UNAVAILABLE": errors.BackendUnavailableError,

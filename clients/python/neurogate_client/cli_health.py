@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import typer
 from rich.text import Text
 
@@ -14,9 +16,12 @@ from neurogate_client.cli_common import (
     connected,
     stdout,
 )
+from neurogate_client.cli_release_view import strangers
+from neurogate_client.errors import NeurogateError
 from neurogate_client.results import HealthStatus
 
-SERVICES = ("", *(f"neurogate.v1.{name}Service" for name in ("Classification", "Model", "Training")))
+MODEL = "neurogate.v1.ModelService"
+SERVICES = ("", "neurogate.v1.ClassificationService", MODEL, "neurogate.v1.TrainingService")
 
 
 def health(
@@ -26,10 +31,17 @@ def health(
     console = stdout()
     with connected(target, tls, timeout) as client:
         states = [client.health(each) for each in SERVICES]
+        foreign: list[Text] = []
+        # One that ends refuses everything else.
+        with contextlib.suppress(NeurogateError):
+            if states[SERVICES.index(MODEL)].serving:
+                foreign = strangers(client.list_model_servers())
     for state in states:
         style = "green" if state.serving else "red"
         console.print(
             Text.assemble((f"{state.status.value:15}", style), state.service or f"gateway at {target}")
         )
+    for line in foreign:
+        console.print(line, soft_wrap=True)
     if states[0].status is not HealthStatus.SERVING:
         raise typer.Exit(EXIT_FAILED)

@@ -11,7 +11,14 @@ from rich.text import Text
 
 from neurogate_client.cli_common import cell
 from neurogate_client.cli_tables import Column, facts, fitting, heading, moment, plain, signed
-from neurogate_client.results_models import GateReport, GuardState, Release, ReleaseChange, ShadowAgreement
+from neurogate_client.results_models import (
+    GateReport,
+    GuardState,
+    ModelServer,
+    Release,
+    ReleaseChange,
+    ShadowAgreement,
+)
 
 LABEL_ORDER = ("stable", "canary", "candidate", "shadow", "previous")
 
@@ -30,6 +37,17 @@ def labels_line(release: Release) -> Text:
 
 def _rank(label: str) -> tuple[int, str]:
     return (LABEL_ORDER.index(label) if label in LABEL_ORDER else len(LABEL_ORDER), label)
+
+
+def strangers(servers: Sequence[ModelServer]) -> list[Text]:
+    """A line for each model server that is somebody else's."""
+    return [
+        cell(
+            f"model server {each.address} is somebody else's, and is left alone: {each.foreign_reason}", "red"
+        )
+        for each in servers
+        if each.foreign_reason
+    ]
 
 
 def release_view(console: Console, release: Release, changes: Sequence[ReleaseChange]) -> RenderableType:

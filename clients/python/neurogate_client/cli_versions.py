@@ -25,7 +25,7 @@ from neurogate_client.cli_common import (
 )
 from neurogate_client.cli_json import dumped
 from neurogate_client.cli_manifest import detail
-from neurogate_client.cli_release_view import gate_view, guards_table, labels_line
+from neurogate_client.cli_release_view import gate_view, guards_table, labels_line, strangers
 from neurogate_client.cli_tables import Column, fitting, heading
 from neurogate_client.client import Client
 from neurogate_client.results_models import ModelVersion, Release, VersionsEvent, VersionState
@@ -64,12 +64,16 @@ def versions(
                     console.print(gate_view(version.gate))
             return
         listed = client.list_model_versions()
+        foreign = strangers(client.list_model_servers())
     if as_json:
         console.out(dumped(listed), highlight=False)
-    elif not listed:
-        fail("the gateway knows no version of its model yet; publish one with `neurogate-trainer train`")
-    else:
+        return
+    if listed:
         console.print(versions_table(console, listed))
+    for line in foreign:
+        console.print(line, soft_wrap=True)
+    if not listed:
+        fail("the gateway knows no version of its model yet; publish one with `neurogate-trainer train`")
 
 
 def _watch(console: Console, client: Client, as_json: bool) -> None:

@@ -21,7 +21,8 @@ Catch the branch that says what to do:
     ├── ModelError                     no version can answer as asked
     │   ├── ModelNotFoundError         NOT_FOUND: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND,
     │   │                              MODEL_LABEL_NOT_FOUND
-    │   └── ModelRejectedError         FAILED_PRECONDITION: MODEL_VERSION_REJECTED
+    │   ├── ModelRejectedError         FAILED_PRECONDITION: MODEL_VERSION_REJECTED
+    │   └── BackendForeignError        FAILED_PRECONDITION: BACKEND_FOREIGN
     ├── ReleaseError                   FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK, RELEASE_NOT_MANAGED,
     │   │                              MODEL_VERSION_NOT_READY, EVALUATION_IMPOSSIBLE
     │   └── GateRefusedError           GATE_REFUSED
@@ -154,6 +155,12 @@ class ModelNotFoundError(ModelError):
 
 class ModelRejectedError(ModelError):
     """The gateway refused the version because it failed its proof."""
+
+    default_code = StatusCode.FAILED_PRECONDITION
+
+
+class BackendForeignError(ModelError):
+    """The model servers behind the gateway are somebody else's, which an operator has to mend."""
 
     default_code = StatusCode.FAILED_PRECONDITION
 

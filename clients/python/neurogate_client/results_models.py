@@ -124,6 +124,21 @@ class BackendVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelServer:
+    """One model server as the gateway sees it.
+
+    Attributes:
+        address: HOST:PORT.
+        connected: whether it can be reached.
+        foreign_reason: why it is taken for somebody else's and told nothing; empty for the gateway's own.
+    """
+
+    address: str
+    connected: bool
+    foreign_reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelVersion:
     """One version as the gateway sees it.
 

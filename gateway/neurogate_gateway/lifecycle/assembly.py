@@ -30,6 +30,7 @@ from .messages import MODES, release_message
 from .policy import Policy, PolicyError, read_policy
 from .servers import ModelServers
 from .shadow import Shadow
+from .strangers import Strangers
 from .watch import Event, WatchHub
 from .watchdog import Watchdog
 
@@ -98,9 +99,10 @@ class Lifecycle:
         self._watchdog.noticed.add(lambda: self.hub.publish(Event(release=self.release())))
         if metrics.enabled:
             ReleaseMeasures(metrics, manager, self._shadow, self._watchdog, self._evaluator)
+        strangers = Strangers(manager, fleet, take_over=settings.take_over_model_servers)
         self._runs = [
             manager.run,
-            ModelServers(repository, settings.model_name, manager, fleet).run,
+            ModelServers(repository, settings.model_name, manager, fleet, strangers).run,
             self._shadow.run,
         ]
         if self._evaluator is not None:

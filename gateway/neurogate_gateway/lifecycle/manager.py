@@ -70,6 +70,10 @@ class ReleaseManager:
         """As it was read last."""
         self.published: frozenset[int] = frozenset()
         """Whole versions in the repository, as they were seen last."""
+        self.digests: Mapping[int, str] = {}
+        """Digest of the manifest of each of them."""
+        self.refused: Mapping[int, str] = {}
+        """Why what a model server would take for versions is none."""
         self.changed: Listeners[[Release]] = Listeners()
         """Told the release before, whenever there is another one."""
         self._store = store
@@ -80,7 +84,6 @@ class ReleaseManager:
         self._keep = keep
         self._stamp: tuple[int, ...] | None = None
         self._troubles: dict[str, str] = {}
-        self._refused: Mapping[int, str] = {}
         self._changes_made = 0
         self._wake = asyncio.Event()
 
@@ -182,16 +185,16 @@ class ReleaseManager:
         except (RepositoryError, OSError) as error:
             self._note("look", error)
             return False
-        self.published = surveyed.whole
+        self.published, self.digests = frozenset(surveyed.whole), surveyed.whole
         self._refuse(surveyed.refused)
         self._troubles.pop("look", None)
         return True
 
     def _refuse(self, refused: Mapping[int, str]) -> None:
         for number, reason in refused.items():
-            if self._refused.get(number) != reason:
+            if self.refused.get(number) != reason:
                 log(logging.ERROR, "version_refused", version=number, reason=reason)
-        self._refused = refused
+        self.refused = refused
         self._catalog.fleet.refuse(refused)
 
     def _check_there(self, release: Release) -> None:

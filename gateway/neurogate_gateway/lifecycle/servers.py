@@ -29,6 +29,7 @@ from neurogate_gateway.telemetry import log
 
 from .labels import Step, apply_step, plan, wanted_step
 from .manager import ReleaseManager
+from .strangers import Strangers
 
 _CONFIG_FILE: Final = "models.config"
 _LOCK: Final = ".models.config.lock"
@@ -41,7 +42,10 @@ _TELL_AGAIN_SECONDS: Final = 60.0
 class ModelServers:
     """Tells the model servers what to load and what labels mean; `run` does it whenever it is due."""
 
-    def __init__(self, repository: Path, model: str, manager: ReleaseManager, fleet: Fleet) -> None:
+    def __init__(
+        self, repository: Path, model: str, manager: ReleaseManager, fleet: Fleet, strangers: Strangers
+    ) -> None:
+        self._strangers = strangers
         self._repository = repository
         self._path = repository / _CONFIG_FILE
         self._model = model
@@ -77,6 +81,7 @@ class ModelServers:
                 task.cancel()
 
     def _connection(self, address: str, connected: bool) -> None:
+        self._strangers.forget(address)
         if connected:
             # It may be another process, which knows nothing of what the one before was told.
             self._not_before.pop(address, None)
@@ -89,16 +94,17 @@ class ModelServers:
         wanted = wanted_step(state, published, self._broken())
         rejected = self._rejected()
         sound = frozenset().union(*self._loaded().values()) - rejected
-        first = None if state.labels else max(published, default=None)
+        first = None if state.labels else max(published - rejected, default=None)
         config = await asyncio.to_thread(self._keep_file, wanted, sound, rejected, first)
         self._complaints.pop(str(self._path), None)
+        self._strangers.look()
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
             return
         now = time.monotonic()
         # Only now, since a server may have been replaced while the file was written.
         for address, loaded in self._loaded().items():
-            if address in self._telling:
+            if address in self._telling or not self._strangers.is_own(address):
                 continue
             present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
             step = plan(wanted, loaded, present)[0]
@@ -112,6 +118,9 @@ class ModelServers:
         result: Exception | None
         try:
             able = await self._without_those_waited_for(address, config)
+            if not self._strangers.is_own(address):
+                # The connection has ended meanwhile, and another server may be there.
+                return
             result = (await self._fleet.reload(able, addresses=[address]))[address]
         except GatewayError as error:
             result = error

@@ -35,6 +35,12 @@ class ModelServicer(ReleaseMethods):
                 version_message(self._catalog, view, self._lifecycle.report(view.number)) for view in page
             ],
             next_page_token=_VERSIONS.token(UNFILTERED, page[-1].number) if len(views) > size else "",
+            model_servers=[
+                model_pb2.ModelServer(
+                    address=address, connected=up, foreign_reason=self._catalog.fleet.foreign.get(address, "")
+                )
+                for address, up in sorted(self._catalog.fleet.backends.items())
+            ],
         )
 
     async def GetModelVersion(  # noqa: N802 - the contract's name

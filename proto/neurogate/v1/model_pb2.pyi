@@ -124,12 +124,24 @@ class ListModelVersionsRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListModelVersionsResponse(_message.Message):
-    __slots__ = ("versions", "next_page_token")
+    __slots__ = ("versions", "next_page_token", "model_servers")
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SERVERS_FIELD_NUMBER: _ClassVar[int]
     versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
     next_page_token: str
-    def __init__(self, versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    model_servers: _containers.RepeatedCompositeFieldContainer[ModelServer]
+    def __init__(self, versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., model_servers: _Optional[_Iterable[_Union[ModelServer, _Mapping]]] = ...) -> None: ...
+
+class ModelServer(_message.Message):
+    __slots__ = ("address", "connected", "foreign_reason")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_REASON_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    connected: bool
+    foreign_reason: str
+    def __init__(self, address: _Optional[str] = ..., connected: bool = ..., foreign_reason: _Optional[str] = ...) -> None: ...
 
 class GetModelVersionRequest(_message.Message):
     __slots__ = ("model", "version")

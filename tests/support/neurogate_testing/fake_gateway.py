@@ -55,6 +55,7 @@ class Script:
     hanging: threading.Event = field(default_factory=threading.Event)
     """Set when a call waits."""
     versions: list[model_pb2.ModelVersion] = field(default_factory=list)
+    model_servers: list[model_pb2.ModelServer] = field(default_factory=list)
     page_size: int = 50
     calls: list[str] = field(default_factory=list)
     requests: list[object] = field(default_factory=list)
@@ -254,7 +255,9 @@ class _Models(_Base, ReleaseMethods, model_pb2_grpc.ModelServiceServicer):
         page = self.script.versions[start : start + self.script.page_size]
         end = start + len(page)
         token = str(end) if end < len(self.script.versions) else ""
-        return model_pb2.ListModelVersionsResponse(versions=page, next_page_token=token)
+        return model_pb2.ListModelVersionsResponse(
+            versions=page, next_page_token=token, model_servers=self.script.model_servers
+        )
 
     def GetModelVersion(self, request, context):
         self.enter("GetModelVersion", request, context)

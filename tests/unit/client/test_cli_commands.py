@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from neurogate.v1 import manifest_pb2
+from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate_client import cli_classify
 from neurogate_client.cli_common import printable
 from neurogate_testing.command_line import Run
@@ -327,6 +327,29 @@ def test_where_the_evidence_of_a_version_points(neurogate: Run, gateway: FakeGat
 def test_no_versions(neurogate: Run, gateway: FakeGateway) -> None:
     code, _, err = neurogate("versions", "-t", gateway.address)
     assert code == 1
+    assert "knows no version" in err
+
+
+@pytest.mark.parametrize("command", ["versions", "health"])
+def test_somebody_else_s_model_server_is_told(neurogate: Run, gateway: FakeGateway, command: str) -> None:
+    gateway.script.model_servers = [
+        model_pb2.ModelServer(address="a:1", connected=True),
+        model_pb2.ModelServer(
+            address="b:2", connected=True, foreign_reason="its version 1 does not describe itself"
+        ),
+    ]
+    gateway.script.versions = [version(1)]
+    code, out, _ = neurogate(command, "-t", gateway.address)
+    assert code == 0
+    assert (
+        "model server b:2 is somebody else's, and is left alone: its version 1 does not describe itself\n"
+        in out
+    )
+    assert "a:1" not in out
+    gateway.script.versions = []
+    code, out, err = neurogate("versions", "-t", gateway.address)
+    assert code == 1
+    assert "model server b:2" in out
     assert "knows no version" in err
 
 

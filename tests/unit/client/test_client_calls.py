@@ -11,10 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
+from neurogate.v1 import model_pb2
 from neurogate_client import (
     Client,
     Health,
     HealthStatus,
+    ModelServer,
     Verdict,
     VersionState,
     _classification_calls,
@@ -160,6 +162,13 @@ def test_all_pages_of_versions_are_listed(client: Any, gateway: FakeGateway) -> 
     assert versions[2].labels == ("stable",)
     assert versions[2].state_time.isoformat() == "2023-11-14T22:13:20+00:00"
     assert gateway.script.calls == ["ListModelVersions"] * 2
+
+
+def test_model_servers_are_listed(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.model_servers = [
+        model_pb2.ModelServer(address="a:1", connected=True, foreign_reason="its version 1 is another")
+    ]
+    assert client.list_model_servers() == [ModelServer("a:1", True, "its version 1 is another")]
 
 
 def test_one_version_with_its_manifest(client: Any, gateway: FakeGateway) -> None:

@@ -32,6 +32,7 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
             "launcher": "ray",
             "ray_address": "http://head:8265",
             "channelz": "True",
+            "take_over_model_servers": "True",
         }.get(field.name, str(field.metadata["high"]))
         flag = "--" + field.name.replace("_", "-")
         needed = {

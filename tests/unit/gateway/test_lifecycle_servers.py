@@ -19,12 +19,16 @@ from neurogate_serving.release import State
 STATE = State(labels={"stable": 2, "previous": 1})
 
 
+def managed(root: Path, manager: Any, fleet: Any) -> ModelServers:
+    return ModelServers(root, "brain_tumor", manager, fleet, cast("Any", _Own()))
+
+
 async def test_a_server_that_is_replaced_while_the_file_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = types.SimpleNamespace(release=types.SimpleNamespace(state=STATE), published=frozenset({1, 2}))
     fleet = types.SimpleNamespace(versions=list)
-    servers = ModelServers(tmp_path, "brain_tumor", cast("Any", manager), cast("Any", fleet))
+    servers = managed(tmp_path, manager, fleet)
     loaded = {"a:1": frozenset({1, 2})}
     told: list[Step] = []
 
@@ -47,7 +51,7 @@ async def test_a_server_that_is_replaced_while_the_file_is_written(
 
 
 def test_before_anything_is_released_the_file_names_the_newest_whole_version(tmp_path: Path) -> None:
-    servers = ModelServers(tmp_path, "brain_tumor", cast("Any", None), cast("Any", _NoServers()))
+    servers = managed(tmp_path, None, _NoServers())
 
     def kept(first: int | None) -> list[int]:
         servers._keep_file(Step(), frozenset(), frozenset(), first)
@@ -59,6 +63,14 @@ def test_before_anything_is_released_the_file_names_the_newest_whole_version(tmp
     # It may have been one that cannot be loaded, so that a newer one takes its place.
     assert kept(3) == [3]
     assert kept(None) == [3]
+
+
+class _Own:
+    def look(self) -> None:
+        pass
+
+    def is_own(self, address: str) -> bool:
+        return True
 
 
 class _NoServers:
@@ -114,7 +126,7 @@ async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
             told.append([entry.name for entry in config.model_config_list.config])
             return dict.fromkeys(addresses)
 
-    servers = ModelServers(tmp_path, "brain_tumor", cast("Any", None), cast("Any", Fleet()))
+    servers = managed(tmp_path, None, Fleet())
     for _ in range(3):
         servers._telling["a:1"] = cast("Any", None)
         await servers._tell("a:1", Step(versions=(1,)), config)
