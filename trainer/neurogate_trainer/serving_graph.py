@@ -58,7 +58,8 @@ def _serve(folded: keras.Model, temperature: float, distance: FeatureDistance | 
     wanted = [folded.get_layer(name).output for name in (COARSE_MAP, FINE_MAP, LOGITS)]
     if distance is not None:
         wanted.append(taps(folded, distance.method))
-    network = keras.Model(folded.inputs, wanted)
+    # Its name is in that of every operation.
+    network = keras.Model(folded.inputs, wanted, name="net")
     evidence = Evidence(folded)
     side = folded.input_shape[1]
     signature = [tf.TensorSpec([None, side, side, 3], tf.uint8, name="images")]

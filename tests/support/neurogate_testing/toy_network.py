@@ -19,7 +19,9 @@ def toy_network(classes: int = 3, *, seed: int = 0) -> keras.Model:
     deep = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="deep")(first)
     deep = keras.layers.BatchNormalization(name="bn_deep")(deep)
     added = keras.layers.Add(name="block_5_add")([first, deep])
-    fine = keras.layers.ReLU(6.0, name="block_6_expand_relu")(added)
+    fine = keras.layers.Conv2D(12, 1, use_bias=False, name="block_6_expand")(added)
+    fine = keras.layers.BatchNormalization(name="block_6_expand_bn")(fine)
+    fine = keras.layers.ReLU(6.0, name="block_6_expand_relu")(fine)
     coarse = keras.layers.Conv2D(12, 3, strides=2, padding="same", use_bias=False, name="block_13_expand")(
         fine
     )
