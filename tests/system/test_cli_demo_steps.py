@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from neurogate_testing.fake_gateway import PNG
 from neurogate_testing.processes import running
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -150,6 +151,8 @@ def test_the_whole_story_and_then_only_what_is_missing(demo: list[str], tmp_path
     assert len(rows) == 12
     assert "accuracy through the gateway: 85.0% (17 of 20 images)" in output
     assert "accuracy in the manifest:     91.2% (95% interval 88.0% to 94.0%) on 400 images" in output
+    assert f"{tmp_path / 'demo/evidence.png'}: the evidence for glioma (91.0%) in 1.jpg" in output
+    assert (tmp_path / "demo/evidence.png").read_bytes() == PNG
     counts = next(line.split() for line in output.splitlines() if line.startswith("meningioma"))
     assert counts == ["meningioma", "5", "4", "80.0%", "4", "1", "0"]
     assert "says nothing about patients" in output

@@ -19,7 +19,9 @@ from neurogate_serving.transform import transform
 
 from neurogate_trainer._files import write_atomically
 from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
+from neurogate_trainer.datasets.masks import read_mask
 from neurogate_trainer.figures_run import draw_figures, read_record, save_ood_scores
+from neurogate_trainer.localisation import measure_localisation
 from neurogate_trainer.metrics import Json, compute_metrics
 from neurogate_trainer.ood import auroc
 from neurogate_trainer.predictions import Predictions, PredictionsError
@@ -142,7 +144,8 @@ def evaluate_run(
     The abstention threshold comes from the run folder's calibration.json, the out-of-distribution threshold
     from its ood.json; what is missing there is left out of metrics and figures. To the metrics that
     `neurogate_trainer.metrics` describes comes "ood": null, or {method, threshold, auroc (mean over the
-    sources), accepted (share of the test split), sources: {name: {support, auroc, flagged}}}.
+    sources), accepted (share of the test split), sources: {name: {support, auroc, flagged}}}. And
+    "localisation", as `neurogate_trainer.localisation_summary` describes it.
 
     Args:
         run_dir: The run folder.
@@ -155,10 +158,11 @@ def evaluate_run(
         seed: Of the bootstrap.
         bootstrap: Number of resamples.
         batch_size: Images per call.
-        reporter: Hears of the phases "evaluate" and "figures".
+        reporter: Hears of the phases "evaluate", "explanations" and "figures".
 
     Raises:
         EvaluationError: As `predict_saved_model`.
+        DatasetError: A mask is damaged.
         ValueError: The test split is empty.
     """
     reporter = reporter or NullReporter()
@@ -184,6 +188,17 @@ def evaluate_run(
         name: ood_scores(model, images, batch_size=batch_size) for name, images in (foreign or {}).items()
     }
     metrics["ood"] = _ood_metrics(predictions.ood_score, sources, read_record(run_dir / "ood.json"))
+    localisation = measure_localisation(
+        model,
+        predictions,
+        splits.test,
+        index.root,
+        spec,
+        seed=seed,
+        bootstrap=bootstrap,
+        reporter=reporter,
+    )
+    metrics["localisation"] = localisation.metrics
     predictions.save(run_dir / "predictions.npz")
     save_ood_scores(run_dir, sources)
     write_atomically(
@@ -195,6 +210,8 @@ def evaluate_run(
         metrics,
         load=lambda path: transform((index.root / path).read_bytes(), spec),
         explain=lambda images: model(images, ("gradcam",))["gradcam"],
+        pointed=localisation.pointed,
+        lesion=lambda position: read_mask(index.root, splits.test[position]),
         reporter=reporter,
     )
     return Evaluation(metrics, predictions)

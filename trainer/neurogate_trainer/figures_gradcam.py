@@ -51,21 +51,23 @@ def overlay(pixels: Pixels, heat: npt.NDArray[np.float32], *, peak: float | None
     return mixed
 
 
-def _tile(axes: Axes, pixels: Pixels, title: str, *, color: str = INK, caption: str = "") -> None:
+def tile(axes: Axes, pixels: Pixels, title: str, *, color: str = INK, caption: str = "") -> None:
+    """A picture with its title, and small words below it."""
     axes.imshow(pixels)
     axes.set_title(title, size=8.5, weight="normal", color=color, pad=3, loc="center")
     if caption:
         axes.set_xlabel(caption, size=6.5, color=MUTED, labelpad=2)
 
 
-def _blank(axes: Axes) -> None:
+def blank(axes: Axes) -> None:
+    """Axes without anything but what is drawn into them."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
 
 
-def _scale(canvas: Figure, grid: npt.NDArray[Any], label: str) -> None:
+def scale(canvas: Figure, grid: npt.NDArray[Any], label: str) -> None:
     """The colour bar of the maps below all tiles."""
     scale = ScalarMappable(mpl.colors.Normalize(0.0, 1.0), HEAT)
     bar = canvas.colorbar(scale, ax=grid, location="bottom", fraction=0.02, aspect=60, pad=0.02)
@@ -93,17 +95,17 @@ def confident_mistakes(predictions: Predictions, load: Loader, path: Path, *, co
     ) as canvas:
         grid = list(canvas.subplots(rows, COLUMNS, squeeze=False).flat)
         for axes in grid:
-            _blank(axes)
+            blank(axes)
         for axes, index in zip(grid, shown, strict=False):
             answer = predictions.classes[predictions.predicted[index]]
             truth = predictions.classes[predictions.labels[index]]
             title = f"{answer} {predictions.confidence[index]:.1%}\ntruth: {truth}"
             name = shorten(predictions.paths[index])
-            _tile(axes, load(predictions.paths[index]), title, color=WRONG, caption=name)
+            tile(axes, load(predictions.paths[index]), title, color=WRONG, caption=name)
     return len(shown)
 
 
-def _spread(indices: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32], count: int) -> list[int]:
+def spread(indices: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32], count: int) -> list[int]:
     """Up to `count` of the images, evenly from the most to the least confident."""
     ordered = indices[np.argsort(-confidence[indices], kind="stable")]
     if len(ordered) <= count:
@@ -129,7 +131,7 @@ def gradcam_grid(
     wrong = np.flatnonzero(members & ~predictions.correct)
     worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:COLUMNS].tolist()
     groups = [
-        ("right answers", _spread(right, predictions.confidence, COLUMNS), RIGHT),
+        ("right answers", spread(right, predictions.confidence, COLUMNS), RIGHT),
         ("wrong answers", worst, WRONG),
     ]
     groups = [group for group in groups if group[1]]
@@ -141,7 +143,7 @@ def gradcam_grid(
     with figure(path, title, subtitle=subtitle, size=(9.6, 1.45 + 3.35 * len(groups)), dpi=112) as canvas:
         grid = canvas.subplots(2 * len(groups), COLUMNS, squeeze=False)
         for axes in grid.flat:
-            _blank(axes)
+            blank(axes)
         for row, (kind, indices, color) in enumerate(groups):
             grid[2 * row, 0].set_ylabel(kind, color=color)
             grid[2 * row + 1, 0].set_ylabel("evidence")
@@ -151,11 +153,11 @@ def gradcam_grid(
                 answer = int(predictions.predicted[index])
                 heat = maps[column, :, :, answer]
                 label = f"{predictions.classes[answer]} {predictions.confidence[index]:.1%}"
-                _tile(grid[2 * row, column], pixels, label, color=color)
+                tile(grid[2 * row, column], pixels, label, color=color)
                 note = "" if heat.max() > 0 else "no evidence in the map"
                 name = shorten(predictions.paths[index])
-                _tile(grid[2 * row + 1, column], overlay(pixels, heat), note, caption=name)
-        _scale(
+                tile(grid[2 * row + 1, column], overlay(pixels, heat), note, caption=name)
+        scale(
             canvas,
             grid,
             "Evidence for the class that the model named, relative to the strongest place of the image",
@@ -189,13 +191,13 @@ def evidence_figure(
     with figure(path, title, subtitle=subtitle, size=(9.6, 1.5 + 2.1 * rows), dpi=112) as canvas:
         grid = canvas.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
-            _blank(axes)
+            blank(axes)
         first, *others = grid.flat
-        _tile(first, pixels, "the image", caption=f"{pixels.shape[1]} x {pixels.shape[0]} px")
+        tile(first, pixels, "the image", caption=f"{pixels.shape[1]} x {pixels.shape[0]} px")
         for index, (axes, (name, share)) in enumerate(zip(others, probabilities.items(), strict=False)):
             heat = maps[:, :, index]
             note = f"{heat.shape[1]} x {heat.shape[0]} cells" if heat.max() > 0 else "no evidence in the map"
             label = f"{name} {share:.1%}"
             shown = overlay(pixels, heat, peak=peak)
-            _tile(axes, shown, label, color=ACCENT if name == answer else INK, caption=note)
-        _scale(canvas, grid, "Evidence for each class, relative to the strongest place of any class")
+            tile(axes, shown, label, color=ACCENT if name == answer else INK, caption=note)
+        scale(canvas, grid, "Evidence for each class, relative to the strongest place of any class")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from neurogate_trainer import figures, figures_gradcam, figures_trust
 from neurogate_trainer._files import replacing
 from neurogate_trainer.figures_gradcam import Explainer, Loader
+from neurogate_trainer.figures_localisation import localisation_examples
 from neurogate_trainer.figures_style import file_word
 from neurogate_trainer.metrics import Json
 from neurogate_trainer.predictions import Predictions
@@ -60,6 +61,8 @@ def draw_figures(
     *,
     load: Loader,
     explain: Explainer,
+    pointed: Mapping[int, bool] | None = None,
+    lesion: Callable[[int], npt.NDArray[np.bool_]] | None = None,
     reporter: Reporter,
 ) -> None:
     """Write every figure that the run folder has the material for to its figures/.
@@ -70,6 +73,8 @@ def draw_figures(
         metrics: The content of metrics.json.
         load: Gives the pixels of an image by its path in the data set.
         explain: Gives the evidence maps of the images that are drawn.
+        pointed: Whether the map points at the lesion, by place in the predictions, where that was measured.
+        lesion: Gives the mask of such an image by its place; needed where there is any.
         reporter: Hears of the phase "figures", and of what had to be left out.
     """
     out = run_dir / "figures"
@@ -93,6 +98,9 @@ def draw_figures(
     for index, name in enumerate(predictions.classes):
         path = out / f"gradcam_{file_word(name, index)}.png"
         figures_gradcam.gradcam_grid(predictions, index, load, explain, path)
+    if pointed and lesion is not None:
+        path = out / "localisation.png"
+        localisation_examples(predictions, path, pointed=pointed, load=load, explain=explain, lesion=lesion)
 
 
 def _reliability_panels(metrics: Json, run_dir: Path) -> list[tuple[str, float, list[Json]]]:

@@ -19,6 +19,7 @@ from neurogate_trainer._stopping import past_stopping
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.evaluate import evaluation_metrics
 from neurogate_trainer.export import decision_thresholds, export_version, manifest_calibration
+from neurogate_trainer.localisation_summary import localisation_message
 from neurogate_trainer.phases import (
     CACHE,
     PipelineError,
@@ -220,6 +221,7 @@ def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
         manifest.calibration.CopyFrom(manifest_calibration(calibration))
         manifest.thresholds.CopyFrom(decision_thresholds(calibration, ood))
         manifest.metrics.CopyFrom(evaluation_metrics(evaluation.metrics, evaluation.ood_auroc))
+        manifest.localisation.CopyFrom(localisation_message(evaluation.metrics["localisation"]))
         manifest.goldens.extend(exported.goldens)
         run.phase("publish")
         past_stopping()

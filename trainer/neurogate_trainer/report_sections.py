@@ -8,6 +8,7 @@ from typing import Any, Final
 from neurogate_trainer.metrics import SCORES, Json
 from neurogate_trainer.report_figures import all_shown, shown
 from neurogate_trainer.report_html import Child, Html, join, table, tag
+from neurogate_trainer.report_localisation import localisation
 from neurogate_trainer.report_origin import data, lineage, training
 from neurogate_trainer.report_run import Run
 from neurogate_trainer.report_words import count, interval, percent
@@ -201,20 +202,20 @@ def _optional(value: float | None) -> str:
 
 
 def explanation(run: Run) -> Html | None:
-    """Grad-CAM grids and the most confident mistakes."""
-    grids = all_shown(run, "gradcam_", "Grad-CAM maps over images of class")
+    """Evidence maps, how often they point at the lesion, and the most confident mistakes."""
+    grids = all_shown(run, "gradcam_", "Evidence maps over images of class")
     mistakes = run.figure("confident_mistakes")
-    if not grids and mistakes is None:
+    measured = localisation(run)
+    if not grids and mistakes is None and measured is None:
         return None
     text = (
-        "Grad-CAM shows which places of an image spoke for the answer. A map that lights up the border, "
-        "the skull or "
-        "a corner means that the answer rests on something other than a lesion. It does not show that the "
-        "model "
-        "reasons as a radiologist would."
+        "A map shows which places of an image spoke for the answer. One that lights up the border, the skull "
+        "or a corner means that the answer rests on something other than a lesion. It does not show that the "
+        "model reasons as a radiologist would."
     )
     return join(
         tag("p", text, class_="lead"),
+        measured,
         shown(run, "confident_mistakes", "The wrong answers with the highest probabilities")
         if mistakes
         else None,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from neurogate_serving.localisation import map_caution
+
+from neurogate_trainer.localisation_summary import localisation_message
 from neurogate_trainer.metrics import Json
 from neurogate_trainer.report_run import Run
 
@@ -178,6 +181,13 @@ def warnings(run: Run) -> list[str]:
     return [*run.gaps, *missing, *_training_warnings(run), *_quality_warnings(run.record("metrics"))]
 
 
+def map_warning(metrics: Json) -> str:
+    """Why the maps are not to be relied on, as a sentence; empty where nothing that was measured says so."""
+    measured = metrics.get("localisation")
+    text = map_caution(localisation_message(measured)) if measured else ""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
 def _training_warnings(run: Run) -> list[str]:
     lines: list[str] = []
     lineage = run.manifest.lineage if run.manifest is not None else None
@@ -227,6 +237,8 @@ def _quality_warnings(metrics: Json) -> list[str]:
             "target of "
             f"{percent(target)}; the 95% interval ({interval(risk)}) {reach} the target."
         )
+    if warned := map_warning(metrics):
+        lines.append(warned)
     ood = metrics.get("ood") or {}
     if ood.get("threshold") is None:
         lines.append("No out-of-distribution threshold was set: any picture gets an answer.")

@@ -20,7 +20,7 @@ from neurogate_client.cli_common import (
     stderr,
     stdout,
 )
-from neurogate_client.cli_demo_report import show_samples, show_summary
+from neurogate_client.cli_demo_report import draw_evidence, show_samples, show_summary
 from neurogate_client.client import Client
 from neurogate_client.demo_steps import MODEL, Steps, environment, make_images, train_first
 from neurogate_client.errors import NeurogateError
@@ -134,6 +134,8 @@ def _serve(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths
             served = client.get_model_version(version)
         with steps.step("Answers: some held-out images of every class"):
             show_samples(stdout(), client, held_out, version)
+            if shows := draw_evidence(client, held_out, served, paths.evidence):
+                stdout().print(f"\n{paths.evidence}: {shows}", soft_wrap=True, markup=False)
         with steps.step(f"Accuracy: all {len(held_out)} held-out images, streamed"):
             answered = show_summary(stdout(), steps.log, client, held_out, served)
     return answered

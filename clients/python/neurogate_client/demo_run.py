@@ -61,6 +61,11 @@ class Paths:
         return self.folder / "policy.toml"
 
     @property
+    def evidence(self) -> Path:
+        """The picture of an answer's evidence."""
+        return self.folder / "evidence.png"
+
+    @property
     def logs(self) -> Path:
         """Logs of the servers."""
         return self.folder / "logs"
