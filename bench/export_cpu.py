@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from neurogate_bench import machine, results
+from neurogate_bench import machine, results, systems
 from neurogate_bench.processes import processor_seconds
 from neurogate_bench.stats import figure, ratios
 from neurogate_trainer.config import TrainConfig
@@ -31,7 +31,7 @@ from neurogate_trainer.ood import fit_distance, taps
 from neurogate_trainer.serving_graph import save_serving_graph
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
-from neurogate_testing.processes import free_port, running, script
+from neurogate_testing.processes import free_port, running
 from neurogate_testing.transcript_calls import open_channel
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -87,14 +87,13 @@ def measure(side: int, rounds: int, count: int) -> dict[str, list[float]]:
         ports = {model: free_port() for model in ("ours", "plain")}
 
         def command(model: str) -> list[str]:
-            return [
-                script("neurogate-model-server"),
+            return systems.model_server_command(
                 f"--port={ports[model]}",
                 f"--model_name={model}",
                 f"--model_base_path={name}/{model}",
                 "--tensorflow_intra_op_parallelism=1",
                 "--tensorflow_inter_op_parallelism=1",
-            ]
+            )
 
         calls = {
             "plain": ("plain", request("plain", plain_input, image.astype(np.float32), [])),
@@ -163,7 +162,7 @@ def main() -> None:
         question="How much processor time per image does the exported graph take, against Model.export?",
         started_at=started_at,
         seconds=round(time.monotonic() - began, 1),
-        backend="embedded",
+        backend=systems.backend_kind(),
         machine=machine.describe_machine(cores),
         versions=machine.describe_versions(),
         source=machine.describe_source(),

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from neurogate_bench import machine, results
+from neurogate_bench import machine, results, systems
 from neurogate_bench.stats import figure, ratios
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
-from neurogate_testing.processes import free_port, running, script
+from neurogate_testing.processes import free_port, running
 from neurogate_testing.transcript_calls import open_channel
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -70,13 +70,12 @@ def measure(rounds: int, seconds: float) -> dict[int, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(busy := Busy(), f"{folder}/busy/1", signatures={"serving_default": busy.work})
         port = free_port()
-        command = [
-            script("neurogate-model-server"),
+        command = systems.model_server_command(
             f"--port={port}",
             "--model_name=busy",
             f"--model_base_path={folder}/busy",
             "--tensorflow_intra_op_parallelism=1",
-        ]
+        )
         with running(command) as server:
             server.wait_for("Running gRPC ModelServer", seconds=120)
             address = f"127.0.0.1:{port}"
@@ -104,7 +103,7 @@ def main() -> None:
         question="Do two clients of the embedded model server use two cores?",
         started_at=started_at,
         seconds=round(time.monotonic() - began, 1),
-        backend="embedded",
+        backend=systems.backend_kind(),
         machine=machine.describe_machine(cores),
         versions=machine.describe_versions(),
         source=machine.describe_source(),

@@ -25,6 +25,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
+from neurogate_bench import systems
 from neurogate_bench.machine import describe_machine, load_average, pin_to_cores
 from neurogate_bench.processes import Server, free_port
 from neurogate_bench.stats import percentile
@@ -45,12 +46,11 @@ def service(models: Path, base_run: Path, folder: Path) -> Iterator[str]:
     write_config(config, default_config(MODEL, models / MODEL))
     backend, target = free_port(), f"127.0.0.1:{free_port()}"
     bin_folder = Path(sys.executable).parent
-    server = [
-        str(bin_folder / "neurogate-model-server"),
+    server = systems.model_server_command(
         f"--port={backend}",
         f"--model_config_file={config}",
         *MODEL_SERVER_FLAGS,
-    ]
+    )
     gateway = [
         str(bin_folder / "neurogate-gateway"),
         f"--listen={target}",

@@ -28,8 +28,8 @@ import keras
 import numpy as np
 import psutil
 from export_cpu import export_both, request
-from neurogate_bench import machine
-from neurogate_testing.processes import RunningProcess, free_port, running, script
+from neurogate_bench import machine, systems
+from neurogate_testing.processes import RunningProcess, free_port, running
 from neurogate_testing.transcript_calls import open_channel
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -93,13 +93,12 @@ def measure(side: int, rounds: int, count: int) -> dict[str, dict[str, list[floa
         calls: dict[str, tuple[Call, RunningProcess]] = {}
         for name, (model, flags) in CONTENDERS.items():
             port = free_port()
-            command = [
-                script("neurogate-model-server"),
+            command = systems.model_server_command(
                 f"--port={port}",
                 f"--model_name={model}",
                 f"--model_base_path={folder}/{model}",
                 *(flag.format(folder=folder) for flag in flags),
-            ]
+            )
             server = stack.enter_context(running(command))
             server.wait_for("Running gRPC ModelServer", seconds=240)
             channel = stack.enter_context(open_channel(f"127.0.0.1:{port}"))

@@ -3,8 +3,11 @@ with."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shlex
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
@@ -21,6 +24,7 @@ from neurogate_bench.processes import Server, free_port, installed
 
 BASELINES = ROOT / "bench" / "baselines"
 TFS_BINARY = "NEUROGATE_TFS_BINARY"
+TFS_FLAGS = "NEUROGATE_TFS_FLAGS"
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,20 @@ class Contender:
         return sum(server.cpu_seconds() for server in self.servers)
 
 
+def model_server_command(*flags: str) -> list[str]:
+    """The command that starts a model server: the binary that the environment names, or the embedded one."""
+    binary = os.environ.get(TFS_BINARY) or installed("neurogate-model-server")
+    return [binary, *flags, *shlex.split(os.environ.get(TFS_FLAGS, ""))]
+
+
+@functools.cache
 def backend_kind() -> str:
-    """Which model server runs: TensorFlow Serving's own binary where the environment names one, else the
-    embedded."""
-    return "tensorflow-serving" if os.environ.get(TFS_BINARY) else "embedded"
+    """Which model server runs: TensorFlow Serving, or the embedded one, under whatever name."""
+    binary = os.environ.get(TFS_BINARY)
+    if not binary:
+        return "embedded"
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    return "embedded" if "Neurogate" in said else "tensorflow-serving"
 
 
 def start_model_server(
@@ -73,14 +87,9 @@ def start_model_server(
 ) -> tuple[Server, str]:
     """A model server that has loaded the newest version; returns its address too."""
     port = free_port()
-    binary = os.environ.get(TFS_BINARY) or installed("neurogate-model-server")
-    command = [
-        binary,
-        f"--port={port}",
-        f"--model_name={models.model}",
-        f"--model_base_path={base_path}",
-        *flags,
-    ]
+    command = model_server_command(
+        f"--port={port}", f"--model_name={models.model}", f"--model_base_path={base_path}", *flags
+    )
     server = Server(name, command)
     server.wait_for_line(r"Running gRPC ModelServer at")
     return server, f"127.0.0.1:{port}"

@@ -12,7 +12,14 @@ import pytest
 from neurogate_client import Client, VersionState
 from neurogate_serving.manifest import read_manifest, write_manifest
 from neurogate_testing import images
-from neurogate_testing.processes import RunningProcess, free_port, running, script
+from neurogate_testing.processes import (
+    RunningProcess,
+    free_port,
+    model_server_binary,
+    running,
+    script,
+    up_model_server_options,
+)
 from neurogate_testing.stack import publish_copy
 
 
@@ -24,6 +31,7 @@ def command(repository: Path) -> tuple[list[str], int]:
         f"--repository={repository}",
         f"--port={port}",
         f"--model-server-port={free_port()}",
+        *up_model_server_options(),
     ], port
 
 
@@ -51,12 +59,21 @@ def test_both_serve_and_one_interrupt_ends_both_in_order(toy_repository: Path) -
             assert client.classify(images.brain_slice()).model.version == 1
         assert up.stop(signal.SIGINT) == 0
         assert all_gone(servers)
-    assert up.output.index('"event": "stopped"') < up.output.index("stopping on SIGTERM")
     assert '"in_order": true' in up.output
-    # TensorFlow's own notes, and settings that are the defaults, are left out.
-    assert "absl::" not in up.output
-    assert "cuda" not in up.output.lower()
+    # Settings that are the defaults are left out.
     assert "max_in_flight" not in up.output
+    if model_server_binary() is None:
+        assert up.output.index('"event": "stopped"') < up.output.index("stopping on SIGTERM")
+        # So are TensorFlow's own notes.
+        assert "absl::" not in up.output
+        assert "cuda" not in up.output.lower()
+
+
+def test_a_command_that_is_none_is_named(toy_repository: Path) -> None:
+    line, _ = command(toy_repository)
+    with running([*line, "--model-server-command=/nowhere/server --flag"]) as up:
+        up.wait_for("error: --model-server-command: there is no program /nowhere/server")
+        assert up.popen.wait(30) == 2
 
 
 def test_a_second_interrupt_kills_what_has_not_stopped(toy_repository: Path) -> None:

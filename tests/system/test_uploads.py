@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from neurogate_client import Client, LabelledImage
 from neurogate_testing.cutting_proxy import cutting_proxy
-from neurogate_testing.processes import free_port, running, script
+from neurogate_testing.processes import free_port, running, script, up_model_server_options
 from PIL import Image
 
 COUNT = 600
@@ -43,6 +43,7 @@ def test_a_cut_upload_loses_and_doubles_nothing(toy_repository: Path, tmp_path: 
         f"--records={tmp_path / 'records'}",
         f"--port={port}",
         f"--model-server-port={free_port()}",
+        *up_model_server_options(),
     ]
     cuts = {(number + 1) * COUNT // 6 for number in range(5)}
     with (

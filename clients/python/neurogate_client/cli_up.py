@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +52,15 @@ def up(
     model_server_port: Annotated[
         int, typer.Option("--model-server-port", min=1, max=65535, help="Port of the model server.")
     ] = 8500,
+    model_server_command: Annotated[
+        str | None,
+        typer.Option(
+            "--model-server-command",
+            metavar="COMMAND",
+            help="What starts the model server, such as tensorflow_model_server; default: the embedded one.",
+            show_default=False,
+        ),
+    ] = None,
     release_mode: Annotated[
         str,
         typer.Option(
@@ -95,6 +106,9 @@ def up(
         )
     if policy is not None and not _readable(policy):
         fail(f"there is no policy file {policy} that can be read", EXIT_USAGE)
+    command = shlex.split(model_server_command or "")
+    if command and shutil.which(command[0]) is None:
+        fail(f"--model-server-command: there is no program {command[0]}", EXIT_USAGE)
     if port == model_server_port:
         fail(f"gateway and model server cannot share port {port}", EXIT_USAGE)
     versions = published_versions(repository, model)
@@ -122,6 +136,7 @@ def up(
         evaluation=sealed if _readable(sealed) else None,
         base_run=base_run,
         policy=policy,
+        model_server_command=tuple(command),
     )
     _serve(servers, log)
 

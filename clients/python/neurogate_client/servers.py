@@ -104,6 +104,7 @@ class Servers:
         base_run: run folder whose data retrainings build on; wants `records`. None: no retraining.
         trainer_cores: cores of a retraining; 0 for all but one, so that callers do not wait.
         policy: file with what the gate and the guards ask for; None for the gateway's defaults.
+        model_server_command: what starts the model server in place of the embedded one; gets the same flags.
     """
 
     repository: Path
@@ -116,6 +117,7 @@ class Servers:
     base_run: Path | None = None
     trainer_cores: int = 0
     policy: Path | None = None
+    model_server_command: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -130,14 +132,14 @@ class Servers:
             NotServingError: the repository has a configuration of another folder, or one that is none, or no
                 version that is whole.
         """
-        model_server = processes.program("neurogate-model-server")
+        model_server = self.model_server_command or (processes.program("neurogate-model-server"),)
         gateway = processes.program("neurogate-gateway")
         if self.records is not None:
             processes.need("neurogate-gateway", "records")
         trainer = processes.program("neurogate-trainer") if self.base_run is not None else None
         options = self._model_server_options(supervisor.folder)
         supervisor.start(
-            MODEL_SERVER, [model_server, *options], on_line=on_line, env=MODEL_SERVER_ENVIRONMENT
+            MODEL_SERVER, [*model_server, *options], on_line=on_line, env=MODEL_SERVER_ENVIRONMENT
         )
         supervisor.start(GATEWAY, [gateway, *self._gateway_options(trainer)], on_line=on_line)
 

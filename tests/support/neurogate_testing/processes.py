@@ -136,6 +136,13 @@ def model_server_command(*flags: str) -> list[str]:
     return [model_server_binary() or script("neurogate-model-server"), *flags, *model_server_flags()]
 
 
+def up_model_server_options() -> list[str]:
+    """What makes `neurogate up` start the model server that is under test; nothing for the embedded one."""
+    if model_server_binary() is None and not model_server_flags():
+        return []
+    return [f"--model-server-command={shlex.join(model_server_command())}"]
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None
