@@ -1,14 +1,12 @@
-"""Requests in the forms that ghz and k6 read, and the contract's descriptors for ghz."""
+"""Requests in the forms that ghz and k6 read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
-from neurogate.v1 import classification_pb2, model_pb2, training_pb2
+from neurogate.v1 import classification_pb2
 
 from neurogate_bench.machine import ROOT
 
@@ -33,7 +31,7 @@ def delimited(messages: Iterable[Message]) -> bytes:
 
 
 def write_payloads(images: list[bytes], folder: Path = FOLDER) -> None:
-    """`classify.bin`, `batch.bin`, `stream.bin` and `neurogate.protoset`, which the configurations name."""
+    """`classify.bin`, `batch.bin` and `stream.bin`, which the configurations name."""
     folder.mkdir(parents=True, exist_ok=True)
     pb = classification_pb2
     single = [pb.ClassifyRequest(image=image) for image in images]
@@ -47,22 +45,3 @@ def write_payloads(images: list[bytes], folder: Path = FOLDER) -> None:
     (folder / "classify.bin").write_bytes(delimited(single))
     (folder / "batch.bin").write_bytes(delimited([pb.BatchClassifyRequest(items=items)]))
     (folder / "stream.bin").write_bytes(delimited(stream))
-    (folder / "neurogate.protoset").write_bytes(protoset().SerializeToString())
-
-
-def protoset() -> FileDescriptorSet:
-    """The contract with all that it imports, each file after those that it needs; taken from the stubs, so
-    that no compiler and no copy of what is imported is needed."""
-    found: dict[str, FileDescriptor] = {}
-
-    def add(file: FileDescriptor) -> None:
-        for needed in file.dependencies:
-            add(needed)
-        found.setdefault(file.name, file)
-
-    for module in (classification_pb2, model_pb2, training_pb2):
-        add(module.DESCRIPTOR)
-    descriptors = FileDescriptorSet()
-    for file in found.values():
-        file.CopyToProto(descriptors.file.add())
-    return descriptors

@@ -55,16 +55,6 @@ def test_payloads_are_length_delimited():
     assert found == messages
 
 
-def test_the_protoset_is_complete_and_in_the_order_of_need():
-    files = payloads.protoset().file
-    names = [file.name for file in files]
-    assert len(names) == len(set(names))
-    for number, file in enumerate(files):
-        assert set(file.dependency) <= set(names[:number]), file.name
-    (service,) = next(file for file in files if file.name == "neurogate/v1/classification.proto").service
-    assert {method.name for method in service.method} >= {"Classify", "BatchClassify", "StreamClassify"}
-
-
 def test_wrong_answers_are_told_apart():
     expected = Expectation.of({"expected": [[1, 0.75], [2, 0.5]], "versions": [4]})
     assert expected.problem(0, Answer(1, 0.7501, 4)) is None

@@ -27,7 +27,7 @@ def test_a_configuration_names_a_method_and_files_that_are_made(name, tmp_path):
     payloads.write_payloads([images.slice_like(0, side=32)], tmp_path)
     made = {f"build/bench/ghz/{path.name}" for path in tmp_path.iterdir()}
     assert configuration["binary-file"] in made
-    assert configuration.get("protoset", "build/bench/ghz/neurogate.protoset") in made
+    assert configuration.get("protoset", "proto/neurogate.binpb") == "proto/neurogate.binpb"
 
 
 def test_single_calls_and_streams_are_run_with_and_without_reflection():

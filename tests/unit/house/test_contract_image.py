@@ -29,9 +29,11 @@ def test_it_is_the_contract_that_the_stubs_have() -> None:
         ]
 
 
-def test_all_imports_are_in_it() -> None:
-    files = image()
-    assert {name for file in files.values() for name in file.dependency} <= files.keys()
+def test_all_imports_are_in_it_before_those_that_need_them() -> None:
+    seen: set[str] = set()
+    for name, file in image().items():
+        assert set(file.dependency) <= seen, name
+        seen.add(name)
 
 
 def test_other_languages_get_names_that_they_can_use() -> None:
