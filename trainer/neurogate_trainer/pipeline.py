@@ -7,10 +7,15 @@ report. Each phase leaves its result in the run folder. A run that is killed goe
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
+import tensorflow as tf
 from neurogate_serving.repository import ModelRepository, PublishedVersion
 from neurogate_serving.transform import default_spec
 
@@ -49,6 +54,9 @@ from neurogate_trainer.saved_model import check_path
 from neurogate_trainer.splits import assert_disjoint
 from neurogate_trainer.train import Trainer
 
+VERSION_ROOM: Final = 64 * 2**20
+"""Bytes that the repository's disk has to have free before a run begins."""
+
 
 def run_training(
     data: Path,
@@ -74,7 +82,7 @@ def run_training(
         retraining: What makes it one, from `run_retraining`. An unfinished run stays what it is.
 
     Raises:
-        PipelineError: There is no data set.
+        PipelineError: There is no data set, or no room for a version.
         DatasetError: The data set cannot be used.
         LeakageError: The splits overlap.
         WeightsError: There are no initial weights.
@@ -100,15 +108,20 @@ def run_training(
             _finish(folder, done, told)
             return done
         # Hours before the version: a repository that cannot be written is to be known now.
-        with versions.staging(model, folder.run_id):
-            pass
+        with versions.staging(model, folder.run_id) as staged:
+            if (free := shutil.disk_usage(staged).free) < VERSION_ROOM:
+                raise PipelineError(
+                    f"the disk of {repository} has {free / 1e6:.0f} MB left, expected at least "
+                    f"{VERSION_ROOM / 1e6:.0f} MB for a version"
+                )
         told.message(f"run {folder.run_id} in {folder.path}")
         plan = Retraining(**folder.retraining) if folder.retraining is not None else None
         spec = default_spec(config.image_size, config.image_size)
         run = Run(folder, config, data, spec, told, plan)
         if plan is not None:
             joining_phases(folder, config, plan, told)
-        published = _run(run, versions, model)
+        with _full_disk_told():
+            published = _run(run, versions, model)
         _finish(folder, published, told)
         return published
 
@@ -176,6 +189,19 @@ def run_retraining(
         run_id=run_id,
         retraining=retraining,
     )
+
+
+@contextlib.contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """TensorFlow has an error of its own for a disk that takes no more, which says less of what to do."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if os.strerror(errno.ENOSPC) not in error.message:
+            raise
+        raise PipelineError(
+            f"the disk is full ({error.message}); the same command goes on from here"
+        ) from error
 
 
 def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
