@@ -247,6 +247,22 @@ async def test_retention_removes_what_nobody_needs(tmp_path: Path) -> None:
         assert publish_fake(tmp_path) == 5
 
 
+async def test_retention_leaves_what_is_no_whole_version(tmp_path: Path) -> None:
+    for _ in range(5):
+        publish_fake(tmp_path)
+    (tmp_path / MODEL / "2" / "saved_model.pb").unlink()
+    async with released_gateway(tmp_path, retire_after_seconds=0.0, keep_versions=1) as at:
+        await at.until_labels(stable=1, candidate=5)
+        await at.gateway.until_ready(5)
+        await at.promote(5)
+        polls = iter(range(2000))
+        while at.backend.repository.versions(MODEL) != [1, 2, 4, 5]:
+            seen = at.backend.polls
+            await at.backend.until(lambda seen=seen: at.backend.polls > seen)
+            assert next(polls) < 1999
+        assert (await at.gateway.until_state(2, REJECTED)).state_reason == "saved_model.pb is missing"
+
+
 async def test_canary_gets_its_share_and_a_caller_stays_on_one_side(tmp_path: Path) -> None:
     async with released_gateway(tmp_path, 2) as at:
         request = model_pb2.SetTrafficSplitRequest(canary_version=2, canary_percent=30)

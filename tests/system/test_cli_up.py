@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from neurogate_client import Client, VersionState
+from neurogate_client.servers import MODEL_SERVER_FLAGS
 from neurogate_serving.manifest import read_manifest, write_manifest
 from neurogate_testing import images
 from neurogate_testing.processes import (
@@ -55,6 +56,8 @@ def test_both_serve_and_one_interrupt_ends_both_in_order(toy_repository: Path) -
         up.wait_for(rf"Ready: brain_tumor version 1 at 127\.0\.0\.1:{port}", seconds=120)
         servers = children(up)
         assert sorted(servers) == ["gateway", "model-server"]
+        assert servers["model-server"].environ()["MALLOC_ARENA_MAX"] == "2"
+        assert set(MODEL_SERVER_FLAGS) <= set(servers["model-server"].cmdline())
         with Client(f"127.0.0.1:{port}") as client:
             assert client.classify(images.brain_slice()).model.version == 1
         assert up.stop(signal.SIGINT) == 0
