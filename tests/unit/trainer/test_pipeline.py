@@ -233,7 +233,7 @@ def test_a_leaking_model_is_never_exported(copied, monkeypatch):
     monkeypatch.setattr(Splits, "load", overlapping)
     with pytest.raises(LeakageError):
         start(copied)
-    assert not copied.repository.exists()
+    assert [path.name for path in (copied.repository / "toy").iterdir()] == [".lock"]
 
 
 def test_evaluation_can_be_repeated(finished, no_figures):
