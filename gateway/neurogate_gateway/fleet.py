@@ -183,6 +183,7 @@ class Fleet(Standing):
             member, task = self._members.pop(address), self._tasks.pop(address)
             self.places = {each.address: each.places for each in self._members.values()}
             task.cancel()
+            member.places.send_away()
             log(logging.INFO, "backend_left", backend=address)
             leaving = asyncio.create_task(_last_answers(member))
             self._leaving.add(leaving)

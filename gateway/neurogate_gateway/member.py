@@ -13,7 +13,6 @@ A server whose polls are answered while its predictions are not has to prove its
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import math
 import time
@@ -135,7 +134,8 @@ class Member:
         """
         entry = self.entries[version.number]
         proofs = entry.proofs
-        call = self.places.send(
+        attempt = self._attempts.begin(version.number)
+        self.places.send(
             kind,
             self.backend.predict(
                 version.model,
@@ -145,11 +145,10 @@ class Member:
                 gradcam=gradcam,
                 seconds=seconds,
             ),
+            attempt.answer,
         )
-        attempt = self._attempts.begin(version.number)
-        call.add_done_callback(functools.partial(self._attempts.answer, attempt))
         try:
-            ended = await attempt
+            ended = await attempt.ended
         finally:
             self._attempts.end(attempt)
         if ended is None:
@@ -281,8 +280,8 @@ class Member:
         unreachable = isinstance(error, BackendUnavailableError)
         if self._misses >= (_REFUSALS_UNTIL_LOST if unreachable else _MISSES_UNTIL_LOST):
             self.lose(error.message)
-        for attempt, number, _ in self._attempts:
-            if not self.connected or self._neighbours.elsewhere(self, number):
+        for attempt in self._attempts:
+            if not self.connected or self._neighbours.elsewhere(self, attempt.number):
                 self._attempts.abandon(attempt)
 
     def _look_for_stalls(self) -> None:
@@ -293,9 +292,11 @@ class Member:
         before = time.monotonic() - _STALL_SECONDS
         if self._heard_at >= before:
             return
-        for attempt, number, since in self._attempts:
-            if since < before and self._neighbours.elsewhere(self, number):
-                self._withdraw(self.entries[number], LOADING, "the model server does not answer predictions")
+        for attempt in self._attempts:
+            if attempt.since < before and self._neighbours.elsewhere(self, attempt.number):
+                self._withdraw(
+                    self.entries[attempt.number], LOADING, "the model server does not answer predictions"
+                )
                 self._attempts.abandon(attempt)
 
     def _observe(self, seen: BackendVersion) -> None:

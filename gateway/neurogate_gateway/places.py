@@ -109,19 +109,25 @@ class Places:
         self._held[kind] -= 1
         self._give()
 
-    def send(self, kind: Kind | None, call: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    def send(
+        self,
+        kind: Kind | None,
+        call: Coroutine[Any, Any, _T],
+        told: Callable[[asyncio.Task[_T]], None] | None = None,
+    ) -> asyncio.Task[_T]:
         """Begins a call.
 
         Args:
             kind: Of the place that was taken for it, which is given back when it has ended; None for none.
             call: The call.
+            told: Called when it has ended.
 
         Returns:
             What must not be cancelled: who does not want to wait any longer leaves it alone.
         """
         task = asyncio.get_running_loop().create_task(call)
         self._calls.add(task)
-        task.add_done_callback(functools.partial(self._ended, kind, _now()))
+        task.add_done_callback(functools.partial(self._ended, kind, _now(), told))
         return task
 
     def line_up(self, waiting: _Waiting) -> None:
@@ -157,7 +163,15 @@ class Places:
         if self._calls:
             await asyncio.wait(self._calls)
 
-    def _ended(self, kind: Kind | None, sent_at: float, task: asyncio.Task[Any]) -> None:
+    def _ended(
+        self,
+        kind: Kind | None,
+        sent_at: float,
+        told: Callable[[asyncio.Task[Any]], None] | None,
+        task: asyncio.Task[Any],
+    ) -> None:
+        if told is not None:
+            told(task)
         self._calls.discard(task)
         self._ended_one.set()
         if not task.cancelled() and isinstance(task.exception(), ServerFullError):
