@@ -254,12 +254,11 @@ class Classifier:
         try:
             while True:
                 await self._catalog.confirm(version, deadline)
-                called = time.perf_counter()
-                outputs = await self._fleet.predict(
+                prediction = await self._fleet.predict(
                     version, transformed.pixels, kind, gradcam=gradcam, deadline=deadline
                 )
                 # What was proven when the image was sent may not be what answered it.
-                if outputs is not None:
+                if prediction is not None:
                     break
         except GatewayError as error:
             self._tell(choice, image, None, error, admitted)
@@ -269,14 +268,15 @@ class Classifier:
             if deadline.remaining() <= DEADLINE_MARGIN_SECONDS:
                 self._tell(choice, image, None, DeadlineTooShortError("the deadline passed"), admitted)
             raise
-        predicted = time.perf_counter() - called
-        self._admission.took(transformed.transform_seconds + predicted)
+        worked = transformed.transform_seconds + prediction.seconds
+        self._admission.took(worked)
         seconds = Seconds(
-            queue=admitted - asked + transformed.queue_seconds,
+            queue=max(time.perf_counter() - asked - worked, 0.0),
             transform=transformed.transform_seconds,
-            predict=predicted,
+            predict=prediction.seconds,
         )
         call_record().images += 1
+        outputs = prediction.outputs
         answer = Answer(choice, outputs, classification(choice, outputs, seconds))
         self._tell(choice, image, answer, None, admitted)
         return answer

@@ -27,14 +27,14 @@ from .backend import Backend, ReloadRefusedError, ServerFullError, VersionUnload
 from .errors import BackendUnavailableError, DeadlineTooShortError, GatewayError
 from .limit import Limit
 from .listeners import Listeners
-from .member import Member
+from .member import Member, Prediction
 from .places import LEAST_SECONDS, Kind, Places, arrivals, turn_at
 from .proof import ServedVersion
 from .proving import Prover
 from .rejection import Rejection, UnprovenError
 from .standing import Standing
 from .telemetry import log
-from .wire import Outputs, Pixels
+from .wire import Pixels
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
@@ -83,7 +83,7 @@ class Fleet(Standing):
 
     async def predict(
         self, version: ServedVersion, pixels: Pixels, kind: Kind, *, gradcam: bool, deadline: Deadline
-    ) -> Outputs | None:
+    ) -> Prediction | None:
         """Runs one image, uint8 [height, width, 3], on one of the model servers that have the version READY.
 
         Returns:

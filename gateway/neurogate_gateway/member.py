@@ -13,6 +13,7 @@ A server whose polls are answered while its predictions are not has to prove its
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import time
@@ -44,6 +45,14 @@ _POLL_SECONDS: Final = 2.0
 _POLL_AFTER_MISS_SECONDS: Final = 0.5
 _STALL_SECONDS: Final = 1.4
 _DOUBT_SECONDS: Final = 0.1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a version says about an image, and the seconds that its model server took for it."""
+
+    outputs: Outputs
+    seconds: float
 
 
 class Neighbours(Protocol):
@@ -117,7 +126,7 @@ class Member:
 
     async def predict(
         self, version: ServedVersion, pixels: Pixels, kind: Kind, *, gradcam: bool, seconds: float
-    ) -> Outputs | None:
+    ) -> Prediction | None:
         """Runs one image, uint8 [height, width, 3], through a version that is READY here.
 
         A place of its kind was taken for it.
@@ -163,7 +172,9 @@ class Member:
             raise
         self._heard_at = time.monotonic()
         now = self.ready(version.number)
-        return outputs if now is not None and now.digest == version.digest else None
+        if now is None or now.digest != version.digest:
+            return None
+        return Prediction(outputs, self._heard_at - attempt.since)
 
     async def run(self) -> None:
         """Polls until cancelled."""

@@ -49,19 +49,20 @@ class QuietRunner:
                 if version is None:
                     raise ModelNotReadyError(f"version {number} is not READY")
                 transformed = await self._transforms.run(image, version.manifest.transform)
-                called = time.perf_counter()
                 try:
-                    outputs = await self._fleet.predict(
+                    prediction = await self._fleet.predict(
                         version, transformed.pixels, Kind.OWN, gradcam=False, deadline=deadline
                     )
                 except VersionUnloadedError:
-                    outputs = None
-                if outputs is None:
+                    prediction = None
+                if prediction is None:
                     raise ModelNotReadyError(f"version {number} went away meanwhile")
         choice = Choice(version, "", 0)
+        worked = transformed.transform_seconds + prediction.seconds
         took = Seconds(
-            queue=called - asked - transformed.transform_seconds,
+            queue=max(time.perf_counter() - asked - worked, 0.0),
             transform=transformed.transform_seconds,
-            predict=time.perf_counter() - called,
+            predict=prediction.seconds,
         )
+        outputs = prediction.outputs
         return Answer(choice, outputs, classification(choice, outputs, took))

@@ -20,7 +20,7 @@ from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortEr
 from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.integrity import NoRepository
 from neurogate_gateway.measures import FleetMeasures
-from neurogate_gateway.member import Member
+from neurogate_gateway.member import Member, Prediction
 from neurogate_gateway.metrics import NoMetrics
 from neurogate_gateway.places import Kind
 from neurogate_gateway.proof import ServedVersion
@@ -97,7 +97,7 @@ class World:
         assert version is not None
         return version
 
-    async def predict(self) -> Outputs | None:
+    async def predict(self) -> Prediction | None:
         deadline = Deadline.after(20)
         return await self.fleet.predict(self.version, PIXELS, Kind.SINGLE, gradcam=False, deadline=deadline)
 
