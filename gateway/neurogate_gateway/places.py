@@ -17,24 +17,19 @@ import functools
 import itertools
 import logging
 import math
-import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from .backend import ServerFullError
 from .limit import Limit
+from .pauses import Pauses
 from .telemetry import log
 
 _T = TypeVar("_T")
 _TOO_FEW: Final = 3
 """Of so few places none is kept: the gateway's own calls take the next one instead."""
-_FIRST_PAUSE_SECONDS: Final = 0.002
-_LONGEST_PAUSE_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.05
 """Between two looks at the limit while calls wait and nothing else happens."""
-_LATE_SECONDS: Final = 0.005
-"""For which the thread of a call may be taken after its answer has come."""
-_CROWDED_SECONDS: Final = 1.0
 _LOG_SECONDS: Final = 60.0
 
 LEAST_SECONDS: Final = 0.02
@@ -79,9 +74,8 @@ class Places:
         self._waiting: list[_Waiting] = []
         self._waited_until: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pause = 0.0
-        self._paused_until = self._refused_at = self._answered_at = self._crowded_at = -math.inf
-        self._logged_at = -math.inf
+        self._pauses = Pauses()
+        self._refused_at = self._logged_at = -math.inf
         self._logged = math.inf
         self._ended_one = asyncio.Event()
 
@@ -99,7 +93,7 @@ class Places:
         """Takes a place where one is free and nobody waits who comes first; `send` has to follow."""
         if self._waiting and self._waiting[0][0] <= kind:
             return False
-        if not self._fits(kind) or self._paused_until > _now():
+        if not self._fits(kind) or self._pauses.left(_now()) > 0:
             return False
         self._take(kind)
         return True
@@ -178,10 +172,9 @@ class Places:
             self._refused(sent_at)
         else:
             now = _now()
-            self._pause, self._answered_at = 0.0, now
             self.shut = False
-            if self.limit.value == 1 and now - self._crowded_at < _CROWDED_SECONDS:
-                self._paused_until = now + _jittered(_LONGEST_PAUSE_SECONDS)
+            took = None if kind is None else now - sent_at
+            self._pauses.answered(now, took, single=self.limit.value == 1)
         if kind is not None:
             self._held[kind] -= 1
         self._give()
@@ -189,29 +182,23 @@ class Places:
     def _refused(self, sent_at: float) -> None:
         now, others = _now(), len(self._calls)
         self.shut = not others
-        if sent_at - self._answered_at < _LATE_SECONDS:
-            others += 1
-        elif not others:
-            self._crowded_at = now
-        if sent_at < self._refused_at:
-            # Of a burst of which another was refused already.
+        again = sent_at < self._refused_at
+        others = self._pauses.refused(now, sent_at, others, again=again)
+        if again:
             self.limit.correct(others)
         else:
             self._refused_at = now
-            self._pause = min(max(2 * self._pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
-            self._paused_until = now + _jittered(self._pause)
             before = self.limit.value
             self.limit.fall(others)
-            if self.limit.value < before and (others < self._logged or now - self._logged_at >= _LOG_SECONDS):
-                self._logged, self._logged_at = others, now
-                log(
-                    logging.WARNING,
-                    "backend_limit_fell",
-                    backend=self.address,
-                    limit=self.limit.value,
-                    in_flight=others,
-                )
+            if self.limit.value < before:
+                self._tell_fall(now, others)
         self._tell_refused(self.address)
+
+    def _tell_fall(self, now: float, others: int) -> None:
+        if others < self._logged or now - self._logged_at >= _LOG_SECONDS:
+            self._logged, self._logged_at = others, now
+            limit = self.limit.value
+            log(logging.INFO, "backend_limit_fell", backend=self.address, limit=limit, in_flight=others)
 
     def _fits(self, kind: Kind) -> bool:
         own, limit = self._held[Kind.OWN], self.limit.value
@@ -230,7 +217,7 @@ class Places:
             self._waited_until = None
             return
         now = _now()
-        left = self._paused_until - now
+        left = self._pauses.left(now)
         if left <= 0:
             if self._waited_until is not None:
                 self.limit.waited(min(now - self._waited_until, 2 * _LOOK_SECONDS))
@@ -298,7 +285,3 @@ async def turn_at(places: Sequence[Places], kind: Kind, arrival: int, *, seconds
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret

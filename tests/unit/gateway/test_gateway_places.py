@@ -153,11 +153,18 @@ def test_the_limit_is_back_within_two_seconds_of_another_client_going(threads: i
     run(main())
 
 
-@pytest.mark.parametrize("threads", [2, 4, 8, 16, 64])
-def test_three_gateways_share_a_server(threads: int) -> None:
+@pytest.mark.parametrize(
+    ("threads", "seconds", "gateways"),
+    [
+        *((threads, 0.02, 3) for threads in (2, 4, 8, 16, 64)),
+        *((threads, seconds, 3) for threads in (2, 4) for seconds in (0.005, 0.3)),
+        (2, 0.3, 2),
+    ],
+)
+def test_gateways_share_a_server(threads: int, seconds: float, gateways: int) -> None:
     async def main() -> None:
-        server = ThreadedServer(threads)
-        pools = [Pool(server) for _ in range(3)]
+        server = ThreadedServer(threads, seconds=seconds)
+        pools = [Pool(server) for _ in range(gateways)]
         async with contextlib.AsyncExitStack() as stack:
             for pool in pools:
                 await stack.enter_async_context(pool.loops(64))
