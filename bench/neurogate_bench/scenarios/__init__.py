@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from neurogate_bench.context import Context
-from neurogate_bench.scenarios import bulk, cold, contenders, cost, limits, network, script, soak, swap
+from neurogate_bench.scenarios import (
+    bulk,
+    cold,
+    contenders,
+    cost,
+    limits,
+    network,
+    script,
+    soak,
+    swap,
+    threads,
+)
 
 Settings = Mapping[str, Any]
 KINDS: dict[str, Callable[[Context, Settings], None]] = {
@@ -21,6 +32,7 @@ KINDS: dict[str, Callable[[Context, Settings], None]] = {
     "batch": bulk.batch,
     "stream_count": bulk.stream_count,
     "swap": swap.swap,
+    "threads": threads.threads,
     "cold_start": cold.cold_start,
     "script": script.script,
     "soak": soak.soak,
