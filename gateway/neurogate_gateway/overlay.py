@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import classification_pb2
 from neurogate_serving.evidence import stretch
-from neurogate_serving.transform import FORMATS
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import OverlayInvalidError
 
@@ -21,8 +19,6 @@ SMALLEST_SIDE: Final = 64
 LARGEST_SIDE: Final = 2048
 LARGEST_DEFAULT_SIDE: Final = 1024
 _DEFAULT_ALPHA: Final = 0.5
-_EXIF_ORIENTATION: Final = 0x0112
-_TIFF_SIZE: Final = (0x0100, 0x0101)
 
 # Viridis and Inferno: 17 samples at equal distances of Matplotlib's maps, which their authors gave to the
 # public domain. Jet is piecewise linear, so its corners say all: position and value per channel.
@@ -83,30 +79,6 @@ class Overlay:
         longer = max(width, height)
         wanted = self.max_side or min(longer, LARGEST_DEFAULT_SIDE)
         return max(1, round(width * wanted / longer)), max(1, round(height * wanted / longer))
-
-
-def upright_size(image: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image as a viewer shows it; only the header is read.
-
-    Args:
-        image: One that the transform has accepted. Its pixels come from the transform; all that can go wrong
-            here is the picture's proportions, so what the header hides counts as a square.
-    """
-    try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-            if isinstance(opened, TiffImageFile):
-                # Pillow turns a TIFF's size by itself, in some releases.
-                width, height = (opened.tag_v2[tag] for tag in _TIFF_SIZE)
-                orientation = opened.tag_v2.get(_EXIF_ORIENTATION)
-            else:
-                width, height = opened.size
-                # Not getexif(), which finds orientations in XMP too; the transform goes by EXIF alone.
-                exif = Image.Exif()
-                exif.load(opened.info.get("exif", b""))
-                orientation = exif.get(_EXIF_ORIENTATION)
-    except Exception:  # noqa: BLE001 - header parsers raise whatever their input makes them
-        return LARGEST_DEFAULT_SIDE, LARGEST_DEFAULT_SIDE
-    return (height, width) if orientation in {5, 6, 7, 8} else (width, height)
 
 
 def render_overlay(

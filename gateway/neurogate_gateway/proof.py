@@ -17,7 +17,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.manifest import ManifestError, manifest_digest, parse_manifest
-from neurogate_serving.transform import TRANSFORM_REVISION, pixels_digest
+from neurogate_serving.transform import REVISIONS, pixels_digest
 
 from .backend import BackendFaultError, VersionRefusedError
 from .errors import BackendAnswerInvalidError, InvalidArgumentError
@@ -106,7 +106,7 @@ def _kind_of_invalid(data: bytes) -> Rejection:
         revision = manifest_pb2.ModelManifest.FromString(data).transform.revision
     except DecodeError:
         return Rejection.MANIFEST_INVALID
-    known = revision in {0, TRANSFORM_REVISION}
+    known = revision in {0, *REVISIONS}
     return Rejection.MANIFEST_INVALID if known else Rejection.TRANSFORM_UNKNOWN
 
 

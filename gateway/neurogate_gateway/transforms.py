@@ -13,11 +13,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.transform import TransformError, default_spec, transform
+from neurogate_serving.transform import TransformError, default_spec, transform, upright_size
 from PIL import Image
 
 from .error_table import TABLE
-from .overlay import Overlay, render_overlay, upright_size
+from .overlay import Overlay, render_overlay
 
 _T = TypeVar("_T")
 

@@ -1,30 +1,29 @@
-"""Image containers, reduced to the parts that decide pixels before a decoder sees them.
+"""Image containers, walked to the size and the orientation before a decoder sees them.
 
-Decoders also parse metadata: EXIF, text, colour profiles, animation, further pages. None of that may
-change the pixels here except the EXIF orientation, and it is where decoders warn, loop and differ from
-version to version. So each container is walked once in its own terms: the declared size and the
-orientation are read, and what the pixels do not need is left out. The walks are bounded, because a file
-of a few megabytes can hold millions of empty blocks.
+Decoders also parse metadata: EXIF, text, colour profiles, animation, further pages. None of that may change
+the pixels but the EXIF orientation, and it is where decoders warn, loop and differ between versions. So
+what pixels do not need is left out. The walks are bounded: a few megabytes can hold millions of empty blocks.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
 from dataclasses import dataclass
 
 from ._image_errors import ImageCorruptError, ImageFormatUnsupportedError
+from ._jpeg import reduce_jpeg
 from ._tiff import reduce_tiff
 
-_SIGNATURES: tuple[tuple[str, bytes], ...] = (
-    ("JPEG", b"\xff\xd8\xff"),
-    ("PNG", b"\x89PNG\r\n\x1a\n"),
-    ("BMP", b"BM"),
-    ("GIF", b"GIF87a"),
-    ("GIF", b"GIF89a"),
-    ("TIFF", b"II*\0"),
-    ("TIFF", b"MM\0*"),
+_SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
+    ("JPEG", 0, b"\xff\xd8\xff"),
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("BMP", 0, b"BM"),
+    ("GIF", 0, b"GIF87a"),
+    ("GIF", 0, b"GIF89a"),
+    ("TIFF", 0, b"II*\0"),
+    ("TIFF", 0, b"MM\0*"),
+    ("WEBP", 8, b"WEBP"),
 )
 _FOREIGN: tuple[tuple[str, int, bytes], ...] = (
     ("a DICOM file", 128, b"DICM"),
@@ -35,18 +34,17 @@ _FOREIGN: tuple[tuple[str, int, bytes], ...] = (
     ("an icon (ICO)", 0, b"\0\0\1\0"),
     ("a JPEG 2000 image", 0, b"\0\0\0\x0cjP  "),
     ("a JPEG 2000 image", 0, b"\xff\x4f\xff\x51"),
+    ("a JPEG XL image", 0, b"\0\0\0\x0cJXL "),
+    ("a JPEG XL image", 0, b"\xff\x0a"),
     ("a Photoshop document", 0, b"8BPS"),
     ("a BigTIFF image", 0, b"II+\0"),
     ("a BigTIFF image", 0, b"MM\0+"),
     ("an AVIF or HEIF image", 4, b"ftyp"),
     ("an HDF5 file", 0, b"\x89HDF"),
 )
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_PARAMETERLESS = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
-_MAX_JPEG_SEGMENTS = 4_096
-_MAX_JPEG_SCANS = 32
-_MAX_PNG_CHUNKS = 65_536
-_MAX_GIF_BLOCKS = 10_000
+_MAX_PIECES = 65_536
+_BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})
+_BMP_DEPTHS = frozenset({1, 4, 8, 16, 24, 32})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,8 @@ class Container:
         data: What the decoder gets.
         size: Width and height in pixels as the header declares them, before the orientation is applied.
         orientation: EXIF orientation, 1 (upright) to 8.
-        inverted: Whether the decoded 16-bit samples count down from black to white.
+        inverted: Whether the decoded samples count down from black to white.
+        again: Where the end is missing, other bytes that give the same picture if all pixels are there.
     """
 
     format: str
@@ -66,23 +65,19 @@ class Container:
     size: tuple[int, int]
     orientation: int = 1
     inverted: bool = False
+    again: bytes | None = None
 
 
 def sniff(data: bytes) -> str | None:
     """The container's name by its first bytes, or None for anything else."""
-    for name, signature in _SIGNATURES:
-        if data.startswith(signature):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return None
+    name = _look_up(_SIGNATURES, data)
+    return None if name == "WEBP" and not data.startswith(b"RIFF") else name
 
 
 def describe_foreign(data: bytes) -> str:
     """What bytes that are none of the known containers look like, for an error message."""
-    for name, offset, signature in _FOREIGN:
-        if data[offset : offset + len(signature)] == signature:
-            return name
+    if name := _look_up(_FOREIGN, data):
+        return name
     head = data[:12]
     if head.lstrip()[:1] == b"<":
         return f"markup (starts with {head.decode('latin-1')!r})"
@@ -90,6 +85,10 @@ def describe_foreign(data: bytes) -> str:
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return f"text (starts with {head.decode('ascii')!r}{more})"
     return f"unknown bytes (starts with {head.hex(' ')}{more})"
+
+
+def _look_up(table: tuple[tuple[str, int, bytes], ...], data: bytes) -> str | None:
+    return next((name for name, offset, magic in table if data.startswith(magic, offset)), None)
 
 
 def reduce_container(name: str, data: bytes) -> Container:
@@ -101,9 +100,11 @@ def reduce_container(name: str, data: bytes) -> Container:
     """
     try:
         if name == "TIFF":
-            reduced, size, orientation, inverted = reduce_tiff(data)
-            return Container("TIFF", reduced, size, orientation, inverted)
-        return {"JPEG": _jpeg, "PNG": _png, "BMP": _bmp, "GIF": _gif, "WEBP": _webp}[name](data)
+            return Container(name, *reduce_tiff(data))
+        if name == "JPEG":
+            reduced, size, exif, again = reduce_jpeg(data)
+            return Container(name, reduced, size, exif_orientation(exif), again=again)
+        return {"PNG": _png, "BMP": _bmp, "GIF": _gif, "WEBP": _webp}[name](data)
     except (struct.error, IndexError) as error:
         raise ImageCorruptError(f"{name} image is truncated in its header ({len(data)} bytes)") from error
 
@@ -117,70 +118,21 @@ def exif_orientation(exif: bytes) -> int:
     try:
         (start,) = struct.unpack_from(f"{order}L", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
-        for index in range(count):
-            tag, kind, length, value = struct.unpack_from(f"{order}HHLH", exif, start + 2 + 12 * index)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, length = struct.unpack_from(f"{order}HHL", exif, place)
             if tag == 0x0112:
-                return value if kind == 3 and length == 1 and 1 <= value <= 8 else 1
+                code = {1: "B", 3: "H", 4: "L"}.get(kind)  # SHORT by the standard; others are written, too
+                (value,) = struct.unpack_from(f"{order}{code}", exif, place + 8) if code else (1,)
+                return value if length == 1 and 1 <= value <= 8 else 1
     except struct.error:
         return 1
     return 1
 
 
-def _jpeg(data: bytes) -> Container:
-    kept = [data[:2]]
-    size = (0, 0)
-    orientation = 1
-    position = 2
-    for _ in range(_MAX_JPEG_SEGMENTS):
-        position = data.find(b"\xff", position)
-        if position < 0:
-            raise ImageCorruptError(f"JPEG image is truncated in its header ({len(data)} bytes)")
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker in _JPEG_PARAMETERLESS:
-            position += 2
-            continue
-        if marker == 0xD9:
-            raise ImageCorruptError("JPEG image ends before its first scan")
-        if marker == 0xDA:
-            break
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        end = position + 2 + length
-        if marker in _JPEG_FRAMES:
-            size = max(size, _jpeg_frame_size(data, position), key=math.prod)
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = exif_orientation(data[position + 4 : end])
-        # APP0 (JFIF) and APP14 (Adobe) tell the decoder the colour space; other APPs and comments do not.
-        if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or marker in {0xE0, 0xEE}:
-            kept.append(data[position:end])
-        position = end
-    else:
-        raise ImageFormatUnsupportedError(f"JPEG image has more than {_MAX_JPEG_SEGMENTS} header segments")
-    # Each scan of a progressive image costs a pass over all its pixels, however few bytes it has.
-    scans = data.count(b"\xff\xda", position)
-    if scans > _MAX_JPEG_SCANS:
-        raise ImageFormatUnsupportedError(
-            f"JPEG image has {scans} scans; at most {_MAX_JPEG_SCANS} are accepted"
-        )
-    kept.append(data[position:])
-    return Container("JPEG", b"".join(kept), size, orientation)
-
-
-def _jpeg_frame_size(data: bytes, position: int) -> tuple[int, int]:
-    depth, height, width = struct.unpack_from(">BHH", data, position + 4)
-    process = data[position + 1] - 0xC0
-    if process > 2 or depth != 8:
-        raise ImageFormatUnsupportedError(
-            f"JPEG image has {depth} bits in process SOF{process}, expected 8 bits in SOF0, SOF1 or SOF2 "
-            "(baseline or progressive, Huffman coded)"
-        )
-    return width, height
-
-
 def _png(data: bytes) -> Container:
     length, kind, width, height, depth, color = struct.unpack_from(">L4sLLBB", data, 8)
+    if kind == b"CgBI":
+        raise ImageFormatUnsupportedError("PNG image is in Apple's variant for its own devices (CgBI)")
     if kind != b"IHDR" or length != 13:
         raise ImageCorruptError(
             f"PNG image starts with chunk {kind!r} of {length} bytes, expected IHDR of 13"
@@ -189,33 +141,28 @@ def _png(data: bytes) -> Container:
     orientation = 1
     position = 33
     seen_data = False
-    for _ in range(_MAX_PNG_CHUNKS):
+    for _ in range(_MAX_PIECES):
         if position + 8 > len(data):
             break
         length, kind = struct.unpack_from(">L4s", data, position)
         end = position + 12 + length
-        if kind == b"IDAT":
-            seen_data = True
-            kept.append(data[position:end])
-        elif kind == b"PLTE" and not seen_data:
+        seen_data = seen_data or kind == b"IDAT"
+        if kind in {b"IDAT", b"IEND"} or (kind == b"PLTE" and not seen_data):
             kept.append(data[position:end])
         elif kind == b"tRNS" and not seen_data:
             kept.append(_png_transparency(data[position:end], depth, color))
         elif kind == b"eXIf":
             orientation = exif_orientation(data[position + 8 : end - 4])
-        elif kind == b"IEND":
-            kept.append(data[position:end])
+        if kind == b"IEND":
             break
         position = end
     else:
-        raise ImageFormatUnsupportedError(f"PNG image has more than {_MAX_PNG_CHUNKS} chunks")
+        raise ImageFormatUnsupportedError(f"PNG image has more than {_MAX_PIECES} chunks")
     return Container("PNG", b"".join(kept), (width, height), orientation)
 
 
 def _png_transparency(chunk: bytes, depth: int, color: int) -> bytes:
     """The tRNS chunk in the values that the decoder compares it with: gray of fewer bits becomes 8."""
-    if color == 2 and depth == 16:
-        return b""  # the decoder reduces the pixels to 8 bits, so a 16-bit key can no longer be found
     if color == 0 and depth < 8 and len(chunk) == 14:
         (value,) = struct.unpack_from(">H", chunk, 8)
         body = b"tRNS" + struct.pack(">H", min(value * 255 // (2**depth - 1), 0xFFFF))
@@ -225,14 +172,22 @@ def _png_transparency(chunk: bytes, depth: int, color: int) -> bytes:
 
 def _bmp(data: bytes) -> Container:
     (header,) = struct.unpack_from("<L", data, 14)
+    if header not in _BMP_HEADERS:
+        raise ImageFormatUnsupportedError(f"BMP image has a header of {header} bytes, which no decoder knows")
+    compression = 0
     if header == 12:
-        width, height = struct.unpack_from("<HH", data, 18)
+        width, height, _, depth = struct.unpack_from("<HHHH", data, 18)
     else:
-        width, height, _, _, compression = struct.unpack_from("<llHHL", data, 18)
-        if compression in {1, 2}:
-            # Its decoder is interpreted, byte by byte: seconds of work from a few kilobytes.
-            raise ImageFormatUnsupportedError("BMP image is run-length encoded; uncompressed BMP is accepted")
-    return Container("BMP", data, (abs(width), abs(height)))
+        width, height, _, depth, compression = struct.unpack_from("<llHHL", data, 18)
+        height = abs(height)
+    # Run lengths are decoded in Python, byte by byte: seconds of work from a few kilobytes.
+    if compression not in {0, 3} or depth not in _BMP_DEPTHS:
+        raise ImageFormatUnsupportedError(
+            f"BMP image has {depth} bits in compression {compression}, expected 1, 4, 8, 16, 24 or 32 "
+            "in 0 (none) or 3 (bit fields), not 1 or 2 (run-length encoded)"
+        )
+    struct.unpack_from(f"{header}x", data, 14)
+    return Container("BMP", data, (width, height))
 
 
 def _gif(data: bytes) -> Container:
@@ -240,39 +195,44 @@ def _gif(data: bytes) -> Container:
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     head = data[:position]
     control = b""
-    for _ in range(_MAX_GIF_BLOCKS):
+    start = 0  # of the extension whose blocks are walked
+    for _ in range(_MAX_PIECES):
         introducer = data[position]
-        if introducer == 0x2C:
+        if start:
+            position += 1 + introducer
+            if not introducer:
+                control = data[start:position] if data[start + 1] == 0xF9 else control
+                start = 0
+        elif introducer == 0x2C:
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
             size = (max(width, left + frame_width), max(height, top + frame_height))
             return Container("GIF", head + control + data[position:], size)
-        if introducer == 0x3B:
-            raise ImageCorruptError("GIF image has no frame")
-        if introducer != 0x21:
-            raise ImageCorruptError(f"GIF image has a block of unknown kind 0x{introducer:02x}")
-        start = position
-        position += 2
-        for _ in range(_MAX_GIF_BLOCKS):
-            if not (length := data[position]):
-                break
-            position += 1 + length
+        elif introducer == 0x21:
+            start = position
+            position += 2
         else:
-            raise ImageFormatUnsupportedError(
-                f"GIF image has an extension of more than {_MAX_GIF_BLOCKS} blocks"
-            )
-        position += 1
-        if data[start + 1] == 0xF9:
-            control = data[start:position]
-    raise ImageFormatUnsupportedError(
-        f"GIF image has more than {_MAX_GIF_BLOCKS} extensions before its first frame"
-    )
+            found = "no frame" if introducer == 0x3B else f"a block of unknown kind 0x{introducer:02x}"
+            raise ImageCorruptError(f"GIF image has {found}")
+    raise ImageFormatUnsupportedError(f"GIF image has more than {_MAX_PIECES} blocks before its first frame")
 
 
 def _webp(data: bytes) -> Container:
     kind = data[12:16]
+    orientation = 1
     if kind == b"VP8X":
         low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, 24)
         size = (low_width + (high_width << 16) + 1, low_height + (high_height << 16) + 1)
+        position = 30
+        for _ in range(_MAX_PIECES):
+            if position + 8 > len(data):
+                break
+            piece, length = struct.unpack_from("<4sL", data, position)
+            if piece == b"EXIF":
+                orientation = exif_orientation(data[position + 8 : position + 8 + length])
+                break
+            position += 8 + length + length % 2
+        else:
+            raise ImageFormatUnsupportedError(f"WEBP image has more than {_MAX_PIECES} chunks")
     elif kind == b"VP8L":
         (bits,) = struct.unpack_from("<L", data, 21)
         size = ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
@@ -281,4 +241,4 @@ def _webp(data: bytes) -> Container:
         size = (width & 0x3FFF, height & 0x3FFF)
     else:
         raise ImageCorruptError(f"WEBP image starts with chunk {kind!r}, expected VP8, VP8L or VP8X")
-    return Container("WEBP", data, size)
+    return Container("WEBP", data, size, orientation)

@@ -1,7 +1,7 @@
-"""Decoded pixels of every mode, brought to 8-bit gray or colour.
+"""Decoded pixels of every kind, brought to 8-bit gray or colour.
 
-Whatever needs intermediate images works in bands of rows: a header of a few bytes may promise tens of
-millions of pixels, and each full copy of them is memory that many requests need at once.
+Whatever needs wider numbers works in bands of rows: a header of a few bytes may promise tens of millions of
+pixels, and each full copy of them is memory that many requests need at once.
 """
 
 from __future__ import annotations
@@ -13,84 +13,153 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# What a scanner or an exporter fills of a wider container: the narrowest that holds the largest value.
-_BIT_DEPTHS = (8, 12, 16, 24, 31)
-# The largest 32-bit float that fits a signed integer of 32 bits.
-_LARGEST_FLOAT = float(np.nextafter(np.float32(2**31), np.float32(0)))
-_BAND_PIXELS = 2**20
+_BAND_PIXELS = 2**18
+# Revision 1: what a scanner fills of a wider container is the narrowest that holds the largest value.
+_BIT_DEPTHS = (8, 12, 16, 24, 31, 32)
+_LARGEST_FLOAT = np.float32(2**31 - 128)
+
+Samples = npt.NDArray[Any]
 
 
-def flatten(image: Image.Image, *, inverted: bool = False) -> Image.Image:
-    """An image of mode "L" or "RGB" that shows what `image` shows on a black ground.
-
-    Args:
-        image: A decoded image of any mode.
-        inverted: Whether a 16-bit image counts down from black to white.
+def flatten(image: Image.Image) -> Image.Image:
+    """An image of mode "L" or "RGB" that shows what an 8-bit image of any mode shows on a black ground.
 
     Raises:
         ValueError: The mode has no colours.
     """
-    mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        return _narrow(image, inverted=inverted)
-    if mode in {"La", "RGBa"}:
-        # Premultiplied alpha is the composition on black already.
-        bands = image.split()[:-1]
-        return bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
     if image.has_transparency_data:
         return _on_black(image)
-    if mode in {"L", "RGB"}:
+    if image.mode in {"L", "RGB"}:
         return image
-    return image.convert("L" if mode == "1" else "RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The image in pieces of full width, each with its first row."""
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+def gray_samples(image: Image.Image, *, unsigned: bool, inverted: bool) -> Samples:
+    """The numbers [h, w] of an image of mode "I", "F" or "I;16" in the machine's byte order.
+
+    Args:
+        image: A decoded image.
+        unsigned: Whether 32-bit integers have no sign.
+        inverted: Whether they count down from black to white.
+    """
+    samples = np.asarray(image)
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    if unsigned:
+        samples = samples.view(np.uint32)
+    return ~samples if inverted else samples
+
+
+def robust_window(samples: Samples) -> tuple[float, float]:
+    """The levels of black and of white that an image's own samples ask for.
+
+    Black is the darkest sample after a hundredth of all is left out, white the brightest of those above black
+    after a two-hundredth of these is left out; both parts are rounded up. What is not finite does not count.
+
+    Args:
+        samples: Integers of up to 32 bits, or floating-point numbers, of any shape.
+
+    Returns:
+        Black and white, equal when no sample lies above black.
+    """
+    values = samples.reshape(-1)
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 0.0
+    rank = min(-(-values.size // 100), values.size - 1)
+    black = np.partition(values, rank)[rank]
+    above = values[values > black]
+    if not above.size:
+        return float(black), float(black)
+    rank = max(above.size - 1 - -(-above.size // 200), 0)
+    return float(black), float(np.partition(above, rank)[rank])
+
+
+def apply_window(samples: Samples, black: float, white: float) -> npt.NDArray[np.uint8]:
+    """Samples as uint8: `black` and below, and what is not a number, are 0, `white` and above are 255.
+
+    Between them round(255 * (sample - black) / (white - black)), halves upwards, in float64: alike on every
+    machine, and exact for integers of up to 32 bits.
+    """
+    narrow = np.zeros(samples.shape, np.uint8)
+    if white > black:
+        for rows in _bands(samples):
+            levels = samples[rows].astype(np.float64)
+            np.fmin(np.fmax(levels, black, out=levels), white, out=levels)
+            levels -= black
+            levels *= 255.0
+            levels /= white - black
+            levels += 0.5
+            narrow[rows] = levels
+    return narrow
+
+
+def picture(
+    samples: Samples,
+    alpha: npt.NDArray[np.uint8] | None = None,
+    *,
+    revision: int,
+    shown: npt.NDArray[np.bool_] | None = None,
+) -> Image.Image:
+    """Decoded samples as an image of mode "L" or "RGB"; what is not 8-bit unsigned goes through a window.
+
+    Args:
+        samples: Numbers [h, w], or [h, w, c] for colours and for gray with alpha; black is the smallest.
+        alpha: uint8 [h, w].
+        revision: Of the transform.
+        shown: bool [h, w]; pixels that are not shown are black and have no part in the window.
+    """
+    if alpha is not None and alpha.any():
+        shown = alpha != 0
+    if samples.dtype == np.uint8:
+        narrow = samples
+    elif revision == 1:
+        narrow = _highest_bits(samples if shown is None else np.where(shown.T, samples.T, 0).T)
+    else:
+        narrow = apply_window(samples, *robust_window(samples if shown is None else samples[shown]))
+    if shown is not None and alpha is None:
+        narrow[~shown] = 0
+    gray = narrow.ndim == 2 or narrow.shape[2] == 1
+    image = Image.fromarray(np.ascontiguousarray(narrow.reshape(narrow.shape[:2]) if gray else narrow))
+    if alpha is not None:
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    return flatten(image)
+
+
+def _highest_bits(samples: Samples) -> npt.NDArray[np.uint8]:
+    """Revision 1: the highest 8 of as many bits as hold the largest gray; colours always have 16."""
+    fractions = samples.dtype.kind == "f"
+
+    def band(rows: slice) -> Samples:
+        if fractions:
+            return np.nan_to_num(samples[rows].astype(np.float32), nan=0.0).clip(0, _LARGEST_FLOAT)
+        return np.maximum(samples[rows], 0)
+
+    largest = max(band(rows).max().item() for rows in _bands(samples))
+    # Floats from 0 to 1 are shares of white; others are whole numbers with a fraction too much.
+    shares = fractions and largest <= 1
+    depth = 16 if samples.ndim == 3 else next(depth for depth in _BIT_DEPTHS if largest < 2**depth)
+    result = np.empty(samples.shape, np.uint8)
+    for rows in _bands(samples):
+        whole = band(rows) * 255 + 0.5 if shares else band(rows)
+        result[rows] = whole.astype(np.int64) >> (0 if shares else depth - 8)
+    return result
+
+
+def _bands(samples: Samples) -> Iterator[slice]:
+    rows = max(1, _BAND_PIXELS // max(1, samples[:1].size))
+    return (slice(top, top + rows) for top in range(0, len(samples), rows))
 
 
 def _on_black(image: Image.Image) -> Image.Image:
+    """The image over black; alpha that is 0 everywhere says nothing, as old BMP writers leave it."""
     opaque, layered = ("L", "LA") if image.mode in {"1", "L", "LA"} else ("RGB", "RGBA")
     ground = Image.new(opaque, image.size)
-    for top, band in _bands(image):
-        layer = band.convert(layered)
-        ground.paste(layer.convert(opaque), (0, top), layer.getchannel("A"))
-    return ground
-
-
-def _narrow(image: Image.Image, *, inverted: bool) -> Image.Image:
-    """8-bit gray from samples of 16 or 32 bits.
-
-    Scanners keep 12 bits in 16, so a fixed division by 256 would turn their images black. The samples are
-    taken as 8, 12, 16, 24 or 31 bits wide, whichever is the first to hold the largest of them, and their
-    highest 8 bits are kept. A 16-bit copy of an 8-bit image thus gives that image again.
-    """
-    largest = max(_samples(band, inverted=inverted).max().item() for _, band in _bands(image))
-    # Floats from 0 to 1 are shares of white; others are whole numbers with a fraction too much.
-    shares = isinstance(largest, float) and largest <= 1.0
-    depth = 8 if shares else next(depth for depth in _BIT_DEPTHS if largest < 2**depth)
-    narrow = np.empty((image.height, image.width), np.uint8)
-    for top, band in _bands(image):
-        samples = _samples(band, inverted=inverted)
-        if samples.dtype.kind == "f":
-            samples = (samples * 255 + 0.5 if shares else samples).astype(np.int32)
-        narrow[top : top + band.height] = samples >> (depth - 8)
-    return Image.fromarray(narrow)
-
-
-def _samples(band: Image.Image, *, inverted: bool) -> npt.NDArray[Any]:
-    """The samples of a band as numbers from 0 up; what is transparent, negative or not a number is 0."""
-    values: npt.NDArray[Any] = np.array(band)
-    if values.dtype.kind == "f":
-        np.nan_to_num(values, copy=False, nan=0.0)
-        np.clip(values, 0.0, _LARGEST_FLOAT, out=values)
-        return values
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    if inverted:
-        np.subtract(0xFFFF, values, out=values)
-    if isinstance(key := band.info.get("transparency"), int):
-        values[values == key] = 0
-    np.maximum(values, 0, out=values)
-    return values
+    visible = False
+    rows = max(1, 4 * _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        layer = image.crop((0, top, image.width, min(top + rows, image.height))).convert(layered)
+        alpha = layer.getchannel("A")
+        visible = visible or alpha.getbbox() is not None
+        ground.paste(layer.convert(opaque), (0, top), alpha)
+    return ground if visible else image.convert(layered).convert(opaque)

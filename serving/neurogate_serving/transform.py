@@ -6,8 +6,10 @@ another way than those that it learnt from. docs/transform.md defines the result
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
+import sys
 from typing import Final
 
 import numpy as np
@@ -21,7 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from ._containers import Container, describe_foreign, exif_orientation, reduce_container, sniff
+from ._containers import Container, describe_foreign, reduce_container, sniff
 from ._image_errors import (
     ImageCorruptError,
     ImageEmptyError,
@@ -29,7 +31,7 @@ from ._image_errors import (
     ImageTooManyPixelsError,
     TransformError,
 )
-from ._pixels import flatten
+from ._pixels import Samples, apply_window, flatten, gray_samples, picture, robust_window
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -37,6 +39,7 @@ __all__ = [
     "MAX_PIXELS_CEILING",
     "MAX_SIDE",
     "MAX_TARGET_SIDE",
+    "REVISIONS",
     "TRANSFORM_REVISION",
     "ImageCorruptError",
     "ImageEmptyError",
@@ -44,14 +47,20 @@ __all__ = [
     "ImageTooManyPixelsError",
     "Pixels",
     "TransformError",
+    "apply_window",
     "check_spec",
     "default_spec",
     "pixels_digest",
+    "robust_window",
     "transform",
+    "upright_size",
 ]
 
-TRANSFORM_REVISION: Final = 1
-"""Revision of what this module computes; any change of a resulting pixel raises it."""
+TRANSFORM_REVISION: Final = 2
+"""Revision of what new versions are trained with; any change of a resulting pixel raises it."""
+
+REVISIONS: Final = (1, 2)
+"""Every revision that this module computes: the present and the one before, so that an upgrade serves on."""
 
 FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Every container that a specification may accept."""
@@ -91,6 +100,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = frozenset({5, 6, 7, 8})
 
 
 def default_spec(width: int = 224, height: int = 224) -> manifest_pb2.TransformSpec:
@@ -108,13 +118,14 @@ def default_spec(width: int = 224, height: int = 224) -> manifest_pb2.TransformS
 
 
 def check_spec(spec: manifest_pb2.TransformSpec) -> None:
-    """Refuses a specification that this revision of the transform cannot follow to the letter.
+    """Refuses a specification that this code cannot follow to the letter.
 
     Raises:
         ValueError: The message names the field, its value and the accepted ones.
     """
-    if spec.revision != TRANSFORM_REVISION:
-        raise ValueError(f"transform.revision is {spec.revision}, this code implements {TRANSFORM_REVISION}")
+    if spec.revision not in REVISIONS:
+        known = " and ".join(map(str, REVISIONS))
+        raise ValueError(f"transform.revision is {spec.revision}, this code implements {known}")
     for name, side in (("width", spec.width), ("height", spec.height)):
         if not 1 <= side <= MAX_TARGET_SIDE:
             raise ValueError(f"transform.{name} is {side}, expected 1 to {MAX_TARGET_SIDE}")
@@ -167,7 +178,9 @@ def transform(data: bytes, spec: manifest_pb2.TransformSpec) -> Pixels:
     container = reduce_container(name, data)
     _check_size(container.size, spec)
     try:
-        gray_or_color = _decode(container, spec)
+        upright = _decode(container, spec)
+        if container.again is not None:
+            _check_whole(upright, _decode(dataclasses.replace(container, data=container.again), spec))
     except (TransformError, MemoryError):
         raise
     except Exception as error:
@@ -175,7 +188,21 @@ def transform(data: bytes, spec: manifest_pb2.TransformSpec) -> Pixels:
         # OverflowError, … and which one differs between releases. All mean the same to the caller.
         detail = str(error) or type(error).__name__
         raise ImageCorruptError(f"{name} image of {len(data)} bytes cannot be decoded: {detail}") from error
-    return _resize(gray_or_color, spec)
+    return _resize(upright, spec)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image as it is shown, by its header alone.
+
+    Args:
+        data: An image that a transform has accepted. Anything else counts as a square.
+    """
+    try:
+        container = reduce_container(sniff(data) or "", data)
+    except (TransformError, KeyError):
+        return 1024, 1024
+    width, height = container.size
+    return (height, width) if container.orientation in _LYING else (width, height)
 
 
 def pixels_digest(pixels: Pixels) -> str:
@@ -202,14 +229,21 @@ def _check_size(size: tuple[int, int], spec: manifest_pb2.TransformSpec) -> None
         )
 
 
+def _check_whole(image: Image.Image, again: Image.Image) -> None:
+    if image.tobytes() != again.tobytes():
+        raise ImageCorruptError("JPEG image is truncated: it has no end marker, and pixels are missing")
+
+
 def _open(container: Container) -> ImageFile.ImageFile:
     try:
         return _DECODERS[container.format](io.BytesIO(container.data))
-    except SyntaxError as error:
-        if container.format == "TIFF":
-            # The directory was found sound before, so what is wrong with it is its combination of tags.
-            raise ImageFormatUnsupportedError(f"TIFF image of a kind that is not read: {error}") from error
-        raise
+    except (OSError, SyntaxError) as error:
+        if container.format not in {"BMP", "TIFF"}:
+            raise
+        # Their headers were found sound, so what is wrong with them is their combination of values.
+        raise ImageFormatUnsupportedError(
+            f"{container.format} image of a kind that is not read: {error}"
+        ) from error
 
 
 def _decode(container: Container, spec: manifest_pb2.TransformSpec) -> Image.Image:
@@ -217,16 +251,52 @@ def _decode(container: Container, spec: manifest_pb2.TransformSpec) -> Image.Ima
     with _open(container) as image:
         # The decoder may have found another header than the walk did.
         _check_size(image.size, spec)
-        orientation = container.orientation
-        if isinstance(image, WebPImageFile):
-            orientation = exif_orientation(image.info.get("exif", b""))
         if isinstance(image, JpegImageFile) and spec.jpeg_draft:
-            lying = orientation in {5, 6, 7, 8}
+            lying = container.orientation in _LYING
             image.draft(None, (spec.height, spec.width) if lying else (spec.width, spec.height))
-        image.load()
-        flat = flatten(image, inverted=container.inverted)
-    turn = _UPRIGHT.get(orientation)
+        raw_mode = _raw_mode(image)
+        if image.mode in {"RGB", "RGBA"} and raw_mode.endswith((";16B", ";16L", ";16N")):
+            samples, alpha = _samples_of_16_bits(container, raw_mode)
+            key = image.info.get("transparency")
+            shown = None if key is None else (samples != key).any(axis=2)
+            flat = picture(samples, alpha, revision=spec.revision, shown=shown)
+        else:
+            image.load()
+            if image.mode.startswith("I") or image.mode == "F":
+                samples = gray_samples(image, unsigned=raw_mode == "I;32N", inverted=container.inverted)
+                key = image.info.get("transparency")
+                shown = None if key is None else samples != key
+                flat = picture(samples, revision=spec.revision, shown=shown)
+            else:
+                flat = flatten(image)
+    turn = _UPRIGHT.get(container.orientation)
     return flat if turn is None else flat.transpose(turn)
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    args = image.tile[0].args if image.tile else ""
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _samples_of_16_bits(container: Container, raw_mode: str) -> tuple[Samples, Pixels | None]:
+    """Colours, or gray beside alpha, uint16 [h, w, c], and alpha; Pillow reads one byte of each at a time."""
+
+    def decoded(other: str) -> Pixels:
+        with _open(container) as image:
+            image.tile = [
+                tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+                for tile in image.tile
+            ]
+            image.load()
+            return np.asarray(image)
+
+    if raw_mode == "LA;16B":
+        stored = decoded("RGBA")
+        return stored[:, :, :1] * np.uint16(256) + stored[:, :, 1:2], stored[:, :, 2]
+    little = raw_mode[-1] == "L" or (raw_mode[-1] == "N" and sys.byteorder == "little")
+    high, low = (decoded(raw_mode[:-1] + order) for order in ("LB" if little else "BL"))
+    samples = high[:, :, :3] * np.uint16(256) + low[:, :, :3]
+    return samples, high[:, :, 3] if high.shape[2] == 4 else None
 
 
 def _resize(image: Image.Image, spec: manifest_pb2.TransformSpec) -> Pixels:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import manifest_pb2, model_pb2
-from neurogate_serving.transform import default_spec
+from neurogate_serving.transform import default_spec, pixels_digest, transform
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
+from neurogate_testing.fake_model import fake_outputs
 from neurogate_testing.gateway_harness import (
     NOT_SERVING,
     SERVING,
@@ -20,6 +22,8 @@ from neurogate_testing.gateway_harness import (
     running_gateway,
     serving_gateway,
 )
+from neurogate_testing.images import encode
+from PIL import Image
 
 READY = model_pb2.MODEL_VERSION_STATE_READY
 REJECTED = model_pb2.MODEL_VERSION_STATE_REJECTED
@@ -137,6 +141,28 @@ async def test_the_newest_version_is_proven_first() -> None:
             for number in (1, 2, 3):
                 await gateway.until_ready(number)
         assert backend.predicts == [3] * 4 + [2] * 4 + [1] * 4
+
+
+async def test_a_version_of_the_previous_revision_is_served_by_its_own_rule() -> None:
+    """An upgrade of the gateway rejects nothing that it served before, deep gray in its goldens included."""
+    spec = default_spec(32, 32)
+    spec.revision = 1
+    manifest = build_manifest(1, spec=spec)
+    deep = encode(Image.fromarray(np.arange(0, 300, 0.5).reshape(20, 30).astype(np.uint16)), "PNG")
+    pixels = transform(deep, spec)
+    assert (pixels != transform(deep, default_spec(32, 32))).any()
+    manifest.goldens[0].image = deep
+    manifest.goldens[0].pixels_sha256 = pixels_digest(pixels)
+    manifest.goldens[0].probabilities[:] = fake_outputs(pixels[np.newaxis], 1, 4)["probabilities"][0].tolist()
+    async with FakeBackend() as backend:
+        backend.add_version(1, manifest)
+        backend.add_version(2)
+        async with running_gateway(backend) as gateway:
+            await gateway.until_ready(1)
+            await gateway.until_ready(2)
+            request = pb.ClassifyRequest(image=deep, model=model_pb2.ModelSelector(version=1))
+            answer = await gateway.classification.Classify(request)
+            assert answer.model.version == 1
 
 
 def wrong_pixels(manifest: manifest_pb2.ModelManifest) -> None:

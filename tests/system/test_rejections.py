@@ -70,7 +70,7 @@ CASES: list[tuple[Callable[[Path, Manifest], None], str]] = [
     (unreadable_manifest, "the manifest is not valid: the manifest's 100 bytes are not a serialized"),
     (manifest_of_another_model, "the manifest is of liver version"),
     (manifest_of_another_version, f"the manifest is of {MODEL} version 1, but the model server gave it for"),
-    (unknown_transform, "transform.revision is 99, this code implements 1"),
+    (unknown_transform, "transform.revision is 99, this code implements 1 and 2"),
     (other_goldens, "1 of 4 goldens differ: glioma-0: a probability is off by"),
 ]
 

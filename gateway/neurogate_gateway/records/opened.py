@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-
-from neurogate_gateway.overlay import upright_size
+from neurogate_serving.transform import upright_size
 
 from .changes import Changes
 from .claims import RunClaims

@@ -14,6 +14,7 @@ import re
 from typing import Final
 
 from neurogate.v1 import training_pb2
+from neurogate_serving.transform import upright_size
 
 from neurogate_gateway.admission import Admission
 from neurogate_gateway.errors import (
@@ -22,7 +23,6 @@ from neurogate_gateway.errors import (
     ImageTooLargeError,
     KeyInvalidError,
 )
-from neurogate_gateway.overlay import upright_size
 from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.records.examples import Kept, NewExample
 from neurogate_gateway.records.opened import Records
