@@ -49,7 +49,7 @@ def gray_samples(image: Image.Image, *, unsigned: bool, inverted: bool) -> Sampl
     return ~samples if inverted else samples
 
 
-def robust_window(samples: Samples) -> tuple[float, float]:
+def robust_window(samples: Samples, shown: npt.NDArray[np.bool_] | None = None) -> tuple[float, float]:
     """The levels of black and of white that an image's own samples ask for.
 
     Black is the darkest sample after a hundredth of all is left out, white the brightest of those above black
@@ -57,22 +57,26 @@ def robust_window(samples: Samples) -> tuple[float, float]:
 
     Args:
         samples: Integers of up to 32 bits, or floating-point numbers, of any shape.
+        shown: Which of them count; of the same shape, or of that of their first axes.
 
     Returns:
         Black and white, equal when no sample lies above black.
     """
-    values = samples.reshape(-1)
+    values = samples.reshape(-1).copy() if shown is None else samples[shown].reshape(-1)
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 0.0
     rank = min(-(-values.size // 100), values.size - 1)
-    black = np.partition(values, rank)[rank]
-    above = values[values > black]
-    if not above.size:
+    values.partition(rank)
+    black = values[rank]
+    above = int(np.count_nonzero(values > black))
+    if not above:
         return float(black), float(black)
-    rank = max(above.size - 1 - -(-above.size // 200), 0)
-    return float(black), float(np.partition(above, rank)[rank])
+    values = values[rank + 1 :]
+    rank = values.size - 1 - min(-(-above // 200), above - 1)
+    values.partition(rank)
+    return float(black), float(values[rank])
 
 
 def apply_window(samples: Samples, black: float, white: float) -> npt.NDArray[np.uint8]:
@@ -116,7 +120,7 @@ def picture(
     elif revision == 1:
         narrow = _highest_bits(samples if shown is None else np.where(shown.T, samples.T, 0).T)
     else:
-        narrow = apply_window(samples, *robust_window(samples if shown is None else samples[shown]))
+        narrow = apply_window(samples, *robust_window(samples, shown))
     if shown is not None and alpha is None:
         narrow[~shown] = 0
     gray = narrow.ndim == 2 or narrow.shape[2] == 1

@@ -138,10 +138,10 @@ def check_spec(spec: manifest_pb2.TransformSpec) -> None:
         raise ValueError(f"transform.resampling is {spec.resampling}, expected one of {names}")
     if not 1 <= spec.max_pixels <= MAX_PIXELS_CEILING:
         raise ValueError(f"transform.max_pixels is {spec.max_pixels}, expected 1 to {MAX_PIXELS_CEILING}")
-    formats = list(spec.formats)
-    if not formats or formats != sorted(set(formats)) or not set(formats) <= set(FORMATS):
+    formats = tuple(spec.formats)
+    if formats != FORMATS and (not formats or formats != tuple(name for name in FORMATS if name in formats)):
         raise ValueError(
-            f"transform.formats is {formats}, expected a sorted selection of {', '.join(FORMATS)}"
+            f"transform.formats is {list(formats)}, expected a sorted selection of {', '.join(FORMATS)}"
         )
 
 
@@ -248,29 +248,37 @@ def _open(container: Container) -> ImageFile.ImageFile:
 
 def _decode(container: Container, spec: manifest_pb2.TransformSpec) -> Image.Image:
     """The upright image at its own size (or a draft's), of mode "L" or "RGB"."""
+    samples, alpha, shown = _samples(container, spec)
+    if isinstance(samples, Image.Image):
+        flat = flatten(samples)
+    else:
+        flat = picture(samples, alpha, revision=spec.revision, shown=shown)
+    turn = _UPRIGHT.get(container.orientation)
+    return flat if turn is None else flat.transpose(turn)
+
+
+def _samples(
+    container: Container, spec: manifest_pb2.TransformSpec
+) -> tuple[Samples | Image.Image, Pixels | None, npt.NDArray[np.bool_] | None]:
+    """A decoded image of 8 bits, or deeper samples with alpha and with what a transparent colour leaves."""
     with _open(container) as image:
         # The decoder may have found another header than the walk did.
         _check_size(image.size, spec)
-        if isinstance(image, JpegImageFile) and spec.jpeg_draft:
-            lying = container.orientation in _LYING
-            image.draft(None, (spec.height, spec.width) if lying else (spec.width, spec.height))
-        raw_mode = _raw_mode(image)
+        if isinstance(image, JpegImageFile):
+            if spec.jpeg_draft:
+                lying = container.orientation in _LYING
+                image.draft(None, (spec.height, spec.width) if lying else (spec.width, spec.height))
+            image.load()
+            return image, None, None
+        raw_mode, key = _raw_mode(image), image.info.get("transparency")
         if image.mode in {"RGB", "RGBA"} and raw_mode.endswith((";16B", ";16L", ";16N")):
             samples, alpha = _samples_of_16_bits(container, raw_mode)
-            key = image.info.get("transparency")
-            shown = None if key is None else (samples != key).any(axis=2)
-            flat = picture(samples, alpha, revision=spec.revision, shown=shown)
-        else:
-            image.load()
-            if image.mode.startswith("I") or image.mode == "F":
-                samples = gray_samples(image, unsigned=raw_mode == "I;32N", inverted=container.inverted)
-                key = image.info.get("transparency")
-                shown = None if key is None else samples != key
-                flat = picture(samples, revision=spec.revision, shown=shown)
-            else:
-                flat = flatten(image)
-    turn = _UPRIGHT.get(container.orientation)
-    return flat if turn is None else flat.transpose(turn)
+            return samples, alpha, None if key is None else (samples != key).any(axis=2)
+        image.load()
+        if not image.mode.startswith("I") and image.mode != "F":
+            return image, None, None
+        samples = gray_samples(image, unsigned=raw_mode == "I;32N", inverted=container.inverted)
+        return samples, None, None if key is None else samples != key
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -295,7 +303,9 @@ def _samples_of_16_bits(container: Container, raw_mode: str) -> tuple[Samples, P
         return stored[:, :, :1] * np.uint16(256) + stored[:, :, 1:2], stored[:, :, 2]
     little = raw_mode[-1] == "L" or (raw_mode[-1] == "N" and sys.byteorder == "little")
     high, low = (decoded(raw_mode[:-1] + order) for order in ("LB" if little else "BL"))
-    samples = high[:, :, :3] * np.uint16(256) + low[:, :, :3]
+    samples = high[:, :, :3].astype(np.uint16)
+    samples <<= 8
+    samples |= low[:, :, :3]
     return samples, high[:, :, 3] if high.shape[2] == 4 else None
 
 
