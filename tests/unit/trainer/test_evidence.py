@@ -43,9 +43,40 @@ def test_units_look_where_their_gradient_is(side, folded):
 @pytest.mark.parametrize(("side", "first"), [(96, {8: 7, 16: 15, 32: 31}), (97, {8: 0, 16: 0, 32: 0})])
 def test_centres_in_mobilenet(side, first):
     model = keras.applications.MobileNetV2((side, side, 3), alpha=0.35, include_top=False, weights=None)
+    for layer in model.layers:
+        if hasattr(layer, "kernel_size"):
+            layer.set_weights([np.ones_like(weights) for weights in layer.get_weights()])
     for stride, name in ((8, FINE_MAP), (16, COARSE_MAP), (32, FEATURE_MAP)):
         expected = first[stride] + stride * np.arange(model.get_layer(name).output.shape[1])
-        np.testing.assert_array_equal(centres(model, name), expected)
+        np.testing.assert_allclose(centres(model, name), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("tap", [0, 1, 2])
+def test_units_look_where_the_weight_of_their_kernels_is(tap):
+    """Each kernel has one weight alone, so the gradient shows exactly which pixel a unit looks at."""
+    output = inputs = keras.Input((64, 64, 1))
+    for layer in (
+        keras.layers.Conv2D(1, 3, strides=2, padding="same", use_bias=False),
+        keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        keras.layers.Conv2D(1, 3, strides=2, padding="same", use_bias=False, name="last"),
+    ):
+        output = layer(output)
+        kernel = np.zeros((3, 3, 1, 1), np.float32)
+        kernel[tap, tap] = 0.5
+        layer.set_weights([kernel])
+    model = keras.Model(inputs, output)
+    image = tf.zeros((1, 64, 64, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        unit = model(image)[0, 7, 9, 0]
+    (place,) = np.argwhere(tape.gradient(unit, image).numpy()[0, ..., 0])
+    np.testing.assert_allclose(centres(model, "last")[[7, 9]], place, atol=1e-9)
+
+
+def test_a_kernel_without_weights_leans_nowhere():
+    inputs = keras.Input((8, 8, 1))
+    conv = keras.layers.Conv2D(1, 3, padding="same", kernel_initializer="zeros", name="conv")(inputs)
+    np.testing.assert_array_equal(centres(keras.Model(inputs, conv), "conv"), np.arange(8))
 
 
 def test_other_layers_that_change_the_size_are_refused():

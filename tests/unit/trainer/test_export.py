@@ -25,6 +25,7 @@ from neurogate_trainer.export import (
     model_classes,
     weights_digest,
 )
+from neurogate_trainer.fold import fold_batch_norms
 from neurogate_trainer.inputs import Examples
 from neurogate_trainer.model import COARSE_MAP, FINE_MAP, LOGITS
 from neurogate_trainer.ood import FeatureDistance, fit_distance, taps
@@ -140,7 +141,8 @@ def test_the_served_maps_are_those_of_a_gradient_tape(case):
     with tf.GradientTape(persistent=True) as tape:
         coarse, fine, logits = network(case.examples.pixels.astype(np.float32), training=False)
         chosen = [tf.reduce_sum(logits[:, index]) for index in range(len(CLASSES))]
-    onto = [onto_grid(centres(case.model, name), SIDE) for name in (COARSE_MAP, FINE_MAP)]
+    folded = fold_batch_norms(case.model)
+    onto = [onto_grid(centres(folded, name), SIDE) for name in (COARSE_MAP, FINE_MAP)]
     maps = []
     for score in chosen:
         signed = tf.reduce_sum(tape.gradient(score, coarse) * coarse, axis=3).numpy()
