@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 from google.protobuf import text_format
 from neurogate.tfs.v1 import tfs_pb2
 
@@ -17,6 +18,8 @@ from neurogate_client.results_models import VersionState
 
 MODEL_SERVER = "model-server"
 GATEWAY = "gateway"
+_RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+_RELOAD_SECONDS = 30.0
 READY_SECONDS = 180.0
 
 LATEST, MANUAL, GATED = "latest", "manual", "gated"
@@ -152,11 +155,9 @@ class Servers:
             return [*options, f"--model_config_file={config.resolve()}"]
         # A model server that cannot load one of its first versions ends, so it gets none that is not whole.
         start = scratch / START_CONFIG
-        self._write_config(start, self._whole(2 if self.release_mode == LATEST else 1))
-        options.append(f"--model_config_file={start}")
-        if self.release_mode == LATEST:
-            options.append("--model_config_file_poll_wait_seconds=1")
-        return options
+        first = self._config(self._whole(2 if self.release_mode == LATEST else 1))
+        start.write_text(text_format.MessageToString(first), encoding="utf-8")
+        return [*options, f"--model_config_file={start}"]
 
     def _whole(self, most: int) -> list[int]:
         """The newest versions that have all of their files, newest first.
@@ -178,7 +179,7 @@ class Servers:
             raise NotServingError(f"no version of {self.model} is whole: {'; '.join(flaws)}")
         return whole
 
-    def _write_config(self, path: Path, versions: Sequence[int] = ()) -> None:
+    def _config(self, versions: Sequence[int] = ()) -> tfs_pb2.ModelServerConfig:
         """A configuration of some versions; without any, of the two newest, whichever those are.
 
         Two, so that streams end on the version that they began with.
@@ -192,10 +193,7 @@ class Servers:
             model.model_version_policy.specific.versions.extend(sorted(versions))
         else:
             model.model_version_policy.latest.num_versions = 2
-        written = path.with_suffix(".new")
-        written.write_text(text_format.MessageToString(config), encoding="utf-8")
-        # In one step: the model server may be reading it.
-        written.replace(path)
+        return config
 
     def _gateway_options(self, trainer: str | None) -> list[str]:
         options = [
@@ -253,8 +251,27 @@ class Servers:
             ) from None
         if self.release_mode == LATEST:
             # From now on a version that cannot be loaded ends nothing.
-            self._write_config(supervisor.folder / START_CONFIG)
+            self._follow_newest()
         return stable[0]
+
+    def _follow_newest(self) -> None:
+        """Has the model server keep the two newest versions loaded, whichever those are.
+
+        Raises:
+            NotServingError: it does not take that over.
+        """
+        with grpc.insecure_channel(f"127.0.0.1:{self.model_server_port}") as channel:
+            reload = channel.unary_unary(
+                _RELOAD,
+                request_serializer=tfs_pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=tfs_pb2.ReloadConfigResponse.FromString,
+            )
+            try:
+                reload(tfs_pb2.ReloadConfigRequest(config=self._config()), timeout=_RELOAD_SECONDS)
+            except grpc.RpcError as error:
+                raise NotServingError(
+                    f"the model server does not follow new versions: {error.details()}"
+                ) from None
 
     def wait_for_version(self, supervisor: processes.Supervisor, client: Client, version: int) -> None:
         """Returns when a version is READY.

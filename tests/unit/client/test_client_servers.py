@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
+import grpc
 import pytest
 from grpc import StatusCode
 from neurogate.tfs.v1 import tfs_pb2
@@ -35,6 +39,36 @@ def publish(repository: Path, version: int, *, model: str = "m", size: int = 5) 
     manifest.files.add(path="saved_model.pb", size_bytes=size)
     (folder / "assets" / "neurogate_manifest.binpb").write_bytes(manifest.SerializeToString())
     return folder
+
+
+@contextlib.contextmanager
+def model_server() -> Iterator[tuple[int, list[tfs_pb2.ReloadConfigRequest]]]:
+    """The port of a server that takes any configuration, and those that it was given."""
+    given: list[tfs_pb2.ReloadConfigRequest] = []
+
+    def reload(request: tfs_pb2.ReloadConfigRequest, _: object) -> tfs_pb2.ReloadConfigResponse:
+        given.append(request)
+        return tfs_pb2.ReloadConfigResponse()
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        reload,
+        request_deserializer=tfs_pb2.ReloadConfigRequest.FromString,
+        response_serializer=tfs_pb2.ReloadConfigResponse.SerializeToString,
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                "tensorflow.serving.ModelService", {"HandleReloadConfigRequest": handler}
+            ),
+        )
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port, given
+    finally:
+        server.stop(None).wait()
 
 
 def options(servers: Servers, scratch: Path) -> list[str]:
@@ -154,16 +188,23 @@ def test_latest_writes_nothing_into_the_repository_and_keeps_the_version_before_
     servers = Servers(
         repository=repository, model='odd "name"', port=1, model_server_port=2, release_mode=LATEST
     )
-    with Client(gateway.address) as client, Supervisor() as supervisor:
+    with (
+        model_server() as (port, reloads),
+        Client(gateway.address) as client,
+        Supervisor() as supervisor,
+    ):
+        servers = dataclasses.replace(servers, model_server_port=port)
         given = options(servers, supervisor.folder)
         config = started_from(given)
         assert (config.name, config.base_path) == ('odd "name"', str(repository / 'odd "name"'))
         assert list(config.model_version_policy.specific.versions) == [2, 3]
-        assert "--model_config_file_poll_wait_seconds=1" in given
+        assert not any("poll_wait" in each for each in given)
         assert not any("evaluation" in each for each in given)
         gateway.script.versions = [version(3, labels=("latest", "stable"))]
         servers.wait_until_ready(supervisor, client)
-        assert started_from(given).model_version_policy.latest.num_versions == 2
+        (config,) = reloads[-1].config.model_config_list.config
+        assert (config.name, config.base_path) == ('odd "name"', str(repository / 'odd "name"'))
+        assert config.model_version_policy.latest.num_versions == 2
         scratch = supervisor.folder
     assert sorted(repository.iterdir()) == before
     assert not scratch.exists()
@@ -175,3 +216,14 @@ def test_what_the_records_need_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         MissingProgramError, match=r"needs sqlalchemy, alembic: pip install 'neurogate\[records\]'"
     ):
         need("neurogate-gateway", "records")
+
+
+def test_a_model_server_that_takes_no_configuration_is_told(gateway: FakeGateway, tmp_path: Path) -> None:
+    servers = Servers(repository=tmp_path, model="m", port=1, model_server_port=1, release_mode=LATEST)
+    gateway.script.versions = [version(3, labels=("latest", "stable"))]
+    with (
+        Client(gateway.address) as client,
+        Supervisor() as supervisor,
+        pytest.raises(NotServingError, match="the model server does not follow new versions: "),
+    ):
+        servers.wait_until_ready(supervisor, client)
