@@ -205,7 +205,13 @@ class Places:
         images = self._held[Kind.SINGLE] + self._held[Kind.BULK]
         if own + images >= limit:
             return False
-        return own < 1 if kind is Kind.OWN else limit <= _TOO_FEW or images < limit - 1
+        if kind is Kind.OWN:
+            # More than the one that is kept only while no image of a caller waits.
+            return own < 1 or (own + images < limit - 1 and not self._callers_wait())
+        return limit <= _TOO_FEW or images < limit - 1
+
+    def _callers_wait(self) -> bool:
+        return bool(self._waiting) and self._waiting[-1][0] is not Kind.OWN
 
     def _take(self, kind: Kind) -> None:
         self._held[kind] += 1

@@ -218,6 +218,15 @@ def test_one_place_is_kept_for_the_gateways_own_calls() -> None:
         assert [where.enter(BULK) for _ in range(6)] == [True] * 4 + [False] * 2
         assert where.enter(OWN)
         assert not where.enter(OWN)
+        # With room to spare there may be more of them, but not while a caller waits.
+        where.leave(BULK)
+        where.leave(BULK)
+        assert where.enter(OWN)
+        where.leave(OWN)
+        waiting = [await turn(where, BULK) for _ in range(3)]
+        assert not where.enter(OWN)
+        where.leave(BULK)
+        assert await waiting[0] is await waiting[1] is await waiting[2] is where
 
     run(main())
 
