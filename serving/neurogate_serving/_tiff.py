@@ -76,9 +76,14 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
         entries[_PHOTOMETRIC] = struct.pack(f"{order}HHLHH", _PHOTOMETRIC, 3, 1, 1, 0)
     if _one(tags, _EXTRA_SAMPLES, 0) == 1:  # colours with associated alpha are composed on black already
         entries[_EXTRA_SAMPLES] = struct.pack(f"{order}HHLHH", _EXTRA_SAMPLES, 3, 1, 0, 0)
+    end = len(data) + len(data) % 2
+    colors = b""
+    if _COLOR_MAP in tags and tags[_COLOR_MAP].max() < 256:  # some writers store bytes where 16 bits belong
+        colors = (tags[_COLOR_MAP] * 257).astype(f"{order}u2").tobytes()
+        entries[_COLOR_MAP] = struct.pack(f"{order}HHLL", _COLOR_MAP, 3, len(colors) // 2, end)
     directory = [struct.pack(f"{order}H", len(entries)), *(entries[tag] for tag in sorted(entries)), bytes(4)]
-    start = struct.pack(f"{order}L", len(data) + len(data) % 2)
-    whole = b"".join([data[:4], start, data[8:], bytes(len(data) % 2), *directory])
+    start = struct.pack(f"{order}L", end + len(colors))
+    whole = b"".join([data[:4], start, data[8:], bytes(len(data) % 2), colors, *directory])
     return whole, (width, height), orientation if 1 <= orientation <= 8 else 1, inverted
 
 

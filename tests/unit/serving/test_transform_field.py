@@ -79,6 +79,14 @@ def test_separate_planes_with_alpha_are_refused_by_name(compression: str | None,
         shown(data)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_palette_of_bytes_where_16_bits_belong_is_no_black_picture(order: str) -> None:
+    gray = np.tile(np.arange(256, dtype=np.uint16), (3, 1))
+    narrow, wide = (tiff(SLICE, photometric="palette", colormap=gray * n, byteorder=order) for n in (1, 257))
+    assert (shown(narrow) == shown(images.encode(Image.fromarray(SLICE), "PNG"))).all()
+    assert (shown(narrow) == shown(wide)).all()
+
+
 @pytest.mark.parametrize("header", [56, 108, 124])
 def test_alpha_that_windows_leaves_at_0_is_opaque(header: int) -> None:
     pixels = np.dstack([SLICE, SLICE, SLICE, 0 * SLICE])[::-1].tobytes()
