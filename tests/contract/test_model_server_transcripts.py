@@ -33,7 +33,7 @@ DIFFERENCES = tomllib.loads((DATA / "differences.toml").read_text())
 
 ADDRESS = os.environ.get("NEUROGATE_TFS_ADDRESS")
 AT_ONCE = 4
-LONG_SECONDS = 9
+LONG_SECONDS = 3
 NOT_FOR_A_RUNNING_SERVER = {"signal", "await_exit", "log"}
 
 Outcome = Future[dict[str, list[str]]]
