@@ -53,6 +53,7 @@ __all__ = [
     "pixels_digest",
     "robust_window",
     "transform",
+    "upright_picture",
     "upright_size",
 ]
 
@@ -163,6 +164,15 @@ def transform(data: bytes, spec: manifest_pb2.TransformSpec) -> Pixels:
         ValueError: The specification is not one that this code can follow.
         MemoryError: The machine, not the image, is at fault.
     """
+    return _resize(upright_picture(data, spec), spec)
+
+
+def upright_picture(data: bytes, spec: manifest_pb2.TransformSpec) -> Image.Image:
+    """What `transform` resizes: the upright 8-bit picture, "L" or "RGB", at its own or a draft's size.
+
+    Raises:
+        TransformError, TypeError, ValueError, MemoryError: As `transform`.
+    """
     if not isinstance(data, bytes):
         raise TypeError(f"the image must be bytes, not {type(data).__name__}")
     check_spec(spec)
@@ -188,7 +198,7 @@ def transform(data: bytes, spec: manifest_pb2.TransformSpec) -> Pixels:
         # OverflowError, … and which one differs between releases. All mean the same to the caller.
         detail = str(error) or type(error).__name__
         raise ImageCorruptError(f"{name} image of {len(data)} bytes cannot be decoded: {detail}") from error
-    return _resize(upright, spec)
+    return upright
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
