@@ -7,6 +7,6 @@ compile() {
         --no-emit-index-url "$@"
 }
 compile --upgrade --constraint requirements/limits.in --extra dev --output-file requirements/dev.txt pyproject.toml
-compile --constraint requirements/dev.txt --extra gateway --extra records --extra cli --output-file requirements/gateway.txt pyproject.toml
-compile --constraint requirements/dev.txt --extra trainer --output-file requirements/trainer.txt pyproject.toml
+compile --constraint requirements/dev.txt --extra gateway --extra records --extra cli --extra dicom --output-file requirements/gateway.txt pyproject.toml
+compile --constraint requirements/dev.txt --extra trainer --extra dicom --output-file requirements/trainer.txt pyproject.toml
 compile --constraint requirements/dev.txt --output-file requirements/bench.txt requirements/bench.in

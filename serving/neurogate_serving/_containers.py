@@ -16,6 +16,8 @@ from ._jpeg import reduce_jpeg
 from ._tiff import reduce_tiff
 
 _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
+    # First: a file may be TIFF and DICOM at once, and who reads it as TIFF passes over all that DICOM says.
+    ("DICOM", 128, b"DICM"),
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
     ("BMP", 0, b"BM"),
@@ -26,7 +28,6 @@ _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
     ("WEBP", 8, b"WEBP"),
 )
 _FOREIGN: tuple[tuple[str, int, bytes], ...] = (
-    ("a DICOM file", 128, b"DICM"),
     ("a NIfTI file", 344, b"n+1\0"),
     ("a PDF document", 0, b"%PDF"),
     ("a gzip archive", 0, b"\x1f\x8b"),
@@ -78,13 +79,13 @@ def describe_foreign(data: bytes) -> str:
     """What bytes that are none of the known containers look like, for an error message."""
     if name := _look_up(_FOREIGN, data):
         return name
-    # What they say stays with them: it may be a letter about a patient.
     head = data[:12]
     if head.lstrip()[:1] == b"<":
-        return "markup"
+        return f"markup (starts with {head.decode('latin-1')!r})"
+    more = "…" if len(data) > len(head) else ""
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return "text"
-    return f"unknown bytes (starts with {head[:4].hex(' ')})"
+        return f"text (starts with {head.decode('ascii')!r}{more})"
+    return f"unknown bytes (starts with {head.hex(' ')}{more})"
 
 
 def _look_up(table: tuple[tuple[str, int, bytes], ...], data: bytes) -> str | None:

@@ -35,3 +35,33 @@ class ImageCorruptError(TransformError):
     """The image is truncated or damaged."""
 
     reason = "IMAGE_CORRUPT"
+
+
+class FrameRequiredError(TransformError):
+    """The file has several frames, and none is named."""
+
+    reason = "FRAME_REQUIRED"
+
+
+class FrameOutOfRangeError(TransformError):
+    """The file has no frame of that number."""
+
+    reason = "FRAME_OUT_OF_RANGE"
+
+
+class NotMagneticResonanceError(TransformError):
+    """A DICOM object that is no MR image."""
+
+    reason = "NOT_MAGNETIC_RESONANCE"
+
+
+class BurnedInAnnotationError(TransformError):
+    """The image says that a person's data are drawn into its pixels."""
+
+    reason = "BURNED_IN_ANNOTATION"
+
+
+class DecoderLimitExceededError(TransformError):
+    """Decoding needs more memory or time than an image is given."""
+
+    reason = "DECODER_LIMIT_EXCEEDED"

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import sys
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -25,13 +26,19 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from ._containers import Container, describe_foreign, reduce_container, sniff
 from ._image_errors import (
+    BurnedInAnnotationError,
+    DecoderLimitExceededError,
+    FrameOutOfRangeError,
+    FrameRequiredError,
     ImageCorruptError,
     ImageEmptyError,
     ImageFormatUnsupportedError,
     ImageTooManyPixelsError,
+    NotMagneticResonanceError,
     TransformError,
 )
 from ._pixels import Samples, apply_window, flatten, gray_samples, picture, robust_window
+from .dicom import decode_dicom
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -41,19 +48,26 @@ __all__ = [
     "MAX_TARGET_SIDE",
     "REVISIONS",
     "TRANSFORM_REVISION",
+    "BurnedInAnnotationError",
+    "Decoded",
+    "DecoderLimitExceededError",
+    "FrameOutOfRangeError",
+    "FrameRequiredError",
     "ImageCorruptError",
     "ImageEmptyError",
     "ImageFormatUnsupportedError",
     "ImageTooManyPixelsError",
+    "NotMagneticResonanceError",
     "Pixels",
     "TransformError",
     "apply_window",
     "check_spec",
+    "decode",
     "default_spec",
     "pixels_digest",
+    "resize",
     "robust_window",
     "transform",
-    "upright_picture",
     "upright_size",
 ]
 
@@ -63,7 +77,7 @@ TRANSFORM_REVISION: Final = 2
 REVISIONS: Final = (1, 2)
 """Every revision that this module computes: the present and the one before, so that an upgrade serves on."""
 
-FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS: Final = ("BMP", "DICOM", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Every container that a specification may accept."""
 
 DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -146,32 +160,51 @@ def check_spec(spec: manifest_pb2.TransformSpec) -> None:
         )
 
 
-def transform(data: bytes, spec: manifest_pb2.TransformSpec) -> Pixels:
-    """The pixels of one encoded image, as the specification defines them.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded image before it is resized.
+
+    Attributes:
+        image: Upright, of mode "L" or "RGB", at its own size or a JPEG draft's.
+        attributes: Of a DICOM file, what is kept of its header, by DICOM's keywords; of others nothing.
+    """
+
+    image: Image.Image
+    attributes: Mapping[str, str]
+
+
+def transform(
+    data: bytes, spec: manifest_pb2.TransformSpec, frame: int = 0, *, allow_burned_in: bool = False
+) -> Pixels:
+    """The pixels of one encoded image, as the specification defines them: what `decode` gives, resized.
 
     Safe to call from many threads at once; decoding and resizing run without the interpreter lock.
+
+    Returns:
+        uint8 [height, width, 3], read-only, in row order.
+
+    Raises:
+        TransformError: As `decode` does; and what else that raises.
+    """
+    return resize(decode(data, spec, frame, allow_burned_in=allow_burned_in).image, spec)
+
+
+def decode(
+    data: bytes, spec: manifest_pb2.TransformSpec, frame: int = 0, *, allow_burned_in: bool = False
+) -> Decoded:
+    """One encoded image, decoded as the specification defines it.
 
     Args:
         data: The image file's bytes.
         spec: What to make of them (`check_spec` says what it may hold).
-
-    Returns:
-        uint8 [height, width, 3], read-only, in row order.
+        frame: Number of the frame, from 1; 0 for the only one of a DICOM file, or the first of others.
+        allow_burned_in: Whether to read DICOM images that say that a person's data are drawn into them.
 
     Raises:
         TransformError: The image is refused; `reason` says why in one word, the message in a sentence.
         TypeError: `data` is not bytes.
         ValueError: The specification is not one that this code can follow.
         MemoryError: The machine, not the image, is at fault.
-    """
-    return _resize(upright_picture(data, spec), spec)
-
-
-def upright_picture(data: bytes, spec: manifest_pb2.TransformSpec) -> Image.Image:
-    """What `transform` resizes: the upright 8-bit picture, "L" or "RGB", at its own or a draft's size.
-
-    Raises:
-        TransformError, TypeError, ValueError, MemoryError: As `transform`.
     """
     if not isinstance(data, bytes):
         raise TypeError(f"the image must be bytes, not {type(data).__name__}")
@@ -185,6 +218,15 @@ def upright_picture(data: bytes, spec: manifest_pb2.TransformSpec) -> Image.Imag
         )
     if name not in spec.formats:
         raise ImageFormatUnsupportedError(f"not an accepted image: found {name}, expected {_names(spec)}")
+    if frame < 0:
+        raise FrameOutOfRangeError(f"frame {frame} is asked for, frames count from 1")
+    if name == "DICOM":
+        found = decode_dicom(
+            data, frame, max_pixels=spec.max_pixels, max_side=MAX_SIDE, allow_burned_in=allow_burned_in
+        )
+        return Decoded(Image.fromarray(found.levels), found.attributes)
+    if frame > 1:
+        raise FrameOutOfRangeError(f"frame {frame} is asked for, of {name} images only the first is read")
     container = reduce_container(name, data)
     _check_size(container.size, spec)
     try:
@@ -198,14 +240,15 @@ def upright_picture(data: bytes, spec: manifest_pb2.TransformSpec) -> Image.Imag
         # OverflowError, … and which one differs between releases. All mean the same to the caller.
         detail = str(error) or type(error).__name__
         raise ImageCorruptError(f"{name} image of {len(data)} bytes cannot be decoded: {detail}") from error
-    return upright
+    return Decoded(upright, {})
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
     """Width and height of an image as it is shown, by its header alone.
 
     Args:
-        data: An image that a transform has accepted. Anything else counts as a square.
+        data: An image that a transform has accepted. Anything else counts as a square; so does a DICOM file,
+            whose header is not read in this process.
     """
     try:
         container = reduce_container(sniff(data) or "", data)
@@ -319,7 +362,8 @@ def _samples_of_16_bits(container: Container, raw_mode: str) -> tuple[Samples, P
     return samples, high[:, :, 3] if high.shape[2] == 4 else None
 
 
-def _resize(image: Image.Image, spec: manifest_pb2.TransformSpec) -> Pixels:
+def resize(image: Image.Image, spec: manifest_pb2.TransformSpec) -> Pixels:
+    """A decoded image as the pixels that the specification asks for."""
     if spec.color_mode == manifest_pb2.COLOR_MODE_GRAY and image.mode != "L":
         image = image.convert("L")
     # The filters treat each channel alone, so gray is resized once and repeated.
