@@ -2,9 +2,10 @@
 
 Two kinds of work share the slots. A single call takes a slot at once or is refused, so that callers learn
 of overload in a millisecond. The images of batches and streams wait their turn, first come first served,
-and together hold at most half of the slots, so that bulk work never shuts single calls out. The number of
-batches and streams themselves is limited too. Images that no caller waits for are let in only while there is
-little else to do. Watches hold no slot, but their number has a limit of its own.
+and together hold at most half of the slots, so that bulk work never shuts single calls out. DICOM files may
+take seconds each: those of single calls hold at most a quarter. The number of batches and streams themselves
+is limited too. Images that no caller waits for are let in only while there is little else to do. Watches hold
+no slot, but their number has a limit of its own.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Admission:
         self._bulk_calls = 0
         self._watches = 0
         self._quiet_images = 0
+        self._max_dicom_singles = max(1, max_in_flight // 4)
+        self._dicom_singles = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean_seconds = 0.05
 
@@ -131,10 +134,9 @@ class Admission:
             OverloadedError: They are.
         """
         if self._in_flight >= self._max_in_flight:
-            # By then the work that holds the slots now is done.
-            wait = min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
             raise OverloadedError(
-                f"{self._in_flight} images are in flight, which is the limit", retry_after=wait
+                f"{self._in_flight} images are in flight, which is the limit",
+                retry_after=self._retry_seconds(),
             )
 
     def check_bulk(self) -> None:
@@ -167,17 +169,27 @@ class Admission:
             self._watches -= 1
 
     @contextlib.contextmanager
-    def single(self) -> Iterator[None]:
+    def single(self, *, dicom: bool = False) -> Iterator[None]:
         """A slot for one single call.
+
+        Args:
+            dicom: Its image is a DICOM file.
 
         Raises:
             OverloadedError: None is free.
         """
         self.check_single()
+        if dicom and self._dicom_singles >= self._max_dicom_singles:
+            raise OverloadedError(
+                f"{self._dicom_singles} DICOM files of single calls are in flight, which is the limit",
+                retry_after=self._retry_seconds(),
+            )
         self._in_flight += 1
+        self._dicom_singles += dicom
         try:
             yield
         finally:
+            self._dicom_singles -= dicom
             self._leave()
 
     @contextlib.contextmanager
@@ -245,6 +257,10 @@ class Admission:
                     self._waiting.remove(turn)
             self._wake()
             raise
+
+    def _retry_seconds(self) -> float:
+        """By then the work that holds the slots now is done."""
+        return min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
 
     def _bulk_fits(self) -> bool:
         return self._in_flight < self._max_in_flight and self._bulk_images < self._max_bulk_images

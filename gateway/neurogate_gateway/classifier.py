@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 from neurogate.v1 import model_pb2
+from neurogate_serving.dicom import is_dicom
 
 from .admission import Admission, Deadline
 from .answers import Answer, Choice, Explanation, Seconds, check_top_k, classification, gone
@@ -30,7 +31,7 @@ from .outcomes import Outcome, OutcomeObserver
 from .overlay import Overlay
 from .places import Kind
 from .telemetry import call_record, internal_error, log
-from .transforms import TransformPool
+from .transforms import Submitted, Transformed, TransformPool
 
 _T = TypeVar("_T")
 
@@ -58,7 +59,7 @@ class Classifier:
 
     async def classify(
         self,
-        image: bytes,
+        image: Submitted,
         selector: model_pb2.ModelSelector,
         *,
         top_k: int,
@@ -68,7 +69,7 @@ class Classifier:
         """One image by itself.
 
         Args:
-            image: Encoded.
+            image: What the caller sent.
             selector: Which version.
             top_k: Number of scores; 0 means all.
             deadline: By when.
@@ -80,13 +81,13 @@ class Classifier:
         asked = time.perf_counter()
 
         async def attempt(choice: Choice) -> Answer:
-            return await self._run(image, choice, asked, Kind.SINGLE, gradcam=False, deadline=deadline)
+            return (await self._run(image, choice, asked, Kind.SINGLE, deadline=deadline))[0]
 
         return await self._single(image, selector, attempt, top_k=top_k, deadline=deadline, key=key)
 
     async def explain(
         self,
-        image: bytes,
+        image: Submitted,
         selector: model_pb2.ModelSelector,
         *,
         class_id: str,
@@ -97,7 +98,7 @@ class Classifier:
         """One image by itself, with the evidence for one class.
 
         Args:
-            image: Encoded.
+            image: What the caller sent.
             selector: Which version.
             class_id: Which class; empty means the most probable one.
             overlay: How the picture is drawn.
@@ -117,20 +118,22 @@ class Classifier:
                     f"version {version.number} has no class {class_id!r}, only {', '.join(known)}",
                     field="class_id",
                 )
-            answer = await self._run(image, choice, asked, Kind.SINGLE, gradcam=True, deadline=deadline)
+            answer, shown = await self._run(
+                image, choice, asked, Kind.SINGLE, gradcam=True, deadline=deadline
+            )
             maps = answer.outputs.gradcam
             if maps is None:
                 raise BackendAnswerInvalidError('the answer has no output "gradcam"')
             explained = class_id or answer.classification.scores[0].class_id
             values = np.ascontiguousarray(maps[:, :, known.index(explained)])
-            picture = await self._transforms.draw(image, version.manifest.transform, values, overlay)
+            picture = await self._transforms.draw(shown, version.manifest.transform, values, overlay)
             return Explanation(answer, explained, values, picture)
 
         return await self._single(image, selector, attempt, top_k=0, deadline=deadline, key=key)
 
     async def classify_batch(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Submitted],
         selector: model_pb2.ModelSelector,
         *,
         top_k: int,
@@ -146,7 +149,7 @@ class Classifier:
         slots = asyncio.Semaphore(self._window)
 
         async def attempt(choice: Choice) -> tuple[Choice, list[Answer | GatewayError]]:
-            async def one(image: bytes) -> Answer | GatewayError:
+            async def one(image: Submitted) -> Answer | GatewayError:
                 async with slots:
                     return await self.classify_for(choice, image, deadline)
 
@@ -176,7 +179,9 @@ class Classifier:
         check_top_k(top_k, version)
         return Choice(version, label, top_k)
 
-    async def classify_for(self, choice: Choice, image: bytes, deadline: Deadline) -> Answer | GatewayError:
+    async def classify_for(
+        self, choice: Choice, image: Submitted, deadline: Deadline
+    ) -> Answer | GatewayError:
         """One image of a batch or stream, by the version chosen for all of it, when its turn comes.
 
         Returns:
@@ -188,13 +193,13 @@ class Classifier:
         """
         asked = time.perf_counter()
         try:
-            self._admission.check_image(image)
+            self._admission.check_image(image.data)
             deadline = deadline.capped(self._image_timeout)
             async with deadline.enforced():
                 # Before a slot is taken, so that a pause of one stream holds up nobody else.
                 await self._catalog.confirm(choice.version, deadline)
                 async with self._admission.bulk_image():
-                    return await self._run(image, choice, asked, Kind.BULK, gradcam=False, deadline=deadline)
+                    return (await self._run(image, choice, asked, Kind.BULK, deadline=deadline))[0]
         except (VersionUnloadedError, VersionLostError):
             raise
         except GatewayError as error:
@@ -204,7 +209,7 @@ class Classifier:
 
     async def _single(
         self,
-        image: bytes,
+        image: Submitted,
         selector: model_pb2.ModelSelector,
         attempt: Callable[[Choice], Awaitable[_T]],
         *,
@@ -212,9 +217,9 @@ class Classifier:
         deadline: Deadline,
         key: str,
     ) -> _T:
-        self._admission.check_image(image)
+        self._admission.check_image(image.data)
         self._admission.check_deadline(deadline)
-        with self._admission.single():
+        with self._admission.single(dicom=is_dicom(image.data)):
             async with deadline.enforced():
                 return await self._with_version(selector, attempt, top_k=top_k, deadline=deadline, key=key)
 
@@ -246,11 +251,19 @@ class Classifier:
             ) from None
 
     async def _run(
-        self, image: bytes, choice: Choice, asked: float, kind: Kind, *, gradcam: bool, deadline: Deadline
-    ) -> Answer:
+        self,
+        image: Submitted,
+        choice: Choice,
+        asked: float,
+        kind: Kind,
+        *,
+        gradcam: bool = False,
+        deadline: Deadline,
+    ) -> tuple[Answer, bytes]:
+        """The answer, and what stands for the image from now on."""
         version = choice.version
         admitted = time.perf_counter()
-        transformed = await self._transforms.run(image, version.manifest.transform)
+        transformed = await self._transforms.run(image.data, version.manifest.transform, image.frame)
         try:
             while True:
                 await self._catalog.confirm(version, deadline)
@@ -261,12 +274,12 @@ class Classifier:
                 if prediction is not None:
                     break
         except GatewayError as error:
-            self._tell(choice, image, None, error, admitted)
+            self._tell(choice, transformed, None, error, admitted)
             raise
         except asyncio.CancelledError:
             # By the caller, who may have any reason, or by the deadline that the version let pass.
             if deadline.remaining() <= DEADLINE_MARGIN_SECONDS:
-                self._tell(choice, image, None, DeadlineTooShortError("the deadline passed"), admitted)
+                self._tell(choice, transformed, None, DeadlineTooShortError("the deadline passed"), admitted)
             raise
         worked = transformed.transform_seconds + prediction.seconds
         self._admission.took(worked)
@@ -278,15 +291,28 @@ class Classifier:
         call_record().images += 1
         outputs = prediction.outputs
         answer = Answer(choice, outputs, classification(choice, outputs, seconds))
-        self._tell(choice, image, answer, None, admitted)
-        return answer
+        self._tell(choice, transformed, answer, None, admitted)
+        return answer, transformed.image
 
     def _tell(
-        self, choice: Choice, image: bytes, answer: Answer | None, error: GatewayError | None, since: float
+        self,
+        choice: Choice,
+        transformed: Transformed,
+        answer: Answer | None,
+        error: GatewayError | None,
+        since: float,
     ) -> None:
         if not self.observers:
             return
-        outcome = Outcome(choice, image, answer, error, time.perf_counter() - since, call_record().caller())
+        outcome = Outcome(
+            choice,
+            transformed.image,
+            answer,
+            error,
+            time.perf_counter() - since,
+            call_record().caller(),
+            transformed.attributes,
+        )
         for observer in self.observers:
             try:
                 observer.observe(outcome)

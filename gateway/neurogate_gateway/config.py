@@ -130,6 +130,10 @@ class Settings:
     transform_threads: int = _setting(
         0, "Threads that decode and resize; 0 means one per usable core.", low=0, high=256
     )
+    allow_burned_in_annotation: bool = _setting(
+        False,
+        "Whether to read DICOM images that say that a person's data are drawn into them: true or false.",
+    )
     poll_interval_seconds: float = _setting(
         0.5, "Time between two looks at the model server's versions.", low=0.05, high=5
     )

@@ -130,6 +130,36 @@ class ImageCorruptError(InvalidArgumentError):
     reason = error_pb2.ERROR_REASON_IMAGE_CORRUPT
 
 
+class FrameRequiredError(InvalidArgumentError):
+    """The DICOM file has several frames, and none is named."""
+
+    reason = error_pb2.ERROR_REASON_FRAME_REQUIRED
+
+
+class FrameOutOfRangeError(InvalidArgumentError):
+    """frame is negative, or the image has fewer."""
+
+    reason = error_pb2.ERROR_REASON_FRAME_OUT_OF_RANGE
+
+
+class NotMagneticResonanceError(InvalidArgumentError):
+    """The DICOM object is no MR image."""
+
+    reason = error_pb2.ERROR_REASON_NOT_MAGNETIC_RESONANCE
+
+
+class BurnedInAnnotationError(InvalidArgumentError):
+    """The DICOM file says that a person's data are drawn into its pixels."""
+
+    reason = error_pb2.ERROR_REASON_BURNED_IN_ANNOTATION
+
+
+class DecoderLimitExceededError(InvalidArgumentError):
+    """Decoding takes more memory or time than an image is given."""
+
+    reason = error_pb2.ERROR_REASON_DECODER_LIMIT_EXCEEDED
+
+
 class TopKOutOfRangeError(InvalidArgumentError):
     """top_k is negative or larger than the number of classes."""
 

@@ -69,7 +69,9 @@ class Gateway:
             max_watches=settings.max_watches,
             min_deadline=settings.min_deadline_seconds,
         )
-        self._transforms = TransformPool(settings.transform_workers)
+        self._transforms = TransformPool(
+            settings.transform_workers, allow_burned_in=settings.allow_burned_in_annotation
+        )
         self._integrity = (
             RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository()
         )

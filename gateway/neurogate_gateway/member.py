@@ -160,8 +160,7 @@ class Member:
             ended = await attempt.ended
         finally:
             self._attempts.end(attempt)
-        if ended is None or ended.cancelled():
-            # Abandoned, or cut off with a server that has left; its caller was not cancelled.
+        if ended is None:
             raise BackendUnavailableError("the model server stopped answering")
         try:
             outputs = ended.result()

@@ -10,6 +10,7 @@ much in flight. Nor is what another attempt or another choice of version makes g
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol
 
 from .answers import Answer, Choice
@@ -22,11 +23,12 @@ class Outcome:
 
     Attributes:
         choice: The version, and the label by which it was chosen.
-        image: Encoded, as the caller sent it.
+        image: Encoded, as the caller sent it; of a DICOM file the frame's picture, never the file.
         answer: What it said; None when it failed.
         error: Why it failed; None when it answered.
         seconds: From admission to answer or failure.
         caller: The peer's identity; empty where it is not known.
+        attributes: Of a DICOM file, what may be kept of its header; of others nothing.
     """
 
     choice: Choice
@@ -35,6 +37,7 @@ class Outcome:
     error: GatewayError | None
     seconds: float
     caller: str = ""
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class OutcomeObserver(Protocol):

@@ -14,6 +14,7 @@ from neurogate_gateway.admission import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError, ModelNotReadyError, OverloadedError
 from neurogate_gateway.outcomes import Outcome
 from neurogate_gateway.routing import Routing
+from neurogate_gateway.transforms import Submitted
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway, stream_of
 
@@ -261,7 +262,7 @@ async def test_a_version_that_does_not_answer_in_time_has_failed() -> None:
         backend.versions[1].gate.clear()
         with pytest.raises(DeadlineTooShortError):
             await gateway.gateway.classifier.classify(
-                IMAGE, model_pb2.ModelSelector(), top_k=0, deadline=Deadline.after(2)
+                Submitted(IMAGE), model_pb2.ModelSelector(), top_k=0, deadline=Deadline.after(2)
             )
         assert [outcome.error.reason_name() for outcome in recorder.outcomes if outcome.error] == [
             "DEADLINE_TOO_SHORT"

@@ -39,7 +39,7 @@ BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "IMAGE_FORMAT_UNSUPPORTED"),
     "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "IMAGE_FORMAT_UNSUPPORTED"),
     "zip with an image": (_zip(), "IMAGE_FORMAT_UNSUPPORTED"),
-    "dicom preamble": (bytes(128) + b"DICM" + bytes(64), "IMAGE_FORMAT_UNSUPPORTED"),
+    "dicom preamble": (bytes(128) + b"DICM" + bytes(64), "IMAGE_CORRUPT"),
     "damaged png": (_flipped(PNG), "IMAGE_CORRUPT"),
     "png header only": (PNG[:33], "IMAGE_CORRUPT"),
     "larger than the limit": (PNG + bytes(17 * MIB), "IMAGE_TOO_LARGE"),

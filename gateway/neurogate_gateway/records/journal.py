@@ -24,6 +24,7 @@ from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.metrics import Metrics
 from neurogate_gateway.outcomes import Outcome
 from neurogate_gateway.telemetry import log
+from neurogate_gateway.transforms import stored_form
 
 from .predictions import PredictionStore
 
@@ -192,8 +193,11 @@ class Journal:
         broken: list[str] = []
         for moment, outcome in chunk:
             try:
-                values = _row(moment, outcome, _digest(outcome.image))
-                rows.append(_Row(values, outcome.image if self._keep_images else b""))
+                image = outcome.image
+                if self._keep_images:
+                    image = stored_form(image, outcome.attributes)
+                values = _row(moment, outcome, _digest(image))
+                rows.append(_Row(values, image if self._keep_images else b""))
             except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
                 assert outcome.answer is not None  # noqa: S101 - others are not taken
                 broken.append(outcome.answer.classification.prediction_id)

@@ -13,6 +13,7 @@ from neurogate_gateway.answers import check_top_k
 from neurogate_gateway.classifier import Classifier
 from neurogate_gateway.errors import BatchEmptyError, GatewayError
 from neurogate_gateway.overlay import Overlay
+from neurogate_gateway.transforms import Submitted
 
 from .requests import Context, deadline_of, take_request_id, take_routing_key
 from .streaming import StreamServer
@@ -42,7 +43,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         key = take_routing_key(request.routing_key, request_id)
         check_top_k(request.top_k)
         answer = await self._classifier.classify(
-            request.image,
+            Submitted(request.image, request.frame),
             request.model,
             top_k=request.top_k,
             deadline=deadline_of(context, self._default_timeout),
@@ -66,7 +67,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             raise BatchEmptyError("the batch has no items", field="items")
         with self._admission.bulk_call():
             choice, answers = await self._classifier.classify_batch(
-                [item.image for item in request.items],
+                [Submitted(item.image, item.frame) for item in request.items],
                 request.model,
                 top_k=request.top_k,
                 deadline=deadline_of(context, math.inf),
@@ -98,7 +99,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         request_id = take_request_id(request.request_id)
         key = take_routing_key(request.routing_key, request_id)
         explanation = await self._classifier.explain(
-            request.image,
+            Submitted(request.image, request.frame),
             request.model,
             class_id=request.class_id,
             overlay=Overlay.from_options(request.overlay),

@@ -20,6 +20,7 @@ from neurogate_gateway.errors import (
     ModelVersionRetiredError,
     StreamConfigNotFirstError,
 )
+from neurogate_gateway.transforms import Submitted
 
 from .bidirectional import BidirectionalCall, BidirectionalServer, idle_error
 from .requests import Context, deadline_of, take_request_id, take_routing_key
@@ -36,6 +37,7 @@ class _Image(NamedTuple):
 
     key: str
     data: bytes
+    frame: int
 
 
 class StreamServer(BidirectionalServer[Request, _Image, Response]):
@@ -80,7 +82,7 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
                 ordered=not config.allow_out_of_order,
                 idle=self._idle,
             )
-            image = _Image(first.key, first.image)
+            image = _Image(first.key, first.image, first.frame)
             # The first message may carry a config alone.
             images = [image] if image.data or not first.HasField("config") else []
             # Not kept for as long as the stream lasts; the config would hold all of its message.
@@ -111,7 +113,7 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
                 "only the first message of a stream may carry a config", field="config"
             )
         # Read once: each access to the field copies all of the image.
-        return [_Image(message.key, message.image)]
+        return [_Image(message.key, message.image, message.frame)]
 
     async def _answer(self, item: _Image) -> Response | None:
         key = item.key
@@ -121,7 +123,8 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
                 answer = _key_too_long(key)
                 key = key[:_LONGEST_KEY]
             else:
-                answer = await self._classifier.classify_for(self._choice, item.data, self._deadline)
+                image = Submitted(item.data, item.frame)
+                answer = await self._classifier.classify_for(self._choice, image, self._deadline)
         except VersionUnloadedError:
             self.end(self._retired())
             return None

@@ -49,6 +49,7 @@ class Item:
     name: str
     sha256: str
     group: str
+    frame: int = 0
     data: bytes = b""
     error: GatewayError | None = None
 
@@ -85,7 +86,9 @@ class Assembler:
         return [] if self._open is None else [self._close("the stream ended in the middle of the item")]
 
     def _begin(self, message: training_pb2.UploadExamplesRequest) -> None:
-        self._open = Item(message.key, message.class_id, message.name, message.sha256, message.group)
+        self._open = Item(
+            message.key, message.class_id, message.name, message.sha256, message.group, message.frame
+        )
         self._size = 0
         if not message.class_id:
             self._refuse(
@@ -160,7 +163,7 @@ class Uploads:
                 field="class_id",
             )
         async with self._admission.bulk_image():
-            await self._transforms.run(item.data, version.manifest.transform)
+            data = await self._transforms.stored(item.data, version.manifest.transform, item.frame)
         digest = hashlib.sha256(item.data).hexdigest()
         if item.sha256 and item.sha256.lower() != digest:
             raise ExampleDigestMismatchError(
@@ -168,10 +171,10 @@ class Uploads:
                 field="sha256",
                 metadata={"sha256": digest},
             )
-        width, height = upright_size(item.data)
+        width, height = upright_size(data)
         example = NewExample(
-            example_id=digest,
-            data=item.data,
+            example_id=digest if data is item.data else hashlib.sha256(data).hexdigest(),
+            data=data,
             class_id=item.class_id,
             name=item.name,
             group=item.group,

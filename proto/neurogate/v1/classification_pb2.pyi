@@ -36,18 +36,20 @@ COLOR_MAP_VIRIDIS: ColorMap
 COLOR_MAP_INFERNO: ColorMap
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("image", "model", "top_k", "request_id", "routing_key")
+    __slots__ = ("image", "model", "top_k", "request_id", "routing_key", "frame")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     model: _model_pb2.ModelSelector
     top_k: int
     request_id: str
     routing_key: str
-    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
+    frame: int
+    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
     __slots__ = ("classification", "model", "request_id")
@@ -110,10 +112,12 @@ class BatchClassifyRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[BatchClassifyItem, _Mapping]]] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
 
 class BatchClassifyItem(_message.Message):
-    __slots__ = ("image",)
+    __slots__ = ("image", "frame")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     image: bytes
-    def __init__(self, image: _Optional[bytes] = ...) -> None: ...
+    frame: int
+    def __init__(self, image: _Optional[bytes] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class BatchClassifyResponse(_message.Message):
     __slots__ = ("results", "model", "request_id")
@@ -134,14 +138,16 @@ class BatchClassifyResult(_message.Message):
     def __init__(self, classification: _Optional[_Union[Classification, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class StreamClassifyRequest(_message.Message):
-    __slots__ = ("config", "key", "image")
+    __slots__ = ("config", "key", "image", "frame")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     config: StreamClassifyConfig
     key: str
     image: bytes
-    def __init__(self, config: _Optional[_Union[StreamClassifyConfig, _Mapping]] = ..., key: _Optional[str] = ..., image: _Optional[bytes] = ...) -> None: ...
+    frame: int
+    def __init__(self, config: _Optional[_Union[StreamClassifyConfig, _Mapping]] = ..., key: _Optional[str] = ..., image: _Optional[bytes] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class StreamClassifyConfig(_message.Message):
     __slots__ = ("model", "top_k", "allow_out_of_order", "request_id", "routing_key")
@@ -170,20 +176,22 @@ class StreamClassifyResponse(_message.Message):
     def __init__(self, key: _Optional[str] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., model: _Optional[_Union[_model_pb2.ModelVersionRef, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("image", "model", "class_id", "overlay", "request_id", "routing_key")
+    __slots__ = ("image", "model", "class_id", "overlay", "request_id", "routing_key", "frame")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     OVERLAY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     model: _model_pb2.ModelSelector
     class_id: str
     overlay: OverlayOptions
     request_id: str
     routing_key: str
-    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., class_id: _Optional[str] = ..., overlay: _Optional[_Union[OverlayOptions, _Mapping]] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
+    frame: int
+    def __init__(self, image: _Optional[bytes] = ..., model: _Optional[_Union[_model_pb2.ModelSelector, _Mapping]] = ..., class_id: _Optional[str] = ..., overlay: _Optional[_Union[OverlayOptions, _Mapping]] = ..., request_id: _Optional[str] = ..., routing_key: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class OverlayOptions(_message.Message):
     __slots__ = ("color_map", "alpha", "max_side")

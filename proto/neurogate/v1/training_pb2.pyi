@@ -45,7 +45,7 @@ RETRAINING_STATE_FAILED: RetrainingState
 RETRAINING_STATE_CANCELLED: RetrainingState
 
 class UploadExamplesRequest(_message.Message):
-    __slots__ = ("key", "class_id", "data", "more", "name", "sha256", "group")
+    __slots__ = ("key", "class_id", "data", "more", "name", "sha256", "group", "frame")
     KEY_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class UploadExamplesRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     key: str
     class_id: str
     data: bytes
@@ -60,7 +61,8 @@ class UploadExamplesRequest(_message.Message):
     name: str
     sha256: str
     group: str
-    def __init__(self, key: _Optional[str] = ..., class_id: _Optional[str] = ..., data: _Optional[bytes] = ..., more: bool = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+    frame: int
+    def __init__(self, key: _Optional[str] = ..., class_id: _Optional[str] = ..., data: _Optional[bytes] = ..., more: bool = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., group: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class UploadExamplesResponse(_message.Message):
     __slots__ = ("key", "example", "error")

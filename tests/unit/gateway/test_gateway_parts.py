@@ -35,7 +35,7 @@ from neurogate_gateway.proof import ServedVersion
 from neurogate_gateway.proving import Prover
 from neurogate_gateway.services.requests import take_request_id
 from neurogate_gateway.telemetry import CallRecord, RefusalLog, configure_logging, current_call, log
-from neurogate_gateway.transforms import TransformPool
+from neurogate_gateway.transforms import Submitted, TransformPool
 from neurogate_gateway.wire import (
     Outputs,
     _floats,
@@ -43,8 +43,9 @@ from neurogate_gateway.wire import (
     predict_images_request,
     read_statuses,
 )
-from neurogate_serving.transform import default_spec
+from neurogate_serving.transform import Decoded, default_spec
 from neurogate_testing.fake_backend import build_manifest, sample_image
+from PIL import Image
 
 
 @pytest.fixture
@@ -119,13 +120,13 @@ async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pyt
     begun: list[bytes] = []
     running, release = threading.Event(), threading.Event()
 
-    def transform(image: bytes, _: object) -> np.ndarray:
+    def decode(image: bytes, *_: object, **__: object) -> Decoded:
         begun.append(image)
         running.set()
         assert release.wait(10)
-        return np.zeros((1, 1, 3), np.uint8)
+        return Decoded(Image.new("L", (1, 1)), {})
 
-    monkeypatch.setattr(transforms, "transform", transform)
+    monkeypatch.setattr(transforms, "decode", decode)
     pool = TransformPool(1)
     first = asyncio.create_task(pool.run(b"first", default_spec()))
     await asyncio.to_thread(running.wait, 10)
@@ -135,7 +136,7 @@ async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pyt
     second.cancel()
     await asyncio.wait([second])
     release.set()
-    assert (await first).pixels.shape == (1, 1, 3)
+    assert (await first).pixels.shape == (224, 224, 3)
     assert (await third).queue_seconds > 0
     assert begun == [b"first", b"third"]
     pool.close()
@@ -275,11 +276,14 @@ async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
     )
     deadline = Deadline.after(20)
     selector = model_pb2.ModelSelector()
-    await classifier.classify(sample_image(), selector, top_k=0, deadline=deadline)
+    await classifier.classify(Submitted(sample_image()), selector, top_k=0, deadline=deadline)
     assert deadline.remaining() <= backend.seconds[0] + DEADLINE_MARGIN_SECONDS <= 20
     with pytest.raises(DeadlineTooShortError):
         await classifier.classify(
-            sample_image(), selector, top_k=0, deadline=Deadline.after(DEADLINE_MARGIN_SECONDS / 2)
+            Submitted(sample_image()),
+            selector,
+            top_k=0,
+            deadline=Deadline.after(DEADLINE_MARGIN_SECONDS / 2),
         )
     assert len(backend.seconds) == 1
     pool.close()

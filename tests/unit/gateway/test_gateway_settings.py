@@ -31,6 +31,7 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
             "log_level": "debug",
             "launcher": "ray",
             "ray_address": "http://head:8265",
+            "allow_burned_in_annotation": "True",
             "channelz": "True",
             "take_over_model_servers": "True",
         }.get(field.name, str(field.metadata["high"]))
