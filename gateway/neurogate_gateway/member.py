@@ -160,7 +160,8 @@ class Member:
             ended = await attempt.ended
         finally:
             self._attempts.end(attempt)
-        if ended is None:
+        if ended is None or ended.cancelled():
+            # Abandoned, or cut off with a server that has left; its caller was not cancelled.
             raise BackendUnavailableError("the model server stopped answering")
         try:
             outputs = ended.result()

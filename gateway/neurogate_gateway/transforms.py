@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
 from neurogate_serving.dicom import CHILDREN, close_decoders, is_dicom
+from neurogate_serving.privacy import deidentified
 from neurogate_serving.transform import (
     FORMATS,
     TransformError,
@@ -172,8 +173,7 @@ def stored_form(image: bytes, attributes: Mapping[str, str]) -> bytes:
     """
     if not attributes:
         return image
-    with Image.open(io.BytesIO(image), formats=["BMP"]) as picture:
-        return _encoded(picture, "PNG")
+    return deidentified(image)
 
 
 def _encoded(image: Image.Image, container: str, **options: int) -> bytes:

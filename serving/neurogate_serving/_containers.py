@@ -79,13 +79,13 @@ def describe_foreign(data: bytes) -> str:
     """What bytes that are none of the known containers look like, for an error message."""
     if name := _look_up(_FOREIGN, data):
         return name
+    # What they say stays with them: it may be a letter about a patient.
     head = data[:12]
     if head.lstrip()[:1] == b"<":
-        return f"markup (starts with {head.decode('latin-1')!r})"
-    more = "…" if len(data) > len(head) else ""
+        return "markup"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return f"text (starts with {head.decode('ascii')!r}{more})"
-    return f"unknown bytes (starts with {head.hex(' ')}{more})"
+        return "text"
+    return f"unknown bytes (starts with {head[:4].hex(' ')})"
 
 
 def _look_up(table: tuple[tuple[str, int, bytes], ...], data: bytes) -> str | None:

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 from ._image_errors import ImageCorruptError, ImageFormatUnsupportedError
 
-_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_START, _END, _SCAN, _EXIF, _JPEG_LS = 0xD8, 0xD9, 0xDA, 0xE1, 0xF7
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_START, _END, _SCAN, _JFIF, _EXIF, _ADOBE, _JPEG_LS = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xF7
 _FRAMES = frozenset({*range(0xC0, 0xD0), _JPEG_LS}) - {0xC4, 0xC8, 0xCC}
 _NO_LENGTH = frozenset({0x01, _START, _END})
-# APP0 (JFIF) and APP14 (Adobe) tell the decoder the colour space; other APPs and comments do not.
-_LEFT_OUT = frozenset({0x01, _START, _END, 0xFE, *range(0xE0, 0xF0)}) - {0xE0, 0xEE}
+# Comments and APPs, of which what decides the colour space is written anew; tables of arithmetic coding and a
+# late height, which decoders pass over.
+_LEFT_OUT = frozenset({0x01, _START, _END, 0xCC, 0xDC, 0xFE, *range(0xE0, 0xF0)})
 # A decoder that finds the end within a scan fills the picture up without a word. Behind a whole scan these
 # bytes change nothing; in a cut one they become other pixels than the end does.
 _FILLING = bytes.fromhex("a35c96e1") * 16
@@ -57,6 +58,8 @@ def reduce_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], bytes, bytes | Non
             frame = _frame(marker, data[start + 4 : end])
         elif marker == _EXIF and not exif and data.startswith(b"Exif\0\0", start + 4):
             exif = data[start + 10 : end]
+        elif marker in {_JFIF, _ADOBE}:
+            kept.append(_color_space(marker, data[start + 4 : end]))
         if marker not in _LEFT_OUT:
             kept.append(data[start:end])
     if not scans or not frame:
@@ -70,6 +73,23 @@ def reduce_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], bytes, bytes | Non
     return body + b"\xff\xd9", (frame[1], frame[0]), exif, body + _FILLING + b"\xff\xd9"
 
 
+def _color_space(marker: int, segment: bytes) -> bytes:
+    """APP0 or APP14 without what no pixel depends on; nothing where decoders pass over it."""
+    if marker == _JFIF and segment.startswith(b"JFIF\0") and len(segment) >= 14:
+        return b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"  # no density, no thumbnail
+    if marker == _ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12:
+        return b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + segment[11:12]  # the colour transform
+    return b""
+
+
+def with_orientation(reduced: bytes, orientation: int) -> bytes:
+    """A reduced file, with an EXIF block of the orientation alone where that is not upright."""
+    if orientation == 1:
+        return reduced
+    block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHLLL", 1, 0x0112, 3, 1, orientation, 0)
+    return reduced[:2] + struct.pack(">BBH", 0xFF, _EXIF, 2 + len(block)) + block + reduced[2:]
+
+
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, beginning and end of each segment up to the end marker; a scan ends with its data."""
     position = 2
@@ -77,8 +97,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         found = _MARKER.search(data, position)
         if found is None:
             return
-        start, marker = found.start(), found[1][0]
-        position = start + 2
+        start, position = found.span()
+        marker = data[start + 1]
         if marker not in _NO_LENGTH:
             position += struct.unpack_from(">H", data, position)[0]
         if marker == _SCAN:

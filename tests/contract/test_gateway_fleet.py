@@ -11,6 +11,7 @@ import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
+from neurogate_gateway import fleet as fleet_module
 from neurogate_gateway import member
 from neurogate_gateway.backend import ReloadRefusedError
 from neurogate_gateway.errors import BackendUnavailableError
@@ -284,6 +285,18 @@ async def test_a_server_that_leaves_finishes_what_it_has_begun() -> None:
         assert {(await call).model.version for call in calls} == {1}
         version = await gateway.until_state(1, READY)
         assert [there.address for there in version.backends] == [second.address]
+
+
+async def test_what_a_server_that_left_does_not_answer_is_answered_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet_module, "_LAST_ANSWERS_SECONDS", 0.1)
+    async with two_servers() as (gateway, first, second):
+        first.versions[1].gate.clear()
+        calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
+        await first.until(lambda: first.running == 2)
+        gateway.gateway.fleet.set_members([second.address])
+        assert {(await call).model.version for call in calls} == {1}
 
 
 async def test_a_version_that_left_with_its_server_is_retired() -> None:

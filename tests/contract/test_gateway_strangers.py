@@ -47,6 +47,18 @@ async def test_another_manifest_under_a_number_of_the_repository(tmp_path: Path)
             assert stranger.reloads == []
 
 
+async def test_no_server_is_known_before_the_repository_is(tmp_path: Path) -> None:
+    async with FakeBackend() as stranger:
+        stranger.add_version(1)
+        async with running_gateway(stranger, repository=str(tmp_path)) as gateway:
+            fleet = gateway.gateway.fleet
+            while not any(view.version for view in fleet.versions()):
+                await fleet._changed.wait()
+            publish_fake(tmp_path)
+            await until_foreign(gateway, stranger.address)
+            assert stranger.reloads == []
+
+
 async def test_a_version_that_does_not_describe_itself(tmp_path: Path) -> None:
     publish_fake(tmp_path)
     async with ManagedBackend(tmp_path) as stranger:

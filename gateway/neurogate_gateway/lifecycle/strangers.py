@@ -81,7 +81,7 @@ def foreign(
     Args:
         versions: What the server has, with the numbers.
         digests: Digest of the manifest of the repository's versions. Numbers that are not among them prove
-            nothing: they may have been pruned.
+            nothing: they may have been pruned. Without any there is nothing yet to hold the server to.
         refused: Numbers of what lies in the repository and is no version. A server that has one loaded may
             have it from there.
     """
@@ -104,4 +104,5 @@ def foreign(
                 f"the repository's has {ours[:12]}…"
             )
         unread |= not there.digest and there.state in {LOADING, PROVING}
-    return None if unread or (loading and not loaded) else ""
+    unknown = unread or (loaded and not digests) or (loading and not loaded)
+    return None if unknown else ""

@@ -54,7 +54,7 @@ _PLUGINS: Final = {
 }
 _MAX_TABLE_LEVELS: Final = 2**16
 _MAX_FRAMES: Final = 2**20
-_MAX_INFLATED_BYTES: Final = 2**28
+_MAX_INFLATED_BYTES: Final = 2**26
 _BAND_PIXELS: Final = 2**18
 
 _Window = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.uint8]]

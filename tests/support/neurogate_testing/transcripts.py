@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import time
@@ -17,13 +16,12 @@ from typing import Any
 
 from neurogate_testing.serving_process import ServerProcess, is_open, wait_until_open
 from neurogate_testing.transcript_calls import Caller, brief
+from neurogate_testing.transcript_compare import NODE_SUFFIX, number, spells_out, within, wrong_parts
 from neurogate_testing.transcript_threads import Burst, Trace
 
 Json = Any
 StartServer = Callable[[Sequence[str], Path], ServerProcess]
 
-# From here on a message of TensorFlow names the node that failed; which one fails first is a race.
-_NODE_SUFFIX = "\n\t [["
 # Because of that race the same call may fail with the text of another node; then it is made again.
 _ATTEMPTS_AT_RACES = 20
 _ATTEMPTS_AT_BURSTS = 6
@@ -73,9 +71,9 @@ class Replay:
     def run(self) -> dict[str, list[str]]:
         """Takes every step; returns the differences."""
         try:
-            for number, step in enumerate(self._scenario["steps"]):
+            for place, step in enumerate(self._scenario["steps"]):
                 self._step = step.get("id", step["do"])
-                self._where = f"{self._scenario['id']} step {number} {self._step}"
+                self._where = f"{self._scenario['id']} step {place} {self._step}"
                 if step["do"] not in ("sleep", "rpc") or step.get("method") == _RELOAD:
                     # What may change something ends the settling: the record says what is true right after.
                     self._settled_by = 0.0
@@ -230,7 +228,7 @@ class Replay:
             self._more_callers += callers
             for caller in callers:
                 caller.wait_until_connected()
-        count, gap = _number(step["n"]), step.get("gap_ms", 0) / 1000
+        count, gap = number(step["n"]), step.get("gap_ms", 0) / 1000
         self._background[step["name"]] = Burst(callers, step["rpc"], count, gap)
 
     def _do_tally(self, step: Json) -> None:
@@ -249,7 +247,7 @@ class Replay:
 
     def _tallies(self, step: Json) -> bool:
         counts = self._counts(step)
-        return any(_within(counts, wanted) for wanted in (step["expect"], *step.get("also_accept", ())))
+        return any(within(counts, wanted) for wanted in (step["expect"], *step.get("also_accept", ())))
 
     def _counts(self, step: Json) -> dict[str, int]:
         burst = self._background[step["name"]]
@@ -300,8 +298,8 @@ class Replay:
     def _judge(self, step: Json, outcome: Json) -> None:
         """Compares an outcome with the record, where the failing node is a race with all of its texts."""
         attempts = 1
-        while (wrong := _wrong_parts(step, outcome)) and step["do"] == "rpc":
-            is_race = _NODE_SUFFIX in outcome["message"] and _NODE_SUFFIX in step["expect"]["message"]
+        while (wrong := wrong_parts(step, outcome)) and step["do"] == "rpc":
+            is_race = NODE_SUFFIX in outcome["message"] and NODE_SUFFIX in step["expect"]["message"]
             if not (is_race and attempts < _ATTEMPTS_AT_RACES) and not self._is_settling():
                 break
             outcome = self._calls.call(step)
@@ -314,44 +312,3 @@ class Replay:
             return False
         time.sleep(0.1)
         return True
-
-
-def _number(value: int | dict[str, int]) -> int:
-    """A number of the record, which may depend on the CPUs that the process may use."""
-    if isinstance(value, int):
-        return value
-    return value["per_cpu"] * len(os.sched_getaffinity(0)) + value.get("add", 0)
-
-
-def _within(counts: dict[str, int], wanted: dict[str, Sequence[Any]]) -> bool:
-    """Whether there are as many of each as wanted, and no others."""
-    return counts.keys() <= wanted.keys() and all(
-        _number(least) <= counts.get(name, 0) <= _number(most) for name, (least, most) in wanted.items()
-    )
-
-
-def _wrong_parts(step: Json, outcome: Json) -> list[str]:
-    for accepted in step.get("also_accept", ()):
-        if all(_essence(part, accepted.get(part)) == _essence(part, outcome.get(part)) for part in outcome):
-            return []
-    wanted, lifted = step["expect"], step.get("compare", {})
-    parts = sorted(wanted.keys() | outcome.keys())
-    return [
-        part
-        for part in parts
-        if lifted.get(part) != "any" and _essence(part, wanted.get(part)) != _essence(part, outcome.get(part))
-    ]
-
-
-def _essence(part: str, value: Json) -> Json:
-    return value.split(_NODE_SUFFIX)[0] if part == "message" and isinstance(value, str) else value
-
-
-def spells_out(pattern: Sequence[str], seen: Sequence[str]) -> bool:
-    """Whether what was seen is the pattern; an entry that ends in " ?" may be missing."""
-    if not pattern:
-        return not seen
-    entry = pattern[0].removesuffix(" ?")
-    if seen and seen[0] == entry and spells_out(pattern[1:], seen[1:]):
-        return True
-    return pattern[0].endswith(" ?") and spells_out(pattern[1:], seen)

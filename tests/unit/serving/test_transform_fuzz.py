@@ -57,10 +57,16 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(mutated())
+def test_mutated_images(data: bytes) -> None:
+    check(data)
+
+
 @pytest.mark.slow
 @settings(max_examples=2500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(mutated())
-def test_mutated_images(data: bytes) -> None:
+def test_many_mutated_images(data: bytes) -> None:
     check(data)
 
 

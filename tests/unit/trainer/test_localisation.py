@@ -15,6 +15,7 @@ from neurogate_trainer.datasets.masks import mask_path
 from neurogate_trainer.evaluate import evaluate_run
 from neurogate_trainer.localisation_summary import localisation_message
 from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.report import write_report
 from neurogate_trainer.report_words import map_warning
 from neurogate_trainer.splits import Splits
 from PIL import Image
@@ -126,6 +127,11 @@ def test_maps_that_show_something_else(misleading, index, tmp_path):
     assert metrics["localisation"]["deletion"]["changed"]["value"] == 0.0
     assert (tmp_path / "figures" / "localisation.png").is_file()
     assert map_warning(metrics).startswith("The maps of this version are not to be relied on")
+    page = write_report(tmp_path).read_text()
+    assert page.count("The maps of this version are not to be relied on") == 2, "in the section and on top"
+    assert "Always the brightest spot" in page
+    assert "All, the map of none" in page
+    assert "The map points, it does not outline" in page
 
 
 def test_without_masks_only_the_deletion_is_measured(version, index, tmp_path):
@@ -138,6 +144,7 @@ def test_without_masks_only_the_deletion_is_measured(version, index, tmp_path):
     assert not message.HasField("pointing")
     assert (message.support, message.deletion_support) == (0, 18)
     assert not (tmp_path / "figures" / "localisation.png").exists()
+    assert "No test image has a mask of its lesion" in write_report(tmp_path).read_text()
 
 
 def test_the_same_seed_measures_the_same_and_no_resamples_no_interval(version, index, tmp_path):
