@@ -156,14 +156,16 @@ class ModelServers:
         able.CopyFrom(config)
         models = able.model_config_list.config
         for entry in config.model_config_list.config:
-            if entry.name == self._model or await asyncio.to_thread(_has_version, entry.base_path):
+            if entry.name == self._model or await asyncio.to_thread(_has_version, entry):
                 continue
             about = f"{entry.name} at {address}"
             if await self._fleet.knows(address, entry.name):
                 self._complaints.pop(about, None)
             else:
                 models.remove(entry)
-                self._complain(about, f"the model is left out, since no version is seen in {entry.base_path}")
+                self._complain(
+                    about, f"the model is left out, since no version of it is seen in {entry.base_path}"
+                )
         return able
 
     def _complain(self, about: str, message: str) -> None:
@@ -231,9 +233,15 @@ class ModelServers:
             return changed
 
 
-def _has_version(base_path: str) -> bool:
+def _has_version(model: tfs_pb2.ModelConfig) -> bool:
+    """Whether the folder of a model has one of the versions that the model's policy asks for."""
+    policy = model.model_version_policy
+    wanted = set(policy.specific.versions) if policy.HasField("specific") else None
     try:
-        return any(child.name.isdecimal() and child.is_dir() for child in Path(base_path).iterdir())
+        return any(
+            child.name.isdecimal() and (wanted is None or int(child.name) in wanted) and child.is_dir()
+            for child in Path(model.base_path).iterdir()
+        )
     except OSError:
         return False
 

@@ -108,10 +108,15 @@ async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
         "seen": str(tmp_path / "seen"),
         "empty": str(tmp_path / "empty"),
         "remote": "s3://bucket/remote",
+        "pinned": str(tmp_path / "seen"),
+        "astray": str(tmp_path / "seen"),
     }
     config = tfs_pb2.ModelServerConfig()
     for name, path in paths.items():
         config.model_config_list.config.add(name=name, base_path=path)
+    *_, pinned, astray = config.model_config_list.config
+    pinned.model_version_policy.specific.versions.extend([1, 2])
+    astray.model_version_policy.specific.versions.append(2)
     asked: list[str] = []
     told: list[list[str]] = []
 
@@ -131,8 +136,8 @@ async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
         servers._telling["a:1"] = cast("Any", None)
         await servers._tell("a:1", Step(versions=(1,)), config)
     # The third time the server could not be asked, and so was not told.
-    assert told == [["brain_tumor", "known", "seen"]] * 2
-    assert set(asked) == {"known", "empty", "remote"}
-    assert len(config.model_config_list.config) == 5
+    assert told == [["brain_tumor", "known", "seen", "pinned"]] * 2
+    assert set(asked) == {"known", "empty", "remote", "astray"}
+    assert len(config.model_config_list.config) == 7
     # One for each model that is left out, and one for the server, however often.
-    assert caplog.messages.count("model_server_not_told") == 3
+    assert caplog.messages.count("model_server_not_told") == 4
