@@ -141,7 +141,11 @@ class Member:
             BackendUnavailableError: The server cannot be reached, or hangs.
             GatewayError: As the backend has it.
         """
-        entry = self.entries[version.number]
+        entry = self.entries.get(version.number)
+        if entry is None:
+            # Forgotten in the same moment as the place came.
+            self.places.leave(kind)
+            return None
         proofs = entry.proofs
         attempt = self._attempts.begin(version.number)
         self.places.send(

@@ -101,6 +101,7 @@ class Places:
     def leave(self, kind: Kind) -> None:
         """Gives a place back, by which nothing was sent."""
         self._held[kind] -= 1
+        self._ended_one.set()
         self._give()
 
     def send(

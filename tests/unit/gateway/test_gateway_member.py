@@ -313,3 +313,24 @@ async def test_hanging_predictions_withdraw_the_version_only_where_others_have_i
     assert world.members[1].entries[1].state == READY
     world.servers[1].predictions_answer.set()
     assert None not in [await call for call in waiting]
+
+
+async def test_a_version_that_is_forgotten_as_its_turn_comes_gives_the_place_back(
+    pool: TransformPool,
+) -> None:
+    world = await ready(pool, 1)
+    [only] = world.members
+    version, places = world.version, only.places
+    taken = 0
+    while places.enter(Kind.SINGLE):
+        taken += 1
+    waiting = asyncio.create_task(world.predict())
+    while not places.waiting:  # noqa: ASYNC110 - it lets the other run
+        await asyncio.sleep(0)
+    places.leave(Kind.SINGLE)
+    only.forget(version.number)
+    world.fleet.changed(only)
+    assert await waiting is None
+    for _ in range(taken - 1):
+        places.leave(Kind.SINGLE)
+    await places.idle()

@@ -303,6 +303,19 @@ def test_a_call_whose_caller_has_gone_keeps_its_place_until_it_ends() -> None:
     run(main())
 
 
+def test_a_place_that_was_not_used_keeps_nobody_who_waits_for_the_last_one() -> None:
+    async def main() -> None:
+        where = places(1)
+        assert where.enter(SINGLE)
+        idle = asyncio.create_task(where.idle())
+        await asyncio.sleep(0)
+        where.leave(SINGLE)
+        async with asyncio.timeout(1):
+            await idle
+
+    run(main())
+
+
 def test_a_fall_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         pool = Pool(ThreadedServer(16))
