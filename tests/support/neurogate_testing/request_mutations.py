@@ -16,7 +16,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-_MOST_KNOWN: Final = 64
+_MOST_KNOWN: Final = 100
 _DEEPEST: Final = 6
 _TEXTS: Final = (
     "",

@@ -79,7 +79,7 @@ class Target:
         # Written on the way, since nothing of this process runs after libFuzzer's last input.
         news = self._runs % 200 == 0
         if len(self._slowest) < _TOLD or took > self._slowest[-1][0]:
-            self._slowest = sorted((*self._slowest, (took, self._keep(data))), reverse=True)[:_TOLD]
+            self._slowest = sorted({*self._slowest, (took, self._keep(data))}, reverse=True)[:_TOLD]
             news = True
         if more and (len(self._largest) < _TOLD or more > self._largest[-1][0]):
             self._largest = sorted((*self._largest, (more, self._keep(data))), reverse=True)[:_TOLD]
