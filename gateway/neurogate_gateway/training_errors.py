@@ -37,6 +37,12 @@ class ExampleConflictError(PreconditionError):
     reason = error_pb2.ERROR_REASON_EXAMPLE_CONFLICT
 
 
+class ExampleNotFoundError(NotFoundError):
+    """There is no example of that id, or it was erased."""
+
+    reason = error_pb2.ERROR_REASON_EXAMPLE_NOT_FOUND
+
+
 class PredictionNotFoundError(NotFoundError):
     """There is no prediction of that id, or it is not kept any longer."""
 
@@ -98,7 +104,7 @@ class RetrainingQueueFullError(ExhaustedError):
 
 
 class ExampleNameInvalidError(InvalidArgumentError):
-    """The file name of an example is too long or not printable."""
+    """The group of an example is too long or not printable."""
 
     reason = error_pb2.ERROR_REASON_EXAMPLE_NAME_INVALID
 

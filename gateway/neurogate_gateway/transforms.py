@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -63,6 +64,22 @@ class Transformed:
     transform_seconds: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Storable:
+    """What may be kept of an image, hex SHA-256 of that and of the image, and its size as it is shown.
+
+    Attributes:
+        attributes: As `Transformed` has them.
+    """
+
+    data: bytes
+    sha256: str
+    sent_sha256: str
+    width: int
+    height: int
+    attributes: Mapping[str, str]
+
+
 class TransformPool:
     """Threads that decode and resize. What is cancelled before its turn is never begun."""
 
@@ -102,16 +119,20 @@ class TransformPool:
 
         return await self._in_thread(work, self._dicom if is_dicom(image) else self._executor)
 
-    async def stored(self, image: bytes, spec: manifest_pb2.TransformSpec, frame: int) -> bytes:
-        """What is kept of an image that the transform accepts, as `stored_form` has it.
+    async def storable(self, image: bytes, spec: manifest_pb2.TransformSpec, frame: int = 0) -> Storable:
+        """What may be kept of an image that this transform accepts.
 
         Raises:
             GatewayError: The image is refused, with the transform's reason.
         """
-        transformed = await self.run(image, spec, frame)
-        if not transformed.attributes:
-            return image
-        return await self._in_thread(lambda: stored_form(transformed.image, transformed.attributes))
+        accepted = await self.run(image, spec, frame)
+
+        def work() -> Storable:
+            kept = deidentified(accepted.image)
+            sha256, sent_sha256 = (hashlib.sha256(data).hexdigest() for data in (kept, image))
+            return Storable(kept, sha256, sent_sha256, *upright_size(kept), accepted.attributes)
+
+        return await self._in_thread(work)
 
     async def draw(
         self,
@@ -159,21 +180,6 @@ class TransformPool:
         except TransformError as error:
             field = "frame" if error.reason.startswith("FRAME") else "image"
             raise TABLE[error.reason](str(error), field=field) from error
-
-
-def stored_form(image: bytes, attributes: Mapping[str, str]) -> bytes:
-    """What is kept of an image.
-
-    Args:
-        image: Encoded, as `Transformed` has it.
-        attributes: Of a DICOM file; else nothing.
-
-    Returns:
-        The bytes themselves; of a DICOM file the frame's picture as PNG.
-    """
-    if not attributes:
-        return image
-    return deidentified(image)
 
 
 def _encoded(image: Image.Image, container: str, **options: int) -> bytes:

@@ -44,6 +44,7 @@ from neurogate_client.results_models import (
     VersionState,
 )
 from neurogate_client.results_training import (
+    ErasedExample,
     Example,
     ExampleFilter,
     ExamplePage,
@@ -66,6 +67,7 @@ __all__ = [
     "ChangedRelease",
     "Classification",
     "Client",
+    "ErasedExample",
     "Example",
     "ExampleFilter",
     "ExamplePage",

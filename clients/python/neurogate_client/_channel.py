@@ -34,8 +34,8 @@ _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:/\[\]@\s]+):(?P<port>[
 
 # Streams are left out: what was answered before the connection broke would be classified twice, and watches
 # and uploads go on by themselves. So is the health check, whose question is how things stand at this moment,
-# and CancelRetraining, whose second attempt could meet what the first has ended. The other changes carry a
-# request_id, so that they happen once.
+# and CancelRetraining and the Delete calls, whose second attempt could meet what the first has ended. The
+# other changes carry a request_id, or set what is set already, so that they happen once.
 _RETRIED = [
     {"service": f"neurogate.v1.{service}", "method": method}
     for service, methods in (
@@ -58,6 +58,7 @@ _RETRIED = [
             (
                 "SubmitFeedback",
                 "ListExamples",
+                "UpdateExample",
                 "StartRetraining",
                 "GetRetraining",
                 "ListRetrainings",

@@ -69,6 +69,7 @@ BY_REASON: dict[str, type[NeurogateError]] = {
     "UPLOAD_SEQUENCE_INVALID": errors.InvalidOptionError,
     "EXAMPLE_DIGEST_MISMATCH": errors.InvalidOptionError,
     "EXAMPLE_CONFLICT": errors.TrainingError,
+    "EXAMPLE_NOT_FOUND": errors.RecordNotFoundError,
     "PREDICTION_NOT_FOUND": errors.RecordNotFoundError,
     "FEEDBACK_INVALID": errors.InvalidOptionError,
     "FILTER_INVALID": errors.InvalidOptionError,

@@ -26,6 +26,8 @@ from neurogate_client._steps import (
 )
 from neurogate_client.errors import UnavailableError
 from neurogate_client.results_training import (
+    ErasedExample,
+    Example,
     ExampleFilter,
     ExamplePage,
     Feedback,
@@ -75,6 +77,57 @@ class TrainingCalls(Connection):
         else:
             request.class_id = class_id
         return _wire.feedback((yield Ask(lambda on: on.training.SubmitFeedback, request, timeout)))
+
+    @unary
+    def update_example(
+        self,
+        example_id: str,
+        *,
+        class_id: str,
+        expected_class_id: str = "",
+        reason: str = "",
+        timeout: float | None = None,
+    ) -> Steps[Example]:
+        """Corrects the class of an example, for retrainings whose trainer starts later; safe to repeat.
+
+        Args:
+            example_id: which.
+            class_id: its right class.
+            expected_class_id: the class that it is taken to have; refused if it has another. Empty: any.
+            reason: why, for the record; up to 512 characters.
+            timeout: seconds for this call, in place of the client's.
+        """
+        request = pb.UpdateExampleRequest(
+            example_id=example_id, class_id=class_id, expected_class_id=expected_class_id, reason=reason
+        )
+        response: pb.UpdateExampleResponse = yield Ask(lambda on: on.training.UpdateExample, request, timeout)
+        return _wire.example(response.example)
+
+    @unary
+    def delete_example(
+        self, example_id: str, *, reason: str = "", timeout: float | None = None
+    ) -> Steps[ErasedExample]:
+        """Erases an example with its image, for retrainings whose trainer starts later.
+
+        Not tried again by itself: a second attempt would not find what the first has erased.
+        """
+        request = pb.DeleteExampleRequest(example_id=example_id, reason=reason)
+        response: pb.DeleteExampleResponse = yield Ask(lambda on: on.training.DeleteExample, request, timeout)
+        return ErasedExample(tuple(response.versions), tuple(response.running_retraining_ids))
+
+    @unary
+    def delete_prediction(
+        self, prediction_id: str, *, reason: str = "", timeout: float | None = None
+    ) -> Steps[tuple[str, ...]]:
+        """Erases a prediction with its image and all feedback on it; returns the examples made of it.
+
+        Those stay; `delete_example` erases them. Not tried again by itself, as `delete_example`.
+        """
+        request = pb.DeletePredictionRequest(prediction_id=prediction_id, reason=reason)
+        response: pb.DeletePredictionResponse = yield Ask(
+            lambda on: on.training.DeletePrediction, request, timeout
+        )
+        return tuple(response.example_ids)
 
     @unary
     def list_examples(

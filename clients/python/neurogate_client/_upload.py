@@ -288,7 +288,6 @@ def _messages(item: _Item, data: bytes) -> Iterator[pb.UploadExamplesRequest]:
         class_id=image.class_id,
         data=data[:CHUNK_BYTES],
         more=len(data) > CHUNK_BYTES,
-        name=image.name,
         sha256=hashlib.sha256(data).hexdigest(),
         group=image.group,
     )

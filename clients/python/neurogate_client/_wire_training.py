@@ -69,24 +69,25 @@ def example_filter(wanted: ExampleFilter | None) -> pb.ExampleFilter | None:
 def example_page(message: pb.ListExamplesResponse) -> ExamplePage:
     """Some examples."""
     return ExamplePage(
-        tuple(
-            Example(
-                example_id=each.example_id,
-                class_id=each.class_id,
-                name=each.name,
-                source=named(ExampleSource, each, "source"),
-                create_time=time_of(each, "create_time"),
-                width=each.width,
-                height=each.height,
-                size_bytes=each.size_bytes,
-                thumbnail=each.thumbnail,
-                prediction_id=each.prediction_id,
-                group=each.group,
-            )
-            for each in message.examples
-        ),
-        message.next_page_token,
-        dict(message.total_by_class),
+        tuple(map(example, message.examples)), message.next_page_token, dict(message.total_by_class)
+    )
+
+
+def example(message: pb.Example) -> Example:
+    """One labelled image."""
+    return Example(
+        example_id=message.example_id,
+        class_id=message.class_id,
+        source=named(ExampleSource, message, "source"),
+        create_time=time_of(message, "create_time"),
+        width=message.width,
+        height=message.height,
+        size_bytes=message.size_bytes,
+        thumbnail=message.thumbnail,
+        prediction_id=message.prediction_id,
+        group=message.group,
+        sent_sha256=message.sent_sha256,
+        attributes=dict(message.attributes),
     )
 
 

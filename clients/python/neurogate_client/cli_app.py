@@ -11,6 +11,7 @@ from neurogate_client import (
     cli_classify,
     cli_compare,
     cli_demo,
+    cli_examples,
     cli_explain,
     cli_health,
     cli_release,
@@ -66,6 +67,8 @@ for _name, _command, _panel in (
     ("demo", cli_demo.demo, _RUN),
 ):
     app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(cli_examples.example_app, name="example", rich_help_panel=_LEARN)
+app.add_typer(cli_examples.prediction_app, name="prediction", rich_help_panel=_LEARN)
 app.add_typer(cli_retrain.runs_app, name="runs", rich_help_panel=_LEARN)
 
 

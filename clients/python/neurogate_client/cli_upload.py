@@ -142,12 +142,13 @@ def _images(folder: Path, left_out: LeftOutTally) -> list[LabelledImage]:
 
 
 def _known(client: Client) -> dict[str, str]:
-    """Class by digest of every example that is kept."""
+    """Class by digest, of what was sent and of what is kept, of every example."""
     known: dict[str, str] = {}
     token = ""
     while True:
         page = client.list_examples(page_size=_PAGE, page_token=token)
-        known.update((each.example_id, each.class_id) for each in page.examples)
+        for each in page.examples:
+            known[each.sent_sha256 or each.example_id] = known[each.example_id] = each.class_id
         token = page.next_page_token
         if not token:
             return known

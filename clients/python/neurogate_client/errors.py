@@ -30,7 +30,7 @@ Catch the branch that says what to do:
     ├── TrainingError                  FAILED_PRECONDITION: RECORDS_DISABLED, EXAMPLE_CONFLICT,
     │                                  EXAMPLES_TOO_FEW, RETRAINING_ENDED, LAUNCHER_NOT_CONFIGURED
     ├── RecordNotFoundError            NOT_FOUND: PREDICTION_NOT_FOUND, BASE_VERSION_NOT_FOUND,
-    │                                  RETRAINING_NOT_FOUND
+    │                                  RETRAINING_NOT_FOUND, EXAMPLE_NOT_FOUND
     ├── UnavailableError               UNAVAILABLE: try again later (unary calls already were);
     │   │                              RELEASE_UNAVAILABLE, RECORDS_UNAVAILABLE
     │   ├── ModelNotReadyError         MODEL_NOT_READY

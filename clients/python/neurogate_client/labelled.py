@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from neurogate_client.images import LeftOut, folder_images
 from neurogate_client.results_training import LabelledImage
-
-_LONGEST_NAME = 256
 
 
 def labelled_images(
@@ -17,7 +14,7 @@ def labelled_images(
 ) -> Iterator[LabelledImage]:
     """All images of a folder for `upload_examples`; the folders in it are their classes.
 
-    `scans/glioma/a/7.jpg` becomes class "glioma", with the key and name "glioma/a/7.jpg" where `scans` is the
+    `scans/glioma/a/7.jpg` becomes class "glioma", with the key "glioma/a/7.jpg" where `scans` is the
     folder. Order, links and what is left out are as in `folder_images`.
 
     Raises:
@@ -28,10 +25,4 @@ def labelled_images(
     for key, image in folder_images(folder, left_out=left_out):
         if len(key.parts) == 1:
             raise ValueError(f"{image} lies in no class folder, e.g. {image.with_name('glioma') / key}")
-        yield LabelledImage(image=image, class_id=key.parts[0], key=key, name=_printable(key))
-
-
-def _printable(key: Path) -> str:
-    # A name is for people; one that the gateway would refuse must not cost the image.
-    text = "".join(each if each.isprintable() else "?" for each in key.as_posix())
-    return text[-_LONGEST_NAME:]
+        yield LabelledImage(image=image, class_id=key.parts[0], key=key)

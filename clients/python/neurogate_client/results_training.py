@@ -53,14 +53,12 @@ class LabelledImage:
         image: encoded bytes, or the path of a file.
         class_id: class of the image, e.g. "glioma".
         key: anything; comes back with the result.
-        name: for people, e.g. the file's name; up to 256 characters.
-        group: images of one patient or source, which no split tears apart; up to 128 characters.
+        group: a pseudonym of the patient or source whose images no split tears apart; up to 128 characters.
     """
 
     image: Image = field(repr=False)
     class_id: str
     key: Any = None
-    name: str = ""
     group: str = ""
 
 
@@ -71,7 +69,7 @@ class UploadResult:
     Attributes:
         key: the caller's.
         class_id: the class it was sent with.
-        example_id: hex SHA-256 of the image's bytes; empty where it was not taken.
+        example_id: hex SHA-256 of what is kept of the image; empty where it was not taken.
         duplicate: whether the image was there already, under the same class.
         resent: whether it had to be sent again after the connection broke. It may then be a duplicate of its
             own first sending.
@@ -123,21 +121,21 @@ class Example:
     """One labelled image.
 
     Attributes:
-        example_id: hex SHA-256 of the image's bytes.
+        example_id: hex SHA-256 of what is kept of the image: its picture without any metadata.
         class_id: its class.
-        name: for people; may be empty.
         source: where it came from.
         create_time: when it was kept (UTC).
-        width, height: of the encoded image, in pixels.
-        size_bytes: of the encoded image.
+        width, height: of the image as it is shown, in pixels.
+        size_bytes: of what is kept of the image.
         thumbnail: JPEG of at most 96 x 96 pixels; empty where it was not asked for.
         prediction_id: the prediction that feedback corrected; empty for uploads.
         group: as it was uploaded; may be empty.
+        sent_sha256: hex SHA-256 of the image as it was uploaded; empty for one that came by feedback.
+        attributes: what is kept of a DICOM file's header, by keyword.
     """
 
     example_id: str
     class_id: str
-    name: str
     source: ExampleSource
     create_time: dt.datetime | None
     width: int
@@ -146,6 +144,21 @@ class Example:
     thumbnail: bytes = field(repr=False)
     prediction_id: str
     group: str
+    sent_sha256: str
+    attributes: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedExample:
+    """What had learned from an example that is erased now.
+
+    Attributes:
+        versions: versions whose training was given it, and those that started from their weights. They stay.
+        running_retraining_ids: retrainings that run and were given it, or started from such a version.
+    """
+
+    versions: tuple[int, ...]
+    running_retraining_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,27 +26,29 @@ class NewExample:
 
     Attributes:
         example_id: Hex SHA-256 of `data`.
-        data: The encoded image.
+        data: What is to be kept of the image; see `neurogate_serving.privacy`.
+        sent_sha256: Hex SHA-256 of the image as it was sent.
         class_id: Its class.
-        name: For people; may be empty.
         group: Of images that a split must not tear apart; may be empty.
         source: "UPLOAD" or "FEEDBACK".
         width: Of the image as it is shown, in pixels.
         height: The same.
         prediction_id: That feedback corrected; may be empty.
         actor: Who sent it.
+        attributes: What is kept of a DICOM file's header, by keyword.
     """
 
     example_id: str
     data: bytes
+    sent_sha256: str
     class_id: str
-    name: str = ""
     group: str = ""
     source: str = "UPLOAD"
     width: int
     height: int
     prediction_id: str = ""
     actor: str
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +58,6 @@ class Example:
     number: int
     example_id: str
     class_id: str
-    name: str
     source: str
     create_time: datetime
     width: int
@@ -65,13 +66,14 @@ class Example:
     prediction_id: str
     group: str
     actor: str
+    sent_sha256: str
+    attributes: Mapping[str, str]
 
     def message(self, thumbnail: bytes = b"") -> training_pb2.Example:
         """The example as callers see it."""
         return training_pb2.Example(
             example_id=self.example_id,
             class_id=self.class_id,
-            name=self.name,
             source=next(value for value, name in SOURCES.items() if name == self.source),
             create_time=timestamp(self.create_time),
             width=self.width,
@@ -80,6 +82,8 @@ class Example:
             thumbnail=thumbnail,
             prediction_id=self.prediction_id,
             group=self.group,
+            sent_sha256=self.sent_sha256,
+            attributes=self.attributes,
         )
 
 
@@ -152,7 +156,6 @@ def add_rows(
             rows[example.example_id] = {
                 "example_id": example.example_id,
                 "class_id": example.class_id,
-                "name": example.name,
                 "source": example.source,
                 "create_time": now,
                 "width": example.width,
@@ -161,6 +164,8 @@ def add_rows(
                 "prediction_id": example.prediction_id,
                 "group": example.group,
                 "actor": example.actor,
+                "sent_sha256": example.sent_sha256,
+                "attributes": dict(example.attributes),
             }
     if not rows:
         return [refused[example.example_id] for example in new]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import uuid
 from collections.abc import Callable
 
 import sqlalchemy as sa
+from neurogate_serving.privacy import deidentified
+from neurogate_serving.transform import TransformError
 
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.release_errors import RequestIdReusedError
-from neurogate_gateway.training_errors import PredictionNotFoundError
 
 from .database import Database
 from .examples import NewExample, add_rows
 from .images import ImageGoneError, ImageStore
-from .predictions import Prediction, PredictionStore
+from .predictions import Prediction, PredictionStore, hold, not_found
 from .schema import feedback
 
 
@@ -79,11 +81,7 @@ class FeedbackStore:
             return earlier
         prediction = self._predictions.find(new.prediction_id)
         if prediction is None:
-            raise PredictionNotFoundError(
-                f"there is no prediction {new.prediction_id!r}, or it is no longer kept",
-                resource=("prediction", new.prediction_id),
-                field="prediction_id",
-            )
+            raise not_found(new.prediction_id)
         with self._images.adding():
             example = self._example(prediction, new)
             if example is not None:
@@ -99,6 +97,9 @@ class FeedbackStore:
             == (prediction.class_id if new.class_id else prediction.verdict),
         }
         with self._database.write() as connection:
+            # It may have been erased since; until this ends it cannot be.
+            if not hold(connection, prediction.prediction_id):
+                raise not_found(prediction.prediction_id)
             # Before the example: where the request_id is taken, none may be kept.
             inserted = connection.execute(
                 self._database.insert_new(feedback)
@@ -123,7 +124,8 @@ class FeedbackStore:
             return Feedback(*inserted)
         # The same request_id came twice at once, and the other one was first.
         earlier = self._earlier(new)
-        assert earlier is not None  # noqa: S101 - nothing else is unique, and feedback is never removed
+        if earlier is None:  # erased in between, with its prediction
+            raise not_found(new.prediction_id)
         return earlier
 
     def _earlier(self, new: NewFeedback) -> Feedback | None:
@@ -145,13 +147,15 @@ class FeedbackStore:
         if not new.class_id or not prediction.image_kept:
             return None
         try:
-            data = self._images.read(prediction.image_digest)
-        except ImageGoneError:
+            # Those of an older release lie there as they were sent; to all others this changes nothing.
+            data = deidentified(self._images.read(prediction.image_digest))
+        except (ImageGoneError, TransformError):
             return None
         width, height = self._measure(data)
         return NewExample(
-            example_id=prediction.image_digest,
+            example_id=hashlib.sha256(data).hexdigest(),
             data=data,
+            sent_sha256="",
             class_id=new.class_id,
             source="FEEDBACK",
             width=width,

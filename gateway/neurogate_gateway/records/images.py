@@ -168,6 +168,27 @@ class ImageStore:
             self._used = used
         return removed
 
+    def remove(self, digest: str, wanted: Callable[[], bool]) -> None:
+        """Removes one image, unless it is wanted once nobody adds it any more.
+
+        Raises:
+            RecordsUnavailableError: It cannot be removed now; a later `remove_unless` does it.
+        """
+        path = self.path(digest)
+        with self._locked(fcntl.LOCK_EX):
+            if wanted():
+                return
+            try:
+                size = path.stat().st_size
+                path.unlink()
+                sync_directory(path.parent)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise RecordsUnavailableError("an image cannot be removed now") from error
+        with self._counting:
+            self._used = None if self._used is None else self._used - size
+
     def _write(self, data: bytes) -> Path | None:
         """A synced file aside; None where the disk is full."""
         aside = self._incoming / secrets.token_hex(16)

@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from neurogate.v1 import classification_pb2
+from neurogate_serving.privacy import deidentified
+from neurogate_serving.transform import TransformError
 
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.metrics import Metrics
 from neurogate_gateway.outcomes import Outcome
 from neurogate_gateway.telemetry import log
-from neurogate_gateway.transforms import stored_form
 
 from .predictions import PredictionStore
 
@@ -193,11 +194,8 @@ class Journal:
         broken: list[str] = []
         for moment, outcome in chunk:
             try:
-                image = outcome.image
-                if self._keep_images:
-                    image = stored_form(image, outcome.attributes)
-                values = _row(moment, outcome, _digest(image))
-                rows.append(_Row(values, image if self._keep_images else b""))
+                image = _to_keep(outcome.image) if self._keep_images else b""
+                rows.append(_Row(_row(moment, outcome, _digest(image or outcome.image)), image))
             except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
                 assert outcome.answer is not None  # noqa: S101 - others are not taken
                 broken.append(outcome.answer.classification.prediction_id)
@@ -283,7 +281,7 @@ class Journal:
     def _try(self, batch: Sequence[_Row]) -> bool:
         """Writes a batch, again and again while the database is away and somebody may wait for it."""
         rows = [row.values for row in batch]
-        images = {row.values["image_digest"]: row.image for row in batch} if self._keep_images else {}
+        images = {row.values["image_digest"]: row.image for row in batch if row.image}
         while True:
             try:
                 self._store.add(rows, images)
@@ -307,6 +305,16 @@ class Journal:
         if fresh and (last or time.monotonic() - self._told_at >= _TELL_SECONDS):
             self._told_dropped, self._told_at = self.dropped, time.monotonic()
             log(logging.WARNING, "journal_dropped", predictions=fresh, total=self.dropped)
+
+
+def _to_keep(image: bytes) -> bytes:
+    """What may be kept of an image; nothing where that cannot be made now."""
+    try:
+        return deidentified(image)
+    except (TransformError, MemoryError, OSError) as error:
+        # By its kind alone: the transform has accepted the image, so what failed is the machine.
+        log(logging.WARNING, "image_not_kept", cause=type(error).__name__)
+        return b""
 
 
 def _digest(image: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import Final, ParamSpec, TypeVar
 import sqlalchemy as sa
 from neurogate_serving.transform import upright_size
 
+from .amendments import Amendments
 from .changes import Changes
 from .claims import RunClaims
 from .database import Database
@@ -23,7 +24,6 @@ from .feedback import FeedbackStore
 from .images import ImageStore
 from .predictions import PredictionStore
 from .runs import RunStore
-from .schema import examples, predictions
 
 _THREADS: Final = 4
 """SQLite has one writer at a time; the others read."""
@@ -64,6 +64,7 @@ class Records:
         self.examples = ExampleStore(self.database, self.images)
         self.predictions = PredictionStore(self.database, self.images)
         self.feedback = FeedbackStore(self.database, self.images, self.predictions, upright_size)
+        self.amendments = Amendments(self.database, self.images)
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="records")
 
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -93,15 +94,7 @@ class Records:
         """
         self.predictions.forget(timedelta(days=journal_days), journal_most)
         self.predictions.forget_images(timedelta(days=image_days))
-        return self.images.remove_unless(self._wanted)
-
-    def _wanted(self, first_digits: str) -> set[str]:
-        kept = sa.select(predictions.c.image_digest).where(
-            predictions.c.image_kept, predictions.c.image_digest.startswith(first_digits)
-        )
-        labelled = sa.select(examples.c.example_id).where(examples.c.example_id.startswith(first_digits))
-        with self.database.read() as connection:
-            return set(connection.execute(sa.union(kept, labelled)).scalars())
+        return self.images.remove_unless(self.amendments.wanted)
 
 
 def gateway_identity() -> str:

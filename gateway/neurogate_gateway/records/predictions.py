@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from neurogate_gateway.training_errors import PredictionNotFoundError
+
 from .database import Database
 from .images import ImageStore
 from .schema import predictions
@@ -102,3 +104,18 @@ class PredictionStore:
             # In small pieces, since each is prepared without a pause for the threads that answer calls.
             for start in range(0, len(rows), _INSERTED_AT_ONCE):
                 connection.execute(statement, rows[start : start + _INSERTED_AT_ONCE])
+
+
+def hold(connection: sa.Connection, prediction_id: str) -> bool:
+    """Whether a prediction is kept; if so, nobody erases it before the transaction ends."""
+    query = sa.select(predictions.c.number).where(predictions.c.prediction_id == prediction_id)
+    return connection.execute(query.with_for_update()).one_or_none() is not None
+
+
+def not_found(prediction_id: str) -> PredictionNotFoundError:
+    """What to say of a prediction that is not there."""
+    return PredictionNotFoundError(
+        f"there is no prediction {prediction_id!r}, or it is no longer kept",
+        resource=("prediction", prediction_id),
+        field="prediction_id",
+    )

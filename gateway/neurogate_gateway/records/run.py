@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -102,7 +103,6 @@ class RunExample:
 
     example_id: str
     class_id: str
-    name: str
     group: str
 
 
@@ -115,6 +115,10 @@ def timestamp(moment: datetime | None) -> timestamp_pb2.Timestamp | None:
     return message
 
 
-def examples_digest(example_ids: Iterable[str]) -> str:
-    """Hex SHA-256 of identifiers of examples, sorted and joined by newlines."""
-    return hashlib.sha256("\n".join(sorted(example_ids)).encode()).hexdigest()
+def counted(chosen: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The columns of a retraining that say which examples it has, by their identifiers and classes."""
+    classes = dict(chosen)
+    return {
+        "examples_digest": hashlib.sha256("\n".join(sorted(classes)).encode()).hexdigest(),
+        "examples_by_class": dict(sorted(Counter(classes.values()).items())),
+    }

@@ -117,8 +117,8 @@ class RunStore:
             return [Run.from_row(row) for row in connection.execute(query)]
 
     def examples(self, run_id: str) -> list[RunExample]:
-        """The examples that a retraining learns from, fixed when it was made; sorted by identifier."""
-        columns = (examples.c.example_id, examples.c.class_id, examples.c.name, examples.c.group)
+        """The examples that a retraining learns from, fixed when it was made, but for those erased since."""
+        columns = (examples.c.example_id, examples.c.class_id, examples.c.group)
         query = (
             sa.select(*columns)
             .join(run_examples, run_examples.c.example_id == examples.c.example_id)

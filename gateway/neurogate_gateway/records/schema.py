@@ -82,10 +82,13 @@ examples: Final = sa.Table(
     metadata,
     sa.Column("number", _Serial, primary_key=True, comment="Order of arrival; pages go by it."),
     sa.Column(
-        "example_id", sa.String(64), nullable=False, unique=True, comment="Hex SHA-256 of the image's bytes."
+        "example_id",
+        sa.String(64),
+        nullable=False,
+        unique=True,
+        comment="Hex SHA-256 of the image's bytes.",
     ),
     sa.Column("class_id", sa.Text, nullable=False, index=True),
-    sa.Column("name", sa.Text, nullable=False),
     sa.Column("source", sa.String(16), nullable=False),
     sa.Column("create_time", UtcTime, nullable=False, index=True),
     sa.Column("width", sa.Integer, nullable=False),
@@ -96,6 +99,16 @@ examples: Final = sa.Table(
     ),
     sa.Column("group", sa.Text, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
+    sa.Column(
+        "sent_sha256",
+        sa.String(64),
+        nullable=False,
+        server_default="",
+        comment="Hex SHA-256 of what was sent.",
+    ),
+    sa.Column(
+        "attributes", sa.JSON, nullable=False, server_default="{}", comment="Of a DICOM file, by keyword."
+    ),
     sa.CheckConstraint("source IN ('UPLOAD', 'FEEDBACK')", name="source"),
 )
 
@@ -150,7 +163,13 @@ run_examples: Final = sa.Table(
     "run_examples",
     metadata,
     sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
-    sa.Column("example_id", sa.String(64), sa.ForeignKey("examples.example_id"), primary_key=True),
+    sa.Column(
+        "example_id",
+        sa.String(64),
+        primary_key=True,
+        index=True,
+        comment="Also of one that was erased since.",
+    ),
 )
 
 events: Final = sa.Table(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
@@ -16,7 +15,7 @@ from neurogate_gateway.training_errors import RetrainingQueueFullError
 from . import run_events
 from .database import Database
 from .filters import example_conditions
-from .run import Run, examples_digest
+from .run import Run, counted
 from .schema import audit, examples, run_examples, runs
 from .states import RunState
 
@@ -79,8 +78,8 @@ def insert(
     chosen = connection.execute(
         sa.select(examples.c.example_id, examples.c.class_id).where(*example_conditions(new.spec.examples))
     ).all()
-    counts = Counter(row.class_id for row in chosen)
-    check_counts(counts)
+    about = counted(chosen)
+    check_counts(about["examples_by_class"])
     now = database.now(connection)
     values = {
         "run_id": uuid.uuid4().hex,
@@ -95,8 +94,7 @@ def insert(
         "version": 0,
         "error": "",
         "actor": new.actor,
-        "examples_digest": examples_digest(row.example_id for row in chosen),
-        "examples_by_class": dict(sorted(counts.items())),
+        **about,
         "handle": "",
         "owner": "",
         "cancel_requested": False,

@@ -76,6 +76,42 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             feedback_id=feedback.feedback_id, example_id=feedback.example_id, confirmed=feedback.confirmed
         )
 
+    async def UpdateExample(  # noqa: N802 - the contract's name
+        self, request: training_pb2.UpdateExampleRequest, context: Context
+    ) -> training_pb2.UpdateExampleResponse:
+        """Corrects the class of an example."""
+        _check_reason(request.reason)
+        example = await self._corrections.relabel(
+            request, actor=call_record().caller(), deadline=deadline_of(context, self._default_timeout)
+        )
+        return training_pb2.UpdateExampleResponse(example=example.message())
+
+    async def DeleteExample(  # noqa: N802 - the contract's name
+        self,
+        request: training_pb2.DeleteExampleRequest,
+        context: Context,  # noqa: ARG002 - gRPC passes it
+    ) -> training_pb2.DeleteExampleResponse:
+        """Erases an example."""
+        _check_reason(request.reason)
+        learned = await self._corrections.erase_example(
+            request.example_id, reason=request.reason, actor=call_record().caller()
+        )
+        return training_pb2.DeleteExampleResponse(
+            versions=learned.versions, running_retraining_ids=learned.running
+        )
+
+    async def DeletePrediction(  # noqa: N802 - the contract's name
+        self,
+        request: training_pb2.DeletePredictionRequest,
+        context: Context,  # noqa: ARG002 - gRPC passes it
+    ) -> training_pb2.DeletePredictionResponse:
+        """Erases a prediction."""
+        _check_reason(request.reason)
+        left = await self._corrections.erase_prediction(
+            request.prediction_id, reason=request.reason, actor=call_record().caller()
+        )
+        return training_pb2.DeletePredictionResponse(example_ids=left)
+
     async def ListExamples(  # noqa: N802 - the contract's name
         self,
         request: training_pb2.ListExamplesRequest,
@@ -163,10 +199,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC passes it
     ) -> training_pb2.CancelRetrainingResponse:
         """Ends a retraining, or asks for its end."""
-        if len(request.reason) > _LONGEST_REASON or not request.reason.isprintable():
-            raise ChangeReasonInvalidError(
-                f"the reason is not printable or longer than {_LONGEST_REASON} characters", field="reason"
-            )
+        _check_reason(request.reason)
         run = await self._records.run(
             self._records.runs.request_cancel,
             _checked_id(request.retraining_id),
@@ -183,6 +216,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 return await self._transforms.thumbnail(image, _THUMBNAIL_SIDE)
         except (ImageGoneError, GatewayError):
             return b""
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > _LONGEST_REASON or not reason.isprintable():
+        raise ChangeReasonInvalidError(
+            f"the reason is not printable or longer than {_LONGEST_REASON} characters", field="reason"
+        )
 
 
 def _checked_id(retraining_id: str) -> str:

@@ -16,5 +16,6 @@ class TrainingDisabledServicer(training_pb2_grpc.TrainingServiceServicer):
         raise RecordsDisabledError("this gateway keeps no records; it would with a data folder (data_dir)")
 
     UploadExamples = SubmitFeedback = ListExamples = _refuse  # type: ignore[assignment]
+    UpdateExample = DeleteExample = DeletePrediction = _refuse  # type: ignore[assignment]
     StartRetraining = GetRetraining = ListRetrainings = _refuse  # type: ignore[assignment]
     WatchRetraining = CancelRetraining = _refuse  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""SubmitFeedback: what an answer should have been."""
+"""What an answer or an example should have been, and what is to be kept no longer."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from neurogate.v1 import training_pb2
 from neurogate_gateway.admission import Deadline
 from neurogate_gateway.catalog import Catalog
 from neurogate_gateway.errors import ClassNotFoundError
+from neurogate_gateway.records.amendments import Learned
+from neurogate_gateway.records.examples import Example
 from neurogate_gateway.records.feedback import Feedback, NewFeedback
 from neurogate_gateway.records.journal import Journal
 from neurogate_gateway.records.opened import Records
-from neurogate_gateway.training_errors import FeedbackInvalidError, PredictionNotFoundError
+from neurogate_gateway.training_errors import (
+    ExampleNotFoundError,
+    FeedbackInvalidError,
+    PredictionNotFoundError,
+)
 
 from .stable import known_classes, stable_version
 
 _LONGEST_COMMENT: Final = 512
 _PREDICTION_ID: Final = re.compile(r"[0-9a-f]{32}")
+_EXAMPLE_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Corrections:
-    """Checks feedback and keeps it.
+    """Checks feedback and keeps it; corrects and erases what is kept.
 
     Args:
         records: Where it is kept.
@@ -52,20 +59,9 @@ class Corrections:
             raise FeedbackInvalidError(
                 f"the comment is longer than {_LONGEST_COMMENT} characters or has a NUL", field="comment"
             )
-        if not _PREDICTION_ID.fullmatch(request.prediction_id):
-            raise PredictionNotFoundError(
-                "that is no prediction_id: those have 32 hexadecimal digits",
-                field="prediction_id",
-                resource=("prediction", request.prediction_id),
-            )
+        _check_prediction_id(request.prediction_id)
         if truth == "class_id":
-            version = await stable_version(self._catalog, deadline)
-            known = known_classes(version)
-            if request.class_id not in known:
-                raise ClassNotFoundError(
-                    f"version {version.number} has no class {request.class_id!r}, only {', '.join(known)}",
-                    field="class_id",
-                )
+            await self._check_class(request.class_id, deadline)
         asked = training_pb2.SubmitFeedbackRequest()
         asked.CopyFrom(request)
         asked.ClearField("request_id")
@@ -79,8 +75,80 @@ class Corrections:
         )
         return await self._records.run(self._submit, new)
 
+    async def relabel(
+        self, request: training_pb2.UpdateExampleRequest, *, actor: str, deadline: Deadline
+    ) -> Example:
+        """Corrects the class of an example.
+
+        Raises:
+            GatewayError: Why it stays.
+        """
+        _check_example_id(request.example_id)
+        await self._check_class(request.class_id, deadline)
+        return await self._records.run(
+            self._records.amendments.relabel_example,
+            request.example_id,
+            request.class_id,
+            expected=request.expected_class_id,
+            reason=request.reason,
+            actor=actor,
+        )
+
+    async def erase_example(self, example_id: str, *, reason: str, actor: str) -> Learned:
+        """Erases an example; says who has learned from it.
+
+        Raises:
+            GatewayError: Why it stays.
+        """
+        _check_example_id(example_id)
+        erase = self._records.amendments.erase_example
+        return await self._records.run(erase, example_id, reason=reason, actor=actor)
+
+    async def erase_prediction(self, prediction_id: str, *, reason: str, actor: str) -> list[str]:
+        """Erases a prediction and feedback on it; returns the examples that were made of it.
+
+        Raises:
+            GatewayError: Why it stays.
+        """
+        _check_prediction_id(prediction_id)
+        return await self._records.run(self._erase_prediction, prediction_id, reason, actor)
+
     def _submit(self, new: NewFeedback) -> Feedback:
-        # Before the look at the database: what waits now may be written in between.
-        if self._journal is not None and self._journal.holds(new.prediction_id):
-            self._journal.flush()
+        self._settle(new.prediction_id)
         return self._records.feedback.submit(new)
+
+    def _erase_prediction(self, prediction_id: str, reason: str, actor: str) -> list[str]:
+        self._settle(prediction_id)
+        return self._records.amendments.erase_prediction(prediction_id, reason=reason, actor=actor)
+
+    def _settle(self, prediction_id: str) -> None:
+        # Before the look at the database: what waits now may be written in between.
+        if self._journal is not None and self._journal.holds(prediction_id):
+            self._journal.flush()
+
+    async def _check_class(self, class_id: str, deadline: Deadline) -> None:
+        version = await stable_version(self._catalog, deadline)
+        known = known_classes(version)
+        if class_id not in known:
+            raise ClassNotFoundError(
+                f"version {version.number} has no class {class_id!r}, only {', '.join(known)}",
+                field="class_id",
+            )
+
+
+def _check_prediction_id(prediction_id: str) -> None:
+    if not _PREDICTION_ID.fullmatch(prediction_id):
+        raise PredictionNotFoundError(
+            "that is no prediction_id: those have 32 hexadecimal digits",
+            field="prediction_id",
+            resource=("prediction", prediction_id),
+        )
+
+
+def _check_example_id(example_id: str) -> None:
+    if not _EXAMPLE_ID.fullmatch(example_id):
+        raise ExampleNotFoundError(
+            "that is no example_id: those have 64 hexadecimal digits",
+            field="example_id",
+            resource=("example", example_id),
+        )

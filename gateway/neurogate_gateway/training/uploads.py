@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import re
 from typing import Final
 
 from neurogate.v1 import training_pb2
-from neurogate_serving.transform import upright_size
 
 from neurogate_gateway.admission import Admission
 from neurogate_gateway.errors import (
@@ -34,7 +32,6 @@ from neurogate_gateway.training_errors import (
 from neurogate_gateway.transforms import TransformPool
 
 _LONGEST_KEY: Final = 256
-_LONGEST_NAME: Final = 256
 _LONGEST_GROUP: Final = 128
 _LARGEST_COMMIT: Final = 64
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
@@ -46,7 +43,6 @@ class Item:
 
     key: str
     class_id: str
-    name: str
     sha256: str
     group: str
     frame: int = 0
@@ -86,9 +82,7 @@ class Assembler:
         return [] if self._open is None else [self._close("the stream ended in the middle of the item")]
 
     def _begin(self, message: training_pb2.UploadExamplesRequest) -> None:
-        self._open = Item(
-            message.key, message.class_id, message.name, message.sha256, message.group, message.frame
-        )
+        self._open = Item(message.key, message.class_id, message.sha256, message.group, message.frame)
         self._size = 0
         if not message.class_id:
             self._refuse(
@@ -163,24 +157,23 @@ class Uploads:
                 field="class_id",
             )
         async with self._admission.bulk_image():
-            data = await self._transforms.stored(item.data, version.manifest.transform, item.frame)
-        digest = hashlib.sha256(item.data).hexdigest()
-        if item.sha256 and item.sha256.lower() != digest:
+            kept = await self._transforms.storable(item.data, version.manifest.transform, item.frame)
+        if item.sha256 and item.sha256.lower() != kept.sent_sha256:
             raise ExampleDigestMismatchError(
                 "the image's bytes do not have the digest that came with it",
                 field="sha256",
-                metadata={"sha256": digest},
+                metadata={"sha256": kept.sent_sha256},
             )
-        width, height = upright_size(data)
         example = NewExample(
-            example_id=digest if data is item.data else hashlib.sha256(data).hexdigest(),
-            data=data,
+            example_id=kept.sha256,
+            data=kept.data,
+            sent_sha256=kept.sent_sha256,
             class_id=item.class_id,
-            name=item.name,
             group=item.group,
-            width=width,
-            height=height,
+            width=kept.width,
+            height=kept.height,
             actor=actor,
+            attributes=kept.attributes,
         )
         result = await self._commit(example)
         if isinstance(result, GatewayError):
@@ -213,11 +206,10 @@ class Uploads:
 
 
 def _check_words(item: Item) -> None:
-    """Refuses names that cannot be shown, and a digest that is none."""
-    for field, value, longest in (("name", item.name, _LONGEST_NAME), ("group", item.group, _LONGEST_GROUP)):
-        if len(value) > longest or not value.isprintable():
-            raise ExampleNameInvalidError(
-                f"the {field} is not printable or longer than {longest} characters", field=field
-            )
+    """Refuses a group that cannot be shown, and a digest that is none."""
+    if len(item.group) > _LONGEST_GROUP or not item.group.isprintable():
+        raise ExampleNameInvalidError(
+            f"the group is not printable or longer than {_LONGEST_GROUP} characters", field="group"
+        )
     if item.sha256 and not _DIGEST.fullmatch(item.sha256):
         raise ExampleDigestMismatchError("sha256 is no SHA-256 in hexadecimal digits", field="sha256")

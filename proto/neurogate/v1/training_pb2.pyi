@@ -107,7 +107,14 @@ class SubmitFeedbackResponse(_message.Message):
     def __init__(self, feedback_id: _Optional[str] = ..., example_id: _Optional[str] = ..., confirmed: bool = ...) -> None: ...
 
 class Example(_message.Message):
-    __slots__ = ("example_id", "class_id", "name", "source", "create_time", "width", "height", "size_bytes", "thumbnail", "prediction_id", "group")
+    __slots__ = ("example_id", "class_id", "name", "source", "create_time", "width", "height", "size_bytes", "thumbnail", "prediction_id", "group", "sent_sha256", "attributes")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     EXAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +126,8 @@ class Example(_message.Message):
     THUMBNAIL_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    SENT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     example_id: str
     class_id: str
     name: str
@@ -130,7 +139,9 @@ class Example(_message.Message):
     thumbnail: bytes
     prediction_id: str
     group: str
-    def __init__(self, example_id: _Optional[str] = ..., class_id: _Optional[str] = ..., name: _Optional[str] = ..., source: _Optional[_Union[ExampleSource, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., size_bytes: _Optional[int] = ..., thumbnail: _Optional[bytes] = ..., prediction_id: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+    sent_sha256: str
+    attributes: _containers.ScalarMap[str, str]
+    def __init__(self, example_id: _Optional[str] = ..., class_id: _Optional[str] = ..., name: _Optional[str] = ..., source: _Optional[_Union[ExampleSource, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., size_bytes: _Optional[int] = ..., thumbnail: _Optional[bytes] = ..., prediction_id: _Optional[str] = ..., group: _Optional[str] = ..., sent_sha256: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ExampleFilter(_message.Message):
     __slots__ = ("class_ids", "source", "from_time", "to_time")
@@ -172,6 +183,54 @@ class ListExamplesResponse(_message.Message):
     next_page_token: str
     total_by_class: _containers.ScalarMap[str, int]
     def __init__(self, examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_by_class: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class UpdateExampleRequest(_message.Message):
+    __slots__ = ("example_id", "class_id", "expected_class_id", "reason")
+    EXAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    example_id: str
+    class_id: str
+    expected_class_id: str
+    reason: str
+    def __init__(self, example_id: _Optional[str] = ..., class_id: _Optional[str] = ..., expected_class_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class UpdateExampleResponse(_message.Message):
+    __slots__ = ("example",)
+    EXAMPLE_FIELD_NUMBER: _ClassVar[int]
+    example: Example
+    def __init__(self, example: _Optional[_Union[Example, _Mapping]] = ...) -> None: ...
+
+class DeleteExampleRequest(_message.Message):
+    __slots__ = ("example_id", "reason")
+    EXAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    example_id: str
+    reason: str
+    def __init__(self, example_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeleteExampleResponse(_message.Message):
+    __slots__ = ("versions", "running_retraining_ids")
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_RETRAINING_IDS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    running_retraining_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, versions: _Optional[_Iterable[int]] = ..., running_retraining_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeletePredictionRequest(_message.Message):
+    __slots__ = ("prediction_id", "reason")
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    prediction_id: str
+    reason: str
+    def __init__(self, prediction_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeletePredictionResponse(_message.Message):
+    __slots__ = ("example_ids",)
+    EXAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    example_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, example_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RetrainingSpec(_message.Message):
     __slots__ = ("warm_start_version", "from_scratch", "examples", "hyperparameters", "launcher", "promote", "gate_policy")

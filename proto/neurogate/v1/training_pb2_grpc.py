@@ -45,6 +45,21 @@ class TrainingServiceStub(object):
                 request_serializer=neurogate_dot_v1_dot_training__pb2.SubmitFeedbackRequest.SerializeToString,
                 response_deserializer=neurogate_dot_v1_dot_training__pb2.SubmitFeedbackResponse.FromString,
                 _registered_method=True)
+        self.UpdateExample = channel.unary_unary(
+                '/neurogate.v1.TrainingService/UpdateExample',
+                request_serializer=neurogate_dot_v1_dot_training__pb2.UpdateExampleRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_training__pb2.UpdateExampleResponse.FromString,
+                _registered_method=True)
+        self.DeleteExample = channel.unary_unary(
+                '/neurogate.v1.TrainingService/DeleteExample',
+                request_serializer=neurogate_dot_v1_dot_training__pb2.DeleteExampleRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_training__pb2.DeleteExampleResponse.FromString,
+                _registered_method=True)
+        self.DeletePrediction = channel.unary_unary(
+                '/neurogate.v1.TrainingService/DeletePrediction',
+                request_serializer=neurogate_dot_v1_dot_training__pb2.DeletePredictionRequest.SerializeToString,
+                response_deserializer=neurogate_dot_v1_dot_training__pb2.DeletePredictionResponse.FromString,
+                _registered_method=True)
         self.ListExamples = channel.unary_unary(
                 '/neurogate.v1.TrainingService/ListExamples',
                 request_serializer=neurogate_dot_v1_dot_training__pb2.ListExamplesRequest.SerializeToString,
@@ -91,6 +106,29 @@ class TrainingServiceServicer(object):
 
     def SubmitFeedback(self, request, context):
         """Says what an earlier answer should have been. Turns into an example where the image was kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateExample(self, request, context):
+        """Corrects the class of an example, for retrainings whose trainer starts later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteExample(self, request, context):
+        """Erases an example, and its image unless a prediction keeps the same one. Retrainings whose trainer starts
+        later do without it; one that runs is not changed, and keeps the image until it ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePrediction(self, request, context):
+        """Erases a prediction, its image unless an example keeps the same one, and all feedback on it. The example
+        that feedback made of it stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,6 +188,21 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.SubmitFeedback,
                     request_deserializer=neurogate_dot_v1_dot_training__pb2.SubmitFeedbackRequest.FromString,
                     response_serializer=neurogate_dot_v1_dot_training__pb2.SubmitFeedbackResponse.SerializeToString,
+            ),
+            'UpdateExample': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateExample,
+                    request_deserializer=neurogate_dot_v1_dot_training__pb2.UpdateExampleRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_training__pb2.UpdateExampleResponse.SerializeToString,
+            ),
+            'DeleteExample': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExample,
+                    request_deserializer=neurogate_dot_v1_dot_training__pb2.DeleteExampleRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_training__pb2.DeleteExampleResponse.SerializeToString,
+            ),
+            'DeletePrediction': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePrediction,
+                    request_deserializer=neurogate_dot_v1_dot_training__pb2.DeletePredictionRequest.FromString,
+                    response_serializer=neurogate_dot_v1_dot_training__pb2.DeletePredictionResponse.SerializeToString,
             ),
             'ListExamples': grpc.unary_unary_rpc_method_handler(
                     servicer.ListExamples,
@@ -237,6 +290,87 @@ class TrainingService(object):
             '/neurogate.v1.TrainingService/SubmitFeedback',
             neurogate_dot_v1_dot_training__pb2.SubmitFeedbackRequest.SerializeToString,
             neurogate_dot_v1_dot_training__pb2.SubmitFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateExample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.TrainingService/UpdateExample',
+            neurogate_dot_v1_dot_training__pb2.UpdateExampleRequest.SerializeToString,
+            neurogate_dot_v1_dot_training__pb2.UpdateExampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.TrainingService/DeleteExample',
+            neurogate_dot_v1_dot_training__pb2.DeleteExampleRequest.SerializeToString,
+            neurogate_dot_v1_dot_training__pb2.DeleteExampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePrediction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neurogate.v1.TrainingService/DeletePrediction',
+            neurogate_dot_v1_dot_training__pb2.DeletePredictionRequest.SerializeToString,
+            neurogate_dot_v1_dot_training__pb2.DeletePredictionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,16 @@ class TrainingServiceStub:
     """
     SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_training_pb2.SubmitFeedbackRequest, _training_pb2.SubmitFeedbackResponse]
     """Says what an earlier answer should have been. Turns into an example where the image was kept."""
+    UpdateExample: _grpc.UnaryUnaryMultiCallable[_training_pb2.UpdateExampleRequest, _training_pb2.UpdateExampleResponse]
+    """Corrects the class of an example, for retrainings whose trainer starts later."""
+    DeleteExample: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeleteExampleRequest, _training_pb2.DeleteExampleResponse]
+    """Erases an example, and its image unless a prediction keeps the same one. Retrainings whose trainer starts
+    later do without it; one that runs is not changed, and keeps the image until it ends.
+    """
+    DeletePrediction: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeletePredictionRequest, _training_pb2.DeletePredictionResponse]
+    """Erases a prediction, its image unless an example keeps the same one, and all feedback on it. The example
+    that feedback made of it stays.
+    """
     ListExamples: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListExamplesRequest, _training_pb2.ListExamplesResponse]
     """Lists the examples, newest first."""
     StartRetraining: _grpc.UnaryUnaryMultiCallable[_training_pb2.StartRetrainingRequest, _training_pb2.StartRetrainingResponse]
@@ -63,6 +73,16 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """
     SubmitFeedback: _aio.UnaryUnaryMultiCallable[_training_pb2.SubmitFeedbackRequest, _training_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
     """Says what an earlier answer should have been. Turns into an example where the image was kept."""
+    UpdateExample: _aio.UnaryUnaryMultiCallable[_training_pb2.UpdateExampleRequest, _training_pb2.UpdateExampleResponse]  # type: ignore[assignment]
+    """Corrects the class of an example, for retrainings whose trainer starts later."""
+    DeleteExample: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteExampleRequest, _training_pb2.DeleteExampleResponse]  # type: ignore[assignment]
+    """Erases an example, and its image unless a prediction keeps the same one. Retrainings whose trainer starts
+    later do without it; one that runs is not changed, and keeps the image until it ends.
+    """
+    DeletePrediction: _aio.UnaryUnaryMultiCallable[_training_pb2.DeletePredictionRequest, _training_pb2.DeletePredictionResponse]  # type: ignore[assignment]
+    """Erases a prediction, its image unless an example keeps the same one, and all feedback on it. The example
+    that feedback made of it stays.
+    """
     ListExamples: _aio.UnaryUnaryMultiCallable[_training_pb2.ListExamplesRequest, _training_pb2.ListExamplesResponse]  # type: ignore[assignment]
     """Lists the examples, newest first."""
     StartRetraining: _aio.UnaryUnaryMultiCallable[_training_pb2.StartRetrainingRequest, _training_pb2.StartRetrainingResponse]  # type: ignore[assignment]
@@ -96,6 +116,34 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.SubmitFeedbackResponse, _abc.Awaitable[_training_pb2.SubmitFeedbackResponse]]:
         """Says what an earlier answer should have been. Turns into an example where the image was kept."""
+
+    @_abc_1.abstractmethod
+    def UpdateExample(
+        self,
+        request: _training_pb2.UpdateExampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.UpdateExampleResponse, _abc.Awaitable[_training_pb2.UpdateExampleResponse]]:
+        """Corrects the class of an example, for retrainings whose trainer starts later."""
+
+    @_abc_1.abstractmethod
+    def DeleteExample(
+        self,
+        request: _training_pb2.DeleteExampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.DeleteExampleResponse, _abc.Awaitable[_training_pb2.DeleteExampleResponse]]:
+        """Erases an example, and its image unless a prediction keeps the same one. Retrainings whose trainer starts
+        later do without it; one that runs is not changed, and keeps the image until it ends.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePrediction(
+        self,
+        request: _training_pb2.DeletePredictionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.DeletePredictionResponse, _abc.Awaitable[_training_pb2.DeletePredictionResponse]]:
+        """Erases a prediction, its image unless an example keeps the same one, and all feedback on it. The example
+        that feedback made of it stays.
+        """
 
     @_abc_1.abstractmethod
     def ListExamples(

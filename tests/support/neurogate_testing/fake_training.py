@@ -73,10 +73,10 @@ class FakeTraining:
             self.examples[digest] = pb.Example(
                 example_id=digest,
                 class_id=item.class_id,
-                name=item.name,
                 source=pb.EXAMPLE_SOURCE_UPLOAD,
                 size_bytes=len(data),
                 group=item.group,
+                sent_sha256=digest,
             )
             self.examples[digest].create_time.FromSeconds(1_700_000_000 + len(self.examples))
         return pb.UploadedExample(example_id=digest, duplicate=known is not None)
@@ -189,6 +189,35 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             example_id="" if request.not_mri else "e" * 64,
             confirmed=request.class_id == "glioma",
         )
+
+    def UpdateExample(self, request, context):
+        self.enter("UpdateExample", request, context)
+        example = self._example(request.example_id, context)
+        if request.expected_class_id not in {"", example.class_id}:
+            abort(
+                context,
+                status(
+                    grpc.StatusCode.FAILED_PRECONDITION, "EXAMPLE_CONFLICT", f"kept as {example.class_id}"
+                ),
+            )
+        example.class_id = request.class_id
+        return pb.UpdateExampleResponse(example=example)
+
+    def DeleteExample(self, request, context):
+        self.enter("DeleteExample", request, context)
+        self._example(request.example_id, context)
+        del self.script.training.examples[request.example_id]
+        return pb.DeleteExampleResponse(versions=[2, 3], running_retraining_ids=["r7"])
+
+    def DeletePrediction(self, request, context):
+        self.enter("DeletePrediction", request, context)
+        return pb.DeletePredictionResponse(example_ids=["e" * 64])
+
+    def _example(self, example_id: str, context: grpc.ServicerContext) -> pb.Example:
+        example = self.script.training.examples.get(example_id)
+        if example is None:
+            abort(context, status(grpc.StatusCode.NOT_FOUND, "EXAMPLE_NOT_FOUND", f"no {example_id!r}"))
+        return example
 
     def ListExamples(self, request, context):
         self.enter("ListExamples", request, context)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -43,6 +44,18 @@ def test_feedback_whose_answer_is_lost_counts_once(client: Any, gateway: FakeGat
     gateway.script.lose_answers = 1
     assert client.submit_feedback("p1", class_id="notumor").feedback_id == "f1"
     assert len(gateway.script.training.feedback) == 1
+
+
+def test_an_example_is_corrected_and_erased(client: Any, gateway: FakeGateway) -> None:
+    upload(client, (b"glioma 1", "glioma"))
+    (example,) = client.list_examples().examples
+    changed = client.update_example(example.example_id, class_id="notumor", expected_class_id="glioma")
+    assert changed == dataclasses.replace(example, class_id="notumor")
+    erased = client.delete_example(example.example_id, reason="withdrawn")
+    assert (erased.versions, erased.running_retraining_ids) == ((2, 3), ("r7",))
+    with pytest.raises(errors.RecordNotFoundError):
+        client.delete_example(example.example_id)
+    assert client.delete_prediction("p1") == ("e" * 64,)
 
 
 def test_examples_come_in_pages_and_are_filtered(client: Any) -> None:

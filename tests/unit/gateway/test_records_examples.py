@@ -24,10 +24,11 @@ from neurogate_gateway.training_errors import (
     ExampleStoreFullError,
     PredictionNotFoundError,
 )
+from neurogate_serving.privacy import deidentified
 from neurogate_testing.images import sample
 
 ANY = training_pb2.ExampleFilter()
-IMAGE = sample("PNG", width=20, height=30)
+IMAGE = deidentified(sample("PNG", width=20, height=30))
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def new(data: bytes, class_id: str = "glioma", **changes: Any) -> NewExample:
     values = {
         "example_id": digest,
         "data": data,
+        "sent_sha256": digest,
         "class_id": class_id,
         "width": 1,
         "height": 1,
@@ -93,12 +95,15 @@ def say(identifier: str, class_id: str = "pituitary", **changes: Any) -> NewFeed
 
 
 def test_an_example_is_kept_with_its_image(records: Records) -> None:
-    [result] = records.examples.add([new(b"one", name="one.png", group="p-1", width=7, height=9)])
+    [result] = records.examples.add(
+        [new(b"one", group="p-1", width=7, height=9, attributes={"Modality": "MR"})]
+    )
     assert result == Kept(hashlib.sha256(b"one").hexdigest(), duplicate=False)
     [example] = records.examples.page(ANY, below=None, limit=10)
     message = example.message(b"thumb")
     assert records.images.read(message.example_id) == b"one"
-    assert (message.class_id, message.name, message.group) == ("glioma", "one.png", "p-1")
+    assert (message.class_id, message.name, message.group) == ("glioma", "", "p-1")
+    assert (message.sent_sha256, message.attributes) == (message.example_id, {"Modality": "MR"})
     assert (message.width, message.height, message.size_bytes) == (7, 9, 3)
     assert (message.source, message.thumbnail) == (training_pb2.EXAMPLE_SOURCE_UPLOAD, b"thumb")
     assert message.create_time.ToDatetime(dt.UTC) == example.create_time
@@ -197,7 +202,7 @@ def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothi
     records: Records, monkeypatch: pytest.MonkeyPatch, prediction_id: str, class_id: str
 ) -> None:
     digest = predict(records, "p-1")
-    predict(records, "p-2", sample("PNG", width=30, height=20))
+    predict(records, "p-2", deidentified(sample("PNG", width=30, height=20)))
     first = say("p-1", "pituitary", request_id="r", request_digest="d")
     same = (prediction_id, class_id) == ("p-1", "pituitary")
     second = say(prediction_id, class_id, request_id="r", request_digest="d" if same else "other")
@@ -236,7 +241,7 @@ def test_predictions_go_by_age_and_number_and_their_images_with_them(
     monkeypatch.setattr("neurogate_gateway.records.predictions._FORGOTTEN_AT_ONCE", 2)
     long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
     predict(records, "old", b"old", create_time=long_ago)
-    labelled = predict(records, "labelled", b"labelled", create_time=long_ago)
+    labelled = predict(records, "labelled", IMAGE, create_time=long_ago)
     records.feedback.submit(say("labelled"))
     for number in range(4):
         predict(records, f"new {number}", f"image {number}".encode())
@@ -246,7 +251,7 @@ def test_predictions_go_by_age_and_number_and_their_images_with_them(
             sa.select(predictions.c.prediction_id).order_by(predictions.c.number)
         ).scalars()
         assert list(left) == ["new 1", "new 2", "new 3"]
-    assert records.images.read(labelled) == b"labelled"
+    assert records.images.read(labelled) == IMAGE
     assert records.sweep(journal_days=30, journal_most=3, image_days=0) == 3
     found = records.predictions.find("new 3")
     assert found is not None

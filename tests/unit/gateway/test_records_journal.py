@@ -23,6 +23,8 @@ from neurogate_gateway.records.predictions import PredictionStore
 from neurogate_gateway.records.schema import predictions
 from neurogate_gateway.training_errors import RecordsUnavailableError
 from neurogate_gateway.wire import Outputs
+from neurogate_serving.privacy import deidentified
+from neurogate_testing import identifying
 from neurogate_testing.manifests import sound_manifest
 
 CHOICE = Choice(ServedVersion("brain_tumor", 3, sound_manifest(version=3), "d" * 64), "stable", 1)
@@ -64,6 +66,33 @@ def records(tmp_path: Path, records_url: str) -> Iterator[Records]:
     opened = Records(tmp_path / "data", records_url, max_store_bytes=1_000_000)
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are kept as they come, so that they can be any bytes."""
+    monkeypatch.setattr("neurogate_gateway.records.journal.deidentified", lambda image: image)
+
+
+def test_images_are_kept_without_what_they_say_about_people(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    journal = Journal(records.predictions, NoMetrics(), keep_images=True)
+    journal.start()
+    sound, broken = outcome(identifying.files()["jpeg"]), outcome(b"the machine is at fault")
+    journal.observe(sound)
+    journal.observe(broken)
+    assert journal.flush()
+    journal.close()
+    kept = deidentified(sound.image)
+    for each, digest in ((sound, kept), (broken, broken.image)):
+        assert each.answer is not None
+        found = records.predictions.find(each.answer.classification.prediction_id)
+        assert found is not None
+        assert found.image_digest == hashlib.sha256(digest).hexdigest()
+        assert found.image_kept == (each is sound)
+    assert records.images.read(hashlib.sha256(kept).hexdigest()) == kept
 
 
 @pytest.mark.parametrize("keep_images", [True, False])
