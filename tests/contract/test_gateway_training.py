@@ -76,6 +76,42 @@ async def started(gateway: Harness, **spec: Any) -> training_pb2.Retraining:
     return retraining
 
 
+async def test_what_is_kept_is_corrected_and_erased(tmp_path: Path) -> None:
+    async with training_gateway(tmp_path, prediction_image_days=1) as gateway:
+        # Written by the journal when somebody asks for it, at the latest.
+        told = await classify(gateway, sample_image(1))
+        feedback = pb.SubmitFeedbackRequest(prediction_id=told.prediction_id, class_id="glioma")
+        identifier = (await gateway.training.SubmitFeedback(feedback)).example_id
+        update = pb.UpdateExampleRequest(example_id=identifier, class_id="notumor", reason="histology")
+        changed = (await gateway.training.UpdateExample(update)).example
+        assert (changed.example_id, changed.class_id) == (identifier, "notumor")
+        for wrong, reason in (
+            (pb.UpdateExampleRequest(example_id=identifier, class_id="brain"), "CLASS_NOT_FOUND"),
+            (pb.UpdateExampleRequest(example_id="x\0", class_id="glioma"), "EXAMPLE_NOT_FOUND"),
+            (pb.UpdateExampleRequest(example_id="0" * 64, class_id="glioma"), "EXAMPLE_NOT_FOUND"),
+            (
+                pb.UpdateExampleRequest(
+                    example_id=identifier, class_id="glioma", expected_class_id="pituitary"
+                ),
+                "EXAMPLE_CONFLICT",
+            ),
+            (
+                pb.UpdateExampleRequest(example_id=identifier, class_id="glioma", reason="a\nb"),
+                "CHANGE_REASON_INVALID",
+            ),
+        ):
+            assert (await failure(gateway.training.UpdateExample(wrong))).reason == reason
+        erase = pb.DeletePredictionRequest(prediction_id=told.prediction_id, reason="withdrawn")
+        assert list((await gateway.training.DeletePrediction(erase)).example_ids) == [identifier]
+        assert (await failure(gateway.training.DeletePrediction(erase))).reason == "PREDICTION_NOT_FOUND"
+        assert (await failure(gateway.training.SubmitFeedback(feedback))).reason == "PREDICTION_NOT_FOUND"
+        forget = pb.DeleteExampleRequest(example_id=identifier)
+        answer = await gateway.training.DeleteExample(forget)
+        assert (list(answer.versions), list(answer.running_retraining_ids)) == ([], [])
+        assert (await failure(gateway.training.DeleteExample(forget))).reason == "EXAMPLE_NOT_FOUND"
+        assert not records_of(gateway).images.path(identifier).exists()
+
+
 async def test_without_a_data_folder_every_method_says_so() -> None:
     async with serving_gateway() as (gateway, _):
         calls = [
@@ -85,6 +121,9 @@ async def test_without_a_data_folder_every_method_says_so() -> None:
             gateway.training.GetRetraining(pb.GetRetrainingRequest()),
             gateway.training.ListRetrainings(pb.ListRetrainingsRequest()),
             gateway.training.CancelRetraining(pb.CancelRetrainingRequest()),
+            gateway.training.UpdateExample(pb.UpdateExampleRequest()),
+            gateway.training.DeleteExample(pb.DeleteExampleRequest()),
+            gateway.training.DeletePrediction(pb.DeletePredictionRequest()),
             gateway.training.WatchRetraining(pb.WatchRetrainingRequest()).read(),
             gateway.training.UploadExamples(iter(())).read(),
         ]
