@@ -54,6 +54,8 @@ class _Harness:
         self.phase = Phase.NEW
         self.aspired = True
         self.servable: Servable | None = None
+        self.error: ServingError | None = None
+        """Why it could not be loaded."""
 
 
 class Manager:
@@ -182,7 +184,11 @@ class Manager:
             for name, wanted in list(self._pending.items()):
                 managed = self._managed.setdefault(name, {})
                 numbers = {number for number, _ in wanted}
-                if any(not harness.aspired and harness.id.version in numbers for harness in managed.values()):
+                if any(
+                    not harness.aspired and harness.phase is not Phase.FAILED
+                    for harness in managed.values()
+                    if harness.id.version in numbers
+                ):
                     # A version that is wanted again must first be gone; until then the request waits.
                     continue
                 del self._pending[name]
@@ -196,6 +202,10 @@ class Manager:
                         # Said again for whoever waits: the model may have been removed and added while this
                         # thread was busy, and then nothing has changed.
                         self._bus.publish(managed[number].id, State.AVAILABLE)
+                if all(managed[number].phase is Phase.FAILED for number in numbers):
+                    # For the same reason: nothing of the model will be tried any more.
+                    for number in numbers:
+                        self._bus.publish(managed[number].id, State.END, managed[number].error)
 
     def _next_action(self) -> tuple[str, Action | None]:
         first_load: tuple[str, Action | None] = ("", None)
@@ -238,7 +248,7 @@ class Manager:
 
     def _fail(self, harness: _Harness, error: ServingError) -> None:
         with self._lock:
-            harness.phase = Phase.FAILED
+            harness.phase, harness.error = Phase.FAILED, error
         self._bus.publish(harness.id, State.END, error)
 
     def _load_with_retries(self, harness: _Harness) -> Servable:

@@ -243,6 +243,25 @@ def test_a_model_removed_and_added_while_the_manager_is_busy_is_not_waited_for_i
     it.wait_for(lambda: (it.states(), it.states("n")) == ({1: State.AVAILABLE}, {5: State.AVAILABLE}))
 
 
+def test_a_model_that_cannot_be_loaded_is_not_waited_for_when_it_is_added_again(
+    harness: Callable[..., Harness],
+) -> None:
+    it = harness()
+    it.add("m/1", "q/6")
+    it.serve("m")
+    it.loader.failures[6] = 1
+    pool = ThreadPoolExecutor()
+    for _ in range(2):
+        with pytest.raises(ServingError, match=r"name: q version: 6\} due to error: NOT_FOUND"):
+            pool.submit(it.serve, "m", "q").result(10)
+        it.serve("m")
+    # The number is tried no more, and the next one is.
+    it.add("q/7")
+    it.serve("m", "q")
+    assert it.answers("q") == 7
+    assert it.loader.attempts.count("{name: q version: 6}") == 1
+
+
 def test_only_lists_of_models_are_configurations(harness: Callable[..., Harness]) -> None:
     it = harness()
     it.core.reload(config_pb2.ModelServerConfig())
