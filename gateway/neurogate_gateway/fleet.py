@@ -70,6 +70,7 @@ class Fleet(Standing):
         self._leaving: set[asyncio.Task[None]] = set()
         self._turn = 0
         self._found = False
+        self._doubtful: frozenset[str] = frozenset()
 
     @property
     def looking(self) -> bool:
@@ -224,6 +225,10 @@ class Fleet(Standing):
     def polled(self, member: Member) -> None:  # noqa: ARG002 - each counts alike
         """A member tells that it has polled."""
         self._forget_retired(self._members.values())
+        doubtful = frozenset(each.address for each in self._members.values() if each.doubtful)
+        if doubtful != self._doubtful:
+            self._doubtful = doubtful
+            self._have_chosen_anew()
         self._on_look.tell()
 
     def admit(self, member: Member, version: ServedVersion) -> ServedVersion:
@@ -254,8 +259,12 @@ class Fleet(Standing):
         before = self._ready
         self._refresh(self._members.values())
         if self._ready != before:
-            for places in self.places.values():
-                places.send_away()
+            self._have_chosen_anew()
+
+    def _have_chosen_anew(self) -> None:
+        """Those who wait for a place do so where it was best to wait when they came."""
+        for places in self.places.values():
+            places.send_away()
 
     def _in_turn(self, version: ServedVersion, *, but: Member | None) -> list[Member]:
         """Whose turn it is for an image, one after another; the doubtful ones only for want of others."""

@@ -19,6 +19,7 @@ from neurogate_gateway.entries import LOADING, READY
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_gateway.fleet import Fleet
 from neurogate_gateway.integrity import NoRepository
+from neurogate_gateway.limit import Limit
 from neurogate_gateway.measures import FleetMeasures
 from neurogate_gateway.member import Member, Prediction
 from neurogate_gateway.metrics import NoMetrics
@@ -260,6 +261,34 @@ async def test_the_doubtful_come_last(pool: TransformPool) -> None:
     for _ in range(3):
         await world.predict()
     assert sum(server.predicting for server in world.servers) == 9
+
+
+async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(pool: TransformPool) -> None:
+    world = await ready(pool, 2)
+    first, second = world.members
+    for server, each in zip(world.servers, world.members, strict=True):
+        server.predictions_answer.clear()
+        server.predicting = 0
+        each.places.limit = Limit(fixed=2)
+    calls = [asyncio.create_task(world.predict()) for _ in range(8)]
+
+    async def until_waiting(counts: list[int]) -> None:
+        async with asyncio.timeout(10):
+            while [each.places.waiting for each in world.members] != counts:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+
+    await until_waiting([4, 4])
+    world.servers[0].polls_answer = False
+    await first.poll()
+    # The two at the first server were abandoned, and come before those who waited.
+    await until_waiting([0, 6])
+    world.servers[0].polls_answer = True
+    await first.poll()
+    await until_waiting([4, 6])
+    for server in world.servers:
+        server.predictions_answer.set()
+    assert None not in [await call for call in calls]
+    assert second.places.in_flight == 0
 
 
 async def test_who_waits_for_a_doubtful_server_is_answered_by_another(pool: TransformPool) -> None:
