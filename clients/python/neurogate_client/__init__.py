@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from neurogate_client.client import Client
 from neurogate_client.errors import NeurogateError
-from neurogate_client.images import Image, folder_images
+from neurogate_client.images import Frame, Image, folder_images
 from neurogate_client.labelled import labelled_images
 from neurogate_client.results import (
     ActivationMap,
@@ -74,6 +74,7 @@ __all__ = [
     "ExampleSource",
     "Explanation",
     "Feedback",
+    "Frame",
     "GateFinding",
     "GateReport",
     "GuardState",

@@ -21,7 +21,7 @@ from neurogate_client.errors import (
     NeurogateError,
     UnavailableError,
 )
-from neurogate_client.images import Image, load_image
+from neurogate_client.images import Encoded, Image, framed, load_image
 from neurogate_client.results import Classification, Explanation, Health, HealthStatus, Result
 
 _LOOK_SECONDS: Final = 5.0
@@ -40,6 +40,7 @@ class ClassificationCalls(Connection):
         label: str | None = None,
         model: str = "",
         top_k: int = 0,
+        frame: int = 0,
         request_id: str = "",
         routing_key: str = "",
         timeout: float | None = None,
@@ -52,14 +53,17 @@ class ClassificationCalls(Connection):
             label: or its label; neither means "stable", and "latest" the newest that is ready.
             model: model name, where a gateway has another than its own.
             top_k: number of scores wanted, highest first; 0 for all classes.
+            frame: number of the frame of a DICOM file, from 1; 0 for the only one.
             request_id: identifier for the gateway's log, up to 128 printable ASCII characters.
             routing_key: keeps a caller on one version while traffic is split: the same key gets the same
                 version. Empty means request_id, and where that is empty too, chance.
             timeout: seconds for this call, in place of the client's.
         """
         selector = _wire.selector(model, version, label)
+        encoded, frame = framed(image, frame)
         request = pb.ClassifyRequest(
-            image=(yield from _load(image, self._max_image_bytes)),
+            image=(yield from _load(encoded, self._max_image_bytes)),
+            frame=frame,
             model=selector,
             top_k=top_k,
             request_id=request_id,
@@ -85,9 +89,9 @@ class ClassificationCalls(Connection):
     ) -> Steps[list[Result[int]]]:
         """Classifies several images in one call, by one version. For many, `stream_classify` is better.
 
-        Returns one result per image, in order, its key the position. An image that has no answer has an error
-        in its result; exceptions are for the call as a whole, and for an image too large or unreadable to be
-        sent at all. Arguments as in `classify`.
+        An image may be a `Frame`. Returns one result per image, in order, its key the position. An image that
+        has no answer has an error in its result; exceptions are for the call as a whole, and for an image too
+        large or unreadable to be sent at all. Arguments as in `classify`.
         """
         request = pb.BatchClassifyRequest(
             model=_wire.selector(model, version, label),
@@ -110,6 +114,7 @@ class ClassificationCalls(Connection):
         color_map: str | None = None,
         alpha: float | None = None,
         max_side: int = 0,
+        frame: int = 0,
         version: int | None = None,
         label: str | None = None,
         model: str = "",
@@ -126,6 +131,7 @@ class ClassificationCalls(Connection):
             alpha: opacity of the map where it is strongest, 0 to 1; unset for 0.5.
             max_side: longer side of the picture in pixels, 64 to 2048; 0 for the image's own, but at most
                 1024.
+            frame: number of the frame of a DICOM file, from 1; 0 for the only one.
             version: number of the version that is to answer.
             label: or its label; neither means "stable".
             model: model name, where a gateway has another than its own.
@@ -135,8 +141,10 @@ class ClassificationCalls(Connection):
         """
         selector = _wire.selector(model, version, label)
         overlay = _wire.overlay(color_map, alpha, max_side)
+        encoded, frame = framed(image, frame)
         request = pb.ExplainRequest(
-            image=(yield from _load(image, self._max_image_bytes)),
+            image=(yield from _load(encoded, self._max_image_bytes)),
+            frame=frame,
             model=selector,
             class_id=class_id,
             overlay=overlay,
@@ -190,7 +198,7 @@ def _health(service: str, timeout: float | None) -> Steps[Health]:
     return Health(service, _wire.health_status(response.value))
 
 
-def _load(image: Image, limit: int) -> Steps[bytes]:
+def _load(image: Encoded, limit: int) -> Steps[bytes]:
     # Bytes are at hand; a file may be on a slow disk.
     if isinstance(image, (str, os.PathLike)):
         return cast("bytes", (yield Work(lambda: load_image(image, limit))))

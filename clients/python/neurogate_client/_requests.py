@@ -9,7 +9,7 @@ from neurogate.v1 import classification_pb2 as pb
 
 from neurogate_client import _channel, _wire
 from neurogate_client.errors import BatchSizeError, UnexpectedError
-from neurogate_client.images import Image, load_image
+from neurogate_client.images import Image, framed, load_image
 from neurogate_client.results import Result
 
 DEFAULT_WINDOW = 64
@@ -42,7 +42,7 @@ def fill_batch(request: pb.BatchClassifyRequest, images: Sequence[Image], limit:
                 reason="BATCH_TOO_LARGE",
                 metadata={"max_message_bytes": str(message_limit)},
             )
-        request.items.add(image=data)
+        request.items.add(image=data, frame=framed(image)[1])
 
 
 def batch_results(request: pb.BatchClassifyRequest, response: pb.BatchClassifyResponse) -> list[Result[int]]:

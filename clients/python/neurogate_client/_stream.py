@@ -13,7 +13,7 @@ from neurogate_client._ledger import Ledger
 from neurogate_client._requests import StreamSettings
 from neurogate_client._status import from_rpc_error
 from neurogate_client.errors import CallCancelledError, DeadlineExceededError, NeurogateError, UnexpectedError
-from neurogate_client.images import Image, load_image
+from neurogate_client.images import Image, framed, load_image
 from neurogate_client.results import Result
 
 K = TypeVar("K")
@@ -132,7 +132,8 @@ class StreamCall(Generic[K]):
                     for result in self._ledger.refuse(key, error):
                         self._deliver(result)
                 else:
-                    return pb.StreamClassifyRequest(key=self._ledger.send(key), image=data)
+                    frame = framed(image)[1]
+                    return pb.StreamClassifyRequest(key=self._ledger.send(key), image=data, frame=frame)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
             self._source_error = error
         return None

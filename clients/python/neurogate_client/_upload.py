@@ -24,7 +24,7 @@ from neurogate_client.errors import (
     UnavailableError,
     UnexpectedError,
 )
-from neurogate_client.images import load_image
+from neurogate_client.images import framed, load_image
 from neurogate_client.results_training import LabelledImage, UploadResult
 
 DEFAULT_WINDOW = 32
@@ -290,6 +290,7 @@ def _messages(item: _Item, data: bytes) -> Iterator[pb.UploadExamplesRequest]:
         more=len(data) > CHUNK_BYTES,
         sha256=hashlib.sha256(data).hexdigest(),
         group=image.group,
+        frame=framed(image.image)[1],
     )
     for start in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
         end = start + CHUNK_BYTES

@@ -19,6 +19,7 @@ from neurogate_client.cli_common import (
     DEFAULT_TARGET,
     EXIT_FAILED,
     EXIT_USAGE,
+    FrameOption,
     LabelOption,
     LeftOutTally,
     MaxImageBytesOption,
@@ -33,7 +34,7 @@ from neurogate_client.cli_common import (
 )
 from neurogate_client.cli_output import Csv, JsonLines, Table
 from neurogate_client.errors import ImageUnreadableError
-from neurogate_client.images import Image, LeftOut, folder_images
+from neurogate_client.images import Frame, Image, LeftOut, folder_images, framed
 
 FEW = 8
 """Up to so many images are answered before a progress bar would be read."""
@@ -65,6 +66,7 @@ def classify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    frame: FrameOption = None,
     max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
     timeout: TimeoutOption = 60.0,
 ) -> None:
@@ -91,7 +93,7 @@ def classify(
         _printer(console, count) as (show, step),
         contextlib.closing(
             client.stream_classify(
-                _images(paths, max_image_bytes),
+                _frames(_images(paths, max_image_bytes), frame),
                 version=model_version,
                 label=label,
                 top_k=top_k or 0,
@@ -107,6 +109,11 @@ def classify(
     if failed:
         stderr().print(f"{failed} of {count} images have no answer", style="red")
         raise typer.Exit(EXIT_FAILED)
+
+
+def _frames(images: Iterable[tuple[str, Image]], number: int | None) -> Iterator[tuple[str, Image]]:
+    for key, image in images:
+        yield key, Frame(framed(image)[0], number) if number else image
 
 
 def _images(paths: Iterable[str], limit: int) -> Iterator[tuple[str, Image]]:

@@ -56,6 +56,17 @@ LabelOption = Annotated[
     str | None,
     typer.Option("--label", help="Or its label: stable (the default), latest, …", show_default=False),
 ]
+FrameOption = Annotated[
+    int | None,
+    typer.Option(
+        "--frame",
+        min=1,
+        metavar="N",
+        help="Which frame of DICOM files that have several, from 1.",
+        show_default=False,
+    ),
+]
+
 MaxImageBytesOption = Annotated[
     int,
     typer.Option(

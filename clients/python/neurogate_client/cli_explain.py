@@ -15,6 +15,7 @@ from neurogate_client._wire import color_map_names
 from neurogate_client.cli_common import (
     DEFAULT_TARGET,
     EXIT_USAGE,
+    FrameOption,
     LabelOption,
     MaxImageBytesOption,
     ModelVersionOption,
@@ -54,6 +55,7 @@ def explain(
     tls: TlsOption = None,
     model_version: ModelVersionOption = None,
     label: LabelOption = None,
+    frame: FrameOption = None,
     max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
     timeout: TimeoutOption = 30.0,
 ) -> None:
@@ -70,6 +72,7 @@ def explain(
             class_id=class_id,
             color_map=color_map,
             alpha=alpha,
+            frame=frame or 0,
             version=model_version,
             label=label,
         )

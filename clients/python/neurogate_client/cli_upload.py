@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from neurogate_client.cli_common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    FrameOption,
     LeftOutTally,
     MaxImageBytesOption,
     TargetOption,
@@ -36,7 +37,7 @@ from neurogate_client.cli_json import dumped
 from neurogate_client.cli_tables import plain
 from neurogate_client.client import Client
 from neurogate_client.errors import NeurogateError
-from neurogate_client.images import load_image
+from neurogate_client.images import Frame, framed, load_image
 from neurogate_client.labelled import labelled_images
 from neurogate_client.results_training import LabelledImage, UploadResult
 
@@ -76,6 +77,7 @@ def upload(
     target: TargetOption = DEFAULT_TARGET,
     tls: TlsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+    frame: FrameOption = None,
     max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
     timeout: TimeoutOption = 60.0,
 ) -> None:
@@ -87,6 +89,8 @@ def upload(
     """
     left_out = LeftOutTally()
     images = _images(folder, left_out)
+    if frame:
+        images = [replace(image, image=Frame(framed(image.image)[0], frame)) for image in images]
     console, tally = stdout(), Tally()
     with connected(target, tls, timeout, max_image_bytes) as client:
         try:

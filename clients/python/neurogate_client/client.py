@@ -95,9 +95,9 @@ class Client(ClassificationCalls, ModelCalls, TrainingCalls, BlockingClient):
     ) -> Generator[Result[K], None, None]:
         """Classifies any number of images, all by one version.
 
-        `images` may be a generator, even an endless one. It is read in another thread, at most `window`
-        images ahead of the results that the caller has taken, so memory stays flat. `folder_images` makes one
-        from a folder.
+        An image may be a `Frame`. `images` may be a generator, even an endless one. It is read in another
+        thread, at most `window` images ahead of the results that the caller has taken, so memory stays flat.
+        `folder_images` makes one from a folder.
 
         A single image without an answer is a result with an error. Exceptions end the stream: the call as a
         whole was refused, the connection broke (streams are not retried), or `images` itself raised. To stop

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from neurogate_client.errors import ImageEmptyError, ImageTooLargeError, ImageUnreadableError
 
-Image = bytes | bytearray | memoryview | str | os.PathLike[str]
+Encoded = bytes | bytearray | memoryview | str | os.PathLike[str]
 """An encoded image: its bytes, or the path of the file that holds them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a DICOM file of several, wherever an image may stand.
+
+    Attributes:
+        image: the file.
+        number: of the frame, from 1.
+    """
+
+    image: Encoded = dataclasses.field(repr=False)
+    number: int
+
+
+Image = Encoded | Frame
+"""An encoded image, or a frame of one."""
 
 SUFFIXES = frozenset(
     {
@@ -32,6 +50,16 @@ LeftOut = Callable[[Path, str], object]
 """Told of each file or folder that is left out, and why."""
 
 
+def framed(image: Image, frame: int = 0) -> tuple[Encoded, int]:
+    """An encoded image, and the number of the frame that is meant; 0 where none is named.
+
+    Args:
+        image: Where it is a `Frame`, its number counts.
+        frame: What counts where it is none.
+    """
+    return (image.image, image.number) if isinstance(image, Frame) else (image, frame)
+
+
 def load_image(image: Image, limit: int) -> bytes:
     """The encoded bytes of an image, at most `limit` of them.
 
@@ -41,6 +69,7 @@ def load_image(image: Image, limit: int) -> bytes:
         ImageTooLargeError: more than `limit` bytes; no more than that is read.
         TypeError: neither bytes nor a path.
     """
+    image, _ = framed(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
         data, size, name = image, memoryview(image).nbytes, "the image"
     elif isinstance(image, (str, os.PathLike)):

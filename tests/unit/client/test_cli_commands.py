@@ -35,6 +35,16 @@ def test_version(neurogate: Run) -> None:
     assert neurogate("--version") == (0, f"neurogate {metadata.version('neurogate')}\n", "")
 
 
+def test_the_frame_is_passed_on(neurogate: Run, gateway: FakeGateway, folder: Path, tmp_path: Path) -> None:
+    at = ["--target", gateway.address]
+    assert neurogate("classify", folder, "--frame", "3", *at)[0] == 0
+    assert [each.frame for each in gateway.script.requests[1:]] == [3] * 3 * len(CLASSES)
+    image = folder / "glioma" / "0.jpg"
+    assert neurogate("explain", image, "-o", tmp_path / "out.png", "--frame", "2", *at)[0] == 0
+    assert gateway.script.requests[-1].frame == 2
+    assert neurogate("classify", image, "--frame", "0", *at)[0] == 2
+
+
 def test_a_table_in_the_order_of_the_names(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
     code, out, err = neurogate("classify", folder, "--target", gateway.address)
     assert (code, err) == (0, "")

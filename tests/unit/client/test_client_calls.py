@@ -14,6 +14,7 @@ import pytest
 from neurogate.v1 import model_pb2
 from neurogate_client import (
     Client,
+    Frame,
     Health,
     HealthStatus,
     ModelServer,
@@ -66,6 +67,21 @@ def test_a_version_and_a_label_together_are_a_mistake(client: Any, gateway: Fake
         with pytest.raises(ValueError, match=r"give either a version \(1\) or a label \('stable'\)"):
             call(b"glioma", version=1, label="stable")
     assert gateway.script.calls == []
+
+
+def test_the_frame_of_a_file(client: Any, gateway: FakeGateway, tmp_path: Path) -> None:
+    path = tmp_path / "volume"
+    path.write_bytes(b"pituitary")
+    requests = gateway.script.requests
+    client.classify(path, frame=3)
+    client.classify(Frame(path, 4), frame=3)
+    client.explain(str(path), frame=5)
+    assert [(each.image, each.frame) for each in requests] == [(b"pituitary", frame) for frame in (3, 4, 5)]
+    client.batch_classify([Frame(path, 6), b"glioma"])
+    assert [each.frame for each in requests[-1].items] == [6, 0]
+    answers = client.stream_classify([(number, Frame(path, number)) for number in (1, 2)])
+    assert [each.key for each in answers] == [1, 2]
+    assert [each.frame for each in requests[-2:]] == [1, 2]
 
 
 def test_image_from_a_path(client: Any, tmp_path: Path) -> None:
