@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
+from neurogate_serving.dicom import is_dicom
+from neurogate_serving.privacy import deidentified
 from neurogate_serving.transform import pixels_digest, transform
 from PIL import Image
 
@@ -194,8 +196,13 @@ def _goldens(
 
 
 def _encoded(path: Path, pixels: npt.NDArray[np.uint8]) -> bytes:
-    """The image's own file, or where that is too large for a manifest, its pixels as PNG."""
+    """The image's own file, or where that is too large for a manifest, its pixels as PNG.
+
+    Of a DICOM file the picture: a manifest travels to whoever may read the version.
+    """
     data = path.read_bytes()
+    if is_dicom(data):
+        data = deidentified(data)
     if len(data) <= GOLDEN_BYTES:
         return data
     for quality in (None, 95, 85, 70, 50):

@@ -91,4 +91,5 @@ def test_noise_behind_a_signature(signature: bytes, noise: bytes) -> None:
 
 
 def test_every_container_is_fuzzed() -> None:
-    assert {name.split("-")[0].upper() for name in SOUND} == set(FORMATS)
+    # DICOM files are decoded elsewhere, and fuzzed there.
+    assert {name.split("-")[0].upper() for name in SOUND} == {*FORMATS} - {"DICOM"}

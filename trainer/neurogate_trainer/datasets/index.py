@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 
-from neurogate_serving.transform import TransformError, default_spec, transform
+from neurogate_serving.transform import TransformError, decode, default_spec, resize
 from PIL import Image
 
 from neurogate_trainer._files import replacing
@@ -35,6 +35,7 @@ MAX_FILE_BYTES = 256 * 2**20
 _TOLD_LEFT_OUT = 20
 """So many unusable files are told one by one; the index lists all."""
 
+_SPEC = default_spec()
 _SCHEMA_VERSION = "1"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -267,9 +268,13 @@ def _read(root: Path, file: ImageFile, group: str) -> ImageRecord | Unreadable:
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
             return Unreadable(file.path, file.class_id, f"{size} bytes, expected at most {MAX_FILE_BYTES}")
         data = path.read_bytes()
-        pixels = transform(data, default_spec())
-        with Image.open(io.BytesIO(data)) as image:
-            (width, height), mode = image.size, image.mode
+        decoded = decode(data, _SPEC)
+        pixels = resize(decoded.image, _SPEC)
+        (width, height), mode = decoded.image.size, decoded.image.mode
+        # A DICOM file's header is read by its decoder alone.
+        if not decoded.attributes:
+            with Image.open(io.BytesIO(data)) as image:
+                (width, height), mode = image.size, image.mode
     except TransformError as error:
         return Unreadable(file.path, file.class_id, f"{error.reason}: {error}")
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
+from neurogate_serving.dicom import is_dicom
 from PIL import Image
 
 from neurogate_trainer.datasets.layout import DatasetError
@@ -134,6 +135,9 @@ def _upright_size(path: Path, record: ImageRecord) -> tuple[int, int]:
     if record.width == record.height:
         return record.width, record.height
     try:
+        with path.open("rb") as file:
+            if is_dicom(file.read(132)):
+                return record.width, record.height
         with Image.open(path) as image:
             if image.format == "TIFF":
                 exif = image.getexif()
