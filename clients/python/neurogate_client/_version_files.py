@@ -29,8 +29,12 @@ def published_versions(repository: Path, model: str) -> list[int]:
 
 def flaw(folder: Path, model: str, version: int) -> str:
     """What keeps a version from being whole; empty when each file of its manifest is there in its size."""
+    path = folder / _MANIFEST
     try:
-        manifest = manifest_pb2.ModelManifest.FromString((folder / _MANIFEST).read_bytes())
+        # To read a pipe or a device may never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return f"{_MANIFEST} is no file"
+        manifest = manifest_pb2.ModelManifest.FromString(path.read_bytes())
     except OSError as error:
         return f"{_MANIFEST}: {error.strerror}"
     except DecodeError:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -133,6 +134,15 @@ def test_a_first_start_takes_the_newest_version_that_is_whole(tmp_path: Path) ->
     assert list(
         started_from(options(servers, tmp_path / "scratch")).model_version_policy.specific.versions
     ) == [8]
+
+
+def test_a_manifest_that_cannot_be_read_to_its_end_is_not_begun(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    manifest = publish(tmp_path, 2) / "assets" / "neurogate_manifest.binpb"
+    manifest.unlink()
+    os.mkfifo(manifest)
+    servers = Servers(repository=tmp_path, model="m", port=1, model_server_port=2)
+    assert servers._whole(2) == [1]
 
 
 def test_without_a_whole_version_each_is_named_with_what_it_lacks(tmp_path: Path) -> None:
