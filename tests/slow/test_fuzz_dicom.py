@@ -13,13 +13,12 @@ from typing import Any
 import psutil
 import pytest
 from neurogate_serving.dicom.pool import SECONDS, DicomPool
-from neurogate_serving.transform import TransformError
+from neurogate_serving.transform import DEFAULT_MAX_PIXELS, TransformError
 from neurogate_testing.dicom_mutations import mutated, sound_files
 from neurogate_testing.fuzzing import fuzz_seconds, fuzz_seed, keep, repeat
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(fuzz_seconds() + 240)]
 
-MOST_PIXELS = 1_000_000
 MOST_BYTES_MORE = 32 * 2**20
 
 
@@ -53,11 +52,11 @@ def test_mutated_files(tmp_path: Path) -> None:
     try:
         while time.monotonic() < begun + fuzz_seconds():
             rng = random.Random(f"{fuzz_seed()}:{calls}")
-            data, frame = mutated(rng), rng.choice((0, 1, 1, 2))
+            data, frame = mutated(rng), rng.choice((0, 1, 1, 1, 1, 2))
             asked = time.monotonic()
             try:
-                decoded = pool.decode(data, frame, max_pixels=MOST_PIXELS, max_side=65_535)
-                assert decoded.levels.size <= MOST_PIXELS
+                decoded = pool.decode(data, frame, max_pixels=DEFAULT_MAX_PIXELS, max_side=65_535)
+                assert decoded.levels.size <= DEFAULT_MAX_PIXELS
                 answers["OK"] += 1
             except TransformError as error:
                 answers[error.reason] += 1
@@ -82,11 +81,11 @@ def test_mutated_files(tmp_path: Path) -> None:
         print("slowest:", ", ".join(f"file {number} {took:.2f} s" for took, number in slowest))
         print(f"a decoder's peak {pool.peak_bytes / 2**20:.0f} MiB; this process {more / 2**20:+.1f} MiB")
         print(f"again: {repeat('test_fuzz_dicom.py')}")
-        assert calls > 300
-        assert answers["OK"] > 30
+        assert calls > 100
+        assert answers["OK"] > 10
         assert more < MOST_BYTES_MORE
         assert process.num_fds() <= files + 4
         for name, data in sound_files().items():
-            assert pool.decode(data, 1, max_pixels=MOST_PIXELS, max_side=65_535).levels.any(), name
+            assert pool.decode(data, 1, max_pixels=DEFAULT_MAX_PIXELS, max_side=65_535).levels.any(), name
     finally:
         pool.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import random
+import struct
 import warnings
 from typing import Any, Final
 
@@ -16,8 +17,8 @@ from .dicom_files import LOSSLESS, dicom_file, gradient, items
 
 # What decides how much is read, and how it is read.
 _NUMBERS: Final[dict[str, tuple[Any, ...]]] = {
-    "Rows": (0, 1, 63, 65, 4096, 65_535),
-    "Columns": (0, 1, 63, 65, 4096, 65_535),
+    "Rows": (0, 1, 63, 65, 7000, 65_535),
+    "Columns": (0, 1, 63, 65, 7000, 65_535),
     "BitsAllocated": (0, 1, 8, 12, 32, 64, 65_535),
     "BitsStored": (0, 1, 8, 17, 65_535),
     "HighBit": (0, 7, 16, 65_535),
@@ -29,7 +30,7 @@ _NUMBERS: Final[dict[str, tuple[Any, ...]]] = {
     "WindowWidth": (0, -1, 1, 1e-300, 1e300),
     "RescaleSlope": (0, -1, 1e300, 1e-300),
     "RescaleIntercept": (1e300, -1e300),
-    "PhotometricInterpretation": ("MONOCHROME1", "RGB", "PALETTE COLOR", "YBR_FULL_422", "?"),
+    "PhotometricInterpretation": ("MONOCHROME1", "RGB", "PALETTE COLOR", "YBR_FULL_422", "NONE"),
 }
 
 
@@ -50,6 +51,10 @@ def sound_files() -> dict[str, bytes]:
         "padding": {"PixelPaddingValue": 0, "RescaleSlope": 2, "RescaleIntercept": -100},
     }
     files |= {name: dicom_file(stored, **elements) for name, elements in looks.items()}
+    # What becomes far more than it is.
+    dark = np.zeros((1500, 1000), np.uint16)
+    dark[:, 500:] = 1
+    files["deflated"] = dicom_file(dark, syntax=uid.DeflatedExplicitVRLittleEndian)
     groups = items(
         *({"FrameVOILUTSequence": items({**window, "WindowWidth": width})} for width in (500, 2000))
     )
@@ -64,21 +69,40 @@ def sound_files() -> dict[str, bytes]:
 def mutated(rng: random.Random) -> bytes:
     """A damaged file: other numbers in its header, or other bytes anywhere, or both."""
     data = sound_files()[rng.choice(sorted(sound_files()))]
-    if rng.random() < 0.4:
-        data = _other_numbers(rng, data)
+    luck = rng.random()
+    if luck < 0.1:
+        side = rng.choice((500, 2000, 7000))
+        data = _with(_promising(data, side), {"Rows": side, "Columns": side})
+    elif luck < 0.5:
+        names = rng.sample(sorted(_NUMBERS), rng.randint(1, 3))
+        data = _with(data, {name: rng.choice(_NUMBERS[name]) for name in names})
     if rng.random() < 0.8:
         data = _other_bytes(rng, data)
     return data
 
 
-def _other_numbers(rng: random.Random, data: bytes) -> bytes:
+def _promising(data: bytes, side: int) -> bytes:
+    """The file with another size in the header of its compressed image, and nothing more behind it."""
+    changed = bytearray(data)
+    # JPEG and JPEG-LS: frame header; JPEG 2000: SIZ, whose only tile is as large as the image.
+    for marker in (b"\xff\xc0\x00\x0b\x08", b"\xff\xf7\x00\x0b"):
+        place = data.find(marker)
+        if place > 0:
+            changed[place + 5 : place + 9] = struct.pack(">HH", side, side)
+    place = data.find(b"\xff\x4f\xff\x51")
+    if place > 0:
+        changed[place + 8 : place + 16] = changed[place + 24 : place + 32] = struct.pack(">LL", side, side)
+    return bytes(changed)
+
+
+def _with(data: bytes, elements: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         # That they are no values for these elements is the point.
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(io.BytesIO(data))
-        for name in rng.sample(sorted(_NUMBERS), rng.randint(1, 3)):
-            setattr(dataset, name, rng.choice(_NUMBERS[name]))
+        for name, value in elements.items():
+            setattr(dataset, name, value)
         pydicom.dcmwrite(file, dataset)
     return file.getvalue()
 
