@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import struct
 import zlib
 from typing import Final
 
@@ -19,6 +19,8 @@ SMALLEST_SIDE: Final = 64
 LARGEST_SIDE: Final = 2048
 LARGEST_DEFAULT_SIDE: Final = 1024
 _DEFAULT_ALPHA: Final = 0.5
+_UP: Final = 2
+"""PNG's filter that takes the row above away."""
 
 # Viridis and Inferno: 17 samples at equal distances of Matplotlib's maps, which their authors gave to the
 # public domain. Jet is piecewise linear, so its corners say all: position and value per channel.
@@ -107,12 +109,32 @@ def render_overlay(
     colors = levels.copy()
     colors.putpalette(_TABLES[options.color_map].tobytes())
     opacity = levels.point([round(level * options.alpha) for level in range(256)])
-    buffer = io.BytesIO()
-    # Runs alone take half the time of a search for repetitions, which noise has few of, for the same size.
-    Image.composite(colors.convert("RGB"), Image.fromarray(image), opacity).save(
-        buffer, "PNG", compress_type=zlib.Z_RLE
+    return _png(np.asarray(Image.composite(colors.convert("RGB"), Image.fromarray(image), opacity)))
+
+
+def _png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """An RGB picture, uint8 [H, W, 3], as PNG.
+
+    Of a picture with noise, every row as the difference to the one above and runs alone give a file a tenth
+    larger than the best filter of each row and a search for repetitions, in a quarter of the time.
+    """
+    height, width, _ = picture.shape
+    rows = picture.reshape(height, 3 * width)
+    lines = np.empty((height, 1 + 3 * width), np.uint8)
+    lines[:, 0] = _UP
+    lines[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    chunks = (
+        # 8 bits per channel, RGB, not interlaced.
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", packer.compress(lines) + packer.flush()),
+        (b"IEND", b""),
     )
-    return buffer.getvalue()
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
 
 
 def _sampled(samples: str) -> _Table:
