@@ -13,6 +13,7 @@ to where the centre of its receptive field lies, bilinearly between, smoothed by
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import keras
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from neurogate_trainer.backward import Backward, sources
 from neurogate_trainer.fold import same_padding
 from neurogate_trainer.model import COARSE_MAP, FINE_MAP
 
@@ -35,40 +37,39 @@ class Evidence:
     """The maps of one network, with what depends on its shape alone computed once.
 
     Args:
-        model: The network, with square images.
+        model: The network, with square images and without batch normalisations.
     """
 
     def __init__(self, model: keras.Model) -> None:
         side = int(model.input_shape[1])
+        self._backward = Backward(model, (COARSE_MAP, FINE_MAP))
         self._coarse, self._fine = (
             tf.constant(onto_grid(centres(model, name), side)) for name in (COARSE_MAP, FINE_MAP)
         )
+        self.needs = self._backward.needs
+        """Names of the layers whose outputs a call needs."""
 
-    def __call__(self, coarse: Any, fine: Any, logits: Any) -> Any:  # noqa: ANN401 - tensorflow carries no types
+    def __call__(self, outputs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - tensorflow carries no types
         """Maps of every class, float32 [N, G, G, C], finite and at least 0.
 
-        To be called while a graph is traced, in which the logits come from the feature maps.
-
         Args:
-            coarse: Output of `COARSE_MAP`, float32 [N, h, w, K].
-            fine: Output of `FINE_MAP`, float32 [N, 2h, 2w, L].
-            logits: float32 [N, C].
+            outputs: Of the layers in `needs`.
         """
-        signed, positive = [], []
-        for index in range(logits.shape[1]):
-            # The gradient of the sum over the batch: no image's logit depends on another image.
-            by_coarse, by_fine = tf.gradients(logits[:, index], [coarse, fine])
-            signed.append(tf.reduce_sum(by_coarse * coarse, axis=3))
-            positive.append(tf.reduce_sum(tf.nn.relu(by_fine) * fine, axis=3))
-        where = _spread(self._fine, tf.stack(positive, axis=1))
+        by_coarse, by_fine = self._backward(outputs)
+        signed = tf.reduce_sum(by_coarse * outputs[COARSE_MAP], axis=4)
+        positive = tf.reduce_sum(tf.nn.relu(by_fine) * outputs[FINE_MAP], axis=4)
+        where = _spread(self._fine, positive)
         share = tf.math.divide_no_nan(where, tf.reduce_max(where, axis=(2, 3), keepdims=True))
-        maps = tf.nn.relu(_spread(self._coarse, tf.stack(signed, axis=1))) * share
-        return tf.transpose(maps, (0, 2, 3, 1))
+        return tf.transpose(tf.nn.relu(_spread(self._coarse, signed)) * share, (1, 2, 3, 0))
 
 
 def _spread(onto: Any, maps: Any) -> Any:  # noqa: ANN401 - as above
-    """[N, C, h, h] onto the grid [N, C, G, G]."""
-    return tf.matmul(tf.matmul(onto, maps), onto, transpose_b=True)
+    """[C, N, h, h] onto the grid [C, N, G, G]."""
+    cells, units = onto.shape
+    # As one batch dimension: of several, the last of them 1, TensorFlow 2.21 makes wrong products on several
+    # threads, with oneDNN and a matrix without them on the left.
+    flat = tf.matmul(tf.matmul(onto, tf.reshape(maps, (-1, units, units))), onto, transpose_b=True)
+    return tf.reshape(flat, (maps.shape[0], -1, cells, cells))
 
 
 def grid_side(side: int) -> int:
@@ -109,10 +110,10 @@ def centres(model: keras.Model, name: str) -> npt.NDArray[np.float64]:
     """
     layers = [model.get_layer(name)]
     while not isinstance(layers[-1], keras.layers.InputLayer):
-        layers.append(_source(layers[-1]))
+        layers.append(sources(layers[-1])[-1])
     step, first = 1.0, 0.0
     for layer in reversed(layers[:-1]):
-        before, after = _source(layer).output.shape[1], layer.output.shape[1]
+        before, after = sources(layer)[-1].output.shape[1], layer.output.shape[1]
         if isinstance(layer, keras.layers.ZeroPadding2D):
             first -= step * layer.padding[0][0]
         elif isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
@@ -135,9 +136,3 @@ def _leaning(layer: keras.layers.Layer) -> float:
         return 0.0
     places = np.arange(len(energy)) - (len(energy) - 1) / 2
     return float((energy.sum(axis=0) + energy.sum(axis=1)) @ places) / (2 * total)
-
-
-def _source(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer before; of a sum of several the last one, which is where the sum's convolutions are."""
-    given = layer.input[-1] if isinstance(layer.input, list) else layer.input
-    return given._keras_history.operation  # noqa: SLF001 - Keras' own way to find a tensor's layer

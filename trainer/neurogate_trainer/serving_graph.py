@@ -15,7 +15,7 @@ from tensorflow.python.saved_model import fingerprinting_utils
 
 from neurogate_trainer.evidence import Evidence
 from neurogate_trainer.fold import fold_batch_norms
-from neurogate_trainer.model import COARSE_MAP, FINE_MAP, LOGITS
+from neurogate_trainer.model import LOGITS
 from neurogate_trainer.ood import FeatureDistance, energy, taps
 
 OUTPUTS = ("gradcam", "logits", "ood_score", "probabilities")
@@ -55,22 +55,22 @@ def save_serving_graph(
 
 
 def _serve(folded: keras.Model, temperature: float, distance: FeatureDistance | None) -> Any:  # noqa: ANN401
-    wanted = [folded.get_layer(name).output for name in (COARSE_MAP, FINE_MAP, LOGITS)]
-    if distance is not None:
-        wanted.append(taps(folded, distance.method))
-    # Its name is in that of every operation.
-    network = keras.Model(folded.inputs, wanted, name="net")
     evidence = Evidence(folded)
+    wanted = {name: folded.get_layer(name).output for name in evidence.needs}
+    tapped = taps(folded, distance.method) if distance is not None else folded.output
+    # Its name is in that of every operation.
+    network = keras.Model(folded.inputs, [wanted, tapped], name="net")
     side = folded.input_shape[1]
     signature = [tf.TensorSpec([None, side, side, 3], tf.uint8, name="images")]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def compute(images: Any) -> dict[str, Any]:  # noqa: ANN401 - tensorflow carries no types
-        coarse, fine, logits, *tapped = network(tf.cast(images, tf.float32), training=False)
+        outputs, features = network(tf.cast(images, tf.float32), training=False)
+        logits = outputs[LOGITS]
         return {
-            "gradcam": evidence(coarse, fine, logits),
+            "gradcam": evidence(outputs),
             "logits": logits,
-            "ood_score": distance(tapped[0]) if distance is not None else energy(logits),
+            "ood_score": distance(features) if distance is not None else energy(logits),
             "probabilities": tf.nn.softmax(logits / temperature),
         }
 
