@@ -128,7 +128,7 @@ def _png(picture: npt.NDArray[np.uint8]) -> bytes:
     chunks = (
         # 8 bits per channel, RGB, not interlaced.
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", packer.compress(lines) + packer.flush()),
+        (b"IDAT", packer.compress(lines.data) + packer.flush()),
         (b"IEND", b""),
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(
