@@ -103,7 +103,6 @@ async def fuzz(gateway: Harness, tmp_path: Path, seconds: float) -> None:
         for place, message in enumerate(finding.messages):
             print("kept:", keep(tmp_path, f"{finding.number}-{finding.method}-{place}.bin", message))
     assert not fuzzer.findings
-    assert fuzzer.calls > 100
     assert len(fuzzer.counts) == len(fuzzer.methods)
     await gateway.gateway._interceptor.idle()
     await check_serving(gateway)

@@ -47,7 +47,11 @@ def test_transform(tmp_path: Path) -> None:
     for number, (name, data) in enumerate(seeds()):
         (corpus / f"{number:03}-{name.replace(' ', '-')}").write_bytes(data)
     command = [sys.executable, "-m", "neurogate_testing.transform_fuzzer", out, corpus]
-    command += [f"-max_total_time={fuzz_seconds():.0f}", f"-seed={fuzz_seed()}", f"-max_len={LARGEST_INPUT}"]
+    command += [
+        f"-max_total_time={max(1, fuzz_seconds()):.0f}",
+        f"-seed={fuzz_seed()}",
+        f"-max_len={LARGEST_INPUT}",
+    ]
     command += [f"-rss_limit_mb={MOST_MIB}", f"-timeout={HANG_SECONDS}", f"-artifact_prefix={out}/"]
     log = out / "log.txt"
     with log.open("wb") as file:

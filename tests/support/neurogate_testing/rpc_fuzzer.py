@@ -97,12 +97,13 @@ class RpcFuzzer:
         self._lock = threading.Lock()
 
     def run(self, until: float, *, workers: int = 4) -> None:
-        """Makes cases until a moment of `time.monotonic`, or until enough was found."""
+        """Makes cases until a moment of `time.monotonic`, three of each method at least, or five findings."""
+        least = self.calls + 3 * len(self.methods)
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(self._address, options=options) as channel:
 
             def work() -> None:
-                while time.monotonic() < until and len(self.findings) < 5:
+                while (time.monotonic() < until or self.calls < least) and len(self.findings) < 5:
                     with self._lock:
                         number, self.calls = self.calls, self.calls + 1
                     self._case(channel, number)
