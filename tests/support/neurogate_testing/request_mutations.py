@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import collections
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+
+from .wire_mutations import MUTATIONS
 
 _MOST_KNOWN: Final = 100
 _DEEPEST: Final = 6
@@ -101,7 +103,7 @@ class RequestMaker:
         """One request as bytes: half of them are whole messages, the others are broken on the wire."""
         data = self.message(descriptor, self._rng.choice((0.0, 0.0, 0.1, 0.5))).SerializeToString()
         for _ in range(self._rng.choice((0, 0, 0, 1, 1, 3))):
-            data = self._rng.choice(_MUTATIONS)(self._rng, data, descriptor)
+            data = self._rng.choice(MUTATIONS)(self._rng, data, descriptor)
         return data
 
     def message(self, descriptor: Descriptor, strange: float, depth: int = 0) -> Message:
@@ -185,141 +187,6 @@ def _fitting(field: FieldDescriptor, value: Any) -> Any:
     whole = int(value) % 2**bits
     unsigned = field.type in _UNSIGNED_32 | _UNSIGNED_64
     return whole if unsigned or whole < 2 ** (bits - 1) else whole - 2**bits
-
-
-def varint(number: int) -> bytes:
-    """A number as protobuf writes it."""
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*parts, number))
-
-
-def _key(number: int, kind: int) -> bytes:
-    return varint(number << 3 | kind)
-
-
-def _framed(number: int, content: bytes) -> bytes:
-    return _key(number, 2) + varint(len(content)) + content
-
-
-def _place(rng: random.Random, data: bytes) -> int:
-    # Lengths and keys are at the beginning, the rest is mostly content.
-    return rng.randrange(min(len(data), 64) + 1) if rng.random() < 0.5 else rng.randrange(len(data) + 1)
-
-
-def _number(rng: random.Random, descriptor: Descriptor) -> int:
-    return rng.choice([field.number for field in descriptor.fields] or [1])
-
-
-def _flip(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    changed = bytearray(data)
-    for _times in range(rng.randint(1, 4)):
-        if changed:
-            changed[min(_place(rng, data), len(changed) - 1)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _insert(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    place = _place(rng, data)
-    return data[:place] + rng.randbytes(rng.randint(1, 12)) + data[place:]
-
-
-def _delete(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    place = _place(rng, data)
-    return data[:place] + data[place + rng.randint(1, 20) :]
-
-
-def _cut(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    return data[: _place(rng, data)]
-
-
-def _double(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    begin, end = sorted((_place(rng, data), _place(rng, data)))
-    return data[:end] + data[begin:]
-
-
-def _wrong_wire_type(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    content = (
-        varint(rng.getrandbits(64)),
-        rng.randbytes(8),
-        b"\x03abc",
-        b"",
-        b"",
-        rng.randbytes(4),
-        b"",
-        b"",
-    )
-    kind = rng.randrange(8)
-    return data + _key(_number(rng, descriptor), kind) + content[kind]
-
-
-def _unknown_fields(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    return data + b"".join(_framed(rng.randrange(100, 2**29), b"?") for _ in range(rng.choice((1, 60, 2000))))
-
-
-def _no_number(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    return data + rng.choice((b"\x00\x00", b"\x02\x01a", _key(2**29, 0) + b"\0", b"\xff" * 11))
-
-
-def _repeat_field(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    number = _number(rng, descriptor)
-    return data + _framed(number, rng.choice((b"", b"\n\x01a", b"\x08\x01"))) * rng.choice(
-        (300, 5000, 200_000)
-    )
-
-
-def _packed(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    return data + _framed(_number(rng, descriptor), b"\x01" * rng.choice((300, 100_000)))
-
-
-def _nested(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    content = b""
-    number = _number(rng, descriptor)
-    for _times in range(rng.choice((50, 120, 1000))):
-        content = _framed(number, content)
-    return data + content
-
-
-def _groups(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    number, deep = _number(rng, descriptor), rng.choice((1, 90, 5000))
-    return data + _key(number, 3) * deep + _key(number, 4) * rng.choice((0, deep))
-
-
-def _bad_text(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    text = rng.choice((b"\xff\xfe", b"a\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"))
-    return data + _framed(_number(rng, descriptor), text)
-
-
-def _huge_length(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    length = rng.choice((2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1))
-    return data + _key(_number(rng, descriptor), 2) + varint(length) + b"abc"
-
-
-def _long_varint(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    return data + _key(_number(rng, descriptor), 0) + b"\x80" * rng.choice((5, 9, 10, 20)) + b"\x01"
-
-
-_MUTATIONS: Final[tuple[Callable[[random.Random, bytes, Descriptor], bytes], ...]] = (
-    _flip,
-    _flip,
-    _flip,
-    _insert,
-    _delete,
-    _cut,
-    _double,
-    _wrong_wire_type,
-    _unknown_fields,
-    _no_number,
-    _repeat_field,
-    _packed,
-    _nested,
-    _groups,
-    _bad_text,
-    _huge_length,
-    _long_varint,
-)
 
 
 def statuses(message: Message) -> Iterable[Message]:
