@@ -101,6 +101,7 @@ class ModelServers:
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
             return
+        self._forget_those_that_left()
         now = time.monotonic()
         # Only now, since a server may have been replaced while the file was written.
         for address, loaded in self._loaded().items():
@@ -113,6 +114,13 @@ class ModelServers:
                 # By themselves, so that one that hangs holds up no other.
                 task = asyncio.create_task(self._tell(address, step, apply_step(config, self._model, step)))
                 self._telling[address] = task
+
+    def _forget_those_that_left(self) -> None:
+        # Names and files may lead to ever new addresses.
+        for address in (self._told.keys() | self._not_before.keys()) - self._fleet.backends.keys():
+            self._told.pop(address, None)
+            self._not_before.pop(address, None)
+            self._complaints.pop(address, None)
 
     async def _tell(self, address: str, step: Step, config: tfs_pb2.ModelServerConfig) -> None:
         result: Exception | None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import types
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ async def test_a_server_that_is_replaced_while_the_file_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = types.SimpleNamespace(release=types.SimpleNamespace(state=STATE), published=frozenset({1, 2}))
-    fleet = types.SimpleNamespace(versions=list)
+    fleet = types.SimpleNamespace(versions=list, backends={"a:1": True})
     servers = managed(tmp_path, manager, fleet)
     loaded = {"a:1": frozenset({1, 2})}
     told: list[Step] = []
@@ -48,6 +49,33 @@ async def test_a_server_that_is_replaced_while_the_file_is_written(
     await servers._bring()
     await servers._telling["a:1"]
     assert told == [Step(versions=(1, 2), labels={"stable": 2})]
+
+
+@pytest.mark.parametrize("error", [None, BackendUnavailableError("gone")])
+async def test_what_was_told_to_servers_that_left_is_forgotten(
+    tmp_path: Path, error: BackendUnavailableError | None
+) -> None:
+    (tmp_path / "brain_tumor").mkdir()
+    state = types.SimpleNamespace(state=State(labels={"stable": 1}))
+    manager = types.SimpleNamespace(release=state, published=frozenset({1}))
+
+    class Fleet:
+        backends: ClassVar[dict[str, bool]] = {}
+
+        def versions(self) -> list[Any]:
+            return []
+
+        async def reload(self, config: tfs_pb2.ModelServerConfig, *, addresses: list[str]) -> Any:
+            return dict.fromkeys(addresses, error)
+
+    Fleet.backends = {"a:1": True, "b:1": True}
+    servers = managed(tmp_path, manager, Fleet())
+    await servers._bring()
+    await asyncio.gather(*servers._telling.values())
+    del Fleet.backends["a:1"]
+    await servers._bring()
+    assert servers._told.keys() | servers._not_before.keys() == {"b:1"}
+    assert "a:1" not in servers._complaints
 
 
 def test_before_anything_is_released_the_file_names_the_newest_whole_version(tmp_path: Path) -> None:
