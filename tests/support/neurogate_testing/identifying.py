@@ -9,9 +9,12 @@ import io
 import struct
 from pathlib import Path
 
+import numpy as np
+import pydicom
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from neurogate_testing import images
+from neurogate_testing.dicom_files import dicom_file, items
 
 NAME = "Quillfeather^Oswaldine"
 NUMBER = "MRN-7741-9920X"
@@ -51,6 +54,7 @@ def files(seed: int = 0) -> dict[str, bytes]:
         "webp": _webp(seed + 4),
         "gif": _gif(seed + 5),
         "bmp": images.brain_slice(seed + 6, container="BMP") + _ALL.encode(),
+        "dicom": _dicom(seed + 7),
     }
 
 
@@ -142,3 +146,32 @@ def _webp(seed: int) -> bytes:
 def _gif(seed: int) -> bytes:
     picture = Image.open(io.BytesIO(images.brain_slice(seed, container="PNG")))
     return images.encode(picture, "GIF", comment=_ALL.encode())
+
+
+def _dicom(seed: int) -> bytes:
+    levels = np.asarray(Image.open(io.BytesIO(images.brain_slice(seed, container="PNG"))))
+    names = ("PatientName", "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName")
+    numbers = ("PatientID", "AccessionNumber", "StudyID", "DeviceSerialNumber", "StationName")
+    days = ("PatientBirthDate", "StudyDate", "SeriesDate", "ContentDate")
+    texts = ("InstitutionName", "StudyDescription", "SeriesDescription", "ImageComments", "PatientComments")
+    elements = (
+        dict.fromkeys(names, NAME)
+        | dict.fromkeys(numbers, NUMBER)
+        | dict.fromkeys(days, DAY)
+        | dict.fromkeys((*texts, "InstitutionAddress", "ProtocolName", "AdditionalPatientHistory"), _ALL)
+    )
+    nested = items({"PatientID": NUMBER, "ReferencedStudySequence": items({"StudyDescription": _ALL})})
+    file = dicom_file(
+        levels.astype(np.uint16) * 9,
+        OtherPatientIDsSequence=nested,
+        RequestAttributesSequence=items({"ScheduledProcedureStepDescription": _ALL}),
+        **elements,
+    )
+    dataset = pydicom.dcmread(io.BytesIO(file))
+    dataset.private_block(0x0029, "ACME", create=True).add_new(1, "LT", _ALL)
+    dataset.private_block(0x0031, NUMBER, create=True).add_new(1, "UN", _ALL.encode("utf-16-le"))
+    dataset.file_meta.SourceApplicationEntityTitle = NUMBER
+    dataset.preamble = _ALL.encode().ljust(128, b"\0")
+    written = io.BytesIO()
+    pydicom.dcmwrite(written, dataset)
+    return written.getvalue()

@@ -44,7 +44,6 @@ class Retrainings:
         identifiers = [f"{class_id.encode().hex()[:8]:0>8}{number:056x}" for number in range(count)]
         row = {
             "class_id": class_id,
-            "name": "",
             "source": "UPLOAD",
             "create_time": moment,
             "width": 8,
