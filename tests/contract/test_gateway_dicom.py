@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import logging
 import threading
@@ -120,6 +121,8 @@ async def test_nothing_of_the_file_is_kept_but_its_picture(tmp_path: Path) -> No
         page = await gateway.training.ListExamples(training_pb2.ListExamplesRequest(thumbnails=True))
         [example] = page.examples
         assert (example.width, example.height) == (64, 48)
+        assert (example.attributes["Modality"], SECRET in str(example)) == ("MR", False)
+        assert example.sent_sha256 == hashlib.sha256(data).hexdigest()
         assert Image.open(io.BytesIO(example.thumbnail)).size == (64, 48)
 
         answer = await gateway.classification.Classify(pb.ClassifyRequest(image=data, frame=1))
@@ -129,6 +132,8 @@ async def test_nothing_of_the_file_is_kept_but_its_picture(tmp_path: Path) -> No
         kept = (await gateway.training.SubmitFeedback(feedback)).example_id
         stored = (tmp_path / "images" / kept[:2] / kept[2:]).read_bytes()
         np.testing.assert_array_equal(Image.open(io.BytesIO(stored)), Image.open(io.BytesIO(png(data, 1))))
+        [example, _] = (await gateway.training.ListExamples(training_pb2.ListExamplesRequest())).examples
+        assert (example.example_id, example.attributes["Modality"]) == (kept, "MR")
     assert not _files_with(tmp_path, SECRET.encode())
 
 

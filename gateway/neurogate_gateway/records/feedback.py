@@ -162,4 +162,5 @@ class FeedbackStore:
             height=height,
             prediction_id=prediction.prediction_id,
             actor=new.actor,
+            attributes=prediction.attributes,
         )

@@ -358,4 +358,5 @@ def _row(moment: float, outcome: Outcome, digest: str) -> dict[str, Any]:
         "predict_seconds": timings.predict.ToNanoseconds() / 1e9,
         "total_seconds": outcome.seconds,
         "caller": outcome.caller,
+        "attributes": dict(outcome.attributes),
     }

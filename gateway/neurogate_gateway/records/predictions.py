@@ -29,6 +29,7 @@ class Prediction:
     verdict: str
     image_digest: str
     image_kept: bool
+    attributes: Mapping[str, str]
 
 
 class PredictionStore:

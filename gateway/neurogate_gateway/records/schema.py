@@ -68,6 +68,9 @@ predictions: Final = sa.Table(
     sa.Column("predict_seconds", sa.Float, nullable=False),
     sa.Column("total_seconds", sa.Float, nullable=False),
     sa.Column("caller", sa.Text, nullable=False),
+    sa.Column(
+        "attributes", sa.JSON, nullable=False, server_default="{}", comment="Of a DICOM file, by keyword."
+    ),
 )
 # Of the few whose image is kept: an index of all would cost every prediction as much as the row itself.
 sa.Index(
@@ -163,13 +166,8 @@ run_examples: Final = sa.Table(
     "run_examples",
     metadata,
     sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
-    sa.Column(
-        "example_id",
-        sa.String(64),
-        primary_key=True,
-        index=True,
-        comment="Also of one that was erased since.",
-    ),
+    # Of one that was erased since, too: what has learned from it stays known.
+    sa.Column("example_id", sa.String(64), primary_key=True, index=True),
 )
 
 events: Final = sa.Table(

@@ -22,16 +22,17 @@ def upgrade() -> None:
             comment="Hex SHA-256 of what was sent.",
         ),
     )
-    op.add_column(
-        "examples",
-        sa.Column(
-            "attributes",
-            sa.JSON(),
-            nullable=False,
-            server_default="{}",
-            comment="Of a DICOM file, by keyword.",
-        ),
-    )
+    for table in ("examples", "predictions"):
+        op.add_column(
+            table,
+            sa.Column(
+                "attributes",
+                sa.JSON(),
+                nullable=False,
+                server_default="{}",
+                comment="Of a DICOM file, by keyword.",
+            ),
+        )
     # Until now that was what is kept.
     op.execute("UPDATE examples SET sent_sha256 = example_id")
     with op.batch_alter_table("run_examples") as batch:
