@@ -52,6 +52,15 @@ REQUEST: Final = struct.Struct("!IQI?Q")
 REPLY: Final = struct.Struct("!IIQ")
 """Rows and columns (0 for a refusal), length of the JSON that follows; then come the pixels."""
 
+_ENVIRONMENT: Final = {
+    # One thread: it works for one image, and threads' stacks count against its memory.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # glibc: the memory of a usual image is kept for the next. To get it anew took longer than all else.
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+}
+
 _REASONS: Final = {
     error.reason: error
     for error in vars(_image_errors).values()
@@ -214,8 +223,7 @@ class _Child:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    # One thread: it works for one image, and threads' stacks count against its memory.
-                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                    env=os.environ | _ENVIRONMENT,
                 )
         except BaseException:
             ours.close()
