@@ -34,6 +34,8 @@ if sys.argv[1:3] == ["data", "phantom"]:
         for number in range(3):
             (new / f"{number}.jpg").write_text(f"{name} {number}")
     print("data made")
+elif sys.argv[1:3] == ["data", "dicom"]:
+    pathlib.Path(sys.argv[4]).write_bytes(pathlib.Path(sys.argv[3]).read_bytes())
 else:
     options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
     if os.environ.get("TRAINING") == "fails":
@@ -141,7 +143,9 @@ def steps(tmp_path: Path) -> list[str]:
 def test_the_whole_story_and_then_only_what_is_missing(demo: list[str], tmp_path: Path) -> None:
     status, output = run(demo, tmp_path)
     assert status == 0, output
-    assert steps(tmp_path) == ["data phantom", "train " + str(tmp_path / "demo/data")]
+    made = ["data phantom", "train " + str(tmp_path / "demo/data"), "data dicom"]
+    assert steps(tmp_path) == made
+    assert "demo/slice.dcm: glioma (91.0%), a slice as DICOM" in output
     for title in ("1. Data:", "2. Training:", "3. Servers:", "4. Answers:", "5. Accuracy:"):
         assert title in output
     lines = [line for line in output.splitlines() if ".jpg" in line]
@@ -161,19 +165,19 @@ def test_the_whole_story_and_then_only_what_is_missing(demo: list[str], tmp_path
 
     status, output = run(demo, tmp_path)
     assert status == 0, output
-    assert len(steps(tmp_path)) == 2
+    assert steps(tmp_path) == made
     assert "nothing to make" in output
 
     (tmp_path / "demo/data/Testing/glioma/0.jpg").unlink()
     status, output = run(demo, tmp_path)
     assert status == 0, output
-    assert steps(tmp_path)[2:] == ["data phantom"]
+    assert steps(tmp_path)[3:] == ["data phantom"]
 
     shutil.rmtree(tmp_path / "demo/models/brain_tumor/1")
     (tmp_path / "demo/run/splits.json").unlink()
     status, _ = run([*demo, "--train-per-class=9"], tmp_path, TRAINING="fails")
     assert status == 1
-    assert steps(tmp_path)[3:] == ["data phantom", "train " + str(tmp_path / "demo/data")]
+    assert steps(tmp_path)[4:] == ["data phantom", "train " + str(tmp_path / "demo/data")]
 
 
 def test_a_failed_step_is_shown_with_its_last_lines(demo: list[str], tmp_path: Path) -> None:

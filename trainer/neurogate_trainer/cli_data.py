@@ -83,6 +83,22 @@ def phantom(
     typer.echo(out)
 
 
+@app.command()
+def dicom(
+    image: Annotated[Path, typer.Argument(help="An image, e.g. of the phantom.")],
+    out: Annotated[Path, typer.Argument(help="The DICOM file.")],
+) -> None:
+    """Writes an image as an MR DICOM file of nobody, to try things on."""
+    try:
+        from neurogate_trainer.datasets.phantom.dicom import write_dicom  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        from neurogate_trainer.datasets.layout import DatasetError  # noqa: PLC0415
+
+        raise DatasetError(f"{error.name} is not installed: pip install 'neurogate[dicom]'") from error
+    write_dicom(image, out)
+    typer.echo(out)
+
+
 @app.command(name="import")
 def import_(data: Data, *, out: OutDir = None) -> None:
     """Checks any folder of class folders, says what is wrong with it, and what to do next."""

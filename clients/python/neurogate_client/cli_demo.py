@@ -22,7 +22,7 @@ from neurogate_client.cli_common import (
 )
 from neurogate_client.cli_demo_report import draw_evidence, show_samples, show_summary
 from neurogate_client.client import Client
-from neurogate_client.demo_steps import MODEL, Steps, environment, make_images, train_first
+from neurogate_client.demo_steps import MODEL, Steps, environment, make_dicom, make_images, train_first
 from neurogate_client.errors import NeurogateError
 from neurogate_client.servers import NotServingError, Servers
 
@@ -136,6 +136,14 @@ def _serve(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths
             show_samples(stdout(), client, held_out, version)
             if shows := draw_evidence(client, held_out, served, paths.evidence):
                 stdout().print(f"\n{paths.evidence}: {shows}", soft_wrap=True, markup=False)
+            if not paths.dicom.exists():
+                make_dicom(supervisor, held_out[0].path, paths.dicom)
+            answer = client.classify(paths.dicom, version=version)
+            stdout().print(
+                f"{paths.dicom}: {answer.top.class_id} ({answer.top.probability:.1%}), a slice as DICOM",
+                soft_wrap=True,
+                markup=False,
+            )
         with steps.step(f"Accuracy: all {len(held_out)} held-out images, streamed"):
             answered = show_summary(stdout(), steps.log, client, held_out, served)
     return answered

@@ -66,6 +66,11 @@ class Paths:
         return self.folder / "evidence.png"
 
     @property
+    def dicom(self) -> Path:
+        """One of the held-out images as a DICOM file."""
+        return self.folder / "slice.dcm"
+
+    @property
     def logs(self) -> Path:
         """Logs of the servers."""
         return self.folder / "logs"

@@ -67,6 +67,12 @@ def make_images(supervisor: processes.Supervisor, folder: Path, options: Sequenc
     supervisor.run("neurogate-trainer data phantom", [trainer, "data", "phantom", str(folder), *options])
 
 
+def make_dicom(supervisor: processes.Supervisor, image: Path, dicom: Path) -> None:
+    """Writes an image as a DICOM file; raises as `make_images`."""
+    trainer = processes.program("neurogate-trainer")
+    supervisor.run("neurogate-trainer data dicom", [trainer, "data", "dicom", str(image), str(dicom)])
+
+
 def train_first(supervisor: processes.Supervisor, paths: Paths, options: Sequence[str] = ()) -> None:
     """Trains on the demo's data set and publishes the version; goes on where it was interrupted.
 
