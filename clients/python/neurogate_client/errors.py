@@ -6,8 +6,10 @@ Catch the branch that says what to do:
     ├── InvalidRequestError            INVALID_ARGUMENT: the call itself has to change; REQUEST_MALFORMED
     │   ├── ImageError                 this image has no answer; others may have
     │   │   ├── ImageEmptyError        IMAGE_EMPTY
-    │   │   ├── ImageTooLargeError     IMAGE_TOO_LARGE (bytes), IMAGE_TOO_MANY_PIXELS
-    │   │   ├── ImageFormatError       IMAGE_FORMAT_UNSUPPORTED
+    │   │   ├── ImageTooLargeError     IMAGE_TOO_LARGE (bytes), IMAGE_TOO_MANY_PIXELS,
+    │   │   │                          DECODER_LIMIT_EXCEEDED
+    │   │   ├── ImageFormatError       IMAGE_FORMAT_UNSUPPORTED, NOT_MAGNETIC_RESONANCE,
+    │   │   │                          BURNED_IN_ANNOTATION
     │   │   ├── ImageCorruptError      IMAGE_CORRUPT
     │   │   └── ImageUnreadableError   IMAGE_UNREADABLE: the file could not be read here; never sent
     │   ├── InvalidOptionError         TOP_K_OUT_OF_RANGE, REQUEST_ID_INVALID, KEY_INVALID, PAGE_INVALID,
@@ -16,7 +18,7 @@ Catch the branch that says what to do:
     │   │                              TRAFFIC_SPLIT_INVALID, CHANGE_REASON_INVALID, RESUME_TOKEN_INVALID,
     │   │                              UPLOAD_SEQUENCE_INVALID, EXAMPLE_DIGEST_MISMATCH, FEEDBACK_INVALID,
     │   │                              FILTER_INVALID, HYPERPARAMETER_INVALID, EXAMPLE_NAME_INVALID,
-    │   │                              GATE_POLICY_INVALID
+    │   │                              GATE_POLICY_INVALID, FRAME_REQUIRED, FRAME_OUT_OF_RANGE
     │   └── BatchSizeError             BATCH_EMPTY, BATCH_TOO_LARGE
     ├── ModelError                     no version can answer as asked
     │   ├── ModelNotFoundError         NOT_FOUND: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND,
