@@ -62,11 +62,16 @@ def robust_window(samples: Samples, shown: npt.NDArray[np.bool_] | None = None) 
     Returns:
         Black and white, equal when no sample lies above black.
     """
-    values = samples.reshape(-1).copy() if shown is None else samples[shown].reshape(-1)
+    values = samples.reshape(-1) if shown is None else samples[shown].reshape(-1)
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 0.0
+    if values.dtype.kind != "f":
+        if values.dtype.itemsize <= 2:
+            return _counted_window(values)
+        if shown is None:
+            values = values.copy()
     rank = min(-(-values.size // 100), values.size - 1)
     values.partition(rank)
     black = values[rank]
@@ -77,6 +82,22 @@ def robust_window(samples: Samples, shown: npt.NDArray[np.bool_] | None = None) 
     rank = values.size - 1 - min(-(-above // 200), above - 1)
     values.partition(rank)
     return float(black), float(values[rank])
+
+
+def _counted_window(values: Samples) -> tuple[float, float]:
+    """The same of integers of up to 16 bits, by how many there are of each: a sixth of the time."""
+    low, high = int(values.min()), int(values.max())
+    counts = np.zeros(high - low + 1, np.int64)
+    for start in range(0, values.size, _BAND_PIXELS):
+        band = values[start : start + _BAND_PIXELS].astype(np.int64) - low
+        counts += np.bincount(band, minlength=len(counts))
+    up_to = counts.cumsum()
+    black = int(np.searchsorted(up_to, min(-(-values.size // 100), values.size - 1), side="right"))
+    above = values.size - int(up_to[black])
+    if not above:
+        return float(low + black), float(low + black)
+    rank = values.size - 1 - min(-(-above // 200), above - 1)
+    return float(low + black), float(low + int(np.searchsorted(up_to, rank, side="right")))
 
 
 def apply_window(samples: Samples, black: float, white: float) -> npt.NDArray[np.uint8]:

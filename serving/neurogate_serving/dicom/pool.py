@@ -137,10 +137,11 @@ class DicomPool:
                     child = None
                     if not isinstance(error, _LostError):
                         raise
-                    lost = error
+                    # The error itself holds this frame, and with it the file, until the collector comes.
+                    why = error.why
                 # One that went before it had read the file was not ended by the file.
-                if fresh or lost.why != "idle":
-                    raise _refusal(lost, self._seconds) from None
+                if fresh or why != "idle":
+                    raise _refusal(why, self._seconds)
         finally:
             self._idle.put(child)
 
@@ -201,8 +202,8 @@ class _LostError(Exception):
         self.why = why
 
 
-def _refusal(lost: _LostError, seconds: float) -> TransformError:
-    if lost.why == "late":
+def _refusal(why: str, seconds: float) -> TransformError:
+    if why == "late":
         return DecoderLimitExceededError(f"decoding the DICOM image takes more than {seconds:g} s")
     return ImageCorruptError("the DICOM image's decoder ended while decoding it")
 

@@ -31,6 +31,21 @@ def shown(data: bytes) -> np.ndarray:
     return transform(data, SPEC).astype(int)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16])
+@pytest.mark.parametrize("size", [1, 2, 50, 99, 100, 101, 3000])
+def test_counted_and_sorted_samples_have_the_same_window(kind: type, size: int) -> None:
+    """Integers of up to 16 bits are counted, wider ones are sorted."""
+    rng = np.random.default_rng(size)
+    limits = np.iinfo(kind)
+    for _ in range(20):
+        low, high = sorted(rng.integers(limits.min, limits.max, 2, endpoint=True))
+        samples = rng.integers(low, high, size, endpoint=True).astype(kind)
+        if rng.random() < 0.5:
+            samples[rng.random(size) < 0.7] = low
+        shown = None if rng.random() < 0.5 else rng.random(size) < 0.8
+        assert robust_window(samples, shown) == robust_window(samples.astype(np.int32), shown)
+
+
 def test_a_slice_gives_the_same_picture_at_40_maxima() -> None:
     assert len(MAXIMA) == 40
     pictures = np.stack([shown(png(scaled(largest))) for largest in MAXIMA])
