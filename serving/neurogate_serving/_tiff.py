@@ -69,7 +69,9 @@ def reduce_tiff(data: bytes) -> tuple[bytes, tuple[int, int], int, bool]:
     for tag in {_ORIENTATION} | (_STRIPS if _TILE_OFFSETS in tags else _TILES):
         entries.pop(tag, None)
     if _one(tags, _COMPRESSION, 1) == _JPEG:
-        offsets, counts = (tags.get(tag, ()) for tag in layout)
+        if len(layout) != 2:
+            raise ImageCorruptError("TIFF image in JPEG compression does not say how long its parts are")
+        offsets, counts = (tags[tag] for tag in layout)
         for place, count in zip(offsets, counts, strict=False):
             reduce_jpeg(data[int(place) : int(place) + int(count)])
     if inverted:  # no decoder inverts these, and some only read them as what they are not: counting up

@@ -243,6 +243,7 @@ DAMAGED_TIFFS = {
         "expected 3",
     ),
     "no colour map": ({"t262": (3, [3])}, "no colour map of 768 values"),
+    "JPEG without byte counts": ({"t259": (3, [7]), "t279": None}, "does not say how long its parts are"),
 }
 
 
