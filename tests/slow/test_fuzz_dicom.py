@@ -56,8 +56,9 @@ def test_mutated_files(tmp_path: Path) -> None:
             data, frame = mutated(rng), rng.choice((0, 1, 1, 1, 1, 2))
             asked = time.monotonic()
             try:
-                decoded = pool.decode(data, frame, max_pixels=DEFAULT_MAX_PIXELS, max_side=65_535)
-                assert decoded.levels.size <= DEFAULT_MAX_PIXELS
+                # Not kept: it may be 50 million pixels, and what this process keeps is measured.
+                size = pool.decode(data, frame, max_pixels=DEFAULT_MAX_PIXELS, max_side=65_535).levels.size
+                assert size <= DEFAULT_MAX_PIXELS
                 answers["OK"] += 1
             except TransformError as error:
                 answers[error.reason] += 1
