@@ -312,10 +312,10 @@ async def test_a_defect_at_one_image_leaves_the_others(monkeypatch: pytest.Monke
         pool = gateway.gateway._transforms
         real = pool.run
 
-        async def run(image: bytes, spec: Any) -> Any:
+        async def run(image: bytes, spec: Any, frame: int) -> Any:
             if image == b"defect":
                 raise MemoryError
-            return await real(image, spec)
+            return await real(image, spec, frame)
 
         monkeypatch.setattr(pool, "run", run)
         items = [pb.BatchClassifyItem(image=image) for image in (sample_image(), b"defect", sample_image())]
