@@ -200,7 +200,7 @@ def copied(finished, tmp_path) -> Finished:
 def test_another_repository_gets_the_model_without_training(copied, finished, no_figures):
     reporter = Recorder()
     again = start(copied, reporter=reporter)
-    assert reporter.phases == ["inputs", "export", "evaluate", "publish"]
+    assert reporter.phases == ["inputs", "export", "evaluate", "explanations", "publish"]
     assert again.version == 1
     ours, theirs = again.manifest.goldens, finished.published.manifest.goldens
     assert [golden.image for golden in ours] == [golden.image for golden in theirs]
