@@ -94,7 +94,7 @@ def test_a_run_killed_in_an_epoch_goes_on_there_and_ends_as_if_never_killed(home
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     after = events[len(before) :]
     phases = [event["phase"] for event in after if event["event"] == "phase"]
-    later = ["calibrate", "ood", "export", "evaluate", "figures", "publish"]
+    later = ["calibrate", "ood", "export", "evaluate", "explanations", "figures", "publish"]
     assert phases == ["inputs", "fine-tune", *later]
     assert {event["epoch"] for event in after if event["event"] == "progress" and event["epoch"]} == {5}
     assert repository.versions("brain_tumor") == [1]
