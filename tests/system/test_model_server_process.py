@@ -114,7 +114,10 @@ def test_sigterm_ends_a_server_within_ten_seconds_though_calls_and_reloads_wait(
         server.send_signal(signal.SIGTERM)
         # Docker kills after ten seconds; so much longer is for a busy machine.
         assert server.wait_for_exit(30) == 0
-        assert {call.code() for call in calls} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        cut = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert calls[-1].code() in cut
+        # A busy machine may begin a call after the reload, and then it finds no model.
+        assert {call.code() for call in calls} <= cut | {grpc.StatusCode.NOT_FOUND}
 
 
 def test_sigterm_ends_a_server_that_waits_for_its_first_version(start: Start, root: Path) -> None:
