@@ -1,7 +1,7 @@
 # `make demo` and `make test` are all that a new machine needs: both make .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := serving gateway trainer clients tests bench
+CODE := core serving gateway trainer clients tests bench
 
 .DEFAULT_GOAL := help
 

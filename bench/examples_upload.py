@@ -24,9 +24,9 @@ import grpc
 import psutil
 from gateway_startup import FakeBackend, build_manifest, sample_image
 from neurogate_client import Client, LabelledImage
-from neurogate_gateway.records.opened import Records
-from neurogate_serving.privacy import deidentified
-from neurogate_serving.transform import default_spec
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_core.preprocessing.transform import default_spec
+from neurogate_gateway.store.store import Records
 from neurogate_testing.cutting_proxy import CuttingProxy, cutting_proxy
 from neurogate_testing.gateway_command import serving_command
 

@@ -17,18 +17,18 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import neurogate_trainer.augment  # noqa: F401 - the checkpoint's layers
+import neurogate_trainer.training.augment  # noqa: F401 - the checkpoint's layers
 import numpy as np
 import tensorflow as tf
 from export_cpu import export_plain
 from neurogate_bench import machine, results
 from neurogate_bench.stats import figure
-from neurogate_gateway.lifecycle.images import load_images
-from neurogate_serving.manifest import read_manifest
-from neurogate_trainer.evaluation_set import EVALUATION_FILE
+from neurogate_core.manifest import read_manifest
+from neurogate_gateway.release.sealed_images import load_images
+from neurogate_trainer.evaluation.evaluation_set import EVALUATION_FILE
+from neurogate_trainer.evaluation.saved_model import SavedModel, decode_batches
 from neurogate_trainer.published import published_version
-from neurogate_trainer.saved_model import SavedModel, decode_batches
-from neurogate_trainer.train import BEST_FILE
+from neurogate_trainer.training.train import BEST_FILE
 from scipy.special import softmax
 
 BATCH = 32

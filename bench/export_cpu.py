@@ -26,9 +26,9 @@ from neurogate_bench import machine, results, systems
 from neurogate_bench.processes import processor_seconds
 from neurogate_bench.stats import figure, ratios
 from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.model import build_model
-from neurogate_trainer.ood import fit_distance, taps
-from neurogate_trainer.serving_graph import save_serving_graph
+from neurogate_trainer.evaluation.ood import fit_distance, taps
+from neurogate_trainer.export.serving_graph import save_serving_graph
+from neurogate_trainer.model.network import build_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from neurogate_testing.processes import free_port, running

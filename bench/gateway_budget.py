@@ -23,10 +23,10 @@ import psutil
 from gateway_startup import FakeBackend, Gateway, build_manifest, sample_image
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
-from neurogate_gateway.answers import Choice, Seconds, classification
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.wire import Outputs, predict_images_request, read_outputs
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
+from neurogate_gateway.backends.tfs_messages import Outputs, predict_images_request, read_outputs
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.inference.predictions import Choice, Seconds, classification
 
 
 def cpu_us(work: Callable[[], object], repeats: int) -> float:

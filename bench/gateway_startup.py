@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 import psutil
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
-from neurogate_serving.transform import default_spec
+from neurogate_core.preprocessing.transform import default_spec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image

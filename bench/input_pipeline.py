@@ -21,12 +21,12 @@ import numpy as np
 from neurogate_bench import machine, results
 from neurogate_bench.stats import figure, ratios
 from neurogate_trainer.config import preset
-from neurogate_trainer.environment import prepare
-from neurogate_trainer.inputs import Batch, EpochBatches, Examples, as_dataset
-from neurogate_trainer.model import build_model
+from neurogate_trainer.data.inputs import Batch, EpochBatches, Examples, as_dataset
+from neurogate_trainer.model.network import build_model
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.train import Trainer
-from neurogate_trainer.training_state import FINE_TUNE
+from neurogate_trainer.training.environment import prepare
+from neurogate_trainer.training.state import FINE_TUNE
+from neurogate_trainer.training.train import Trainer
 
 CLASSES = 4
 

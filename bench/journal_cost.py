@@ -28,8 +28,8 @@ import grpc.aio
 import psutil
 from gateway_startup import FakeBackend, build_manifest, sample_image
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
-from neurogate_gateway.records.opened import Records
-from neurogate_serving.transform import default_spec
+from neurogate_core.preprocessing.transform import default_spec
+from neurogate_gateway.store.store import Records
 from neurogate_testing.gateway_command import Process, serving_command
 
 CONCURRENCY = 8

@@ -29,10 +29,10 @@ from neurogate_bench import systems
 from neurogate_bench.machine import describe_machine, load_average, pin_to_cores
 from neurogate_bench.processes import Server, free_port
 from neurogate_bench.stats import percentile
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 from neurogate_client import Client
 from neurogate_client.results_training import Progressed
-from neurogate_client.servers import MODEL_SERVER_FLAGS
-from neurogate_serving.model_config import default_config, write_config
+from neurogate_core.model_config import default_config, write_config
 
 MODEL = "brain_tumor"
 CALLERS = 4

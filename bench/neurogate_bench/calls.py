@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2, manifest_pb2
-from neurogate_serving import transform
+from neurogate_core.preprocessing import transform
 
 CLASSIFY = "/neurogate.v1.ClassificationService/Classify"
 BATCH_CLASSIFY = "/neurogate.v1.ClassificationService/BatchClassify"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neurogate_client.servers import MODEL_SERVER_FLAGS
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 
 from neurogate_bench import null_backend, systems
 from neurogate_bench.generator import Generator, Load, merge

@@ -17,16 +17,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 from neurogate.v1 import manifest_pb2
-from neurogate_serving import transform
-from neurogate_serving.repository import ModelRepository
-from neurogate_trainer import model as networks
+from neurogate_core.preprocessing import transform
+from neurogate_core.repository import ModelRepository
 from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.ood import CANDIDATES, fit_distance, taps
+from neurogate_trainer.evaluation.ood import CANDIDATES, fit_distance, taps
+from neurogate_trainer.evaluation.saved_model import SavedModel
+from neurogate_trainer.export.serving_graph import save_serving_graph
+from neurogate_trainer.export.warmup import write_warmup_requests
+from neurogate_trainer.model import network as networks
+from neurogate_trainer.model.weights import WeightsError, find_initial_weights, load_into
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.saved_model import SavedModel
-from neurogate_trainer.serving_graph import save_serving_graph
-from neurogate_trainer.warmup import write_warmup_requests
-from neurogate_trainer.weights import WeightsError, find_initial_weights, load_into
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import grpc
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2
-from neurogate_serving import manifest as manifests
-from neurogate_serving import transform
+from neurogate_core import manifest as manifests
+from neurogate_core.preprocessing import transform
 
 PROBABILITIES = (0.0625, 0.75, 0.125, 0.0625)
 """Exact in binary, so that every reply can be compared exactly."""

@@ -18,7 +18,7 @@ from neurogate_bench.systems import Models
 # Whatever may decide what is exported; a change makes the prepared networks stale.
 _SOURCES = (
     "bench/neurogate_bench/make_models.py",
-    "serving/neurogate_serving/transform.py",
+    "core/neurogate_core/preprocessing/transform.py",
     "trainer/neurogate_trainer/**/*.py",
 )
 _CONVERT = """

@@ -13,8 +13,8 @@ from typing import Self
 from neurogate_client import Client
 from neurogate_client.errors import NeurogateError
 from neurogate_client.results_models import ModelVersion, VersionState
-from neurogate_serving.manifest import read_manifest
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import read_manifest
+from neurogate_core.repository import ModelRepository
 
 from neurogate_bench.systems import Models
 

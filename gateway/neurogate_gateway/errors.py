@@ -11,8 +11,8 @@
     ├── UnavailableError        UNAVAILABLE          the only status that is for automatic retry
     └── InternalError           INTERNAL             not the caller's fault; the log has the details
 
-A leaf carries one reason of error.proto, its branch the status. `error_table.TABLE` is put together from the
-leaves of this module, `release_errors` and `training_errors`, and held to error.proto and docs/errors.md.
+A leaf carries one reason of error.proto, its branch the status. `TABLE` is put together from the leaves, and
+held to error.proto and docs/errors.md.
 """
 
 from __future__ import annotations
@@ -320,6 +320,10 @@ class BackendUnavailableError(UnavailableError):
     reason = error_pb2.ERROR_REASON_BACKEND_UNAVAILABLE
 
 
+class VersionLostError(BackendUnavailableError):
+    """The version that was chosen cannot be reached, and may be another one when it can."""
+
+
 class ModelVersionRetiredError(UnavailableError):
     """The version that a stream began with was unloaded."""
 
@@ -348,3 +352,198 @@ class BackendAnswerInvalidError(InternalError):
 def cut(text: str) -> str:
     """The text, no longer than what fits into an error."""
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+
+
+class RoutingKeyInvalidError(InvalidArgumentError):
+    """Routing_key is longer than 128 characters or not printable ASCII."""
+
+    reason = error_pb2.ERROR_REASON_ROUTING_KEY_INVALID
+
+
+class EtagMismatchError(AbortedError):
+    """The release has changed since the caller saw it; read it again."""
+
+    reason = error_pb2.ERROR_REASON_ETAG_MISMATCH
+
+
+class RequestIdReusedError(InvalidArgumentError):
+    """The request_id belongs to an earlier call that asked for something else."""
+
+    reason = error_pb2.ERROR_REASON_REQUEST_ID_REUSED
+
+
+class GateRefusedError(PreconditionError):
+    """The gate refuses the version; the metadata names the rules that it breaks."""
+
+    reason = error_pb2.ERROR_REASON_GATE_REFUSED
+
+
+class NothingToRollBackError(PreconditionError):
+    """There is no "previous" version to go back to."""
+
+    reason = error_pb2.ERROR_REASON_NOTHING_TO_ROLL_BACK
+
+
+class ReleaseNotManagedError(PreconditionError):
+    """This gateway does not manage the release (mode "latest", or no repository)."""
+
+    reason = error_pb2.ERROR_REASON_RELEASE_NOT_MANAGED
+
+
+class TrafficSplitInvalidError(InvalidArgumentError):
+    """A share is out of its range, or does not fit the versions named."""
+
+    reason = error_pb2.ERROR_REASON_TRAFFIC_SPLIT_INVALID
+
+
+class ModelVersionNotReadyError(PreconditionError):
+    """The version exists but is not READY, so that nobody can be moved to it."""
+
+    reason = error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY
+
+
+class ChangeReasonInvalidError(InvalidArgumentError):
+    """The reason given for a change is too long or not printable."""
+
+    reason = error_pb2.ERROR_REASON_CHANGE_REASON_INVALID
+
+
+class ReleaseUnavailableError(UnavailableError):
+    """The release cannot be read or written now."""
+
+    usual_retry_after = 1.0
+    reason = error_pb2.ERROR_REASON_RELEASE_UNAVAILABLE
+
+
+class EvaluationImpossibleError(PreconditionError):
+    """The gateway has no evaluation images, or none that fit the version."""
+
+    reason = error_pb2.ERROR_REASON_EVALUATION_IMPOSSIBLE
+
+
+class ResumeTokenInvalidError(InvalidArgumentError):
+    """The resume_token was not issued by this service."""
+
+    reason = error_pb2.ERROR_REASON_RESUME_TOKEN_INVALID
+
+
+class RecordsDisabledError(PreconditionError):
+    """This gateway keeps no records, so it takes no examples and starts no retraining."""
+
+    reason = error_pb2.ERROR_REASON_RECORDS_DISABLED
+
+
+class RecordsUnavailableError(UnavailableError):
+    """The records cannot be read or written now."""
+
+    reason = error_pb2.ERROR_REASON_RECORDS_UNAVAILABLE
+
+
+class UploadSequenceInvalidError(InvalidArgumentError):
+    """An upload's messages are out of order: image and chunks mixed, or a chunk too many."""
+
+    reason = error_pb2.ERROR_REASON_UPLOAD_SEQUENCE_INVALID
+
+
+class ExampleDigestMismatchError(InvalidArgumentError):
+    """An example's bytes do not have the digest that the caller gave."""
+
+    reason = error_pb2.ERROR_REASON_EXAMPLE_DIGEST_MISMATCH
+
+
+class ExampleConflictError(PreconditionError):
+    """The image is kept under another class already."""
+
+    reason = error_pb2.ERROR_REASON_EXAMPLE_CONFLICT
+
+
+class ExampleNotFoundError(NotFoundError):
+    """There is no example of that id, or it was erased."""
+
+    reason = error_pb2.ERROR_REASON_EXAMPLE_NOT_FOUND
+
+
+class PredictionNotFoundError(NotFoundError):
+    """There is no prediction of that id, or it is not kept any longer."""
+
+    reason = error_pb2.ERROR_REASON_PREDICTION_NOT_FOUND
+
+
+class FeedbackInvalidError(InvalidArgumentError):
+    """Feedback names both a class and "not an MRI", or neither."""
+
+    reason = error_pb2.ERROR_REASON_FEEDBACK_INVALID
+
+
+class FilterInvalidError(InvalidArgumentError):
+    """A filter does not make sense."""
+
+    reason = error_pb2.ERROR_REASON_FILTER_INVALID
+
+
+class ExamplesTooFewError(PreconditionError):
+    """A class has fewer examples than a retraining needs; the metadata counts them."""
+
+    reason = error_pb2.ERROR_REASON_EXAMPLES_TOO_FEW
+
+
+class HyperparameterInvalidError(InvalidArgumentError):
+    """A hyper-parameter is unknown or out of its range."""
+
+    reason = error_pb2.ERROR_REASON_HYPERPARAMETER_INVALID
+
+
+class BaseVersionNotFoundError(NotFoundError):
+    """The version that a retraining was to start from is not in the repository."""
+
+    reason = error_pb2.ERROR_REASON_BASE_VERSION_NOT_FOUND
+
+
+class RetrainingNotFoundError(NotFoundError):
+    """There is no retraining of that id."""
+
+    reason = error_pb2.ERROR_REASON_RETRAINING_NOT_FOUND
+
+
+class RetrainingEndedError(PreconditionError):
+    """The retraining has ended."""
+
+    reason = error_pb2.ERROR_REASON_RETRAINING_ENDED
+
+
+class LauncherNotConfiguredError(PreconditionError):
+    """The launcher is not configured on this gateway."""
+
+    reason = error_pb2.ERROR_REASON_LAUNCHER_NOT_CONFIGURED
+
+
+class RetrainingQueueFullError(ExhaustedError):
+    """Too many retrainings wait already."""
+
+    reason = error_pb2.ERROR_REASON_RETRAINING_QUEUE_FULL
+
+
+class ExampleNameInvalidError(InvalidArgumentError):
+    """The group of an example is too long or not printable."""
+
+    reason = error_pb2.ERROR_REASON_EXAMPLE_NAME_INVALID
+
+
+class ExampleStoreFullError(ExhaustedError):
+    """The store of images is full."""
+
+    reason = error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL
+
+
+class GatePolicyInvalidError(InvalidArgumentError):
+    """A retraining's gate policy is not TOML, or has a key or a value that is not right."""
+
+    reason = error_pb2.ERROR_REASON_GATE_POLICY_INVALID
+
+
+TABLE: Final[Mapping[str, type[GatewayError]]] = {
+    leaf.reason_name(): leaf
+    for leaf in tuple(globals().values())
+    if isinstance(leaf, type) and issubclass(leaf, GatewayError) and "reason" in vars(leaf)
+}
+"""Exception, and by it the status, of every reason that the contract names."""

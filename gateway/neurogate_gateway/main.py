@@ -12,16 +12,18 @@ import os
 import signal
 import sys
 
-from neurogate_serving.extras import needs_extra
+from neurogate_core.extras import needs_extra
 
-from .config import ConfigError, PortUnavailableError, Settings
-from .options import parse_settings
-from .telemetry import configure_logging, log
+from neurogate_gateway.observability.logging import configure_logging, log
+
+from .settings import ConfigError, PortUnavailableError, Settings
+from .settings_sources import parse_settings
 
 
 async def _serve(settings: Settings) -> int:
-    from .gateway import Gateway  # noqa: PLC0415 - see above
-    from .records.errors import RecordsSetupError  # noqa: PLC0415 - see above
+    from neurogate_gateway.store.errors import RecordsSetupError  # noqa: PLC0415 - see above
+
+    from .app import Gateway  # noqa: PLC0415 - see above
 
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()

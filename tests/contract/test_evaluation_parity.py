@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from neurogate_gateway.lifecycle.measure import Measured, evaluation_metrics
-from neurogate_trainer.metrics import compute_metrics
-from neurogate_trainer.predictions import Predictions
+from neurogate_core.evaluation import Measured, evaluation_metrics
+from neurogate_trainer.evaluation.metrics import compute_metrics
+from neurogate_trainer.evaluation.predictions import Predictions
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway import interceptors
+from neurogate_gateway.rpc import interceptor as interceptors
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import (
     Failure,

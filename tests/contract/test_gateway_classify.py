@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.answers import check_top_k
+from neurogate_core.preprocessing.transform import transform
 from neurogate_gateway.errors import TopKOutOfRangeError
-from neurogate_serving.transform import transform
+from neurogate_gateway.inference.predictions import check_top_k
 from neurogate_testing.fake_backend import CLASSES, FakeBackend, build_manifest, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure, failure_of, running_gateway, serving_gateway
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import training_pb2
-from neurogate_gateway import transforms
-from neurogate_serving.dicom import close_decoders, decode_dicom, is_dicom
+from neurogate_core.preprocessing.dicom import close_decoders, decode_dicom, is_dicom
+from neurogate_gateway.inference import preprocessing as transforms
 from neurogate_testing.dicom_files import dicom_file, gradient
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.gateway_harness import Harness, failure, failure_of, serving_gateway, stream_of
@@ -189,8 +189,8 @@ async def test_the_callers_deadline_holds_while_a_file_is_decoded(monkeypatch: p
 async def test_a_decoder_that_dies_costs_one_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
-        "if 'neurogate_serving.dicom.child' in sys.orig_argv:\n"
-        "    from neurogate_serving.dicom import reader\n"
+        "if 'neurogate_core.preprocessing.dicom.child' in sys.orig_argv:\n"
+        "    from neurogate_core.preprocessing.dicom import reader\n"
         "    real = reader._size\n"
         "    reader._size = lambda d: os.kill(os.getpid(), signal.SIGSEGV) if d.Columns == 9 else real(d)\n"
     )

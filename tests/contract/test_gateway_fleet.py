@@ -11,9 +11,9 @@ import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway import fleet as fleet_module
-from neurogate_gateway import member
-from neurogate_gateway.backend import ReloadRefusedError
+from neurogate_gateway.backends import endpoint as member
+from neurogate_gateway.backends import pool as fleet_module
+from neurogate_gateway.backends.tfserving import ReloadRefusedError
 from neurogate_gateway.errors import BackendUnavailableError
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.gateway_harness import NOT_SERVING, SERVING, Harness, failure, running_gateway

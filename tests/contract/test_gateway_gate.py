@@ -14,11 +14,11 @@ import grpc
 import numpy as np
 import pytest
 from neurogate.v1 import model_pb2
-from neurogate_gateway.lifecycle import candidates
-from neurogate_gateway.lifecycle.desk import Asked
-from neurogate_gateway.lifecycle.manager import NothingDueError
-from neurogate_gateway.release_errors import EvaluationImpossibleError
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
+from neurogate_gateway.errors import EvaluationImpossibleError
+from neurogate_gateway.release import candidates
+from neurogate_gateway.release.controller import NothingDueError
+from neurogate_gateway.release.service import Asked
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure
 from neurogate_testing.releases import Released, publish_fake, released_gateway, until_judged

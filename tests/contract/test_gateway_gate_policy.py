@@ -10,9 +10,9 @@ import grpc
 import pytest
 from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.lifecycle.candidates import Candidates
-from neurogate_gateway.lifecycle.desk import Asked
-from neurogate_gateway.release_errors import EvaluationImpossibleError, GateRefusedError
+from neurogate_gateway.errors import EvaluationImpossibleError, GateRefusedError
+from neurogate_gateway.release.candidates import Candidates
+from neurogate_gateway.release.service import Asked
 from neurogate_testing.fake_backend import CLASSES, sample_image
 from neurogate_testing.gateway_harness import failure
 from neurogate_testing.launching import Home

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.config import PortUnavailableError, Settings
-from neurogate_gateway.gateway import Gateway
-from neurogate_gateway.metrics import NoMetrics, PrometheusMetrics, serve_metrics
+from neurogate_gateway.app import Gateway
+from neurogate_gateway.observability.metrics import NoMetrics, PrometheusMetrics, serve_metrics
+from neurogate_gateway.settings import PortUnavailableError, Settings
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway
 from prometheus_client.parser import text_string_to_metric_families
@@ -155,7 +155,7 @@ def test_without_an_address_everything_can_be_counted_and_nothing_is() -> None:
 
 
 async def test_without_an_address_prometheus_is_not_imported() -> None:
-    script = "import neurogate_gateway.gateway, sys; print('prometheus_client' in sys.modules)"
+    script = "import neurogate_gateway.app, sys; print('prometheus_client' in sys.modules)"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
     )

@@ -18,7 +18,7 @@ import grpc.aio
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import classification_pb2_grpc, training_pb2, training_pb2_grpc
-from neurogate_gateway import telemetry
+from neurogate_gateway.observability import logging as telemetry
 from neurogate_testing import identifying
 from neurogate_testing.identifying import DAY, NAME, NUMBER
 from neurogate_testing.launching import Home

@@ -18,8 +18,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import classification_pb2_grpc
-from neurogate_gateway import gateway, main
-from neurogate_gateway.config import Settings
+from neurogate_gateway import app as gateway
+from neurogate_gateway import main
+from neurogate_gateway.settings import Settings
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_command import command, serving_command
 from neurogate_testing.gateway_harness import failure_of, serving_gateway
@@ -290,8 +291,8 @@ async def test_whatever_the_end_of_the_drain_cuts_is_told_why() -> None:
 @pytest.mark.parametrize(
     "fails",
     [
-        "neurogate_gateway.lifecycle.assembly.Lifecycle.start",
-        "neurogate_gateway.training.part.TrainingPart.start",
+        "neurogate_gateway.release.module.Lifecycle.start",
+        "neurogate_gateway.retraining.module.TrainingPart.start",
         "grpc.aio._server.Server.start",
     ],
 )

@@ -14,12 +14,12 @@ import pytest
 from google.protobuf.message import Message
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.fleet import Fleet
-from neurogate_gateway.lifecycle.desk import Asked
-from neurogate_gateway.release_errors import EtagMismatchError
-from neurogate_serving.manifest import write_manifest
-from neurogate_serving.model_config import find_model, read_config
-from neurogate_serving.release import Changed
+from neurogate_core.manifest import write_manifest
+from neurogate_core.model_config import find_model, read_config
+from neurogate_core.release_store import Changed
+from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.errors import EtagMismatchError
+from neurogate_gateway.release.service import Asked
 from neurogate_testing.fake_backend import build_manifest, sample_image
 from neurogate_testing.gateway_harness import failure, running_gateway, serving_gateway
 from neurogate_testing.releases import MODEL, ManagedBackend, publish_fake, released_gateway

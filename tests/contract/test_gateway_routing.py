@@ -10,11 +10,11 @@ import grpc
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.admission import Deadline
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError, ModelNotReadyError, OverloadedError
-from neurogate_gateway.outcomes import Outcome
-from neurogate_gateway.routing import Routing
-from neurogate_gateway.transforms import Submitted
+from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.preprocessing import Submitted
+from neurogate_gateway.release.traffic_split import Routing
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway, stream_of
 

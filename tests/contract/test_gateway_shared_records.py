@@ -12,9 +12,9 @@ import grpc
 import pytest
 from neurogate.v1 import classification_pb2
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.records.claims import RunClaims
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.states import RunState
+from neurogate_gateway.store.leases import RunClaims
+from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.store import Records
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, running_gateway
 

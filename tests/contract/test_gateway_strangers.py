@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_serving.manifest import read_manifest
+from neurogate_core.manifest import read_manifest
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.gateway_harness import NOT_SERVING, Harness, failure, running_gateway
 from neurogate_testing.releases import MODEL, ManagedBackend, Released, publish_fake, released_gateway

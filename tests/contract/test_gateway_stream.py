@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway import server
-from neurogate_gateway.outcomes import Outcome
+from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.rpc import server
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.gateway_harness import (
     Failure,

@@ -11,8 +11,8 @@ import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway import member
-from neurogate_gateway.metrics import PrometheusMetrics
+from neurogate_gateway.backends import endpoint as member
+from neurogate_gateway.observability.metrics import PrometheusMetrics
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, stream_of
 

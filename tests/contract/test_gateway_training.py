@@ -16,12 +16,12 @@ import grpc
 import pytest
 from neurogate.v1 import classification_pb2, model_pb2, training_pb2
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.records.journal import Journal
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.states import RunState
-from neurogate_gateway.training.launching import LaunchError
-from neurogate_gateway.training.ray_jobs import RayLauncher
-from neurogate_gateway.training_errors import RecordsUnavailableError
+from neurogate_gateway.errors import RecordsUnavailableError
+from neurogate_gateway.inference.journal import Journal
+from neurogate_gateway.retraining.launcher import LaunchError
+from neurogate_gateway.retraining.launcher_ray import RayLauncher
+from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.store import Records
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.gateway_harness import Harness, failure, failure_of, serving_gateway
 from neurogate_testing.images import sample
@@ -426,7 +426,7 @@ async def test_a_watch_sees_what_another_process_writes(tmp_path: Path) -> None:
 async def test_many_watchers_share_one_poller_and_their_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurogate_gateway.training.watching._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("neurogate_gateway.retraining.watch._POLL_SECONDS", 0.01)
     async with training_gateway(tmp_path, min_examples_per_class=0) as gateway:
         run_ids = [(await started(gateway, from_scratch=True)).retraining_id for _ in range(2)]
         runs = records_of(gateway).runs

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.records.examples import Kept
-from neurogate_gateway.training_errors import RecordsUnavailableError
-from neurogate_serving.privacy import deidentified
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_gateway.errors import RecordsUnavailableError
+from neurogate_gateway.store.examples import Kept
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure_of, running_gateway, serving_gateway
 from neurogate_testing.images import encode, sample

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import manifest_pb2, model_pb2
-from neurogate_serving.transform import default_spec, pixels_digest, transform
+from neurogate_core.preprocessing.transform import default_spec, pixels_digest, transform
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.fake_model import fake_outputs
 from neurogate_testing.gateway_harness import (

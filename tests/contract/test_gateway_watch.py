@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import model_pb2
-from neurogate_gateway.lifecycle.watch import Event, WatchHub
-from neurogate_gateway.release_errors import ResumeTokenInvalidError
+from neurogate_gateway.errors import ResumeTokenInvalidError
+from neurogate_gateway.release.watch import Event, WatchHub
 from neurogate_testing.gateway_harness import failure, serving_gateway
 from neurogate_testing.releases import publish_fake, released_gateway
 

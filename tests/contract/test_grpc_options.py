@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from grpc._cython import cygrpc
 from neurogate_client import _channel
-from neurogate_gateway import backend, server
+from neurogate_gateway.backends import tfserving as backend
+from neurogate_gateway.rpc import server
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import importlib, json, pkgutil, sys
 def names(package):
     # Not pkgutil.walk_packages: that imports a package before one can decline.
     for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        if found.name == "neurogate_serving.embedded" or found.name.endswith(".__main__"):
+        if found.name == "neurogate_model_server" or found.name.endswith(".__main__"):
             continue
         yield found.name
         if found.ispkg:

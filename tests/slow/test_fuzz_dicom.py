@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from neurogate_serving.dicom.pool import SECONDS, DicomPool
-from neurogate_serving.transform import DEFAULT_MAX_PIXELS, TransformError
+from neurogate_core.preprocessing.dicom.pool import SECONDS, DicomPool
+from neurogate_core.preprocessing.transform import DEFAULT_MAX_PIXELS, TransformError
 from neurogate_testing.dicom_mutations import mutated, sound_files
 from neurogate_testing.fuzzing import fuzz_seconds, fuzz_seed, keep, repeat
 

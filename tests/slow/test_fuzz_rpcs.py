@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from neurogate.v1 import classification_pb2
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_testing import dicom_mutations, images
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
 from neurogate_testing.fuzzing import fuzz_seconds, fuzz_seed, keep, repeat

@@ -118,7 +118,7 @@ def demo(tmp_path: Path) -> list[str]:
         path.chmod(0o755)
     code = (
         f"import sys; sys.executable = {str(programs / 'python')!r}; "
-        "from neurogate_client.cli import main; main()"
+        "from neurogate_cli.main import main; main()"
     )
     # The children are started by this name, so it has to be a Python too.
     (programs / "python").symlink_to(Path(sys.executable).resolve())

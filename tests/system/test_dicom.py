@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 
 from neurogate_client import Client
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.stack import Stack
-from neurogate_trainer.datasets.phantom.dicom import dicom_of
+from neurogate_trainer.data.phantom.dicom import dicom_of
 from PIL import Image
 
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 from neurogate_client import Client
-from neurogate_client.servers import MODEL_SERVER_FLAGS
-from neurogate_serving.model_config import default_config, write_config
+from neurogate_core.model_config import default_config, write_config
 from neurogate_testing.images import brain_slice
 from neurogate_testing.processes import model_server_flags, running, script
 from neurogate_testing.serving_process import start_model_server, wait_until_open

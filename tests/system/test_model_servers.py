@@ -13,9 +13,9 @@ import grpc
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import model_pb2
-from neurogate_client.servers import MODEL_SERVER_FLAGS
-from neurogate_gateway.backend import ReloadRefusedError
-from neurogate_serving.model_config import default_config, write_config
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
+from neurogate_core.model_config import default_config, write_config
+from neurogate_gateway.backends.tfserving import ReloadRefusedError
 from neurogate_testing.callers import KINDS, Callers, steady_callers
 from neurogate_testing.gateway_harness import running_gateway
 from neurogate_testing.processes import model_server_flags, running, script

@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from neurogate_serving.manifest import verify_version
-from neurogate_trainer.predictions import Predictions
+from neurogate_core.manifest import verify_version
+from neurogate_trainer.evaluation.predictions import Predictions
 
 NOTEBOOK = Path(__file__).parents[2] / "trainer" / "notebooks" / "brain_tumor_mri.ipynb"
 SMALL = {"PER_CLASS": "24", "IMAGE_SIZE": "64", "EPOCHS": "1", "FOREIGN": "6", "WEIGHTS": "offline"}

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import psutil
 import pytest
-from neurogate_gateway.training.launching import Job, JobState, JobStatus, LaunchError, log_tail
-from neurogate_gateway.training.ray_jobs import RayLauncher
+from neurogate_gateway.retraining.launcher import Job, JobState, JobStatus, LaunchError, log_tail
+from neurogate_gateway.retraining.launcher_ray import RayLauncher
 from neurogate_testing.processes import RunningProcess, free_port, script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

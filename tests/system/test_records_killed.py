@@ -17,9 +17,9 @@ import grpc.aio
 import pytest
 from neurogate.v1 import training_pb2 as pb
 from neurogate.v1 import training_pb2_grpc
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.states import RunState
-from neurogate_serving.privacy import deidentified
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.store import Records
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_command import serving_command
 from neurogate_testing.retrainings import Retrainings

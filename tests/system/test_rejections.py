@@ -8,9 +8,9 @@ from pathlib import Path
 
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2, model_pb2
-from neurogate_client.servers import MODEL_SERVER_FLAGS
-from neurogate_serving.manifest import MANIFEST_FILE, read_manifest, serialize_manifest, write_manifest
-from neurogate_serving.model_config import default_config, write_config
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
+from neurogate_core.manifest import MANIFEST_FILE, read_manifest, serialize_manifest, write_manifest
+from neurogate_core.model_config import default_config, write_config
 from neurogate_testing.callers import KINDS, Callers, steady_callers
 from neurogate_testing.processes import running, script
 from neurogate_testing.serving_process import running_model_server

@@ -11,9 +11,9 @@ import pytest
 from neurogate_client import Client
 from neurogate_client.labelled import labelled_images
 from neurogate_client.results_training import Logged, PhaseBegan, Progressed, RetrainingState, StateChanged
-from neurogate_serving.manifest import verify_version
-from neurogate_serving.privacy import deidentified
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import verify_version
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_core.repository import ModelRepository
 from neurogate_testing.data_folders import write_folder
 from neurogate_testing.processes import script
 from neurogate_testing.release_stack import labels_of, release_stack
@@ -43,7 +43,7 @@ def home(tmp_path_factory) -> Path:
     """A first version and the run behind it, a policy that lets all through, and new images."""
     import keras
     from neurogate_trainer.config import TrainConfig
-    from neurogate_trainer.model import backbone, build_model
+    from neurogate_trainer.model.network import backbone, build_model
 
     home = tmp_path_factory.mktemp("retraining")
     write_folder(home / "data", {"glioma": 20, "notumor": 20})

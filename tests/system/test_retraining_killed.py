@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.run import Run
-from neurogate_gateway.records.states import RunState
-from neurogate_serving.manifest import verify_version
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import verify_version
+from neurogate_core.repository import ModelRepository
+from neurogate_gateway.store.run import Run
+from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.store import Records
 from neurogate_testing.launching import MODEL, SUPPORT, Home, queue_run
 from neurogate_testing.processes import RunningProcess
 

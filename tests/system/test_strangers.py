@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 from neurogate_client import Client, VersionState
 from neurogate_client.errors import BackendForeignError
-from neurogate_client.servers import MODEL_SERVER_FLAGS
-from neurogate_serving.manifest import read_manifest, write_manifest
+from neurogate_core.manifest import read_manifest, write_manifest
 from neurogate_testing import images
 from neurogate_testing.processes import running, script
 from neurogate_testing.release_stack import eventually

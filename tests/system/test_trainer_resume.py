@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from neurogate_serving.manifest import verify_version
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import verify_version
+from neurogate_core.repository import ModelRepository
 from neurogate_testing.data_folders import write_folder
 from neurogate_testing.processes import running, script
 
@@ -24,7 +24,7 @@ def home(tmp_path_factory) -> Path:
     """A data set, and initial weights in a file, so that no network is asked."""
     import keras
     from neurogate_trainer.config import TrainConfig
-    from neurogate_trainer.model import backbone, build_model
+    from neurogate_trainer.model.network import backbone, build_model
 
     home = tmp_path_factory.mktemp("resume")
     counts = {

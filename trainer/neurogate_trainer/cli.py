@@ -13,19 +13,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from neurogate.command import write_output
-from neurogate_serving.quiet import quiet_imports
+from neurogate_core.silence_imports import quiet_imports
 
-from neurogate_trainer import cli_data
-from neurogate_trainer._stopping import STOPPED_STATUS, stop_on_sigterm
-from neurogate_trainer.config import PRESETS, ConfigError, TrainConfig, preset, read_config
-from neurogate_trainer.errors import user_errors
-from neurogate_trainer.progress import (
-    ClosingReporter,
-    JsonLinesReporter,
-    Reporter,
-    TeeReporter,
-    console_reporter,
-)
+from . import cli_data
+from ._stopping import STOPPED_STATUS, stop_on_sigterm
+from .config import PRESETS, ConfigError, TrainConfig, preset, read_config
+from .errors import user_errors
+from .progress import ClosingReporter, JsonLinesReporter, Reporter, TeeReporter, console_reporter
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -113,7 +107,7 @@ def train(
             read_config(settings, base) if settings else base, **changes
         )
         with quiet_imports():
-            from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
+            from .pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
 
         told.published = run_training(
             data, run_dir, repository=repository, model=model, config=config, reporter=told.reporter
@@ -149,7 +143,7 @@ def retrain(
         if wrong := [name for name, equals, _ in pairs if not equals]:
             raise ConfigError(f"--set {wrong[0]}: expected NAME=VALUE")
         with quiet_imports():
-            from neurogate_trainer.pipeline import run_retraining  # noqa: PLC0415 - TensorFlow takes seconds
+            from .pipeline import run_retraining  # noqa: PLC0415 - TensorFlow takes seconds
 
         told.published = run_retraining(
             base_run,
@@ -176,8 +170,9 @@ def export(
     """Publishes a run's model to this repository too; trains only what is missing."""
     with _reporting(None) as told:
         with quiet_imports():
-            from neurogate_trainer.pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
-            from neurogate_trainer.run_folder import read_settings  # noqa: PLC0415
+            from neurogate_trainer.training.run_folder import read_settings  # noqa: PLC0415
+
+            from .pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
 
         config, data = read_settings(run_dir)
         published = run_training(
@@ -191,7 +186,7 @@ def evaluate(run_dir: Annotated[Path, typer.Argument(help="Folder of a run that 
     """Measures a run's published version on the sealed test split again; rewrites figures and report."""
     with _reporting(None) as told:
         with quiet_imports():
-            from neurogate_trainer.published import evaluate_published  # noqa: PLC0415 - as above
+            from .published import evaluate_published  # noqa: PLC0415 - as above
 
         report_path = evaluate_published(run_dir, reporter=told.reporter)
     typer.echo(report_path)
@@ -211,7 +206,7 @@ def calibrate(
     """
     with _reporting(None) as told:
         with quiet_imports():
-            from neurogate_trainer.published import calibrate_published  # noqa: PLC0415 - as above
+            from .published import calibrate_published  # noqa: PLC0415 - as above
 
         found = calibrate_published(run_dir, target_risk=target_risk, reporter=told.reporter)
     typer.echo(
@@ -233,8 +228,8 @@ def explain(
     """Draws which places of an image speak for each class, by the run's published version."""
     with _reporting(None):
         with quiet_imports():
-            from neurogate_trainer.explain import explain_image  # noqa: PLC0415 - as above
-            from neurogate_trainer.published import published_version  # noqa: PLC0415
+            from .explain import explain_image  # noqa: PLC0415 - as above
+            from .published import published_version  # noqa: PLC0415
 
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -249,7 +244,7 @@ def explain(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Writes report.html from what lies in a run folder, and prints its path."""
-    from neurogate_trainer.report import write_report  # noqa: PLC0415 - matplotlib takes a second
+    from neurogate_trainer.report.page import write_report  # noqa: PLC0415 - matplotlib takes a second
 
     if not (run_dir / "config.json").is_file():
         _fail(

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from neurogate_trainer.errors import user_errors
-from neurogate_trainer.progress import Reporter, console_reporter
+from .errors import user_errors
+from .progress import Reporter, console_reporter
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, make, import and look at data sets.")
 
@@ -47,7 +47,7 @@ def fetch(
     ] = None,
 ) -> None:
     """Fetches the public Kaggle data set and prints where it lies; needs no account and resumes."""
-    from neurogate_trainer.datasets.kaggle import PINNED_VERSION, fetch_kaggle  # noqa: PLC0415
+    from neurogate_trainer.data.kaggle import PINNED_VERSION, fetch_kaggle  # noqa: PLC0415
 
     with _reporting() as reporter:
         fetched = fetch_kaggle(version=dataset_version or PINNED_VERSION, link=link, reporter=reporter)
@@ -74,7 +74,7 @@ def phantom(
     workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.", min=1)] = None,
 ) -> None:
     """Makes the synthetic data set for demos and tests: no patient data, no network but the package index."""
-    from neurogate_trainer.datasets.phantom.generate import PhantomSettings, generate_phantom  # noqa: PLC0415
+    from neurogate_trainer.data.phantom.generate import PhantomSettings, generate_phantom  # noqa: PLC0415
 
     with _reporting() as reporter:
         settings = PhantomSettings(train_per_class, test_per_class, seed, difficulty, size)
@@ -90,9 +90,9 @@ def dicom(
 ) -> None:
     """Writes an image as an MR DICOM file of nobody, to try things on."""
     try:
-        from neurogate_trainer.datasets.phantom.dicom import write_dicom  # noqa: PLC0415
+        from neurogate_trainer.data.phantom.dicom import write_dicom  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        from neurogate_trainer.datasets.layout import DatasetError  # noqa: PLC0415
+        from neurogate_trainer.data.layout import DatasetError  # noqa: PLC0415
 
         raise DatasetError(f"{error.name} is not installed: pip install 'neurogate[dicom]'") from error
     write_dicom(image, out)
@@ -102,7 +102,7 @@ def dicom(
 @app.command(name="import")
 def import_(data: Data, *, out: OutDir = None) -> None:
     """Checks any folder of class folders, says what is wrong with it, and what to do next."""
-    from neurogate_trainer.datasets.folder import import_folder  # noqa: PLC0415
+    from neurogate_trainer.data.folder import import_folder  # noqa: PLC0415
 
     with _reporting() as reporter:
         found = import_folder(data, _out(data, out), reporter=reporter)
@@ -121,7 +121,7 @@ def import_(data: Data, *, out: OutDir = None) -> None:
 @app.command()
 def index(data: Data, *, out: OutDir = None) -> None:
     """Builds the index (SQLite: digests, hashes, sizes, brightness) and prints its path."""
-    from neurogate_trainer.datasets.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
 
     with _reporting() as reporter:
         path = _out(data, out) / "index.sqlite"
@@ -132,9 +132,9 @@ def index(data: Data, *, out: OutDir = None) -> None:
 @app.command()
 def audit(data: Data, *, out: OutDir = None) -> None:
     """Looks for copies, contradicting classes and leakage; writes audit.json and a page of the worst."""
-    from neurogate_trainer.audit import audit_dataset  # noqa: PLC0415
-    from neurogate_trainer.datasets.index import build_index  # noqa: PLC0415
-    from neurogate_trainer.figures_data import worst_pairs  # noqa: PLC0415
+    from neurogate_trainer.data.audit import audit_dataset  # noqa: PLC0415
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.report.figures_data import worst_pairs  # noqa: PLC0415
 
     with _reporting() as reporter:
         folder = _out(data, out)
@@ -158,9 +158,9 @@ def split(
     ] = False,
 ) -> None:
     """Draws the splits that training with the same seed draws: prints their sizes, writes splits.json."""
-    from neurogate_trainer.audit import audit_dataset  # noqa: PLC0415
-    from neurogate_trainer.datasets.index import build_index  # noqa: PLC0415
-    from neurogate_trainer.splits import assert_disjoint, split_dataset  # noqa: PLC0415
+    from neurogate_trainer.data.audit import audit_dataset  # noqa: PLC0415
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.data.splits import assert_disjoint, split_dataset  # noqa: PLC0415
 
     with _reporting() as reporter:
         path = _out(data, out) / "splits.json"
@@ -183,9 +183,9 @@ def split(
 @app.command()
 def explore(data: Data, *, out: OutDir = None) -> None:
     """Writes dataset_stats.json and figures of classes, brightness, sizes, samples and copies."""
-    from neurogate_trainer.audit import audit_dataset  # noqa: PLC0415
-    from neurogate_trainer.datasets.index import build_index  # noqa: PLC0415
-    from neurogate_trainer.explore import explore as look  # noqa: PLC0415
+    from neurogate_trainer.data.audit import audit_dataset  # noqa: PLC0415
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.report.explore import explore as look  # noqa: PLC0415
 
     with _reporting() as reporter:
         folder = _out(data, out)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from neurogate_trainer.errors import TrainerError
+from .errors import TrainerError
 
 BatchNormMode = Literal["frozen", "adapt"]
 
@@ -23,7 +23,7 @@ class ConfigError(TrainerError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How training images are varied; see `neurogate_trainer.augment`.
+    """How training images are varied; see `neurogate_trainer.training.augment`.
 
     Attributes:
         enabled: Whether at all.
@@ -53,7 +53,7 @@ class TrainConfig:
     Attributes:
         image_size: Side of the square input in pixels, 32 to 512, a multiple of 32.
         seed: Of the splits, the initial head, the order of images, augmentation and the bootstrap.
-        initial_weights: "auto", "imagenet", "offline" or a file; see `neurogate_trainer.weights`.
+        initial_weights: "auto", "imagenet", "offline" or a file; see `neurogate_trainer.model.weights`.
         allow_random_init: Whether a run may start from random weights when "auto" finds nothing.
         unfrozen_layers: How many of the last layers of MobileNetV2 (154 in all) are fine-tuned, 0 to 154.
         batch_norm: What happens to the batch normalisations among them: "adapt" trains them, with

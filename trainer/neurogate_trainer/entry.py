@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from neurogate_serving.extras import needs_extra
+from neurogate_core.extras import needs_extra
 
 
 @needs_extra("neurogate-trainer", "trainer")
 def main() -> None:
     """Entry point of the command."""
-    from neurogate_trainer.cli import main as run  # noqa: PLC0415 - the base install has no typer
+    from .cli import main as run  # noqa: PLC0415 - the base install has no typer
 
     run()

@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.transform import transform
+from neurogate_core.preprocessing.transform import transform
 
-from neurogate_trainer._files import write_atomically
-from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
-from neurogate_trainer.datasets.masks import read_mask
-from neurogate_trainer.figures_run import draw_figures, read_record, save_ood_scores
-from neurogate_trainer.localisation import measure_localisation
-from neurogate_trainer.metrics import Json, compute_metrics
-from neurogate_trainer.ood import auroc
-from neurogate_trainer.predictions import Predictions, PredictionsError
-from neurogate_trainer.progress import NullReporter, Reporter
-from neurogate_trainer.saved_model import EvaluationError, Pixels, SavedModel, decode_batches
-from neurogate_trainer.splits import Splits
+from neurogate_trainer.data.index import DatasetIndex, ImageRecord
+from neurogate_trainer.data.masks import read_mask
+from neurogate_trainer.data.splits import Splits
+from neurogate_trainer.evaluation.localisation import measure_localisation
+from neurogate_trainer.evaluation.metrics import Json, compute_metrics
+from neurogate_trainer.evaluation.ood import auroc
+from neurogate_trainer.evaluation.predictions import Predictions, PredictionsError
+from neurogate_trainer.evaluation.saved_model import EvaluationError, Pixels, SavedModel, decode_batches
+from neurogate_trainer.report.figures_run import draw_figures, read_record, save_ood_scores
+
+from ._files import write_atomically
+from .progress import NullReporter, Reporter
 
 __all__ = [
     "Evaluation",
@@ -48,7 +49,7 @@ class Evaluation:
     """What `evaluate_run` found.
 
     Attributes:
-        metrics: The content of metrics.json (see `neurogate_trainer.metrics`).
+        metrics: The content of metrics.json (see `neurogate_trainer.evaluation.metrics`).
         predictions: Answers on the test split.
     """
 
@@ -143,9 +144,9 @@ def evaluate_run(
 
     The abstention threshold comes from the run folder's calibration.json, the out-of-distribution threshold
     from its ood.json; what is missing there is left out of metrics and figures. To the metrics that
-    `neurogate_trainer.metrics` describes comes "ood": null, or {method, threshold, auroc (mean over the
-    sources), accepted (share of the test split), sources: {name: {support, auroc, flagged}}}. And
-    "localisation", as `neurogate_trainer.localisation_summary` describes it.
+    `neurogate_trainer.evaluation.metrics` describes comes "ood": null, or {method, threshold, auroc (mean
+    over the sources), accepted (share of the test split), sources: {name: {support, auroc, flagged}}}. And
+    "localisation", as `neurogate_trainer.evaluation.localisation_summary` describes it.
 
     Args:
         run_dir: The run folder.

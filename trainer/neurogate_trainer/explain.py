@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import read_manifest
-from neurogate_serving.transform import transform
+from neurogate_core.manifest import read_manifest
+from neurogate_core.preprocessing.transform import transform
 
-from neurogate_trainer.figures_gradcam import evidence_figure
-from neurogate_trainer.saved_model import OUTPUTS, SavedModel
+from neurogate_trainer.evaluation.saved_model import OUTPUTS, SavedModel
+from neurogate_trainer.report.figures_evidence import evidence_figure
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,34 +9,35 @@ from typing import Any, Final
 import keras
 import numpy as np
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.transform import transform
+from neurogate_core.preprocessing.transform import transform
 
-from neurogate_trainer.audit import AuditReport, audit_dataset
-from neurogate_trainer.calibrate import calibrate
-from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.datasets.folder import doubtful_classes
-from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord, build_index
-from neurogate_trainer.errors import TrainerError
-from neurogate_trainer.evaluate import Evaluation, evaluate_run
-from neurogate_trainer.evaluation_set import write_evaluation_set
-from neurogate_trainer.explore import explore
-from neurogate_trainer.inputs import Examples, decode_examples
-from neurogate_trainer.model import backbone, build_model
-from neurogate_trainer.ood import FeatureDistance, fit_ood
-from neurogate_trainer.ood_sources import foreign_images
-from neurogate_trainer.progress import Reporter
-from neurogate_trainer.retraining import Retraining
-from neurogate_trainer.run_folder import RunFolder, read_audit
-from neurogate_trainer.splits import Splits, assert_disjoint, split_dataset
-from neurogate_trainer.train import predict_logits
-from neurogate_trainer.training_state import STATE_FILE
-from neurogate_trainer.weights import (
+from neurogate_trainer.data.audit import AuditReport, audit_dataset
+from neurogate_trainer.data.folder import doubtful_classes
+from neurogate_trainer.data.index import DatasetIndex, ImageRecord, build_index
+from neurogate_trainer.data.inputs import Examples, decode_examples
+from neurogate_trainer.data.splits import Splits, assert_disjoint, split_dataset
+from neurogate_trainer.evaluation.calibrate import calibrate
+from neurogate_trainer.evaluation.evaluation_set import write_evaluation_set
+from neurogate_trainer.evaluation.ood import FeatureDistance, fit_ood
+from neurogate_trainer.evaluation.ood_sources import foreign_images
+from neurogate_trainer.model.network import backbone, build_model
+from neurogate_trainer.model.weights import (
     InitialWeights,
     find_initial_weights,
     load_into,
     load_whole,
     version_weights,
 )
+from neurogate_trainer.report.explore import explore
+from neurogate_trainer.training.retraining import Retraining
+from neurogate_trainer.training.run_folder import RunFolder, read_audit
+from neurogate_trainer.training.state import STATE_FILE
+from neurogate_trainer.training.train import predict_logits
+
+from .config import TrainConfig
+from .errors import TrainerError
+from .evaluate import Evaluation, evaluate_run
+from .progress import Reporter
 
 CACHE: Final = "cache"
 

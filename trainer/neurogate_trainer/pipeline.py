@@ -16,16 +16,29 @@ from pathlib import Path
 from typing import Final
 
 import tensorflow as tf
-from neurogate_serving.repository import ModelRepository, PublishedVersion
-from neurogate_serving.transform import default_spec
+from neurogate_core.preprocessing.transform import default_spec
+from neurogate_core.repository import ModelRepository, PublishedVersion
 
-from neurogate_trainer import environment
-from neurogate_trainer._stopping import past_stopping
-from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.evaluate import evaluation_metrics
-from neurogate_trainer.export import decision_thresholds, export_version, manifest_calibration
-from neurogate_trainer.localisation_summary import localisation_message
-from neurogate_trainer.phases import (
+from neurogate_trainer.data.splits import assert_disjoint
+from neurogate_trainer.evaluation.localisation_summary import localisation_message
+from neurogate_trainer.evaluation.saved_model import check_path
+from neurogate_trainer.export.publishing import already_published, draft_manifest, record_publication
+from neurogate_trainer.export.version import decision_thresholds, export_version, manifest_calibration
+from neurogate_trainer.report.page import write_report
+from neurogate_trainer.training.retraining import (
+    Retraining,
+    joining_phases,
+    plan_retraining,
+    read_gate_policy,
+    tuned,
+)
+from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_run_id, read_settings
+from neurogate_trainer.training.train import Trainer
+
+from ._stopping import past_stopping
+from .config import TrainConfig
+from .evaluate import evaluation_metrics
+from .phases import (
     CACHE,
     PipelineError,
     Run,
@@ -39,20 +52,8 @@ from neurogate_trainer.phases import (
     ood_phase,
     splits_phase,
 )
-from neurogate_trainer.progress import Reporter
-from neurogate_trainer.publication import already_published, draft_manifest, record_publication
-from neurogate_trainer.report import write_report
-from neurogate_trainer.retraining import (
-    Retraining,
-    joining_phases,
-    plan_retraining,
-    read_gate_policy,
-    tuned,
-)
-from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_run_id, read_settings
-from neurogate_trainer.saved_model import check_path
-from neurogate_trainer.splits import assert_disjoint
-from neurogate_trainer.train import Trainer
+from .progress import Reporter
+from .training import environment
 
 VERSION_ROOM: Final = 64 * 2**20
 """Bytes that the repository's disk has to have free before a run begins."""
@@ -141,7 +142,8 @@ def run_retraining(
 ) -> PublishedVersion:
     """Trains on a base run's data set and new examples, and publishes the next version.
 
-    The test split stays the base run's, so that versions can be compared; see `neurogate_trainer.joining`.
+    The test split stays the base run's, so that versions can be compared; see
+    `neurogate_trainer.data.merge_examples`.
 
     Args:
         base_run: Folder of the run whose data set, splits and settings are taken over.
@@ -149,7 +151,7 @@ def run_retraining(
         examples: The document that lists the examples; see `datasets.examples.read_examples`.
         warm_start: Folder of the run that published the version to start from; None for initial weights.
         changes: Settings that differ from the base run's, as text by name; see
-            `neurogate_serving.hyperparameters`.
+            `neurogate_core.hyperparameters`.
         repository: Root of the model repository.
         model: Name of the model in it.
         reporter: Told about everything.

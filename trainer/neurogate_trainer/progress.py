@@ -30,7 +30,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from neurogate_trainer._reporting import (
+from ._reporting import (
     ClosingReporter,
     NullReporter,
     Reporter,
@@ -38,7 +38,7 @@ from neurogate_trainer._reporting import (
     ThrottledReporter,
     format_metrics,
 )
-from neurogate_trainer.errors import TrainerError
+from .errors import TrainerError
 
 __all__ = [
     "ClosingReporter",

@@ -8,21 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neurogate_serving.manifest import read_manifest
+from neurogate_core.manifest import read_manifest
 
-from neurogate_trainer.calibrate import calibrate
-from neurogate_trainer.evaluate import predict_saved_model
-from neurogate_trainer.phases import (
-    PipelineError,
-    Run,
-    audit_phase,
-    evaluation_phase,
-    index_phase,
-    splits_phase,
-)
-from neurogate_trainer.progress import Reporter
-from neurogate_trainer.report import write_report
-from neurogate_trainer.run_folder import RunFolder, read_settings
+from neurogate_trainer.evaluation.calibrate import calibrate
+from neurogate_trainer.report.page import write_report
+from neurogate_trainer.training.run_folder import RunFolder, read_settings
+
+from .evaluate import predict_saved_model
+from .phases import PipelineError, Run, audit_phase, evaluation_phase, index_phase, splits_phase
+from .progress import Reporter
 
 
 def published_version(run_dir: Path) -> Path:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from neurogate_client.servers import MODEL_SERVER_FLAGS
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 
 from neurogate_bench import systems
 from neurogate_bench.context import Context

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 from neurogate_client import Client
-from neurogate_client.servers import MODEL_SERVER_FLAGS
 
 from neurogate_bench import systems
 from neurogate_bench.context import Context

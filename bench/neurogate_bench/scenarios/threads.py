@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from neurogate_client.servers import MODEL_SERVER_FLAGS
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 
 from neurogate_bench import systems
 from neurogate_bench.context import Context

@@ -11,11 +11,11 @@ Importing it costs grpcio and protobuf and nothing else; the command line lives 
 
 from __future__ import annotations
 
-from neurogate_client.client import Client
-from neurogate_client.errors import NeurogateError
-from neurogate_client.images import Frame, Image, folder_images
-from neurogate_client.labelled import labelled_images
-from neurogate_client.results import (
+from .client import Client
+from .errors import NeurogateError
+from .images import Frame, Image, folder_images
+from .labelled import labelled_images
+from .results import (
     ActivationMap,
     Classification,
     Explanation,
@@ -27,7 +27,7 @@ from neurogate_client.results import (
     Timings,
     Verdict,
 )
-from neurogate_client.results_models import (
+from .results_models import (
     BackendVersion,
     ChangedRelease,
     GateFinding,
@@ -43,7 +43,7 @@ from neurogate_client.results_models import (
     VersionsEvent,
     VersionState,
 )
-from neurogate_client.results_training import (
+from .results_training import (
     ErasedExample,
     Example,
     ExampleFilter,

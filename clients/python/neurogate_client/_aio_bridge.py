@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from concurrent import futures
 from typing import Any, Generic, TypeVar
 
-from neurogate_client._bridge import Deliver, Running
+from ._bridge import Deliver, Running
 
 K = TypeVar("K")
 T = TypeVar("T")

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from neurogate_client import _channel
-from neurogate_client._status import from_rpc_error
-from neurogate_client._steps import Ask, Awaiting, Emit, Next, Pause, Steps, Stubs, Watch, Work
-from neurogate_client.errors import CallCancelledError, NeurogateError
+from . import _channel
+from ._status import from_rpc_error
+from ._steps import Ask, Awaiting, Emit, Next, Pause, Steps, Stubs, Watch, Work
+from .errors import CallCancelledError, NeurogateError
 
 T = TypeVar("T")
 

@@ -12,17 +12,17 @@ from typing import Final, cast
 from google.protobuf import wrappers_pb2
 from neurogate.v1 import classification_pb2 as pb
 
-from neurogate_client import _channel, _requests, _wire
-from neurogate_client._steps import Ask, Connection, Pause, Steps, Work, unary
-from neurogate_client.errors import (
+from . import _channel, _requests, _wire
+from ._steps import Ask, Connection, Pause, Steps, Work, unary
+from .errors import (
     DeadlineExceededError,
     ModelNotFoundError,
     ModelNotReadyError,
     NeurogateError,
     UnavailableError,
 )
-from neurogate_client.images import Encoded, Image, framed, load_image
-from neurogate_client.results import Classification, Explanation, Health, HealthStatus, Result
+from .images import Encoded, Image, framed, load_image
+from .results import Classification, Explanation, Health, HealthStatus, Result
 
 _LOOK_SECONDS: Final = 5.0
 """For one health check of several."""

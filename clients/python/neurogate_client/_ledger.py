@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 from neurogate.v1 import classification_pb2 as pb
 
-from neurogate_client import _wire
-from neurogate_client.errors import NeurogateError, UnexpectedError
-from neurogate_client.results import Result
+from . import _wire
+from .errors import NeurogateError, UnexpectedError
+from .results import Result
 
 K = TypeVar("K")
 

@@ -8,23 +8,11 @@ import uuid
 
 from neurogate.v1 import model_pb2 as pb
 
-from neurogate_client import _channel
-from neurogate_client import _wire_models as _wire
-from neurogate_client._steps import (
-    Ask,
-    Connection,
-    Emit,
-    Next,
-    Open,
-    Pause,
-    Reconnecting,
-    Steps,
-    Watch,
-    unary,
-    watching,
-)
-from neurogate_client.errors import InvalidOptionError, UnavailableError
-from neurogate_client.results_models import (
+from . import _channel
+from . import _wire_models as _wire
+from ._steps import Ask, Connection, Emit, Next, Open, Pause, Reconnecting, Steps, Watch, unary, watching
+from .errors import InvalidOptionError, UnavailableError
+from .results_models import (
     ChangedRelease,
     GateReport,
     ModelServer,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from neurogate.v1 import classification_pb2 as pb
 
-from neurogate_client import _channel, _wire
-from neurogate_client.errors import BatchSizeError, UnexpectedError
-from neurogate_client.images import Image, framed, load_image
-from neurogate_client.results import Result
+from . import _channel, _wire
+from .errors import BatchSizeError, UnexpectedError
+from .images import Image, framed, load_image
+from .results import Result
 
 DEFAULT_WINDOW = 64
 """Images of a stream on their way at a time: enough to keep a gateway busy, little to hold."""

@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from neurogate_client import errors
-from neurogate_client.errors import FieldViolation, NeurogateError
+from . import errors
+from .errors import FieldViolation, NeurogateError
 
 DOMAIN = "neurogate"
 """`ErrorInfo.domain` of the gateway's own errors."""

@@ -18,8 +18,8 @@ from google.protobuf import wrappers_pb2
 from google.protobuf.message import Message
 from neurogate.v1 import classification_pb2_grpc, model_pb2_grpc, training_pb2_grpc
 
-from neurogate_client import _channel
-from neurogate_client.errors import UnavailableError
+from . import _channel
+from .errors import UnavailableError
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 import grpc
 from neurogate.v1 import classification_pb2 as pb
 
-from neurogate_client._ledger import Ledger
-from neurogate_client._requests import StreamSettings
-from neurogate_client._status import from_rpc_error
-from neurogate_client.errors import CallCancelledError, DeadlineExceededError, NeurogateError, UnexpectedError
-from neurogate_client.images import Image, framed, load_image
-from neurogate_client.results import Result
+from ._ledger import Ledger
+from ._requests import StreamSettings
+from ._status import from_rpc_error
+from .errors import CallCancelledError, DeadlineExceededError, NeurogateError, UnexpectedError
+from .images import Image, framed, load_image
+from .results import Result
 
 K = TypeVar("K")
 

@@ -8,24 +8,12 @@ from collections.abc import Mapping
 
 from neurogate.v1 import training_pb2 as pb
 
-from neurogate_client import _channel
-from neurogate_client import _wire_training as _wire
-from neurogate_client._model_calls import new_request_id
-from neurogate_client._steps import (
-    Ask,
-    Connection,
-    Emit,
-    Next,
-    Open,
-    Pause,
-    Reconnecting,
-    Steps,
-    Watch,
-    unary,
-    watching,
-)
-from neurogate_client.errors import UnavailableError
-from neurogate_client.results_training import (
+from . import _channel
+from . import _wire_training as _wire
+from ._model_calls import new_request_id
+from ._steps import Ask, Connection, Emit, Next, Open, Pause, Reconnecting, Steps, Watch, unary, watching
+from .errors import UnavailableError
+from .results_training import (
     ErasedExample,
     Example,
     ExampleFilter,

@@ -13,19 +13,19 @@ from typing import Any
 import grpc
 from neurogate.v1 import training_pb2 as pb
 
-from neurogate_client import _channel, _wire_training
-from neurogate_client._bridge import Deliver
-from neurogate_client._status import from_rpc_error
-from neurogate_client._steps import Reconnecting
-from neurogate_client.errors import (
+from . import _channel, _wire_training
+from ._bridge import Deliver
+from ._status import from_rpc_error
+from ._steps import Reconnecting
+from .errors import (
     CallCancelledError,
     DeadlineExceededError,
     NeurogateError,
     UnavailableError,
     UnexpectedError,
 )
-from neurogate_client.images import framed, load_image
-from neurogate_client.results_training import LabelledImage, UploadResult
+from .images import framed, load_image
+from .results_training import LabelledImage, UploadResult
 
 DEFAULT_WINDOW = 32
 """Images of an upload on their way at a time."""

@@ -7,10 +7,10 @@ from typing import TypeVar
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 
-from neurogate_client._status import from_status, seconds
-from neurogate_client._wire_common import named
-from neurogate_client.errors import UnexpectedError
-from neurogate_client.results import (
+from ._status import from_status, seconds
+from ._wire_common import named
+from .errors import UnexpectedError
+from .results import (
     ActivationMap,
     Classification,
     Explanation,

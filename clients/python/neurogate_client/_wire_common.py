@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from google.protobuf import timestamp_pb2
 from google.protobuf.message import Message
 
-from neurogate_client.errors import UnexpectedError
+from .errors import UnexpectedError
 
 E = TypeVar("E", bound=enum.StrEnum)
 

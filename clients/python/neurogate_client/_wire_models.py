@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from neurogate.v1 import model_pb2
 
-from neurogate_client._wire_common import named, time_of
-from neurogate_client.errors import UnexpectedError
-from neurogate_client.results_models import (
+from ._wire_common import named, time_of
+from .errors import UnexpectedError
+from .results_models import (
     BackendVersion,
     ChangedRelease,
     GateFinding,

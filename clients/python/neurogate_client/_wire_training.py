@@ -7,11 +7,11 @@ from typing import Any
 
 from neurogate.v1 import training_pb2 as pb
 
-from neurogate_client._status import from_status, seconds
-from neurogate_client._wire_common import named, time_of
-from neurogate_client._wire_models import gate_report
-from neurogate_client.errors import UnexpectedError
-from neurogate_client.results_training import (
+from ._status import from_status, seconds
+from ._wire_common import named, time_of
+from ._wire_models import gate_report
+from .errors import UnexpectedError
+from .results_training import (
     Example,
     ExampleFilter,
     ExamplePage,

@@ -19,18 +19,18 @@ from typing import Self, TypeVar
 import grpc
 import grpc.aio
 
-from neurogate_client import _channel, _requests
-from neurogate_client._aio_bridge import consume
-from neurogate_client._awaiting import AwaitingClient
-from neurogate_client._classification_calls import ClassificationCalls
-from neurogate_client._model_calls import ModelCalls
-from neurogate_client._steps import Stubs
-from neurogate_client._stream import StreamCall
-from neurogate_client._training_calls import TrainingCalls
-from neurogate_client._upload import DEFAULT_WINDOW, UploadCall, UploadSettings
-from neurogate_client.images import Image
-from neurogate_client.results import Result
-from neurogate_client.results_training import LabelledImage, UploadResult
+from . import _channel, _requests
+from ._aio_bridge import consume
+from ._awaiting import AwaitingClient
+from ._classification_calls import ClassificationCalls
+from ._model_calls import ModelCalls
+from ._steps import Stubs
+from ._stream import StreamCall
+from ._training_calls import TrainingCalls
+from ._upload import DEFAULT_WINDOW, UploadCall, UploadSettings
+from .images import Image
+from .results import Result
+from .results_training import LabelledImage, UploadResult
 
 K = TypeVar("K")
 

@@ -6,18 +6,18 @@ from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from neurogate_client import _channel, _requests
-from neurogate_client._blocking import BlockingClient
-from neurogate_client._bridge import consume
-from neurogate_client._classification_calls import ClassificationCalls
-from neurogate_client._model_calls import ModelCalls
-from neurogate_client._steps import Stubs
-from neurogate_client._stream import StreamCall
-from neurogate_client._training_calls import TrainingCalls
-from neurogate_client._upload import DEFAULT_WINDOW, UploadCall, UploadSettings
-from neurogate_client.images import Image
-from neurogate_client.results import Result
-from neurogate_client.results_training import LabelledImage, UploadResult
+from . import _channel, _requests
+from ._blocking import BlockingClient
+from ._bridge import consume
+from ._classification_calls import ClassificationCalls
+from ._model_calls import ModelCalls
+from ._steps import Stubs
+from ._stream import StreamCall
+from ._training_calls import TrainingCalls
+from ._upload import DEFAULT_WINDOW, UploadCall, UploadSettings
+from .images import Image
+from .results import Result
+from .results_training import LabelledImage, UploadResult
 
 K = TypeVar("K")
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from neurogate_client.errors import ImageEmptyError, ImageTooLargeError, ImageUnreadableError
+from .errors import ImageEmptyError, ImageTooLargeError, ImageUnreadableError
 
 Encoded = bytes | bytearray | memoryview | str | os.PathLike[str]
 """An encoded image: its bytes, or the path of the file that holds them."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from neurogate_client.images import LeftOut, folder_images
-from neurogate_client.results_training import LabelledImage
+from .images import LeftOut, folder_images
+from .results_training import LabelledImage
 
 
 def labelled_images(

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from neurogate_client.errors import NeurogateError
+from .errors import NeurogateError
 
 K = TypeVar("K")
 

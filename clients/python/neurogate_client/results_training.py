@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from neurogate_client.errors import NeurogateError
-from neurogate_client.images import Image
-from neurogate_client.results_models import GateReport
+from .errors import NeurogateError
+from .images import Image
+from .results_models import GateReport
 
 
 class ExampleSource(enum.StrEnum):

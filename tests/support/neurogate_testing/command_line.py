@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from neurogate_client import cli
+from neurogate_cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 """Runs the command line: exit status, stdout, stderr."""

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from neurogate_serving.embedded.core import CoreOptions, ServerCore
-from neurogate_serving.embedded.errors import not_found
-from neurogate_serving.embedded.manager import ManagerOptions
-from neurogate_serving.embedded.states import State, VersionId
+from neurogate_model_server.core import CoreOptions, ServerCore
+from neurogate_model_server.errors import not_found
+from neurogate_model_server.manager import ManagerOptions
+from neurogate_model_server.states import State, VersionId
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from neurogate_trainer.datasets.index import DatasetIndex, ImageRecord
+from neurogate_trainer.data.index import DatasetIndex, ImageRecord
 from PIL import Image
 
 

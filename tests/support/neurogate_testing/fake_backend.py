@@ -24,7 +24,7 @@ import grpc.aio
 import numpy as np
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import serialize_manifest
+from neurogate_core.manifest import serialize_manifest
 
 from .fake_model import CAM_SIDE, CLASSES, Outputs, build_manifest, fake_outputs, sample_image
 

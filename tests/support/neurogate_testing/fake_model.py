@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import timestamp_pb2
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import MANIFEST_REVISION, model_digest
-from neurogate_serving.transform import default_spec, pixels_digest, transform
+from neurogate_core.manifest import MANIFEST_REVISION, model_digest
+from neurogate_core.preprocessing.transform import default_spec, pixels_digest, transform
 from PIL import Image
 
 CLASSES = (

@@ -11,7 +11,7 @@ from unittest import mock
 
 import grpc
 import grpc.aio
-import neurogate_gateway.gateway
+import neurogate_gateway.app
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from neurogate.v1 import (
@@ -21,8 +21,8 @@ from neurogate.v1 import (
     model_pb2_grpc,
     training_pb2_grpc,
 )
-from neurogate_gateway.config import Settings
-from neurogate_gateway.gateway import Gateway
+from neurogate_gateway.app import Gateway
+from neurogate_gateway.settings import Settings
 
 from .fake_backend import FakeBackend
 
@@ -117,7 +117,7 @@ async def running_gateway(*backends: FakeBackend | str, **changes: Any) -> Async
             )
     finally:
         # The pause is for clients that are still calling; here there are none.
-        with mock.patch.object(neurogate_gateway.gateway, "_NOTICE_SECONDS", 0):
+        with mock.patch.object(neurogate_gateway.app, "_NOTICE_SECONDS", 0):
             async with asyncio.timeout(30):
                 await gateway.stop()
 

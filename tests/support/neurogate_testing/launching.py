@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from neurogate.v1 import training_pb2
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.run import Run
-from neurogate_gateway.records.starts import NewRun
-from neurogate_gateway.training.checkpoints import Checkpoints
-from neurogate_gateway.training.jobs import JobMaker
+from neurogate_gateway.retraining.checkpoints import Checkpoints
+from neurogate_gateway.retraining.jobs import JobMaker
+from neurogate_gateway.store.run import Run
+from neurogate_gateway.store.run_starts import NewRun
+from neurogate_gateway.store.store import Records
 
 MODEL = "brain_tumor"
 SUPPORT = Path(__file__).resolve().parents[1]

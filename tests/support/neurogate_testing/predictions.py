@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from neurogate_trainer.predictions import Predictions
+from neurogate_trainer.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import grpc
 from neurogate.tfs.v1 import tfs_pb2
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 from neurogate_client import Client, NeurogateError, Release, VersionState
-from neurogate_client.servers import MODEL_SERVER_FLAGS
-from neurogate_serving.model_config import default_config, write_config
+from neurogate_core.model_config import default_config, write_config
 
 from neurogate_testing.processes import (
     RunningProcess,

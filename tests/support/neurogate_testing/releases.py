@@ -13,9 +13,9 @@ import grpc
 import grpc.aio
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2, model_pb2
-from neurogate_serving.manifest import read_manifest
-from neurogate_serving.model_config import read_config
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import read_manifest
+from neurogate_core.model_config import read_config
+from neurogate_core.repository import ModelRepository
 
 from .fake_backend import FakeBackend, State, build_manifest
 from .gateway_harness import Harness, running_gateway

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from neurogate.v1 import model_pb2, training_pb2
-from neurogate_gateway.records.run import Run
-from neurogate_gateway.records.states import RunState
-from neurogate_gateway.training.launching import EVENTS_FILE, Job, JobState, JobStatus, LaunchError
-from neurogate_gateway.training.runner import RetrainingRunner
-from neurogate_gateway.training.tending import Limits
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.repository import ModelRepository
+from neurogate_gateway.retraining.launcher import EVENTS_FILE, Job, JobState, JobStatus, LaunchError
+from neurogate_gateway.retraining.runner import RetrainingRunner
+from neurogate_gateway.retraining.worker import Limits
+from neurogate_gateway.store.run import Run
+from neurogate_gateway.store.run_states import RunState
 from neurogate_trainer.progress import JsonLinesReporter
 
 from .launching import MODEL, Home

@@ -7,13 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from neurogate.v1 import training_pb2
-from neurogate_gateway.records.changes import Changes
-from neurogate_gateway.records.claims import RunClaims
-from neurogate_gateway.records.database import Database
-from neurogate_gateway.records.run import Run
-from neurogate_gateway.records.runs import RunStore
-from neurogate_gateway.records.schema import examples
-from neurogate_gateway.records.starts import NewRun
+from neurogate_gateway.store.database import Database
+from neurogate_gateway.store.leases import RunClaims
+from neurogate_gateway.store.notifier import Changes
+from neurogate_gateway.store.run import Run
+from neurogate_gateway.store.run_starts import NewRun
+from neurogate_gateway.store.runs import RunStore
+from neurogate_gateway.store.schema import examples
 
 
 class Retrainings:

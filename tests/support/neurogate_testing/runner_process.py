@@ -9,11 +9,11 @@ import asyncio
 import sys
 from pathlib import Path
 
-from neurogate_gateway.records.opened import gateway_identity
-from neurogate_gateway.telemetry import configure_logging
-from neurogate_gateway.training import runner
-from neurogate_gateway.training.local import LocalLauncher
-from neurogate_gateway.training.tending import Limits
+from neurogate_gateway.observability.logging import configure_logging
+from neurogate_gateway.retraining import runner
+from neurogate_gateway.retraining.launcher_local import LocalLauncher
+from neurogate_gateway.retraining.worker import Limits
+from neurogate_gateway.store.store import gateway_identity
 
 from neurogate_testing.launching import Home
 

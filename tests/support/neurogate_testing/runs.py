@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from google.protobuf import json_format, timestamp_pb2
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.transform import default_spec
+from neurogate_core.preprocessing.transform import default_spec
 from neurogate_trainer.evaluate import evaluation_metrics
-from neurogate_trainer.figures_run import draw_figures, save_ood_scores
-from neurogate_trainer.metrics import compute_metrics
+from neurogate_trainer.evaluation.metrics import compute_metrics
+from neurogate_trainer.evaluation.reliability import reliability_bins
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.reliability import reliability_bins
+from neurogate_trainer.report.figures_run import draw_figures, save_ood_scores
 
 from neurogate_testing.predictions import make_predictions
 

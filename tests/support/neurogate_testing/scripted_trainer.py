@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.repository import ModelRepository
 from neurogate_trainer.progress import JsonLinesReporter
 
 from neurogate_testing.fake_model import build_manifest

@@ -1,7 +1,7 @@
 """What the fork server imports before it forks model servers: what the command itself would import."""
 
-from neurogate_serving.embedded.runtime import use_bare_tensorflow
+from neurogate_model_server.runtime import use_bare_tensorflow
 
 use_bare_tensorflow()
 
-import neurogate_serving.embedded.server  # noqa: E402, F401  (only once the run time is chosen)
+import neurogate_model_server.server  # noqa: E402, F401  (only once the run time is chosen)

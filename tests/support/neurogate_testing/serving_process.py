@@ -100,7 +100,7 @@ class EmbeddedServer:
 
 
 def _run_embedded(flags: list[str], folder: str, log: str) -> None:
-    from neurogate_serving.embedded.main import main
+    from neurogate_model_server.main import main
 
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 from neurogate_client import Client, ModelVersion, NeurogateError, VersionState
-from neurogate_client.servers import MODEL_SERVER_FLAGS
-from neurogate_serving.manifest import MANIFEST_FILE, read_manifest
-from neurogate_serving.model_config import default_config, write_config
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import MANIFEST_FILE, read_manifest
+from neurogate_core.model_config import default_config, write_config
+from neurogate_core.repository import ModelRepository
 
 from neurogate_testing.processes import (
     RunningProcess,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from neurogate_gateway.backend import ServerFullError
+from neurogate_gateway.backends.tfserving import ServerFullError
 
 _WAY_SECONDS = 0.0003
 

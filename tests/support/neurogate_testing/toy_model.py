@@ -12,9 +12,9 @@ from pathlib import Path
 
 import tensorflow as tf
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import MANIFEST_FILE
-from neurogate_serving.repository import ModelRepository
-from neurogate_serving.transform import default_spec, pixels_digest, transform
+from neurogate_core.manifest import MANIFEST_FILE
+from neurogate_core.preprocessing.transform import default_spec, pixels_digest, transform
+from neurogate_core.repository import ModelRepository
 
 from neurogate_testing import images
 

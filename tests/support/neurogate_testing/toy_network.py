@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-from neurogate_trainer.inputs import Examples
+from neurogate_trainer.data.inputs import Examples
 
 SIDE = 32
 

@@ -18,7 +18,7 @@ from typing import Final
 import atheris
 
 with atheris.instrument_imports(include=["PIL", "neurogate_serving"], enable_loader_override=False):
-    from neurogate_serving.transform import FORMATS, TransformError, default_spec, transform
+    from neurogate_core.preprocessing.transform import FORMATS, TransformError, default_spec, transform
 
 import numpy as np
 from neurogate.v1 import manifest_pb2

@@ -6,7 +6,7 @@ import io
 import sys
 
 import numpy as np
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
 from PIL import Image, ImageDraw
 
 from neurogate_testing.images import brain_slice, encode

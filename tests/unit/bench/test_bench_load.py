@@ -15,7 +15,8 @@ from neurogate_bench.generator import GeneratorError, combine
 from neurogate_bench.scenarios import KINDS
 from neurogate_bench.session import read_scenarios
 from neurogate_bench.tally import Expectation, Tally
-from neurogate_serving import manifest, transform
+from neurogate_core import manifest
+from neurogate_core.preprocessing import transform
 from PIL import Image
 
 

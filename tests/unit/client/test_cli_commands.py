@@ -15,8 +15,8 @@ from pathlib import Path
 import grpc
 import pytest
 from neurogate.v1 import manifest_pb2, model_pb2
-from neurogate_client import cli_classify
-from neurogate_client.cli_common import printable
+from neurogate_cli.commands import classify as cli_classify
+from neurogate_cli.common import printable
 from neurogate_testing.command_line import Run
 from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, status, version
 from neurogate_testing.processes import free_port, running, script
@@ -414,7 +414,7 @@ def test_explain_writes_the_picture_or_nothing(
 
 
 def test_the_missing_extra_is_named() -> None:
-    code = "import sys\nsys.modules['rich'] = None\nfrom neurogate_client.cli import main\nmain()\n"
+    code = "import sys\nsys.modules['rich'] = None\nfrom neurogate_cli.main import main\nmain()\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'neurogate[cli]'" in done.stderr

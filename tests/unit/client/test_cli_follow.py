@@ -7,8 +7,8 @@ import re
 
 import pytest
 from neurogate.v1 import training_pb2
+from neurogate_cli.render.follow import follow, tell_end
 from neurogate_client import Client
-from neurogate_client.cli_follow import follow, tell_end
 from neurogate_testing.fake_gateway import FakeGateway
 from neurogate_testing.fake_training import FakeTraining, success
 from rich.console import Console

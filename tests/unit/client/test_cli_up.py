@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from neurogate_client import cli_up
+from neurogate_cli.commands import up as cli_up
 from rich.console import Console
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from neurogate_client import processes
-from neurogate_client.processes import ChildFailedError, Interrupted, Supervisor
+from neurogate_cli.local_stack import processes
+from neurogate_cli.local_stack.processes import ChildFailedError, Interrupted, Supervisor
 from neurogate_testing.processes import running
 
 

@@ -7,14 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import model_pb2
-from neurogate_client import (
-    Client,
-    ReleaseAction,
-    ReleaseMode,
-    VersionState,
-    aio,
-    errors,
-)
+from neurogate_client import Client, ReleaseAction, ReleaseMode, VersionState, aio, errors
 from neurogate_testing.fake_gateway import FakeGateway, status, version
 from neurogate_testing.fake_release import gate_report
 

@@ -12,10 +12,10 @@ import pytest
 from grpc import StatusCode
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2
+from neurogate_cli.local_stack.processes import MissingProgramError, Supervisor, need
+from neurogate_cli.local_stack.servers import LATEST, MODEL_SERVER_FLAGS, NotServingError, Servers
 from neurogate_client import Client
-from neurogate_client.processes import MissingProgramError, Supervisor, need
-from neurogate_client.servers import LATEST, MODEL_SERVER_FLAGS, NotServingError, Servers
-from neurogate_serving.model_config import default_config, read_config, serve_versions, write_config
+from neurogate_core.model_config import default_config, read_config, serve_versions, write_config
 from neurogate_testing.fake_gateway import FakeGateway, status, version
 
 

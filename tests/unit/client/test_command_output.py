@@ -13,10 +13,10 @@ from neurogate.command import write_output
 from neurogate_testing.fake_gateway import FakeGateway
 
 COMMANDS = {
-    "neurogate": "neurogate_client.cli",
+    "neurogate": "neurogate_cli.main",
     "neurogate-trainer": "neurogate_trainer.entry",
     "neurogate-gateway": "neurogate_gateway.main",
-    "neurogate-model-server": "neurogate_serving.embedded.main",
+    "neurogate-model-server": "neurogate_model_server.main",
 }
 HELP = [(command, ["--help"]) for command in COMMANDS] + [
     ("neurogate", ["classify", "--help"]),
@@ -54,7 +54,7 @@ def test_a_closed_pipe_is_one_line(command: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_descriptors_are_no_failure(closed: str) -> None:
-    code = "from neurogate_client.cli import main; main()"
+    code = "from neurogate_cli.main import main; main()"
     result = subprocess.run(
         ["sh", "-c", f'exec "$0" -c "{code}" --help {closed}', sys.executable],
         capture_output=True,

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from neurogate_client.servers import MODEL_SERVER_ENVIRONMENT, MODEL_SERVER_FLAGS
-from neurogate_serving.embedded.flags import parse_flags
+from neurogate_cli.local_stack.servers import MODEL_SERVER_ENVIRONMENT, MODEL_SERVER_FLAGS
+from neurogate_model_server.flags import parse_flags
 
 ROOT = Path(__file__).resolve().parents[3]
 

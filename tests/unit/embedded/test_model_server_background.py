@@ -5,7 +5,7 @@ import sys
 import threading
 
 import pytest
-from neurogate_serving.embedded.background import at_once, behind_others
+from neurogate_model_server.background import at_once, behind_others
 
 
 def _where() -> tuple[int, int]:

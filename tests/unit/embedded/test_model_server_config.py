@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from neurogate_serving.embedded.config import (
+from neurogate_model_server.config import (
     check_model_list,
     check_platforms_unchanged,
     monitored_models,
@@ -12,7 +12,7 @@ from neurogate_serving.embedded.config import (
     read_text_proto,
     single_model_config,
 )
-from neurogate_serving.embedded.errors import ServingError
+from neurogate_model_server.errors import ServingError
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from neurogate_serving.embedded.flags import UNSUPPORTED, FlagError, Flags, parse_flags, usage
+from neurogate_model_server.flags import UNSUPPORTED, FlagError, Flags, parse_flags, usage
 
 
 def test_flags_are_read_by_their_type() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from neurogate_serving.embedded.errors import ServingError
-from neurogate_serving.embedded.serving_map import ServingMap
-from neurogate_serving.embedded.states import State, StateBus, StateMonitor, StoppedError, VersionId
+from neurogate_model_server.errors import ServingError
+from neurogate_model_server.serving_map import ServingMap
+from neurogate_model_server.states import State, StateBus, StateMonitor, StoppedError, VersionId
 from neurogate_testing.core_harness import FakeVersion, Harness, core_harnesses
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2

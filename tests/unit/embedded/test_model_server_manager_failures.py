@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from neurogate_serving.embedded import manager as manager_module
-from neurogate_serving.embedded.errors import ServingError
-from neurogate_serving.embedded.states import State, VersionId
+from neurogate_model_server import manager as manager_module
+from neurogate_model_server.errors import ServingError
+from neurogate_model_server.states import State, VersionId
 from neurogate_testing.core_harness import Harness, core_harnesses
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from neurogate_serving.embedded.policy import Action, Phase, Snapshot, next_action
+from neurogate_model_server.policy import Action, Phase, Snapshot, next_action
 
 NEW, LOADING, READY, FAILED = Phase.NEW, Phase.LOADING, Phase.READY, Phase.FAILED
 UNLOADING = Phase.UNLOADING

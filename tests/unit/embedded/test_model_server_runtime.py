@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from neurogate_serving.embedded.runtime import use_bare_tensorflow
+from neurogate_model_server.runtime import use_bare_tensorflow
 
 CHECK = """
 import sys

@@ -10,13 +10,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from neurogate_serving.embedded import saved_file
-from neurogate_serving.embedded import servable as servable_module
-from neurogate_serving.embedded.errors import MESSAGE_LIMIT, ServingError
-from neurogate_serving.embedded.predict import predict
-from neurogate_serving.embedded.servable import Servable, load_servable
-from neurogate_serving.embedded.warmup import WARMUP_FILE, warm_up
-from neurogate_serving.embedded.wire import is_cut_short, status_proto, submessages, version_status
+from neurogate_model_server import saved_file
+from neurogate_model_server import servable as servable_module
+from neurogate_model_server.errors import MESSAGE_LIMIT, ServingError
+from neurogate_model_server.predict import predict
+from neurogate_model_server.servable import Servable, load_servable
+from neurogate_model_server.warmup import WARMUP_FILE, warm_up
+from neurogate_model_server.wire import is_cut_short, status_proto, submessages, version_status
 from neurogate_testing.serving_models import warmup_record, write_warmup
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2

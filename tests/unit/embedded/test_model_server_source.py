@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from neurogate_serving.embedded.source import (
+from neurogate_model_server.source import (
     FileSystemSource,
     MonitoredModel,
     ServableVersionPolicy,

@@ -9,8 +9,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from neurogate_serving.embedded.errors import ServingError
-from neurogate_serving.embedded.tensors import MalformedTensorError, decode, decode_input, encode
+from neurogate_model_server.errors import ServingError
+from neurogate_model_server.tensors import MalformedTensorError, decode, decode_input, encode
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import grpc
 import pytest
-from neurogate_serving.embedded.errors import ServingError
-from neurogate_serving.embedded.thread_limit import ThreadLimit
+from neurogate_model_server.errors import ServingError
+from neurogate_model_server.thread_limit import ThreadLimit
 
 
 class Call:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from neurogate_gateway.admission import Admission, Deadline
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
     DeadlineTooShortError,
     ImageEmptyError,
     ImageTooLargeError,
     OverloadedError,
 )
+from neurogate_gateway.inference.admission import Admission
 
 
 def admission(*, slots: int = 4, bulk_calls: int = 2, min_deadline: float = 0.02) -> Admission:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 from neurogate_gateway.errors import GatewayError, KeyInvalidError, ShuttingDownError
-from neurogate_gateway.services.bidirectional import BidirectionalCall, BidirectionalServer
-from neurogate_gateway.services.requests import Context
-from neurogate_gateway.services.window import Window
+from neurogate_gateway.rpc.requests import Context
+from neurogate_gateway.rpc.streams import BidirectionalCall, BidirectionalServer, Window
 
 
 class Word(NamedTuple):

@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import manifest_pb2, model_pb2
-from neurogate_gateway import entries
-from neurogate_gateway.admission import Deadline
-from neurogate_gateway.backend import BackendFaultError, BackendVersion, VersionUnloadedError
-from neurogate_gateway.catalog import Catalog, VersionLostError
-from neurogate_gateway.discovery import discover
-from neurogate_gateway.entries import LOADING, PROVING, READY, REJECTED, RETIRED
+from neurogate_core.manifest import serialize_manifest
+from neurogate_gateway.backends import versions as entries
+from neurogate_gateway.backends.discovery import discover
+from neurogate_gateway.backends.integrity import NoRepository
+from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.tfs_messages import Outputs, Pixels
+from neurogate_gateway.backends.tfserving import BackendFaultError, BackendVersion, VersionUnloadedError
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.backends.verifier import Prover
+from neurogate_gateway.backends.versions import LOADING, PROVING, READY, REJECTED, RETIRED
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
     BackendUnavailableError,
     DeadlineTooShortError,
@@ -27,14 +32,9 @@ from neurogate_gateway.errors import (
     ModelVersionNotFoundError,
     OverloadedError,
 )
-from neurogate_gateway.fleet import Fleet
-from neurogate_gateway.integrity import NoRepository
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.proving import Prover
-from neurogate_gateway.routing import Routing
-from neurogate_gateway.transforms import TransformPool
-from neurogate_gateway.wire import Outputs, Pixels
-from neurogate_serving.manifest import serialize_manifest
+from neurogate_gateway.inference.preprocessing import TransformPool
+from neurogate_gateway.release.router import Catalog, VersionLostError
+from neurogate_gateway.release.traffic_split import Routing
 from neurogate_testing.fake_backend import build_manifest, fake_outputs
 
 States = tfs_pb2.ModelVersionStatus

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from neurogate_gateway import discovery
-from neurogate_gateway.discovery import discover
+from neurogate_gateway.backends import discovery
+from neurogate_gateway.backends.discovery import discover
 
 Answers = list[list[str] | Exception]
 

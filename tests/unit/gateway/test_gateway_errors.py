@@ -9,10 +9,9 @@ import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
 from neurogate.v1 import error_pb2
+from neurogate_core.preprocessing import transform
 from neurogate_gateway import errors
-from neurogate_gateway.error_table import TABLE
-from neurogate_gateway.errors import GatewayError, OverloadedError
-from neurogate_serving import transform
+from neurogate_gateway.errors import TABLE, GatewayError, OverloadedError
 
 ROOT = Path(__file__).parents[3]
 REASONS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate_gateway.errors import BatchTooLargeError, RequestMalformedError
-from neurogate_gateway.fields import check_items
+from neurogate_gateway.rpc.wire_guard import check_items
 
 ITEMS = pb.BatchClassifyRequest.ITEMS_FIELD_NUMBER
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from neurogate_gateway import integrity
-from neurogate_gateway.integrity import FilesUnreadableError, RepositoryIntegrity
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.rejection import Rejection, UnprovenError
-from neurogate_serving.manifest import manifest_digest, serialize_manifest, write_manifest
+from neurogate_core.manifest import manifest_digest, serialize_manifest, write_manifest
+from neurogate_gateway.backends import integrity
+from neurogate_gateway.backends.integrity import FilesUnreadableError, RepositoryIntegrity
+from neurogate_gateway.backends.rejection import Rejection, UnprovenError
+from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 VARIABLES = "variables/variables.data-00000-of-00001"

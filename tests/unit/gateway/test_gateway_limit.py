@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from neurogate_gateway.limit import START, Limit
+from neurogate_gateway.backends.concurrency_limit import START, Limit
 
 
 def wait(limit: Limit, seconds: float) -> list[int]:

@@ -11,24 +11,25 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_gateway import attempts, member
-from neurogate_gateway.admission import Deadline
-from neurogate_gateway.backend import BackendVersion
-from neurogate_gateway.discovery import discover
-from neurogate_gateway.entries import LOADING, READY
+from neurogate_core.manifest import serialize_manifest
+from neurogate_gateway.backends import endpoint as member
+from neurogate_gateway.backends import in_flight as attempts
+from neurogate_gateway.backends.backend_metrics import FleetMeasures
+from neurogate_gateway.backends.call_slots import Kind
+from neurogate_gateway.backends.concurrency_limit import Limit
+from neurogate_gateway.backends.discovery import discover
+from neurogate_gateway.backends.endpoint import Member, Prediction
+from neurogate_gateway.backends.integrity import NoRepository
+from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.tfs_messages import Outputs, Pixels
+from neurogate_gateway.backends.tfserving import BackendVersion
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.backends.verifier import Prover
+from neurogate_gateway.backends.versions import LOADING, READY
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
-from neurogate_gateway.fleet import Fleet
-from neurogate_gateway.integrity import NoRepository
-from neurogate_gateway.limit import Limit
-from neurogate_gateway.measures import FleetMeasures
-from neurogate_gateway.member import Member, Prediction
-from neurogate_gateway.metrics import NoMetrics
-from neurogate_gateway.places import Kind
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.proving import Prover
-from neurogate_gateway.transforms import TransformPool
-from neurogate_gateway.wire import Outputs, Pixels
-from neurogate_serving.manifest import serialize_manifest
+from neurogate_gateway.inference.preprocessing import TransformPool
+from neurogate_gateway.observability.metrics import NoMetrics
 from neurogate_testing.fake_backend import build_manifest, fake_outputs
 
 AVAILABLE = tfs_pb2.ModelVersionStatus.STATE_AVAILABLE
@@ -193,7 +194,7 @@ async def test_a_ready_version_is_ready_for_other_threads_while_versions_are_cou
 async def test_retired_versions_are_forgotten_beyond_a_number_and_come_back(
     pool: TransformPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurogate_gateway.standing._MOST_RETIRED", 2)
+    monkeypatch.setattr("neurogate_gateway.backends.status._MOST_RETIRED", 2)
     world = await ready(pool, 2)
     fleet, told = world.fleet, Counter[int]()
     fleet.subscribe(lambda view: told.update([view.number]))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurogate.v1 import classification_pb2 as pb
-from neurogate_gateway import overlay as drawing
+from neurogate_core.preprocessing.transform import upright_size
 from neurogate_gateway.errors import OverlayInvalidError
-from neurogate_gateway.overlay import Overlay, render_overlay
-from neurogate_serving.transform import upright_size
+from neurogate_gateway.inference import explain as drawing
+from neurogate_gateway.inference.explain import Overlay, render_overlay
 from neurogate_testing.fake_backend import sample_image
 from PIL import Image
 

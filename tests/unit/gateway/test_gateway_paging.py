@@ -4,7 +4,7 @@ import base64
 
 import pytest
 from neurogate_gateway.errors import PageInvalidError
-from neurogate_gateway.services.paging import Pages
+from neurogate_gateway.rpc.paging import Pages
 
 PAGES = Pages("examples", default=50, largest=500)
 

@@ -15,12 +15,21 @@ import pytest
 from google.protobuf.message import DecodeError
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import model_pb2
-from neurogate_gateway import transforms
-from neurogate_gateway.admission import Admission, Deadline
-from neurogate_gateway.catalog import Catalog
-from neurogate_gateway.classifier import Classifier
-from neurogate_gateway.discovery import discover
-from neurogate_gateway.entries import READY, Entry
+from neurogate_core.preprocessing.transform import Decoded, default_spec
+from neurogate_gateway.backends.discovery import discover
+from neurogate_gateway.backends.integrity import NoRepository
+from neurogate_gateway.backends.pool import DEADLINE_MARGIN_SECONDS, Fleet
+from neurogate_gateway.backends.tfs_messages import (
+    Outputs,
+    _floats,
+    _single_string,
+    predict_images_request,
+    read_statuses,
+)
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.backends.verifier import Prover
+from neurogate_gateway.backends.versions import READY, Entry
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
     BackendAnswerInvalidError,
     DeadlineTooShortError,
@@ -29,21 +38,19 @@ from neurogate_gateway.errors import (
     OverloadedError,
     ShuttingDownError,
 )
-from neurogate_gateway.fleet import DEADLINE_MARGIN_SECONDS, Fleet
-from neurogate_gateway.integrity import NoRepository
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.proving import Prover
-from neurogate_gateway.services.requests import take_request_id
-from neurogate_gateway.telemetry import CallRecord, RefusalLog, configure_logging, current_call, log
-from neurogate_gateway.transforms import Submitted, TransformPool
-from neurogate_gateway.wire import (
-    Outputs,
-    _floats,
-    _single_string,
-    predict_images_request,
-    read_statuses,
+from neurogate_gateway.inference import preprocessing as transforms
+from neurogate_gateway.inference.admission import Admission
+from neurogate_gateway.inference.pipeline import Classifier
+from neurogate_gateway.inference.preprocessing import Submitted, TransformPool
+from neurogate_gateway.observability.logging import (
+    CallRecord,
+    RefusalLog,
+    configure_logging,
+    current_call,
+    log,
 )
-from neurogate_serving.transform import Decoded, default_spec
+from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.rpc.requests import take_request_id
 from neurogate_testing.fake_backend import build_manifest, sample_image
 from PIL import Image
 

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from neurogate_gateway.backend import Backend, ReloadRefusedError, ServerFullError
+from neurogate_gateway.backends.call_slots import Kind, Places, arrivals, turn_at
+from neurogate_gateway.backends.concurrency_limit import Limit
+from neurogate_gateway.backends.control_calls import OwnCalls
+from neurogate_gateway.backends.tfserving import Backend, ReloadRefusedError, ServerFullError
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
-from neurogate_gateway.limit import Limit
-from neurogate_gateway.own_calls import OwnCalls
-from neurogate_gateway.places import Kind, Places, arrivals, turn_at
 from neurogate_testing.threaded_server import ThreadedServer
 from neurogate_testing.virtual_time import run
 

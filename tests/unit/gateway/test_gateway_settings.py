@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from neurogate_gateway.config import ConfigError, Settings, split_address
-from neurogate_gateway.options import parse_settings
+from neurogate_gateway.settings import ConfigError, Settings, split_address
+from neurogate_gateway.settings_sources import parse_settings
 
 
 def test_defaults() -> None:

@@ -11,20 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2
-from neurogate_gateway.answers import Answer, Choice
+from neurogate_gateway.backends.tfs_messages import Outputs
+from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import (
     BackendUnavailableError,
+    EvaluationImpossibleError,
     GatewayError,
     ImageCorruptError,
+    ModelVersionNotReadyError,
     OverloadedError,
 )
-from neurogate_gateway.lifecycle import evaluation
-from neurogate_gateway.lifecycle.evaluation import Evaluator
-from neurogate_gateway.lifecycle.images import ImagesError, fingerprint, load_images
-from neurogate_gateway.lifecycle.policy import GatePolicy, Policy
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.release_errors import EvaluationImpossibleError, ModelVersionNotReadyError
-from neurogate_gateway.wire import Outputs
+from neurogate_gateway.inference.predictions import Answer, Choice
+from neurogate_gateway.release import evaluation
+from neurogate_gateway.release.evaluation import Evaluator
+from neurogate_gateway.release.policy import GatePolicy, Policy
+from neurogate_gateway.release.sealed_images import ImagesError, fingerprint, load_images
 from neurogate_testing.fake_backend import build_manifest
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neurogate.v1 import model_pb2
-from neurogate_gateway.lifecycle.gate import broken_rules, judge, with_own
-from neurogate_gateway.lifecycle.measure import Measured
-from neurogate_gateway.lifecycle.policy import (
+from neurogate_core.evaluation import Measured
+from neurogate_gateway.release.gate import broken_rules, judge, with_own
+from neurogate_gateway.release.policy import (
     GatePolicy,
     GuardPolicy,
     Policy,

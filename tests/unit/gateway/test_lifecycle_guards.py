@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from neurogate_gateway.lifecycle.agreement import Agreement
-from neurogate_gateway.lifecycle.guards import Firing, Guards, Sample
-from neurogate_gateway.lifecycle.policy import GuardPolicy
+from neurogate_gateway.release.guards import Firing, Guards, Sample
+from neurogate_gateway.release.policy import GuardPolicy
+from neurogate_gateway.release.shadow import Agreement
 
 POLICY = GuardPolicy(
     window=10,

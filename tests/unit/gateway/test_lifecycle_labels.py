@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurogate_gateway.lifecycle.labels import Step, apply_step, plan, wanted_step
-from neurogate_serving import model_config
-from neurogate_serving.release import State
+from neurogate_core import model_config
+from neurogate_core.release_store import State
+from neurogate_gateway.release.serving_config import Step, apply_step, plan, wanted_step
 
 VERSIONS = st.integers(1, 6)
 LABELS = st.dictionaries(st.sampled_from(["stable", "previous", "canary", "candidate", "shadow"]), VERSIONS)

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, cast
 import grpc
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_gateway.backend import TensorFlowServing
+from neurogate_core.model_config import default_config, find_model, read_config
+from neurogate_core.release_store import State
+from neurogate_gateway.backends.tfserving import TensorFlowServing
 from neurogate_gateway.errors import BackendUnavailableError
-from neurogate_gateway.lifecycle.labels import Step
-from neurogate_gateway.lifecycle.servers import ModelServers
-from neurogate_serving.model_config import default_config, find_model, read_config
-from neurogate_serving.release import State
+from neurogate_gateway.release.model_servers import ModelServers
+from neurogate_gateway.release.serving_config import Step
 
 STATE = State(labels={"stable": 2, "previous": 1})
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2
-from neurogate_gateway.answers import Answer, Choice
+from neurogate_core.release_store import Release, State
+from neurogate_gateway.backends.tfs_messages import Outputs
+from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, OverloadedError
-from neurogate_gateway.lifecycle.shadow import Shadow
-from neurogate_gateway.outcomes import Outcome
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.wire import Outputs
-from neurogate_serving.release import Release, State
+from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.predictions import Answer, Choice
+from neurogate_gateway.release.shadow import Shadow
 from neurogate_testing.fake_backend import CLASSES, build_manifest
 
 MEBIBYTE = 2**20

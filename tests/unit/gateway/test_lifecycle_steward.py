@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from neurogate_gateway.lifecycle.steward import due, superfluous
-from neurogate_serving.release import CANDIDATE, PROMOTE, RETIRE, Draft, Release, State
+from neurogate_core.release_store import CANDIDATE, PROMOTE, RETIRE, Draft, Release, State
+from neurogate_gateway.release.reconcile import due, superfluous
 
 NOW = 1000.0
 

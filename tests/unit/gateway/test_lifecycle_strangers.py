@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from neurogate_gateway.entries import LOADING, PROVING, READY, REJECTED, RETIRED, State
-from neurogate_gateway.lifecycle.strangers import foreign
-from neurogate_gateway.rejection import Rejection
-from neurogate_gateway.views import VersionOnBackend
+from neurogate_gateway.backends.rejection import Rejection
+from neurogate_gateway.backends.versions import (
+    LOADING,
+    PROVING,
+    READY,
+    REJECTED,
+    RETIRED,
+    State,
+    VersionOnBackend,
+)
+from neurogate_gateway.release.foreign_servers import foreign
 
 OURS = {1: "1" * 64, 2: "2" * 64}
 

@@ -7,9 +7,9 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurogate_gateway.lifecycle import transitions
-from neurogate_gateway.release_errors import NothingToRollBackError, TrafficSplitInvalidError
-from neurogate_serving.release import State
+from neurogate_core.release_store import State
+from neurogate_gateway.errors import NothingToRollBackError, TrafficSplitInvalidError
+from neurogate_gateway.release import transitions
 
 NOW = 1000.0
 LIVE = State(labels={"stable": 2, "previous": 1, "candidate": 3}, highest=3)

@@ -15,21 +15,21 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.records import database as database_module
-from neurogate_gateway.records.examples import NewExample
-from neurogate_gateway.records.feedback import NewFeedback
-from neurogate_gateway.records.images import ImageGoneError, ImageStore
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.schema import audit, feedback
-from neurogate_gateway.records.starts import NewRun
-from neurogate_gateway.records.states import RunState
-from neurogate_gateway.training_errors import (
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_gateway.errors import (
     ExampleConflictError,
     ExampleNotFoundError,
     PredictionNotFoundError,
     RecordsUnavailableError,
 )
-from neurogate_serving.privacy import deidentified
+from neurogate_gateway.store import database as database_module
+from neurogate_gateway.store.blobs import ImageGoneError, ImageStore
+from neurogate_gateway.store.examples import NewExample
+from neurogate_gateway.store.feedback import NewFeedback
+from neurogate_gateway.store.run_starts import NewRun
+from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.schema import audit, feedback
+from neurogate_gateway.store.store import Records
 from neurogate_testing.images import sample
 
 WHY: dict[str, Any] = {"reason": "withdrawn", "actor": "operator"}

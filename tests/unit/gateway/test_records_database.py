@@ -12,11 +12,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from neurogate_gateway.records.database import Database
-from neurogate_gateway.records.errors import RecordsSetupError, SchemaTooNewError
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.schema import audit, metadata
-from neurogate_gateway.training_errors import ExampleStoreFullError, RecordsUnavailableError
+from neurogate_gateway.errors import ExampleStoreFullError, RecordsUnavailableError
+from neurogate_gateway.store.database import Database
+from neurogate_gateway.store.errors import RecordsSetupError, SchemaTooNewError
+from neurogate_gateway.store.schema import audit, metadata
+from neurogate_gateway.store.store import Records
 
 
 @pytest.fixture
@@ -42,9 +42,7 @@ def test_it_opens_again(database: Database, records_url: str) -> None:
 
 
 def test_processes_that_start_at_once_all_open_it(records_url: str) -> None:
-    code = (
-        "import sys; from neurogate_gateway.records.database import Database; Database(sys.argv[1]).close()"
-    )
+    code = "import sys; from neurogate_gateway.store.database import Database; Database(sys.argv[1]).close()"
     processes = [
         subprocess.Popen([sys.executable, "-c", code, records_url], stderr=subprocess.PIPE) for _ in range(4)
     ]

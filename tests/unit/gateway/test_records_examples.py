@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from neurogate.v1 import training_pb2
-from neurogate_gateway.errors import GatewayError
-from neurogate_gateway.records.examples import Kept, NewExample
-from neurogate_gateway.records.feedback import Feedback, NewFeedback
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.predictions import Prediction
-from neurogate_gateway.records.schema import examples, feedback, predictions
-from neurogate_gateway.release_errors import RequestIdReusedError
-from neurogate_gateway.training_errors import (
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_gateway.errors import (
     ExampleConflictError,
     ExampleStoreFullError,
+    GatewayError,
     PredictionNotFoundError,
+    RequestIdReusedError,
 )
-from neurogate_serving.privacy import deidentified
+from neurogate_gateway.store.examples import Kept, NewExample
+from neurogate_gateway.store.feedback import Feedback, NewFeedback
+from neurogate_gateway.store.predictions import Prediction
+from neurogate_gateway.store.schema import examples, feedback, predictions
+from neurogate_gateway.store.store import Records
 from neurogate_testing.images import sample
 
 ANY = training_pb2.ExampleFilter()
@@ -238,7 +238,7 @@ def test_feedback_that_contradicts_an_example_keeps_nothing(records: Records) ->
 def test_predictions_go_by_age_and_number_and_their_images_with_them(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurogate_gateway.records.predictions._FORGOTTEN_AT_ONCE", 2)
+    monkeypatch.setattr("neurogate_gateway.store.predictions._FORGOTTEN_AT_ONCE", 2)
     long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
     predict(records, "old", b"old", create_time=long_ago)
     labelled = predict(records, "labelled", IMAGE, create_time=long_ago)

@@ -11,8 +11,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from neurogate_gateway.records.images import ImageGoneError, ImageStore
-from neurogate_gateway.training_errors import RecordsUnavailableError
+from neurogate_gateway.errors import RecordsUnavailableError
+from neurogate_gateway.store.blobs import ImageGoneError, ImageStore
 
 
 def digest(data: bytes) -> str:

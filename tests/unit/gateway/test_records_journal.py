@@ -12,18 +12,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from neurogate_gateway.answers import Answer, Choice, Seconds, classification
-from neurogate_gateway.errors import ImageCorruptError
-from neurogate_gateway.metrics import NoMetrics
-from neurogate_gateway.outcomes import Outcome
-from neurogate_gateway.proof import ServedVersion
-from neurogate_gateway.records.journal import Journal
-from neurogate_gateway.records.opened import Records
-from neurogate_gateway.records.predictions import PredictionStore
-from neurogate_gateway.records.schema import predictions
-from neurogate_gateway.training_errors import RecordsUnavailableError
-from neurogate_gateway.wire import Outputs
-from neurogate_serving.privacy import deidentified
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_gateway.backends.tfs_messages import Outputs
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.errors import ImageCorruptError, RecordsUnavailableError
+from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.journal import Journal
+from neurogate_gateway.inference.predictions import Answer, Choice, Seconds, classification
+from neurogate_gateway.observability.metrics import NoMetrics
+from neurogate_gateway.store.predictions import PredictionStore
+from neurogate_gateway.store.schema import predictions
+from neurogate_gateway.store.store import Records
 from neurogate_testing import identifying
 from neurogate_testing.manifests import sound_manifest
 
@@ -71,7 +70,7 @@ def records(tmp_path: Path, records_url: str) -> Iterator[Records]:
 @pytest.fixture(autouse=True)
 def any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are kept as they come, so that they can be any bytes."""
-    monkeypatch.setattr("neurogate_gateway.records.journal.deidentified", lambda image: image)
+    monkeypatch.setattr("neurogate_gateway.inference.journal.deidentified", lambda image: image)
 
 
 def test_images_are_kept_without_what_they_say_about_people(
@@ -179,7 +178,7 @@ def test_images_that_wait_are_bounded_too_but_one_always_fits() -> None:
 def test_images_wake_the_writer_long_before_a_batch_or_a_pause(
     monkeypatch: pytest.MonkeyPatch, keep_images: bool
 ) -> None:
-    monkeypatch.setattr("neurogate_gateway.records.journal._PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr("neurogate_gateway.inference.journal._PAUSE_SECONDS", 3600.0)
     journal, store = gated(keep_images=keep_images, most_waiting_bytes=1000)
     store.gate.set()
     journal.observe(outcome(b"x" * 126))
@@ -257,7 +256,7 @@ def test_a_database_that_comes_back_gets_what_waited() -> None:
 
 
 def test_a_database_that_stays_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neurogate_gateway.records.journal._LAST_SECONDS", 0.3)
+    monkeypatch.setattr("neurogate_gateway.inference.journal._LAST_SECONDS", 0.3)
     journal, store = gated()
     store.failures = 10**9
     store.gate.set()
@@ -309,7 +308,7 @@ def test_a_prediction_that_cannot_be_written_takes_no_other_with_it(records: Rec
 def test_a_database_that_goes_away_while_rows_are_written_singly_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("neurogate_gateway.records.journal._LAST_SECONDS", 0.3)
+    monkeypatch.setattr("neurogate_gateway.inference.journal._LAST_SECONDS", 0.3)
 
     class LeavingStore(GatedStore):
         def add(self, rows: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]) -> None:

@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from neurogate.v1 import model_pb2, training_pb2
-from neurogate_gateway.records.claims import RunClaims
-from neurogate_gateway.records.moves import LeaseLostError, StateConflictError
-from neurogate_gateway.records.states import TRANSITIONS, IllegalTransitionError, RunState
-from neurogate_gateway.release_errors import RequestIdReusedError
-from neurogate_gateway.training_errors import (
+from neurogate_gateway.errors import (
     ExamplesTooFewError,
+    RequestIdReusedError,
     RetrainingEndedError,
     RetrainingNotFoundError,
     RetrainingQueueFullError,
 )
+from neurogate_gateway.store.leases import RunClaims
+from neurogate_gateway.store.run import LeaseLostError, StateConflictError
+from neurogate_gateway.store.run_states import TRANSITIONS, IllegalTransitionError, RunState
 from neurogate_testing.retrainings import Retrainings, log_event
 
 QUEUED, RUNNING, EVALUATING, PUBLISHING = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from neurogate_gateway.training.checkpoints import CHECKPOINT, Checkpoints
-from neurogate_serving.manifest import MANIFEST_FILE
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import MANIFEST_FILE
+from neurogate_core.repository import ModelRepository
+from neurogate_gateway.retraining.checkpoints import CHECKPOINT, Checkpoints
 from neurogate_testing.launching import MODEL, Home
 from neurogate_testing.manifests import fill_version, sound_manifest
 
@@ -69,6 +69,6 @@ def test_what_cannot_be_read_is_passed_over(home, found):
 
 
 def test_the_trainer_keeps_its_weights_where_they_are_looked_for():
-    from neurogate_trainer.retraining import checkpoint_of
+    from neurogate_trainer.training.retraining import checkpoint_of
 
     assert checkpoint_of(Path("run")) == Path("run") / CHECKPOINT

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from neurogate_gateway.training import _keeper
-from neurogate_gateway.training.launching import Job, JobState, LaunchError, log_tail
-from neurogate_gateway.training.local import LocalLauncher
+from neurogate_gateway.retraining import trainer_supervisor as _keeper
+from neurogate_gateway.retraining.launcher import Job, JobState, LaunchError, log_tail
+from neurogate_gateway.retraining.launcher_local import LocalLauncher
 from neurogate_testing.launching import alive
 
 
@@ -155,7 +155,7 @@ async def test_too_much_memory_is_the_end(tmp_path):
 
 
 async def test_a_trainer_that_does_not_end_is_killed(bench, monkeypatch):
-    monkeypatch.setattr("neurogate_gateway.training.local._GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("neurogate_gateway.retraining.launcher_local._GRACE_SECONDS", 0.2)
     handle = await bench.start("a", STUBBORN)
     await poll(lambda: asyncio.to_thread(log_tail, bench.path / "a"), "deaf".__eq__)
     await bench.launcher.cancel(handle)
@@ -207,7 +207,7 @@ async def test_whatever_the_trainer_has_started_ends_with_it(bench):
 
 
 async def test_a_keeper_that_is_late_may_be_found_the_next_time(bench, monkeypatch):
-    monkeypatch.setattr("neurogate_gateway.training.local._START_SECONDS", 0.0001)
+    monkeypatch.setattr("neurogate_gateway.retraining.launcher_local._START_SECONDS", 0.0001)
     with pytest.raises(LaunchError, match="did not start within") as late:
         await bench.start("a", FOREVER)
     assert late.value.passing

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from neurogate_gateway.training.launching import Job, JobState, LaunchError
-from neurogate_gateway.training.ray_jobs import RayLauncher
+from neurogate_gateway.retraining.launcher import Job, JobState, LaunchError
+from neurogate_gateway.retraining.launcher_ray import RayLauncher
 
 
 class HangingClient:
@@ -38,13 +38,13 @@ class NoThreads(ThreadPoolExecutor):
 @pytest.fixture
 def client(monkeypatch):
     client = HangingClient()
-    monkeypatch.setattr("neurogate_gateway.training.ray_jobs._client", lambda address: client)
+    monkeypatch.setattr("neurogate_gateway.retraining.launcher_ray._client", lambda address: client)
     yield client
     client.answers.set()
 
 
 async def test_a_dashboard_that_hangs_is_not_waited_for_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("neurogate_gateway.training.ray_jobs._ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("neurogate_gateway.retraining.launcher_ray._ANSWER_SECONDS", 0.2)
     # The kernel takes connections, and nobody ever answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         launcher = RayLauncher(f"http://127.0.0.1:{silent.getsockname()[1]}", cpus=1, gpus=0)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf import json_format
-from neurogate_gateway.training.relay import Relay
+from neurogate_gateway.retraining.trainer_events import Relay
 from neurogate_trainer.progress import JsonLinesReporter
 
 

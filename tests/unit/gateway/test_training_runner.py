@@ -7,12 +7,11 @@ import logging
 
 import pytest
 import sqlalchemy as sa
-from neurogate_gateway.errors import BackendUnavailableError, ModelVersionRejectedError
-from neurogate_gateway.records.schema import runs
-from neurogate_gateway.records.states import RunState
-from neurogate_gateway.release_errors import GateRefusedError
-from neurogate_gateway.training.launching import GATE_POLICY_FILE, LOG_FILE, JobState, JobStatus, LaunchError
-from neurogate_gateway.training.tending import Limits
+from neurogate_gateway.errors import BackendUnavailableError, GateRefusedError, ModelVersionRejectedError
+from neurogate_gateway.retraining.launcher import GATE_POLICY_FILE, LOG_FILE, JobState, JobStatus, LaunchError
+from neurogate_gateway.retraining.worker import Limits
+from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.schema import runs
 from neurogate_testing.launching import queue_run
 from neurogate_testing.retraining_desk import Desk
 
@@ -88,7 +87,7 @@ async def test_a_gate_that_has_changed_its_mind_refuses(desk):
 
 
 async def test_a_version_that_cannot_be_judged_is_told(desk, monkeypatch):
-    monkeypatch.setattr("neurogate_gateway.training.tending._RETRY_SECONDS", 0)
+    monkeypatch.setattr("neurogate_gateway.retraining.worker._RETRY_SECONDS", 0)
     desk.release.errors = [
         BackendUnavailableError("no model server"),
         ModelVersionRejectedError("bad goldens"),
@@ -162,7 +161,7 @@ async def test_a_trainer_that_waits_for_its_turn_does_not_hang(desk):
 
 @pytest.mark.parametrize("passing", [True, False])
 async def test_a_trainer_that_cannot_be_started_is_told(desk, monkeypatch, passing):
-    monkeypatch.setattr("neurogate_gateway.training.tending._RETRY_SECONDS", 0)
+    monkeypatch.setattr("neurogate_gateway.retraining.worker._RETRY_SECONDS", 0)
     desk.launcher.refusals = [LaunchError("no cluster", passing=passing)]
     run = queue_run(desk.records)
     desk.start()

@@ -1,10 +1,10 @@
 """A retraining between two steps: cancellations, lost answers, other changes of the release."""
 
 import pytest
-from neurogate_gateway.records.states import RunState
-from neurogate_gateway.release_errors import EtagMismatchError
-from neurogate_gateway.training.launching import LaunchError
-from neurogate_gateway.training.tending import Tending
+from neurogate_gateway.errors import EtagMismatchError
+from neurogate_gateway.retraining.launcher import LaunchError
+from neurogate_gateway.retraining.worker import Tending
+from neurogate_gateway.store.run_states import RunState
 from neurogate_testing.launching import queue_run
 from neurogate_testing.retraining_desk import Desk
 
@@ -49,7 +49,7 @@ async def test_a_cancellation_after_the_last_look_is_kept(desk, monkeypatch):
 
 
 async def test_a_trainer_whose_start_was_not_answered_is_ended_when_it_is_cancelled(desk, monkeypatch):
-    monkeypatch.setattr("neurogate_gateway.training.tending._RETRY_SECONDS", 0)
+    monkeypatch.setattr("neurogate_gateway.retraining.worker._RETRY_SECONDS", 0)
     run = queue_run(desk.records)
     tending = tend(desk)
     start = desk.launcher.start

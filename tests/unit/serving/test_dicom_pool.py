@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from neurogate_serving.dicom import DicomPool, decode_dicom, pool
-from neurogate_serving.transform import (
+from neurogate_core.preprocessing.dicom import DicomPool, decode_dicom, pool
+from neurogate_core.preprocessing.transform import (
     DecoderLimitExceededError,
     ImageCorruptError,
     ImageFormatUnsupportedError,
@@ -64,7 +64,7 @@ def harmful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 HARMFUL = """
 import os, signal, sys
-if "neurogate_serving.dicom.child" in sys.orig_argv:
+if "neurogate_core.preprocessing.dicom.child" in sys.orig_argv:
     from neurogate_serving.dicom import reader
     real = reader._size
     def size(dataset):
@@ -193,7 +193,7 @@ def test_many_threads_share_few_children() -> None:
 def test_a_child_ends_when_its_parent_was_killed(columns: int) -> None:
     program = (
         "import os, signal, sys, threading\n"
-        "from neurogate_serving.dicom import pool\n"
+        "from neurogate_core.preprocessing.dicom import pool\n"
         "made = pool.DicomPool(1, seconds=0.5)\n"
         "child = made._start()\n"
         "made._idle.get()\n"
@@ -228,7 +228,7 @@ def test_a_forked_process_has_children_of_its_own() -> None:
 
 def test_this_process_never_imports_the_decoder() -> None:
     program = (
-        "import sys; from neurogate_serving.transform import default_spec, transform\n"
+        "import sys; from neurogate_core.preprocessing.transform import default_spec, transform\n"
         "transform(sys.stdin.buffer.read(), default_spec())\n"
         "sys.exit('pydicom' in sys.modules)"
     )

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from neurogate_serving.dicom import decode_dicom
-from neurogate_serving.transform import (
+from neurogate_core.preprocessing.dicom import decode_dicom
+from neurogate_core.preprocessing.transform import (
     BurnedInAnnotationError,
     DecoderLimitExceededError,
     FrameOutOfRangeError,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from neurogate_serving.hyperparameters import HYPERPARAMETERS, HyperparameterError, parse_hyperparameters
+from neurogate_core.hyperparameters import HYPERPARAMETERS, HyperparameterError, parse_hyperparameters
 
 
 def test_values_come_in_their_kinds() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import (
+from neurogate_core.manifest import (
     MANIFEST_FILE,
     ManifestError,
     VersionCorrupt,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_serving import model_config
-from neurogate_serving.model_config import (
+from neurogate_core import model_config
+from neurogate_core.model_config import (
     ModelConfigError,
     ModelNotConfiguredError,
     default_config,

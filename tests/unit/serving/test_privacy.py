@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.privacy import deidentified
-from neurogate_serving.transform import default_spec, transform, upright_size
+from neurogate_core.preprocessing.privacy import deidentified
+from neurogate_core.preprocessing.transform import default_spec, transform, upright_size
 from neurogate_testing import identifying, images
 from PIL import Image
 

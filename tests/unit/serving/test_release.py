@@ -7,9 +7,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from neurogate_serving import _release_idle as idle
-from neurogate_serving import release as module
-from neurogate_serving.release import (
+from neurogate_core import _release_idle as idle
+from neurogate_core import release_store as module
+from neurogate_core.release_store import (
     CANDIDATE,
     PROMOTE,
     Changed,
@@ -21,7 +21,7 @@ from neurogate_serving.release import (
     RequestIdReusedError,
     State,
 )
-from neurogate_serving.repository import ModelRepository, RepositoryError
+from neurogate_core.repository import ModelRepository, RepositoryError
 
 MODEL = "brain_tumor"
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from neurogate_serving.release import PROMOTE, Draft, Release, ReleaseStore, State
+from neurogate_core.release_store import PROMOTE, Draft, Release, ReleaseStore, State
 
 MODEL = "brain_tumor"
 ROUNDS = 50

@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pytest
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import ManifestError, verify_version
-from neurogate_serving.repository import (
-    ModelRepository,
-    PublishedVersion,
-    RepositoryError,
-    VersionNotFoundError,
-)
+from neurogate_core.manifest import ManifestError, verify_version
+from neurogate_core.repository import ModelRepository, PublishedVersion, RepositoryError, VersionNotFoundError
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 MODEL = "brain_tumor"

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from neurogate_serving.manifest import verify_version
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.manifest import verify_version
+from neurogate_core.repository import ModelRepository
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 MODEL = "brain_tumor"

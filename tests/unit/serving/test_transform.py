@@ -14,8 +14,8 @@ import numpy as np
 import PIL
 import pytest
 from neurogate.v1 import manifest_pb2
-from neurogate_serving import _pixels
-from neurogate_serving.transform import (
+from neurogate_core.preprocessing import _pixels
+from neurogate_core.preprocessing.transform import (
     FORMATS,
     TRANSFORM_REVISION,
     check_spec,

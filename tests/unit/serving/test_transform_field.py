@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from neurogate_serving.transform import (
+from neurogate_core.preprocessing.transform import (
     ImageCorruptError,
     ImageFormatUnsupportedError,
     default_spec,

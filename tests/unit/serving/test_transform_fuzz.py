@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from neurogate_serving.transform import FORMATS, TransformError, default_spec, transform
+from neurogate_core.preprocessing.transform import FORMATS, TransformError, default_spec, transform
 from neurogate_testing import images
 
 SOUND = images.sound()

@@ -17,7 +17,12 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from neurogate_serving.transform import ImageFormatUnsupportedError, TransformError, default_spec, transform
+from neurogate_core.preprocessing.transform import (
+    ImageFormatUnsupportedError,
+    TransformError,
+    default_spec,
+    transform,
+)
 from neurogate_testing import images
 from PIL import Image
 

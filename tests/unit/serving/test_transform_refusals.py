@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 from neurogate.v1 import error_pb2, manifest_pb2
-from neurogate_serving import transform as module
-from neurogate_serving.transform import (
+from neurogate_core.preprocessing import transform as module
+from neurogate_core.preprocessing.transform import (
     MAX_SIDE,
     ImageCorruptError,
     ImageEmptyError,

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from neurogate_serving.transform import apply_window, default_spec, robust_window, transform
+from neurogate_core.preprocessing.transform import apply_window, default_spec, robust_window, transform
 from neurogate_testing import images
 from PIL import Image
 

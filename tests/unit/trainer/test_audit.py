@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neurogate_testing.data_folders import encoded, write_folder
-from neurogate_trainer.audit import audit_dataset
-from neurogate_trainer.datasets.folder import import_folder
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.datasets.layout import DatasetError
-from neurogate_trainer.figures_data import choose_worst_pairs, worst_pairs
-from neurogate_trainer.near_duplicates import NearPairs
+from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.folder import import_folder
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.layout import DatasetError
+from neurogate_trainer.data.near_duplicates import NearPairs
 from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.report.figures_data import choose_worst_pairs, worst_pairs
 from PIL import Image, ImageEnhance
 
 QUIET = NullReporter()

@@ -1,6 +1,11 @@
 import numpy as np
 import pytest
-from neurogate_trainer.calibrate import abstention_threshold, calibrate, fit_temperature, probabilities
+from neurogate_trainer.evaluation.calibrate import (
+    abstention_threshold,
+    calibrate,
+    fit_temperature,
+    probabilities,
+)
 from scipy.special import softmax
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from neurogate_testing.data_folders import write_folder
-from neurogate_trainer.audit import audit_dataset
 from neurogate_trainer.cli_data import app
-from neurogate_trainer.datasets import kaggle
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.datasets.kaggle import Fetched, FetchError
+from neurogate_trainer.data import kaggle
+from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.kaggle import Fetched, FetchError
+from neurogate_trainer.data.splits import Splits, split_dataset
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.splits import Splits, split_dataset
 from typer.testing import CliRunner
 
 

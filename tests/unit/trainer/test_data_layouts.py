@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer._files import write_atomically
-from neurogate_trainer.audit import audit_dataset
-from neurogate_trainer.datasets.folder import doubtful_classes, find_problems, import_folder
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.datasets.layout import DatasetError, find_images
-from neurogate_trainer.datasets.naming import alike
+from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.folder import doubtful_classes, find_problems, import_folder
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.layout import DatasetError, find_images
+from neurogate_trainer.data.naming import alike
 from neurogate_trainer.progress import LogReporter, NullReporter
 from PIL import Image
 

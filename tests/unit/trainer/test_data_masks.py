@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from neurogate_client import labelled_images
 from neurogate_testing.data_folders import encoded, picture, write_folder
-from neurogate_trainer.datasets.index import DatasetIndex, build_index
-from neurogate_trainer.datasets.layout import DatasetError
-from neurogate_trainer.datasets.masks import mask_path, masked, read_mask
+from neurogate_trainer.data.index import DatasetIndex, build_index
+from neurogate_trainer.data.layout import DatasetError
+from neurogate_trainer.data.masks import mask_path, masked, read_mask
 from neurogate_trainer.progress import LogReporter, NullReporter
 from PIL import Image
 

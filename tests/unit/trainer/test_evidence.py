@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from neurogate_trainer.evidence import centres, grid_side, onto_grid
-from neurogate_trainer.fold import fold_batch_norms
-from neurogate_trainer.model import COARSE_MAP, FEATURE_MAP, FINE_MAP
+from neurogate_trainer.model.evidence import centres, grid_side, onto_grid
+from neurogate_trainer.model.fold_batch_norm import fold_batch_norms
+from neurogate_trainer.model.network import COARSE_MAP, FEATURE_MAP, FINE_MAP
 
 
 def strided(side: int, *, folded: bool) -> keras.Model:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
-from neurogate_trainer.audit import audit_dataset
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.explore import explore
+from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.index import build_index
 from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.report.explore import explore
 from PIL import Image
 
 QUIET = NullReporter()

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import MANIFEST_FILE
-from neurogate_serving.transform import default_spec, pixels_digest, transform
+from neurogate_core.manifest import MANIFEST_FILE
+from neurogate_core.preprocessing.transform import default_spec, pixels_digest, transform
 from neurogate_testing.data_folders import record
 from neurogate_testing.toy_network import SIDE, toy_examples, toy_network
-from neurogate_trainer.calibrate import probabilities
-from neurogate_trainer.evidence import centres, onto_grid
-from neurogate_trainer.export import (
+from neurogate_trainer.data.inputs import Examples
+from neurogate_trainer.evaluation.calibrate import probabilities
+from neurogate_trainer.evaluation.ood import FeatureDistance, fit_distance, taps
+from neurogate_trainer.evaluation.saved_model import SavedModel
+from neurogate_trainer.export.serving_graph import save_serving_graph
+from neurogate_trainer.export.version import (
     GOLDEN_BYTES,
     Exported,
     ExportError,
@@ -25,13 +28,10 @@ from neurogate_trainer.export import (
     model_classes,
     weights_digest,
 )
-from neurogate_trainer.fold import fold_batch_norms
-from neurogate_trainer.inputs import Examples
-from neurogate_trainer.model import COARSE_MAP, FINE_MAP, LOGITS
-from neurogate_trainer.ood import FeatureDistance, fit_distance, taps
-from neurogate_trainer.saved_model import SavedModel
-from neurogate_trainer.serving_graph import save_serving_graph
-from neurogate_trainer.train import predict_logits
+from neurogate_trainer.model.evidence import centres, onto_grid
+from neurogate_trainer.model.fold_batch_norm import fold_batch_norms
+from neurogate_trainer.model.network import COARSE_MAP, FINE_MAP, LOGITS
+from neurogate_trainer.training.train import predict_logits
 from PIL import Image
 from tensorflow.python.saved_model import fingerprinting_utils
 from tensorflow_serving.apis import prediction_log_pb2

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from neurogate_testing.predictions import make_predictions
 from neurogate_testing.runs import ramps, stripes
-from neurogate_trainer import figures, figures_gradcam, figures_trust
-from neurogate_trainer.figures_style import figure, shorten
-from neurogate_trainer.metrics import compute_metrics
-from neurogate_trainer.reliability import reliability_bins
+from neurogate_trainer.evaluation.metrics import compute_metrics
+from neurogate_trainer.evaluation.reliability import reliability_bins
+from neurogate_trainer.report import figures_evidence as figures_gradcam
+from neurogate_trainer.report import figures_quality as figures
+from neurogate_trainer.report import figures_trust
+from neurogate_trainer.report.figures_style import figure, shorten
 from PIL import Image
 
 

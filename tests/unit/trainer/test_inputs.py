@@ -2,10 +2,10 @@ import hashlib
 
 import numpy as np
 import pytest
-from neurogate_serving.transform import default_spec, transform
+from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_testing.data_folders import write_folder
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.inputs import (
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.inputs import (
     EpochBatches,
     Examples,
     InputError,
@@ -46,7 +46,7 @@ def test_pixels_are_those_of_the_transform_in_order(index, tmp_path):
 
 def test_images_are_decoded_once(index, tmp_path, monkeypatch):
     first = decoded(index, tmp_path)
-    monkeypatch.setattr("neurogate_trainer.inputs.transform", None)
+    monkeypatch.setattr("neurogate_trainer.data.inputs.transform", None)
     np.testing.assert_array_equal(decoded(index, tmp_path).pixels, first.pixels)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -74,7 +74,7 @@ def test_a_changed_or_vanished_image_is_named_and_nothing_stays(index, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "place", ["neurogate_trainer.inputs.np.lib.format.open_memmap", "os.posix_fallocate"]
+    "place", ["neurogate_trainer.data.inputs.np.lib.format.open_memmap", "os.posix_fallocate"]
 )
 def test_a_full_disk_is_an_error_that_names_the_file_and_nothing_stays(index, tmp_path, monkeypatch, place):
     def full(*_: object, **__: object) -> None:
@@ -94,7 +94,7 @@ def test_every_block_of_the_file_is_there_before_the_first_pixel(index, tmp_path
         found.append(path.stat().st_blocks * 512 >= path.stat().st_size)
         raise InputError("enough")
 
-    monkeypatch.setattr("neurogate_trainer.inputs.transform", look)
+    monkeypatch.setattr("neurogate_trainer.data.inputs.transform", look)
     with pytest.raises(InputError, match="enough"):
         decoded(index, tmp_path)
     assert all(found)

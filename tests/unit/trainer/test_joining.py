@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
-from neurogate_trainer.audit import audit_dataset
-from neurogate_trainer.datasets.examples import ExamplesError, index_examples, read_examples
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.joining import Joined, join_examples
+from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.examples import ExamplesError, index_examples, read_examples
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.merge_examples import Joined, join_examples
+from neurogate_trainer.data.splits import Splits, assert_disjoint, split_dataset
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.splits import Splits, assert_disjoint, split_dataset
 from PIL import Image, ImageEnhance
 
 QUIET = NullReporter()
@@ -220,7 +220,7 @@ def test_nothing_usable_is_an_error_that_says_why(base):
 
 
 def test_a_picture_that_the_data_set_contradicts_itself_about_stays_out(base, tmp_path):
-    from neurogate_trainer.audit import ClassConflict
+    from neurogate_trainer.data.audit import ClassConflict
 
     known = base.record("train", "b")
     base.audit = replace(base.audit, class_conflicts=(ClassConflict((known.path,), ("a", "b"), "near"),))

@@ -7,8 +7,8 @@ from pathlib import Path
 import kagglesdk.kaggle_env
 import pytest
 from neurogate_testing.kaggle_stub import KaggleStub, archive_of, serving
-from neurogate_trainer.datasets import kaggle
-from neurogate_trainer.datasets.kaggle import HANDLE, FetchError, fetch_kaggle
+from neurogate_trainer.data import kaggle
+from neurogate_trainer.data.kaggle import HANDLE, FetchError, fetch_kaggle
 from neurogate_trainer.progress import LogReporter
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")

@@ -8,16 +8,16 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from neurogate_serving.transform import default_spec
-from neurogate_trainer import pointing
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.datasets.masks import mask_path
+from neurogate_core.preprocessing.transform import default_spec
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.masks import mask_path
+from neurogate_trainer.data.splits import Splits
 from neurogate_trainer.evaluate import evaluate_run
-from neurogate_trainer.localisation_summary import localisation_message
+from neurogate_trainer.evaluation import pointing
+from neurogate_trainer.evaluation.localisation_summary import localisation_message
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.report import write_report
-from neurogate_trainer.report_words import map_warning
-from neurogate_trainer.splits import Splits
+from neurogate_trainer.report.page import write_report
+from neurogate_trainer.report.words import map_warning
 from PIL import Image
 
 CLASSES = ("blue", "green", "none")
@@ -153,7 +153,7 @@ def test_the_same_seed_measures_the_same_and_no_resamples_no_interval(version, i
 
 
 def test_no_more_than_the_limit_are_measured(version, index, tmp_path, monkeypatch):
-    monkeypatch.setattr("neurogate_trainer.localisation.MOST_IMAGES", 9)
+    monkeypatch.setattr("neurogate_trainer.evaluation.localisation.MOST_IMAGES", 9)
     metrics = measured(tmp_path, version, index)["localisation"]
     assert sum(row["images"] for row in metrics["deletion"]["per_class"]) == 9
     assert metrics["lesions"]["images"] < metrics["lesions"]["of"] == 12

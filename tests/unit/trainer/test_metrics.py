@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from neurogate_testing.predictions import CLASSES, make_predictions
-from neurogate_trainer import metrics as m
-from neurogate_trainer import reliability
-from neurogate_trainer.predictions import Predictions, PredictionsError
+from neurogate_trainer.evaluation import metrics as m
+from neurogate_trainer.evaluation import reliability
+from neurogate_trainer.evaluation.predictions import Predictions, PredictionsError
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 
@@ -92,7 +92,7 @@ class TestIntervals:
     def test_chunks_do_not_change_the_kind_of_result(self, monkeypatch):
         predictions = make_predictions()
         whole = m.compute_metrics(predictions, bootstrap=400)["macro"]["f1"]
-        monkeypatch.setattr("neurogate_trainer.resampling._CHUNK_ELEMENTS", 7 * len(predictions))
+        monkeypatch.setattr("neurogate_trainer.evaluation.resampling._CHUNK_ELEMENTS", 7 * len(predictions))
         parts = m.compute_metrics(predictions, bootstrap=400)["macro"]["f1"]
         assert parts["low"] == pytest.approx(whole["low"], abs=0.03)
 

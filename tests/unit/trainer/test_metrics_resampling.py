@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from neurogate_testing.predictions import make_predictions
-from neurogate_trainer import resampling as r
+from neurogate_trainer.evaluation import resampling as r
 from sklearn.metrics import (
     average_precision_score,
     cohen_kappa_score,

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from neurogate_trainer.augment import RandomGeometry, RandomIntensity, augmentation_layers
 from neurogate_trainer.config import PRESETS, Augmentation, ConfigError, TrainConfig, preset
-from neurogate_trainer.fold import FoldError, fold_batch_norms
-from neurogate_trainer.model import (
+from neurogate_trainer.export.serving_graph import save_serving_graph
+from neurogate_trainer.model.fold_batch_norm import FoldError, fold_batch_norms
+from neurogate_trainer.model.network import (
     COARSE_MAP,
     FEATURE_MAP,
     FINE_MAP,
@@ -18,7 +18,7 @@ from neurogate_trainer.model import (
     freeze_backbone,
     unfreeze_last,
 )
-from neurogate_trainer.serving_graph import save_serving_graph
+from neurogate_trainer.training.augment import RandomGeometry, RandomIntensity, augmentation_layers
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

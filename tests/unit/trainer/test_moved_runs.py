@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from neurogate_trainer._files import found_beside
 from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.evaluation_set import write_evaluation_set
-from neurogate_trainer.retraining import Retraining
-from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_settings
+from neurogate_trainer.evaluation.evaluation_set import write_evaluation_set
+from neurogate_trainer.training.retraining import Retraining
+from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_settings
 
 CONFIG = TrainConfig()
 

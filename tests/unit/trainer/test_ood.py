@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from neurogate_serving.transform import default_spec
+from neurogate_core.preprocessing.transform import default_spec
 from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.inputs import Examples
-from neurogate_trainer.model import build_model
-from neurogate_trainer.ood import (
+from neurogate_trainer.data.inputs import Examples
+from neurogate_trainer.evaluation.ood import (
     CANDIDATES,
     FeatureDistance,
     acceptance_threshold,
@@ -14,7 +13,8 @@ from neurogate_trainer.ood import (
     fit_distance,
     fit_ood,
 )
-from neurogate_trainer.ood_sources import foreign_images
+from neurogate_trainer.evaluation.ood_sources import foreign_images
+from neurogate_trainer.model.network import build_model
 from neurogate_trainer.progress import NullReporter
 from sklearn.metrics import roc_auc_score
 

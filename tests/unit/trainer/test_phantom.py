@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from neurogate_trainer.datasets.index import build_index
-from neurogate_trainer.datasets.masks import mask_path
-from neurogate_trainer.datasets.phantom import generate as generate_module
-from neurogate_trainer.datasets.phantom import render as render_module
-from neurogate_trainer.datasets.phantom.generate import PhantomError, PhantomSettings, generate_phantom
-from neurogate_trainer.datasets.phantom.head import ORIGIN, SELLA, Head, ensure_head, load_head
-from neurogate_trainer.datasets.phantom.nifti import NiftiError, read_nifti
-from neurogate_trainer.datasets.phantom.render import CLASSES, render
-from neurogate_trainer.datasets.phantom.texture import Textures, make_textures
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.masks import mask_path
+from neurogate_trainer.data.phantom import generate as generate_module
+from neurogate_trainer.data.phantom import render as render_module
+from neurogate_trainer.data.phantom.generate import PhantomError, PhantomSettings, generate_phantom
+from neurogate_trainer.data.phantom.head import ORIGIN, SELLA, Head, ensure_head, load_head
+from neurogate_trainer.data.phantom.nifti import NiftiError, read_nifti
+from neurogate_trainer.data.phantom.render import CLASSES, render
+from neurogate_trainer.data.phantom.texture import Textures, make_textures
 from neurogate_trainer.progress import LogReporter, NullReporter
 from PIL import Image
 
@@ -67,11 +67,9 @@ def test_the_head_is_anatomy_where_it_should_be(head):
 def test_a_damaged_cache_of_the_head_is_built_anew(tmp_path, monkeypatch, head):
     monkeypatch.setenv("NEUROGATE_CACHE", str(tmp_path))
     built = []
-    monkeypatch.setattr("neurogate_trainer.datasets.phantom.head.fetch_wheel_members", lambda *_: tmp_path)
-    monkeypatch.setattr("neurogate_trainer.datasets.phantom.head.read_nifti", lambda path: path)
-    monkeypatch.setattr(
-        "neurogate_trainer.datasets.phantom.head.build_head", lambda *_: built.append(1) or head
-    )
+    monkeypatch.setattr("neurogate_trainer.data.phantom.head.fetch_wheel_members", lambda *_: tmp_path)
+    monkeypatch.setattr("neurogate_trainer.data.phantom.head.read_nifti", lambda path: path)
+    monkeypatch.setattr("neurogate_trainer.data.phantom.head.build_head", lambda *_: built.append(1) or head)
     path = ensure_head()
     whole = path.read_bytes()
     assert ensure_head() == path
@@ -298,7 +296,7 @@ def test_killed_half_way_no_worker_survives_and_the_next_call_finishes(tmp_path)
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from neurogate_trainer.datasets.phantom.generate import *\n"
+        "from neurogate_trainer.data.phantom.generate import *\n"
         "from neurogate_trainer.progress import LogReporter\n"
         "if __name__ == '__main__':\n"
         "    settings = PhantomSettings(train_per_class=60, test_per_class=1, size=64)\n"

@@ -10,26 +10,26 @@ import keras
 import pytest
 from google.protobuf import json_format
 from neurogate.v1 import manifest_pb2
-from neurogate_serving.manifest import read_manifest, verify_version, write_manifest
-from neurogate_serving.repository import ModelRepository, PublishedVersion, RepositoryError
-from neurogate_serving.transform import TransformError
+from neurogate_core.manifest import read_manifest, verify_version, write_manifest
+from neurogate_core.preprocessing.transform import TransformError
+from neurogate_core.repository import ModelRepository, PublishedVersion, RepositoryError
 from neurogate_testing.data_folders import write_folder
 from neurogate_trainer import evaluate, phases, pipeline
-from neurogate_trainer.audit import audit_dataset
 from neurogate_trainer.config import ConfigError, TrainConfig
-from neurogate_trainer.datasets.index import DatasetIndex
-from neurogate_trainer.datasets.layout import DatasetError
+from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.index import DatasetIndex
+from neurogate_trainer.data.layout import DatasetError
+from neurogate_trainer.data.splits import LeakageError, Splits
+from neurogate_trainer.evaluation.saved_model import EvaluationError
 from neurogate_trainer.explain import explain_image
-from neurogate_trainer.export import ExportError
-from neurogate_trainer.model import backbone, build_model
+from neurogate_trainer.export.publishing import already_published
+from neurogate_trainer.export.version import ExportError
+from neurogate_trainer.model.network import backbone, build_model
 from neurogate_trainer.phases import PipelineError
 from neurogate_trainer.pipeline import run_training
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.publication import already_published
 from neurogate_trainer.published import calibrate_published, evaluate_published, published_version
-from neurogate_trainer.run_folder import RunFolder, RunFolderError, read_audit
-from neurogate_trainer.saved_model import EvaluationError
-from neurogate_trainer.splits import LeakageError, Splits
+from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_audit
 from PIL import Image
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
@@ -215,7 +215,7 @@ def test_a_failed_parity_check_publishes_nothing(copied, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise ExportError("the exported graph is not the trained network")
 
-    monkeypatch.setattr("neurogate_trainer.export.check_parity", refuse)
+    monkeypatch.setattr("neurogate_trainer.export.version.check_parity", refuse)
     with pytest.raises(ExportError):
         start(copied)
     assert ModelRepository(copied.repository).versions("toy") == []

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 from neurogate_testing.runs import make_run
-from neurogate_trainer.report import write_report
-from neurogate_trainer.report_html import Html, join, picture, table, tag
+from neurogate_trainer.report.html import Html, join, picture, table, tag
+from neurogate_trainer.report.page import write_report
 
 VOID = {"img", "meta"}
 

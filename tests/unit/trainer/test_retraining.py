@@ -9,19 +9,19 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from neurogate_serving.hyperparameters import HYPERPARAMETERS
-from neurogate_serving.manifest import verify_version
-from neurogate_serving.repository import ModelRepository, PublishedVersion
+from neurogate_core.hyperparameters import HYPERPARAMETERS
+from neurogate_core.manifest import verify_version
+from neurogate_core.repository import ModelRepository, PublishedVersion
 from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer import evaluate
 from neurogate_trainer.config import ConfigError, TrainConfig
-from neurogate_trainer.datasets.examples import ExamplesError
-from neurogate_trainer.model import backbone, build_model
+from neurogate_trainer.data.examples import ExamplesError
+from neurogate_trainer.model.network import backbone, build_model
+from neurogate_trainer.model.weights import WeightsError, load_whole, version_weights
 from neurogate_trainer.pipeline import run_retraining, run_training
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.retraining import checkpoint_of, tuned
-from neurogate_trainer.run_folder import RunFolderError
-from neurogate_trainer.weights import WeightsError, load_whole, version_weights
+from neurogate_trainer.training.retraining import checkpoint_of, tuned
+from neurogate_trainer.training.run_folder import RunFolderError
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

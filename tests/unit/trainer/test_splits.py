@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurogate_testing.data_folders import index_of, record
-from neurogate_trainer.audit import AuditReport, ClassConflict, Leak
-from neurogate_trainer.datasets.layout import DatasetError
-from neurogate_trainer.splits import LeakageError, Splits, assert_disjoint, split_dataset
+from neurogate_trainer.data.audit import AuditReport, ClassConflict, Leak
+from neurogate_trainer.data.layout import DatasetError
+from neurogate_trainer.data.splits import LeakageError, Splits, assert_disjoint, split_dataset
 
 
 def report(index, *, groups=None, conflicts=(), leakage=()):

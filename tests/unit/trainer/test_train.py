@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from neurogate_testing.toy_network import SIDE, toy_examples, toy_network
 from neurogate_trainer.config import Augmentation, TrainConfig
-from neurogate_trainer.environment import Compute
 from neurogate_trainer.progress import NullReporter
-from neurogate_trainer.train import BEST_FILE, Trainer, _schedule, predict_logits
-from neurogate_trainer.training_state import FINE_TUNE, STATE_FILE, WARMUP, TrainingError
+from neurogate_trainer.training.environment import Compute
+from neurogate_trainer.training.state import FINE_TUNE, STATE_FILE, WARMUP, TrainingError
+from neurogate_trainer.training.train import BEST_FILE, Trainer, _schedule, predict_logits
 from tensorflow.python.framework import config as tf_config
 
 # Keras asks numpy 2 for copies in the way of numpy 1.

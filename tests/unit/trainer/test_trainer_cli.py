@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from neurogate_serving.repository import RepositoryError
+from neurogate_core.repository import RepositoryError
 from neurogate_testing.runs import make_run
 from neurogate_trainer import cli, explain, pipeline, published
-from neurogate_trainer.calibrate import calibrate as calibration
 from neurogate_trainer.config import PRESETS, Augmentation
+from neurogate_trainer.evaluation.calibrate import calibrate as calibration
 from neurogate_trainer.phases import PipelineError
 from typer.testing import CliRunner
 

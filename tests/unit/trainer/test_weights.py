@@ -9,11 +9,11 @@ from collections import OrderedDict
 import keras
 import numpy as np
 import pytest
-from neurogate_trainer import weights
-from neurogate_trainer._torchvision import WeightsFormatError, keras_weights, read_state
 from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.model import backbone, build_model
-from neurogate_trainer.wheels import WheelError
+from neurogate_trainer.data.wheels import WheelError
+from neurogate_trainer.model import weights
+from neurogate_trainer.model._torchvision import WeightsFormatError, keras_weights, read_state
+from neurogate_trainer.model.network import backbone, build_model
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

@@ -1,0 +1,1 @@
+"""`neurogate demo`: data, training, servers and classified images, from nothing."""

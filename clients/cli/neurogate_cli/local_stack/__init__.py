@@ -1,0 +1,1 @@
+"""Model server and gateway on this machine, as child processes."""

@@ -1,0 +1,154 @@
+"""What a version's manifest says about it, for people."""
+
+from __future__ import annotations
+
+from neurogate.v1 import manifest_pb2
+from neurogate_client.results_models import ModelVersion, VersionState
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from neurogate_cli.common import cell
+
+from .tables import facts, heading, interval, plain
+
+
+def detail(version: ModelVersion) -> RenderableType:
+    """A version with its manifest."""
+    known = facts(
+        ("model", version.model),
+        ("version", str(version.version)),
+        ("state", f"{version.state.value} {version.state_reason}".strip()),
+        ("labels", ", ".join(version.labels) or "none"),
+        ("manifest", version.manifest_digest),
+    )
+    if version.manifest is None:
+        refused = version.state is VersionState.REJECTED
+        missing = "No manifest of it could be read." if refused else "The manifest has not been read yet."
+        return Group(known, Text(f"\n{missing}", style="dim"))
+    manifest = version.manifest
+    parts: list[RenderableType] = [
+        known,
+        *_quality(manifest),
+        *_evidence(manifest),
+        *_decisions(manifest),
+        *_origin(manifest),
+    ]
+    if manifest.notice:
+        parts += [Text(), cell(manifest.notice, "italic")]
+    return Group(*parts)
+
+
+def _quality(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    metrics = manifest.metrics
+    figures = ("images", "precision", "recall", "F1", "ROC-AUC")
+    table = plain("class", *figures, right=set(figures))
+    names = {each.id: each.display_name for each in manifest.classes}
+    for each in metrics.per_class:
+        table.add_row(
+            cell(names.get(each.class_id, each.class_id)),
+            str(each.support),
+            *(f"{value:.3f}" for value in (each.precision, each.recall, each.f1, each.roc_auc)),
+        )
+    return [
+        heading(f"Quality on {metrics.support} held-out images"),
+        facts(
+            (
+                "accuracy",
+                interval(metrics),
+            ),
+            ("macro F1", f"{metrics.macro_f1:.3f}"),
+            ("macro ROC-AUC", f"{metrics.macro_roc_auc:.3f}"),
+            ("calibration error", f"{metrics.ece:.3f}"),
+            ("out-of-distribution AUROC", f"{metrics.ood_auroc:.3f}"),
+        ),
+        table,
+    ]
+
+
+def _evidence(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    """Whether the explanations point at the lesion; nothing for a version that was not measured."""
+    if not manifest.HasField("localisation"):
+        return []
+    found = manifest.localisation
+    rows = []
+    if found.HasField("pointing"):
+        places = {
+            "brightest spot": found.brightest_spot,
+            "head's centre": found.head_centre,
+            "centre": found.centre,
+        }
+        rows = [
+            ("points at the lesion", f"{_share(found.pointing)} of {found.support} right answers"),
+            ("within the lesion", _share(found.strict)),
+            ("share of the map in it", _share(found.energy)),
+            ("without a model", ", ".join(f"{name} {each.value:.1%}" for name, each in places.items())),
+        ]
+        if found.HasField("control"):
+            rows.append((f"map of {found.control_class_id}", f"points at it in {_share(found.control)}"))
+    changes = f"{_share(found.deletion)} of {found.deletion_support} right answers change"
+    rows.append(("strongest 5 % blurred", f"{changes}; random disc {found.random_disc.value:.1%}"))
+    parts: list[RenderableType] = [heading("Evidence"), facts(*rows)]
+    if found.HasField("pointing") and not found.pointing.value >= found.brightest_spot.value:
+        parts.append(Text("It points worse than the brightest spot: do not rely on its maps.", "yellow"))
+    return parts
+
+
+def _share(estimate: manifest_pb2.Estimate) -> str:
+    ends = f" ({estimate.low:.1%} to {estimate.high:.1%})" if estimate.HasField("low") else ""
+    return f"{estimate.value:.1%}{ends}"
+
+
+def _decisions(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    limits, spec = manifest.thresholds, manifest.transform
+    method = limits.ood_method or "the score"
+    outside = (
+        f"{method} above {limits.out_of_distribution_above:.4g}"
+        if limits.HasField("out_of_distribution_above")
+        else "never"
+    )
+    return [
+        heading("Decisions"),
+        facts(
+            (
+                "ABSTAIN",
+                f"probability below {limits.abstain_below:.3f} (target risk {limits.target_risk:.1%})",
+            ),
+            ("OUT_OF_DISTRIBUTION", outside),
+            ("temperature", f"{manifest.calibration.temperature:.3f}"),
+            (
+                "input",
+                f"{spec.width} x {spec.height}; {', '.join(spec.formats)}; transform {spec.revision}",
+            ),
+        ),
+    ]
+
+
+def _origin(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
+    line = manifest.lineage
+    parent = (
+        [("warm start from", f"version {line.parent_version}")] if line.HasField("parent_version") else []
+    )
+    # As TOML, where every line break counts; here it is one line of facts.
+    lines = [text.strip() for text in line.gate_policy.splitlines() if text.strip()]
+    own_policy = [("own gate policy", "; ".join(lines))] if lines else []
+    return [
+        heading("Origin"),
+        facts(
+            ("published", f"{manifest.created_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"),
+            ("run", line.run_id),
+            ("data set", f"{line.dataset} {line.dataset_digest[:12]}".strip()),
+            (
+                "images",
+                f"{line.splits.train} training, {line.splits.validation} validation, {line.splits.test} test",
+            ),
+            ("initial weights", f"{line.base_weights} {line.base_weights_digest[:12]}".strip()),
+            *parent,
+            *own_policy,
+            ("source commit", line.source_commit or "unknown"),
+            ("packages", ", ".join(f"{name} {number}" for name, number in sorted(line.packages.items()))),
+            (
+                "settings",
+                ", ".join(f"{name}={value}" for name, value in sorted(line.hyperparameters.items())),
+            ),
+        ),
+    ]

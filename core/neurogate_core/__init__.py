@@ -1,0 +1,1 @@
+"""What the parts share: preprocessing, the manifest, model versions on disk. No TensorFlow."""

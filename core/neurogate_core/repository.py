@@ -1,0 +1,325 @@
+"""Model versions on disk: staged aside, published by one rename, never changed and never numbered twice.
+
+A repository is a directory of models, a model a directory of versions named by their numbers, which is
+what TensorFlow Serving watches. Everything else in a model's directory starts with a dot, so the server
+does not see it:
+
+    <root>/<model>/1/ 2/ …         published versions
+    <root>/<model>/.staging-<run>/ a version in the making, locked by the process that makes it
+    <root>/<model>/.lock           held while a name in this directory appears, moves or goes
+    <root>/<model>/.highest        the highest number ever given, in decimal
+
+Locks are flock(2) on open files, so they end with their process, however it ends. A network file system
+must support them (NFS from version 4 on does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurogate.v1 import manifest_pb2
+
+from .files import replace_file, sync_directory, sync_tree
+from .manifest import write_manifest
+from .names import MODEL_NAME_RULE, is_model_name
+
+_STAGING = ".staging-"
+_LOCK = ".lock"
+_HIGHEST = ".highest"
+_MAX_VERSION = 2**63 - 1
+_CANONICAL = re.compile(r"[1-9][0-9]{0,18}")
+# What TensorFlow Serving takes for a version: a signed decimal of 64 bits, blanks around it ignored.
+_SERVED = re.compile(r"\s*([+-]?[0-9]+)\s*")
+
+
+class RepositoryError(Exception):
+    """A model, version or folder is not what the repository needs; the message names it."""
+
+
+class VersionNotFoundError(RepositoryError, LookupError):
+    """There is no such version."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedVersion:
+    """One version that is in its final place.
+
+    Attributes:
+        model: The model's name.
+        version: The version's number.
+        path: Its directory.
+        manifest: Its manifest as stored.
+    """
+
+    model: str
+    version: int
+    path: Path
+    manifest: manifest_pb2.ModelManifest
+
+
+class ModelRepository:
+    """The model versions below one directory, for any number of processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def models(self) -> list[str]:
+        """Names of the models that have a version, sorted; empty when the directory does not exist."""
+        try:
+            names = [entry.name for entry in self.root.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if is_model_name(name) and self.versions(name))
+
+    def versions(self, model: str) -> list[int]:
+        """Numbers of a model's versions, ascending; empty for a model that does not exist.
+
+        TensorFlow Serving also takes names such as "007", "+8" and plain files for versions. The repository
+        never makes them, so it does not list them; but it gives no new version such a number either. A link
+        to a folder is listed, one that leads nowhere is not.
+        """
+        folder = self._folder(model)
+        try:
+            with os.scandir(folder) as entries:
+                numbers = [
+                    int(entry.name)
+                    for entry in entries
+                    if _CANONICAL.fullmatch(entry.name) and entry.is_dir()
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(number for number in numbers if number <= _MAX_VERSION)
+
+    def path(self, model: str, version: int) -> Path:
+        """The directory of a version.
+
+        Raises:
+            VersionNotFoundError: There is none; the message lists those that exist.
+        """
+        path = self._folder(model) / str(version)
+        if version not in (existing := self.versions(model)):
+            listed = ", ".join(map(str, existing)) or "none"
+            raise VersionNotFoundError(
+                f"model {model!r} has no version {version} in {self.root} (it has: {listed})"
+            )
+        return path
+
+    @contextlib.contextmanager
+    def staging(self, model: str, run_id: str) -> Iterator[Path]:
+        """An empty folder for a new version; what is not published by the end of the block is removed.
+
+        Args:
+            model: The model's name; its directory is made when it does not exist.
+            run_id: Tells concurrent stagings apart; a name as models have.
+
+        Raises:
+            RepositoryError: A name is not valid, the model's path is not a directory, or a live process is
+                staging under the same run id.
+            OSError: The folder cannot be made.
+        """
+        folder = self._folder(model)
+        if not is_model_name(run_id):
+            raise RepositoryError(f"run id {run_id!r} is not valid, expected {MODEL_NAME_RULE}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise RepositoryError(f"{folder} is not a directory, so no model can be kept there") from None
+        staged = folder / f"{_STAGING}{run_id}"
+        with _locked(folder):
+            _sweep(folder)
+            try:
+                staged.mkdir()
+            except FileExistsError:
+                raise RepositoryError(
+                    f"{staged} is in use by another process; give this run another id"
+                ) from None
+            owner = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(owner, fcntl.LOCK_EX)
+        try:
+            yield staged
+        finally:
+            try:
+                with _locked(folder):
+                    if _is_open_as(staged, owner):
+                        shutil.rmtree(staged)
+            finally:
+                os.close(owner)
+
+    def publish(self, model: str, staged: Path, manifest: manifest_pb2.ModelManifest) -> PublishedVersion:
+        """Makes a staged version the model's newest, for good and at once.
+
+        Args:
+            model: The model's name.
+            staged: A folder that `staging` gave for this model, holding a complete SavedModel.
+            manifest: What to store with it; `model_name`, `version`, `created_at` and what `write_manifest`
+                fills in are set in a copy.
+
+        Raises:
+            ManifestError: The manifest does not make sense.
+            RepositoryError: `staged` is not a staging folder of this model, or is empty.
+            OSError: Something could not be written. No version has appeared then, its number may stay unused,
+                unless the rename itself could not be made durable.
+        """
+        folder = self._folder(model)
+        self._check_staged(folder, staged)
+        sync_tree(staged)
+        with _locked(folder):
+            _sweep(folder)
+            version = _next_version(folder)
+            stamped = manifest_pb2.ModelManifest()
+            stamped.CopyFrom(manifest)
+            stamped.model_name = model
+            stamped.version = version
+            stamped.created_at.GetCurrentTime()
+            stamped = write_manifest(staged, stamped)
+            # The number is spent before it is used: a crash in between skips it, which harms nobody.
+            replace_file(folder / _HIGHEST, f"{version}\n".encode())
+            target = folder / str(version)
+            staged.rename(target)
+            sync_directory(folder)
+            sync_directory(self.root)
+        return PublishedVersion(model, version, target, stamped)
+
+    def withdraw(self, model: str, version: int) -> int:
+        """Takes a version out of the repository, for good and at once; its number is never given again.
+
+        The files are removed by the next `sweep` or `publish`.
+
+        Returns:
+            The version.
+
+        Raises:
+            VersionNotFoundError: There is none.
+            OSError: It could not be moved; it is still there.
+        """
+        folder = self._folder(model)
+        path = self.path(model, version)
+        with _locked(folder):
+            # Versions that were copied here by hand have left no trace of their number.
+            highest = _next_version(folder) - 1
+            replace_file(folder / _HIGHEST, f"{highest}\n".encode())
+            if path.is_symlink():
+                # What it leads to is somebody else's.
+                path.unlink()
+            else:
+                path.rename(folder / f"{_STAGING}withdrawn-{version}")
+            sync_directory(folder)
+        return version
+
+    def sweep(self, model: str) -> list[str]:
+        """Removes what crashed publishers of a model left behind, and never a live one's folder.
+
+        Returns:
+            Names of the removed entries.
+        """
+        folder = self._folder(model)
+        if not folder.is_dir():
+            return []
+        with _locked(folder):
+            return _sweep(folder)
+
+    def _folder(self, model: str) -> Path:
+        if not is_model_name(model):
+            raise RepositoryError(f"model name {model!r} is not valid, expected {MODEL_NAME_RULE}")
+        return self.root / model
+
+    def _check_staged(self, folder: Path, staged: Path) -> None:
+        staged = staged.absolute()
+        if staged.parent != folder or not staged.name.startswith(_STAGING):
+            raise RepositoryError(f"{staged} is not a staging folder of {folder}")
+        if not staged.is_dir() or staged.is_symlink():
+            raise RepositoryError(f"{staged} does not exist, or is not a directory")
+        if staged.stat().st_dev != folder.stat().st_dev:
+            raise RepositoryError(
+                f"{staged} is on another file system than {folder}, so it cannot move there at once"
+            )
+        if not any(staged.iterdir()):
+            raise RepositoryError(f"{staged} is empty, expected a SavedModel")
+
+
+def served_names(folder: Path) -> dict[int, str]:
+    """What a model server takes for versions in a model's directory: the name of each number that it reads.
+
+    Of several names for a number it takes the one that sorts last.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    found = ((name, _SERVED.fullmatch(name)) for name in sorted(os.listdir(folder)))  # noqa: PTH208
+    numbers = {int(match[1]): name for name, match in found if match}
+    return {number: name for number, name in numbers.items() if abs(number) <= _MAX_VERSION}
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process changes the names in `folder`."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_open_as(path: Path, descriptor: int) -> bool:
+    """Whether `path` still names the directory behind `descriptor`, rather than nothing or a successor."""
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sweep(folder: Path) -> list[str]:
+    """Removes unlocked staging folders and temporary files; the caller holds the folder's lock."""
+    removed = []
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if name.startswith(_STAGING):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except OSError as error:
+                if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+                    continue  # somebody's file or link: not made here
+                raise
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                shutil.rmtree(path)
+            finally:
+                os.close(descriptor)
+        elif name.startswith(f".{_HIGHEST}.") and name.endswith(".tmp"):
+            path.unlink()
+        else:
+            continue
+        removed.append(name)
+    return removed
+
+
+def _next_version(folder: Path) -> int:
+    """The number after the highest that was ever given, or that a server would see there."""
+    highest = 0
+    try:
+        recorded = (folder / _HIGHEST).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        recorded = "0"
+    except UnicodeDecodeError:
+        recorded = ""
+    if not re.fullmatch(r"[0-9]{1,19}", recorded):
+        raise RepositoryError(
+            f"{folder / _HIGHEST} is damaged, expected the highest version number ever published, in decimal"
+        )
+    highest = int(recorded)
+    highest = max([highest, *served_names(folder)])
+    if highest >= _MAX_VERSION:
+        raise RepositoryError(f"{folder} has a version {highest}, and no number is left above it")
+    return highest + 1

@@ -1,0 +1,288 @@
+"""Puts the parts of a gateway together, runs them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+from neurogate.v1 import manifest_pb2
+
+from neurogate_gateway.backends.backend_metrics import FleetMeasures, PlaceMeasures
+from neurogate_gateway.backends.concurrency_limit import Limit
+from neurogate_gateway.backends.discovery import discover
+from neurogate_gateway.backends.integrity import NoRepository, RepositoryIntegrity
+from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.tfserving import TensorFlowServing
+from neurogate_gateway.backends.verifier import Prover
+from neurogate_gateway.inference.admission import Admission
+from neurogate_gateway.inference.background import QuietRunner
+from neurogate_gateway.inference.image_metrics import ImageMeasures, measure_admission
+from neurogate_gateway.inference.pipeline import Classifier
+from neurogate_gateway.inference.preprocessing import TransformPool
+from neurogate_gateway.observability.logging import log
+from neurogate_gateway.observability.metrics import serve_metrics
+from neurogate_gateway.release.module import Lifecycle
+from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.rpc.call_metrics import CallMeasures
+from neurogate_gateway.rpc.classification import ClassificationServicer
+from neurogate_gateway.rpc.health import HealthServicer
+from neurogate_gateway.rpc.interceptor import CallInterceptor
+from neurogate_gateway.rpc.model import ModelServicer
+from neurogate_gateway.rpc.server import build_server
+from neurogate_gateway.rpc.stream_classify import StreamServer
+from neurogate_gateway.rpc.training_disabled import TrainingDisabledServicer
+from neurogate_gateway.store.errors import RecordsSetupError
+
+from .deadline import Deadline
+from .settings import Settings, split_address
+
+if TYPE_CHECKING:
+    from neurogate_gateway.retraining.module import TrainingPart
+    from neurogate_gateway.rpc.training import TrainingServicer
+    from neurogate_gateway.rpc.upload_examples import UploadServer
+
+_NOTICE_SECONDS: Final = 0.1
+"""Between the refusal of new calls and the closing of connections."""
+
+_LAST_SECONDS: Final = 5.0
+"""For streams to answer what they have read, after the drain time is over."""
+
+
+_CUT_SECONDS: Final = 1.0
+"""For calls that are cut to tell their callers why."""
+
+
+class Gateway:
+    """One gateway, from an open port to the last answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Puts the parts together and takes the port.
+
+        Raises:
+            PortUnavailableError: An address cannot be listened on.
+            ConfigError: A setting leads to something that cannot be used.
+            RecordsSetupError: The records cannot be used.
+        """
+        self._settings = settings
+        self.metrics = serve_metrics(settings.metrics_address)
+        self._health = HealthServicer()
+        self._admission = Admission(
+            max_image_bytes=settings.max_image_bytes,
+            max_in_flight=settings.max_in_flight,
+            max_bulk_calls=settings.max_bulk_calls,
+            max_watches=settings.max_watches,
+            min_deadline=settings.min_deadline_seconds,
+        )
+        self._transforms = TransformPool(
+            settings.transform_workers, allow_burned_in=settings.allow_burned_in_annotation
+        )
+        self._integrity = (
+            RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository()
+        )
+        self._find_backends = asyncio.Event()
+        prover = Prover(
+            self._pixels,
+            self._integrity,
+            model=settings.model_name,
+            seconds_per_call=settings.default_timeout_seconds,
+        )
+        self.fleet = Fleet(
+            discover(settings.backend_address, self._find_backends),
+            TensorFlowServing,
+            prover,
+            poll_interval=settings.poll_interval_seconds,
+            # One more than images, for what the gateway asks for itself.
+            limit=lambda: Limit(most=settings.max_in_flight + 1, fixed=settings.backend_max_in_flight),
+        )
+        self.catalog = Catalog(
+            self.fleet,
+            model=settings.model_name,
+            swap_wait=settings.swap_wait_seconds,
+            on_change=lambda: self._health.set_serving(self.catalog.serving),
+        )
+        self.classifier = Classifier(
+            admission=self._admission,
+            router=self.catalog,
+            backends=self.fleet,
+            transforms=self._transforms,
+            image_timeout=settings.default_timeout_seconds,
+            window=settings.stream_window,
+        )
+        if self.metrics.enabled:
+            self._measure()
+        self.quiet = QuietRunner(self._admission, self.fleet, self._transforms)
+        self.lifecycle = Lifecycle(settings, self.catalog, self.quiet, self.metrics)
+        self.classifier.observers += self.lifecycle.observers
+        self._streams = StreamServer(
+            self.classifier,
+            self._admission,
+            window=settings.stream_window,
+            window_bytes=settings.max_message_bytes,
+            idle=settings.default_timeout_seconds,
+        )
+        self.training = self._open_training()
+        self._uploads: UploadServer | None = None
+        training: TrainingServicer | TrainingDisabledServicer = TrainingDisabledServicer()
+        if self.training is not None:
+            self.classifier.observers += self.training.observers
+            training, self._uploads = self._training_servicer(self.training)
+        self._interceptor = CallInterceptor(
+            self._admission,
+            max_batch_items=settings.max_batch_items,
+            measures=CallMeasures(self.metrics) if self.metrics.enabled else None,
+        )
+        self._server, self.port = build_server(
+            settings,
+            self._interceptor,
+            ClassificationServicer(
+                self.classifier,
+                self._admission,
+                self._streams,
+                default_timeout=settings.default_timeout_seconds,
+            ),
+            ModelServicer(
+                self.catalog,
+                self.lifecycle,
+                self._admission,
+                default_timeout=settings.default_timeout_seconds,
+            ),
+            training,
+            health=self._health,
+        )
+        self._polling: asyncio.Task[None] | None = None
+
+    def _measure(self) -> None:
+        measure_admission(self.metrics, self._admission)
+        FleetMeasures(self.metrics, self.fleet)
+        PlaceMeasures(self.metrics, self.fleet)
+        self.classifier.observers += (ImageMeasures(self.metrics),)
+
+    def _open_training(self) -> TrainingPart | None:
+        """The part that needs a database, imported only where one is wanted.
+
+        Raises:
+            RecordsSetupError: It cannot be used.
+        """
+        if not self._settings.data_dir:
+            return None
+        try:
+            from neurogate_gateway.retraining.module import TrainingPart  # noqa: PLC0415 - see above
+        except ModuleNotFoundError as error:
+            raise RecordsSetupError(
+                f"records need {error.name}, which is not installed: pip install 'neurogate[records]'"
+            ) from error
+        return TrainingPart(
+            self._settings,
+            self.catalog,
+            self._admission,
+            self._transforms,
+            metrics=self.metrics,
+            promoter=self.lifecycle.desk,
+            most_resamples=self.lifecycle.policy.gate.resamples,
+        )
+
+    def _training_servicer(self, training: TrainingPart) -> tuple[TrainingServicer, UploadServer]:
+        from neurogate_gateway.rpc.training import TrainingServicer  # noqa: PLC0415 - needs the database
+        from neurogate_gateway.rpc.upload_examples import UploadServer  # noqa: PLC0415 - the same
+
+        uploads = UploadServer(
+            training.uploads,
+            self.catalog,
+            self._admission,
+            max_image_bytes=self._settings.max_image_bytes,
+            window_bytes=self._settings.max_message_bytes,
+            idle=self._settings.default_timeout_seconds,
+        )
+        servicer = TrainingServicer(
+            records=training.records,
+            uploads=uploads,
+            corrections=training.corrections,
+            retrainings=training.retrainings,
+            watching=training.watching,
+            transforms=self._transforms,
+            admission=self._admission,
+            default_timeout=self._settings.default_timeout_seconds,
+        )
+        return servicer, uploads
+
+    async def _pixels(self, image: bytes, spec: manifest_pb2.TransformSpec) -> npt.NDArray[np.uint8]:
+        return (await self._transforms.run(image, spec)).pixels
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT with the real port."""
+        host, _ = split_address("listen", self._settings.listen, lowest_port=0)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Takes calls and begins to look for versions."""
+        await self.lifecycle.start()
+        self._polling = asyncio.create_task(self.fleet.run())
+        if self.training is not None:
+            await self.training.start()
+        await self._server.start()
+        log(logging.INFO, "listening", address=self.address, pid=os.getpid())
+
+    def find_backends(self) -> None:
+        """Looks at once where the model servers are, where that is a name or a file."""
+        self._find_backends.set()
+
+    async def stop(self) -> None:
+        """Ends in order: no new calls, time for the accepted ones, then everything else."""
+        log(logging.INFO, "draining", seconds=self._settings.drain_seconds)
+        self._interceptor.drain()
+        self.lifecycle.drain()
+        self._health.close()
+        if self.training is not None:
+            self.training.drain()
+        # Closing while a client sends can end that call as CANCELLED, which nobody retries. So for a moment
+        # calls are refused with their reason and health watchers move on; only then connections are closed.
+        await asyncio.sleep(_NOTICE_SECONDS)
+        # It ends when every call has ended, health watches and the sending of last answers included.
+        stopping = asyncio.create_task(self._server.stop(math.inf))
+        give_up = Deadline.after(self._settings.drain_seconds)
+        in_order = await self._calls_end(give_up.remaining())
+        if in_order:
+            # A call whose request is still on its way counts as none so far.
+            self._interceptor.end_reflection()
+            await asyncio.wait([stopping], timeout=max(give_up.remaining(), 0))
+            in_order = await self._calls_end(0)
+        if not in_order and self._stop_reading():
+            in_order = await self._calls_end(_LAST_SECONDS)
+        if not in_order:
+            self._interceptor.cut()
+            await self._calls_end(_CUT_SECONDS)
+        await asyncio.wait([stopping], timeout=1)
+        await self._server.stop(None)
+        await stopping
+        self._interceptor.flush_log()
+        log(logging.INFO, "stopped", in_order=in_order)
+        await self.lifecycle.stop()
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+        if self.training is not None:
+            await self.training.close()
+        await self.fleet.close()
+        self._transforms.close()
+        self._integrity.close()
+        self.metrics.close()
+
+    def _stop_reading(self) -> bool:
+        streams = self._streams.stop_reading()
+        uploads = self._uploads is not None and self._uploads.stop_reading()
+        return streams or uploads
+
+    async def _calls_end(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._interceptor.idle()
+        except TimeoutError:
+            return False
+        return True

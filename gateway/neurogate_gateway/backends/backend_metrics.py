@@ -1,0 +1,75 @@
+"""What the gateway counts of its own: calls, images, versions and model servers."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Callable
+
+from neurogate_gateway.observability.metrics import Metrics, Values
+
+from .call_slots import Places
+from .pool import Fleet
+from .versions import REJECTED, State, VersionView
+
+
+class FleetMeasures:
+    """Versions by state, rejections by kind, and whether the model servers can be reached."""
+
+    def __init__(self, metrics: Metrics, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._rejections = metrics.counter(
+            "neurogate_versions_rejected_total", "Rejections of versions by model servers, by kind.", "kind"
+        )
+        self._counted: dict[int, dict[str, float]] = {}
+        """By version and model server: since when those that are REJECTED now are."""
+        metrics.gauge(
+            "neurogate_versions", "Versions by model server and state.", self._versions, "backend", "state"
+        )
+        metrics.gauge(
+            "neurogate_backend_up", "1 for a model server that can be reached.", self._up, "backend"
+        )
+        fleet.subscribe(self._changed)
+
+    def _changed(self, view: VersionView) -> None:
+        before = self._counted.pop(view.number, {})
+        rejected = [there for there in view.backends if there.state == REJECTED]
+        for there in rejected:
+            if before.get(there.address) != there.since:
+                self._rejections.labels(str(there.kind)).inc()
+        if rejected:
+            self._counted[view.number] = {there.address: there.since for there in rejected}
+
+    def _versions(self) -> Values:
+        states: dict[tuple[str, ...], float] = collections.defaultdict(float)
+        for view in self._fleet.versions():
+            for there in view.backends:
+                name = State.Name(there.state).removeprefix("MODEL_VERSION_STATE_")
+                states[there.address, name] += 1
+        return states
+
+    def _up(self) -> Values:
+        return {(address,): float(up) for address, up in self._fleet.backends.items()}
+
+
+class PlaceMeasures:
+    """The calls to each model server, and those that it refuses for want of a thread."""
+
+    def __init__(self, metrics: Metrics, fleet: Fleet) -> None:
+        for name, text, read in (
+            ("limit", "Most calls to a model server at once.", lambda places: places.limit.value),
+            ("in_flight", "Calls that a model server has not answered yet.", lambda places: places.in_flight),
+            ("waiting", "Calls that wait for a place at a model server.", lambda places: places.waiting),
+        ):
+            values = functools.partial(_by_backend, fleet, read)
+            metrics.gauge(f"neurogate_backend_calls_{name}", text, values, "backend")
+        refused = metrics.counter(
+            "neurogate_backend_calls_refused_total",
+            "Calls that a model server had no thread for; they are sent again.",
+            "backend",
+        )
+        fleet.on_refusal.add(lambda address: refused.labels(address).inc())
+
+
+def _by_backend(fleet: Fleet, read: Callable[[Places], int]) -> Values:
+    return {(address,): read(places) for address, places in fleet.places.items()}

@@ -1,0 +1,188 @@
+"""What all model servers together mean: which versions are READY on which of them; who is told of changes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
+
+from neurogate_gateway.deadline import Deadline
+from neurogate_gateway.observability.signal import Listeners
+
+from .endpoint import Member
+from .verification import ServedVersion
+from .versions import RETIRED, VersionView, view_of
+
+_MOST_RETIRED: Final = 50
+"""Versions without a server whose manifests are kept, the highest ones."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """Where every version stood at one moment; for threads, which see nothing change meanwhile.
+
+    Attributes:
+        versions: Every version that is known, newest first.
+        served: Those that are READY, by number.
+    """
+
+    versions: tuple[VersionView, ...] = ()
+    served: Mapping[int, ServedVersion] = dataclasses.field(default_factory=dict)
+
+    def view(self, number: int) -> VersionView | None:
+        """One version; None when it is not known."""
+        return next((view for view in self.versions if view.number == number), None)
+
+    def ready(self, number: int) -> ServedVersion | None:
+        """A version that was READY on at least one model server."""
+        return self.served.get(number)
+
+
+class Standing:
+    """Where every version stands over all members, as of the last `_refresh`."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        """Whether any model server can be reached."""
+        self.backends: Mapping[str, bool] = {}
+        """Address of every model server, and whether it can be reached; another object after each change."""
+        self.foreign: Mapping[str, str] = {}
+        """Why model servers are taken for somebody else's, by address."""
+        self.ready_lost_at = -math.inf
+        """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
+        self._refused: Mapping[int, str] = {}
+        """Why versions in the repository are told to no model server."""
+        self._views: dict[int, VersionView] = {}
+        self.seen = Seen()
+        """Of this moment; another object after each change."""
+        self._ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
+        self._newest: int | None = None
+        self._changed = asyncio.Event()
+        self._on_version: Listeners[[VersionView]] = Listeners()
+        self._on_connection: Listeners[[str, bool]] = Listeners()
+        self._on_look: Listeners[[]] = Listeners()
+        self._told_connected: set[str] = set()
+
+    @property
+    def newest(self) -> int | None:
+        """The highest READY version."""
+        return self._newest
+
+    def versions(self) -> Sequence[VersionView]:
+        """Every version that is known, newest first; another object after each change.
+
+        What no model server knows of any more stays known, up to a number of such versions.
+        """
+        return self.seen.versions
+
+    def view(self, number: int) -> VersionView | None:
+        """One version; None when it is not known."""
+        return self._views.get(number)
+
+    def ready(self, number: int) -> ServedVersion | None:
+        """A version, while it is READY on at least one model server."""
+        found = self._ready.get(number)
+        return found[0] if found is not None else None
+
+    def subscribe(self, told: Callable[[VersionView], None]) -> Callable[[], None]:
+        """Has `told` called with every version that changes, on any model server, right after the change.
+
+        Returns:
+            What ends it.
+        """
+        return self._on_version.add(told)
+
+    def subscribe_connections(self, told: Callable[[str, bool], None]) -> Callable[[], None]:
+        """Has `told` called with address and whether it can be reached, whenever that changes.
+
+        A model server that can be reached (again) may be another process than before, and knows nothing of
+        an earlier `reload`.
+
+        Returns:
+            What ends it.
+        """
+        return self._on_connection.add(told)
+
+    def subscribe_looks(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Has `told` called after every change and every look at a model server: time passes in between.
+
+        Returns:
+            What ends it.
+        """
+        return self._on_look.add(told)
+
+    async def changes(self, give_up: Deadline) -> bool:
+        """Waits for the next change of anything; whether it came in time."""
+        remaining = give_up.remaining()
+        if remaining <= 0:
+            return False
+        try:
+            async with asyncio.timeout(remaining):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Has everyone who waits for a change look again, and health too."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._on_look.tell()
+
+    def _refresh(self, members: Collection[Member]) -> None:
+        """Works out anew what all members together mean, and tells who asked to be told."""
+        self.backends = {member.address: member.connected for member in members}
+        self.connected = any(self.backends.values())
+        seen = {number for member in members for number in member.entries}
+        numbers = self._views.keys() | self._refused.keys() | seen
+        ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
+        changes = []
+        for number in sorted(numbers, reverse=True):
+            entries = [(member.address, entry) for member in members if (entry := member.entries.get(number))]
+            view = view_of(number, entries, self._views.get(number), self._refused.get(number, ""))
+            if view != self._views.get(number):
+                self._views[number] = view
+                changes.append(view)
+            having = tuple(member for member in members if member.ready(number) is not None)
+            if having:
+                version = having[0].ready(number)
+                assert version is not None  # noqa: S101 - nothing happened in between
+                ready[number] = (version, having)
+        ready_before, self._ready = self._ready, ready
+        self._newest = max(ready, default=None)
+        self._take_seen()
+        if ready_before.keys() - ready.keys():
+            self.ready_lost_at = time.monotonic()
+        self.wake()
+        for view in changes:
+            self._on_version.tell(view)
+        self._tell_connections(members)
+
+    def _forget_retired(self, members: Collection[Member]) -> None:
+        """Forgets the lowest of the versions that no model server has, where they are too many."""
+        retired = sorted(
+            (number for number, view in self._views.items() if view.state == RETIRED), reverse=True
+        )
+        forgotten = retired[_MOST_RETIRED:]
+        if not forgotten:
+            return
+        for number in forgotten:
+            del self._views[number]
+            for member in members:
+                member.forget(number)
+        self._take_seen()
+
+    def _take_seen(self) -> None:
+        self.seen = Seen(
+            tuple(self._views[number] for number in sorted(self._views, reverse=True)),
+            {number: version for number, (version, _) in self._ready.items()},
+        )
+
+    def _tell_connections(self, members: Collection[Member]) -> None:
+        now = {member.address for member in members if member.connected}
+        before, self._told_connected = self._told_connected, now
+        for address in sorted(now ^ before):
+            self._on_connection.tell(address, address in now)

@@ -1,0 +1,1 @@
+"""From an encoded image to a prediction: admission, version, pixels, model server, verdict."""

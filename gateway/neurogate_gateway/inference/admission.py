@@ -1,0 +1,251 @@
+"""What is let in: by size, by time left, and by how much is in flight.
+
+Two kinds of work share the slots. A single call takes a slot at once or is refused, so that callers learn
+of overload in a millisecond. The images of batches and streams wait their turn, first come first served,
+and together hold at most half of the slots, so that bulk work never shuts single calls out. DICOM files may
+take seconds each: those of single calls hold at most a quarter. The number of batches and streams themselves
+is limited too. Images that no caller waits for are let in only while there is little else to do. Watches hold
+no slot, but their number has a limit of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from neurogate_gateway.deadline import Deadline
+from neurogate_gateway.errors import (
+    DeadlineTooShortError,
+    ImageEmptyError,
+    ImageTooLargeError,
+    OverloadedError,
+)
+
+_SHORTEST_RETRY: Final = 0.05
+_LONGEST_RETRY: Final = 5.0
+_BULK_RETRY_SECONDS: Final = 2.0
+"""Batches, streams and watches last for seconds and more, and nobody knows how long."""
+
+
+class Admission:
+    """Counts what is in flight and says no in time."""
+
+    def __init__(
+        self,
+        *,
+        max_image_bytes: int,
+        max_in_flight: int,
+        max_bulk_calls: int,
+        max_watches: int,
+        min_deadline: float,
+    ) -> None:
+        self._max_image_bytes = max_image_bytes
+        self._max_in_flight = max_in_flight
+        self._max_bulk_images = max(1, max_in_flight // 2)
+        self._max_quiet_images = max(1, max_in_flight // 16)
+        self._max_bulk_calls = max_bulk_calls
+        self._max_watches = max_watches
+        self._min_deadline = min_deadline
+        self._in_flight = 0
+        self._bulk_images = 0
+        self._bulk_calls = 0
+        self._watches = 0
+        self._quiet_images = 0
+        self._max_dicom_singles = max(1, max_in_flight // 4)
+        self._dicom_singles = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._mean_seconds = 0.05
+
+    @property
+    def in_flight(self) -> int:
+        """Images that hold a slot."""
+        return self._in_flight
+
+    @property
+    def bulk_calls(self) -> int:
+        """Batches and streams that are open."""
+        return self._bulk_calls
+
+    def check_image(self, image: bytes, *, field: str = "image") -> None:
+        """Refuses an image by its number of bytes alone.
+
+        Raises:
+            ImageEmptyError: There are none.
+            ImageTooLargeError: There are too many.
+        """
+        if not image:
+            raise ImageEmptyError("the image has no bytes", field=field)
+        if len(image) > self._max_image_bytes:
+            raise ImageTooLargeError(
+                f"the image has {len(image)} bytes, the limit is {self._max_image_bytes}",
+                field=field,
+                metadata={"size_bytes": str(len(image)), "max_image_bytes": str(self._max_image_bytes)},
+            )
+
+    def check_deadline(self, deadline: Deadline) -> None:
+        """Refuses a call that cannot be answered in time.
+
+        Raises:
+            DeadlineTooShortError: Too little is left.
+        """
+        remaining = deadline.remaining()
+        if remaining < self._min_deadline:
+            raise DeadlineTooShortError(
+                f"{max(0.0, remaining):.3f} s are left, at least {self._min_deadline:g} s are needed"
+            )
+
+    def check_single(self) -> None:
+        """Refuses one more single call where all slots are taken.
+
+        Raises:
+            OverloadedError: They are.
+        """
+        if self._in_flight >= self._max_in_flight:
+            raise OverloadedError(
+                f"{self._in_flight} images are in flight, which is the limit",
+                retry_after=self._retry_seconds(),
+            )
+
+    def check_bulk(self) -> None:
+        """Refuses one more batch or stream where too many are open.
+
+        Raises:
+            OverloadedError: They are.
+        """
+        if self._bulk_calls >= self._max_bulk_calls:
+            raise OverloadedError(
+                f"{self._bulk_calls} batches and streams are open, which is the limit",
+                retry_after=_BULK_RETRY_SECONDS,
+            )
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """A place for one watch.
+
+        Raises:
+            OverloadedError: None is free.
+        """
+        if self._watches >= self._max_watches:
+            raise OverloadedError(
+                f"{self._watches} watches are open, which is the limit", retry_after=_BULK_RETRY_SECONDS
+            )
+        self._watches += 1
+        try:
+            yield
+        finally:
+            self._watches -= 1
+
+    @contextlib.contextmanager
+    def single(self, *, dicom: bool = False) -> Iterator[None]:
+        """A slot for one single call.
+
+        Args:
+            dicom: Its image is a DICOM file.
+
+        Raises:
+            OverloadedError: None is free.
+        """
+        self.check_single()
+        if dicom and self._dicom_singles >= self._max_dicom_singles:
+            raise OverloadedError(
+                f"{self._dicom_singles} DICOM files of single calls are in flight, which is the limit",
+                retry_after=self._retry_seconds(),
+            )
+        self._in_flight += 1
+        self._dicom_singles += dicom
+        try:
+            yield
+        finally:
+            self._dicom_singles -= dicom
+            self._leave()
+
+    @contextlib.contextmanager
+    def bulk_call(self) -> Iterator[None]:
+        """A place for one batch or stream.
+
+        Raises:
+            OverloadedError: None is free.
+        """
+        self.check_bulk()
+        self._bulk_calls += 1
+        try:
+            yield
+        finally:
+            self._bulk_calls -= 1
+
+    @contextlib.asynccontextmanager
+    async def bulk_image(self) -> AsyncIterator[None]:
+        """A slot for one image of a batch or stream, when its turn comes."""
+        if self._waiting or not self._bulk_fits():
+            await self._turn()
+        else:
+            self._enter_bulk()
+        try:
+            yield
+        finally:
+            self._bulk_images -= 1
+            self._leave()
+
+    @contextlib.contextmanager
+    def quiet(self, *, pressing: bool = False) -> Iterator[None]:
+        """Room for one image that no caller waits for; it takes no slot from those that one does.
+
+        Args:
+            pressing: It has waited long enough, and is let in whatever there is to do.
+
+        Raises:
+            OverloadedError: Callers keep a quarter of the slots busy, or enough such images are under way.
+        """
+        busy = self._in_flight * 4 > self._max_in_flight or self._quiet_images >= self._max_quiet_images
+        if busy and not pressing:
+            raise OverloadedError("callers come first", retry_after=_SHORTEST_RETRY)
+        self._quiet_images += 1
+        try:
+            yield
+        finally:
+            self._quiet_images -= 1
+
+    def took(self, seconds: float) -> None:
+        """Takes note of the time that one image was worked on, waits for a version left out."""
+        self._mean_seconds += (seconds - self._mean_seconds) / 32
+
+    async def _turn(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # The slot came in the same moment as the cancellation.
+                self._bulk_images -= 1
+                self._in_flight -= 1
+            else:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(turn)
+            self._wake()
+            raise
+
+    def _retry_seconds(self) -> float:
+        """By then the work that holds the slots now is done."""
+        return min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
+
+    def _bulk_fits(self) -> bool:
+        return self._in_flight < self._max_in_flight and self._bulk_images < self._max_bulk_images
+
+    def _enter_bulk(self) -> None:
+        self._in_flight += 1
+        self._bulk_images += 1
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._bulk_fits():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._enter_bulk()
+                turn.set_result(None)

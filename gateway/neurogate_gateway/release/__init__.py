@@ -1,0 +1,1 @@
+"""Which version answers whom: labels, gate, promotion, canary, shadow, guards and rollback."""

@@ -1,0 +1,298 @@
+"""The release as this gateway knows it: read from the repository, handed to the catalog, changed on request.
+
+The document in the repository is the truth. It is looked at several times a second, so that gateways agree,
+and a change that is made here counts here at once. When it cannot be read, what was known last goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from neurogate_core.release_store import (
+    Change,
+    Changed,
+    Draft,
+    EtagMismatchError,
+    Release,
+    ReleaseDamagedError,
+    ReleaseStore,
+    RequestIdReusedError,
+)
+from neurogate_core.repository import ModelRepository, RepositoryError
+from neurogate_core.survey import Survey
+
+from neurogate_gateway import errors as release_errors
+from neurogate_gateway.backends.rejection import Rejection
+from neurogate_gateway.backends.status import Seen
+from neurogate_gateway.backends.versions import RETIRED
+from neurogate_gateway.errors import ReleaseUnavailableError
+from neurogate_gateway.observability.logging import log
+from neurogate_gateway.observability.signal import Listeners
+
+from . import reconcile as steward
+from .router import Catalog
+from .traffic_split import Routing
+
+_POLL_SECONDS: Final = 0.25
+
+
+class NothingDueError(Exception):
+    """What was to be changed is no longer so; somebody else was faster."""
+
+
+class ReleaseManager:
+    """Keeps the catalog's labels at what the release says, and makes the changes that are due."""
+
+    def __init__(
+        self,
+        store: ReleaseStore,
+        repository: ModelRepository,
+        catalog: Catalog,
+        *,
+        retire_after: float,
+        keep: int,
+    ) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            store: The release.
+            repository: Where versions are published.
+            catalog: Is told what labels mean.
+            retire_after: Seconds for which a version that has lost its last label stays loaded.
+            keep: How many versions without a label stay on disk; 0 keeps all.
+        """
+        self.release = Release()
+        """As it was read last."""
+        self.published: frozenset[int] = frozenset()
+        """Whole versions in the repository, as they were seen last."""
+        self.digests: Mapping[int, str] = {}
+        """Digest of the manifest of each of them."""
+        self.refused: Mapping[int, str] = {}
+        """Why what a model server would take for versions is none."""
+        self.changed: Listeners[[Release]] = Listeners()
+        """Told the release before, whenever there is another one."""
+        self._store = store
+        self._repository = repository
+        self._survey = Survey(repository.root, catalog.model)
+        self._catalog = catalog
+        self._retire_after = retire_after
+        self._keep = keep
+        self._stamp: tuple[int, ...] | None = None
+        self._troubles: dict[str, str] = {}
+        self._changes_made = 0
+        self._wake = asyncio.Event()
+
+    async def load(self) -> None:
+        """Reads the release before anybody asks for a label."""
+        # Nothing is "stable" until it is known what is: to guess the newest could move callers.
+        self._catalog.set_routing(Routing({}))
+        await self._look()
+
+    async def run(self) -> None:
+        """Looks and acts until cancelled."""
+        forget = self._catalog.fleet.subscribe(lambda _: self._wake.set())
+        try:
+            while True:
+                self._wake.clear()
+                if await self._look():
+                    await self._act()
+                    await self._tidy()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_SECONDS):
+                        await self._wake.wait()
+        finally:
+            forget()
+
+    async def change(
+        self,
+        decide: Callable[[Release, Seen], Draft],
+        *,
+        etag: str = "",
+        request_id: str = "",
+        content: Mapping[str, object] | None = None,
+    ) -> Changed:
+        """Changes the release, for all gateways; it counts here when this returns. As `ReleaseStore.change`.
+
+        `decide` runs in a thread, so it is given where the versions stand, of the moment of this call.
+
+        Raises:
+            EtagMismatchError: The release is another one by now.
+            RequestIdReusedError: The request_id belongs to another change.
+            ReleaseUnavailableError: The release cannot be read or written now.
+        """
+        seen = self._catalog.fleet.seen
+
+        def decide_seen(release: Release) -> Draft:
+            self._check_there(release)
+            return decide(release, seen)
+
+        with self._refusals("write"):
+            changed = await asyncio.to_thread(
+                self._store.change, decide_seen, etag=etag, request_id=request_id, content=content
+            )
+        change = changed.change
+        if change is not None and not changed.repeated:
+            log(
+                logging.INFO,
+                "release_changed",
+                sequence=change.sequence,
+                action=change.action,
+                actor=change.actor,
+                labels=dict(change.state.labels),
+                canary_percent=change.state.canary_percent,
+                reason=change.reason,
+                forced=change.forced,
+            )
+            self._changes_made += 1
+            if changed.release.revision > self.release.revision:
+                self._take(changed.release)
+        return changed
+
+    async def repeated(self, request_id: str, content: Mapping[str, object]) -> Changed | None:
+        """What a change under this request_id has come to; None when there was none. Raises as `change`."""
+        if not request_id:
+            return None
+        with self._refusals("read"):
+            return await asyncio.to_thread(self._store.repeated, request_id, content)
+
+    async def changes(self, *, below: int | None, size: int) -> list[Change]:
+        """As `ReleaseStore.changes`. Raises `ReleaseUnavailableError`."""
+        with self._refusals("read"):
+            return await asyncio.to_thread(self._store.changes, below=below, size=size)
+
+    def is_published(self, version: int) -> bool:
+        """Whether a version is in the repository at this moment; looks at the disk."""
+        return version in self._repository.versions(self._catalog.model)
+
+    async def _look(self) -> bool:
+        """Takes over what others have changed; whether that could be found out."""
+        made = self._changes_made
+        try:
+            stamp = await asyncio.to_thread(self._store.stamp)
+            if stamp != self._stamp:
+                release = await asyncio.to_thread(self._store.read)
+                self._check_there(release)
+                # A change of our own that was made meanwhile is newer than what was read.
+                if made == self._changes_made:
+                    self._stamp = stamp
+                    self._take(release)
+            surveyed = await asyncio.to_thread(self._survey.look)
+        except (RepositoryError, OSError) as error:
+            self._note("look", error)
+            return False
+        self.published, self.digests = frozenset(surveyed.whole), surveyed.whole
+        self._refuse(surveyed.refused)
+        self._troubles.pop("look", None)
+        return True
+
+    def _refuse(self, refused: Mapping[int, str]) -> None:
+        for number, reason in refused.items():
+            if self.refused.get(number) != reason:
+                log(logging.ERROR, "version_refused", version=number, reason=reason)
+        self.refused = refused
+        self._catalog.fleet.refuse(refused)
+
+    def _check_there(self, release: Release) -> None:
+        """Tells a release that has gone, with its volume perhaps, from one that has not begun.
+
+        Raises:
+            ReleaseDamagedError: There was a document, and now there is none.
+        """
+        if release.last_change is None and self.release.last_change is not None:
+            raise ReleaseDamagedError(
+                f"the release is missing, but was at change {self.release.revision}: is the repository still "
+                "there? To begin anew, stop the gateways first"
+            )
+
+    def _note(self, doing: str, error: Exception) -> None:
+        # It is tried several times a second; the log has it once.
+        if self._troubles.get(doing) != str(error):
+            self._troubles[doing] = str(error)
+            log(logging.ERROR, "release_unavailable", doing=doing, message=str(error))
+
+    def _take(self, release: Release) -> None:
+        if release == self.release:
+            return
+        before, self.release = self.release, release
+        self._catalog.set_routing(Routing(dict(release.state.labels), release.state.canary_percent))
+        self.changed.tell(before)
+
+    async def _act(self) -> None:
+        """Makes the change that is due, if one is, unless another gateway has just made it."""
+
+        def now_due(release: Release, seen: Seen) -> Draft | None:
+            return steward.due(
+                release,
+                published=self.published,
+                ready=frozenset(seen.served),
+                with_policy=frozenset(
+                    number for number, served in seen.served.items() if served.manifest.lineage.gate_policy
+                ),
+                now=time.time(),
+                retire_after=self._retire_after,
+            )
+
+        def decide(release: Release, seen: Seen) -> Draft:
+            draft = now_due(release, seen)
+            if draft is None:
+                raise NothingDueError
+            return draft
+
+        if now_due(self.release, self._catalog.fleet.seen) is None:
+            return
+        # Whoever cannot write says so once; the next look tries again.
+        with contextlib.suppress(NothingDueError, ReleaseUnavailableError):
+            await self.change(decide)
+
+    async def _tidy(self) -> None:
+        """Removes versions from the disk that are too many."""
+        model, loaded = self._catalog.model, self._loaded()
+
+        def old(release: Release, published: frozenset[int]) -> list[int]:
+            return steward.superfluous(release, published=published, loaded=loaded, keep=self._keep)
+
+        def remove(release: Release) -> list[int]:
+            # Under the lock of the release: nobody can give one of them a label meanwhile, and what another
+            # gateway has just removed is not seen again.
+            # What is no whole version is not the gateway's to remove.
+            published = frozenset(self._repository.versions(model)) & self.published
+            return [self._repository.withdraw(model, version) for version in old(release, published)]
+
+        if not old(self.release, self.published):
+            return
+        try:
+            for version in await asyncio.to_thread(self._store.holding, remove):
+                log(logging.INFO, "version_removed", version=version, keep=self._keep)
+            await asyncio.to_thread(self._repository.sweep, model)
+            self._troubles.pop("tidy", None)
+        except (RepositoryError, OSError) as error:
+            self._note("tidy", error)
+
+    def _loaded(self) -> frozenset[int]:
+        """Versions that a model server has, or is about to have."""
+        return frozenset(
+            view.number
+            for view in self._catalog.fleet.versions()
+            if any(there.state != RETIRED and there.kind != Rejection.LOAD_FAILED for there in view.backends)
+        )
+
+    @contextlib.contextmanager
+    def _refusals(self, doing: str) -> Iterator[None]:
+        """What the store refuses, in the words of the contract."""
+        try:
+            yield
+            self._troubles.pop(doing, None)
+        except EtagMismatchError as error:
+            raise release_errors.EtagMismatchError(str(error)) from error
+        except RequestIdReusedError as error:
+            raise release_errors.RequestIdReusedError(str(error), field="request_id") from error
+        except (RepositoryError, OSError) as error:
+            self._note(doing, error)
+            raise ReleaseUnavailableError(
+                "the release cannot be read or written now; the gateway's log says why"
+            ) from error

@@ -1,0 +1,337 @@
+"""Live guards: what callers' own images show of a version that has just begun to answer.
+
+Images are counted into windows. A window above a limit is a breach; several in a row fire. A window counts
+as good only when it is clearly below the limit, so a version that hovers at it does not escape by one good
+window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from neurogate.v1 import classification_pb2, model_pb2
+from neurogate_core.release_store import GUARD, Draft, Release, State
+
+from neurogate_gateway.backends.status import Seen
+from neurogate_gateway.errors import (
+    BackendUnavailableError,
+    DeadlineTooShortError,
+    GatewayError,
+    OverloadedError,
+)
+from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.observability.logging import log
+from neurogate_gateway.observability.signal import Listeners
+
+from . import transitions
+from .controller import NothingDueError, ReleaseManager
+from .policy import GuardPolicy
+from .reconcile import GATEWAY
+from .traffic_split import CANARY, PREVIOUS, STABLE
+
+ERROR_RATE: Final = "error_rate"
+LATENCY: Final = "latency"
+ABSTENTION_RATE: Final = "abstention_rate"
+PROBABILITY_SHIFT: Final = "probability_shift"
+NAMES: Final = (ERROR_RATE, LATENCY, ABSTENTION_RATE, PROBABILITY_SHIFT)
+
+_UNITS: Final = {LATENCY: " ms"}
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """One image that a version was asked about.
+
+    Attributes:
+        milliseconds: From admission to answer.
+        probabilities: f32 [C]; None when the version failed on the image.
+        abstained: Whether the verdict was another one than CONFIDENT.
+    """
+
+    milliseconds: float
+    probabilities: npt.NDArray[np.float32] | None
+    abstained: bool = False
+
+
+class Window:
+    """Sums over the images of one window."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._errors = 0
+        self._abstained = 0
+        self._milliseconds: list[float] = []
+        self._sum: Floats | None = None
+
+    def add(self, sample: Sample) -> None:
+        """Takes one image."""
+        self.images += 1
+        self._milliseconds.append(sample.milliseconds)
+        if sample.probabilities is None:
+            self._errors += 1
+            return
+        self._abstained += sample.abstained
+        values = sample.probabilities.astype(np.float64)
+        self._sum = values if self._sum is None or self._sum.shape != values.shape else self._sum + values
+
+    @property
+    def error_rate(self) -> float:
+        """Share of images that the version failed on."""
+        return self._errors / self.images if self.images else 0.0
+
+    @property
+    def abstention_rate(self) -> float:
+        """Share of answers that abstain."""
+        answered = self.images - self._errors
+        return self._abstained / answered if answered else 0.0
+
+    @property
+    def latency(self) -> float:
+        """95th percentile, in milliseconds."""
+        return float(np.quantile(self._milliseconds, 0.95)) if self._milliseconds else 0.0
+
+    @property
+    def mean(self) -> Floats | None:
+        """Mean probabilities, f64 [C]; None without an answer."""
+        answered = self.images - self._errors
+        return self._sum / answered if self._sum is not None and answered else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Firing:
+    """A guard that has fired, and on what."""
+
+    name: str
+    version: int
+    value: float
+    limit: float
+    windows: int
+    images: int
+
+    def __str__(self) -> str:
+        unit = _UNITS.get(self.name, "")
+        return (
+            f"guard {self.name}: version {self.version} had {self.value:.4g}{unit} over the last "
+            f"{self.images} images, above {self.limit:.4g}{unit} for {self.windows} windows in a row"
+        )
+
+
+class Guards:
+    """Watches one version, against the images that another one answers."""
+
+    def __init__(self, version: int, policy: GuardPolicy, reference: Floats | None = None) -> None:
+        """Begins with an empty window.
+
+        Args:
+            version: Number of the version that is watched.
+            policy: Limits.
+            reference: Mean probabilities of the version it is compared with, f64 [C]; None until `compare`.
+        """
+        self.version = version
+        self._policy = policy
+        self._limits: dict[str, float] = {
+            ERROR_RATE: policy.max_error_rate,
+            LATENCY: policy.max_latency_ms,
+            ABSTENTION_RATE: policy.max_abstention_rate,
+            PROBABILITY_SHIFT: policy.max_probability_shift,
+        }
+        self._breaches = dict.fromkeys(NAMES, 0)
+        self._values = dict.fromkeys(NAMES, 0.0)
+        self._window = Window()
+        self._reference = reference
+
+    @property
+    def breaches(self) -> tuple[int, ...]:
+        """Breaches in a row, in the order of `NAMES`."""
+        return tuple(self._breaches[name] for name in NAMES)
+
+    def compare(self, reference: Floats) -> None:
+        """Takes over what the other version says on average, f64 [C]."""
+        self._reference = reference
+
+    def add(self, sample: Sample) -> Firing | None:
+        """Takes one image; what has fired, when this image ended a window and a guard fires."""
+        self._window.add(sample)
+        if self._window.images < self._policy.window:
+            return None
+        window, self._window = self._window, Window()
+        fired = None
+        for name, value in self._measure(window).items():
+            limit = self._limits[name]
+            self._values[name] = value
+            if value > limit:
+                self._breaches[name] += 1
+            elif value <= limit * self._policy.release_below:
+                self._breaches[name] = 0
+            if fired is None and self._breaches[name] >= self._policy.breaches_to_fire:
+                fired = Firing(name, self.version, value, limit, self._breaches[name], window.images)
+        return fired
+
+    def _measure(self, window: Window) -> dict[str, float]:
+        values = {
+            ERROR_RATE: window.error_rate,
+            LATENCY: window.latency,
+            ABSTENTION_RATE: window.abstention_rate,
+        }
+        mean = window.mean
+        if mean is not None and self._reference is not None and mean.shape == self._reference.shape:
+            values[PROBABILITY_SHIFT] = float(np.abs(mean - self._reference).sum() / 2)
+        return values
+
+    def states(self) -> list[model_pb2.GuardState]:
+        """What every guard saw in its last whole window, and how full the present one is."""
+        return [
+            model_pb2.GuardState(
+                name=name,
+                version=self.version,
+                value=self._values[name],
+                limit=self._limits[name],
+                breaches=self._breaches[name],
+                breaches_to_fire=self._policy.breaches_to_fire,
+                images=self._window.images,
+            )
+            for name in NAMES
+        ]
+
+
+_REMEMBERED: Final = 8
+
+
+class Watchdog:
+    """Observes outcomes; what a guard that fires means is done in the background."""
+
+    def __init__(self, manager: ReleaseManager, policy: GuardPolicy) -> None:
+        self._manager = manager
+        self._policy = policy
+        self._guards: Guards | None = None
+        self._role: tuple[int | None, bool, float | None] = (None, False, None)
+        self._compared_with: int | None = None
+        self._windows: dict[int, Window] = {}
+        self._means: dict[int, Floats] = {}
+        self._acting: set[asyncio.Task[None]] = set()
+        self.noticed: Listeners[[]] = Listeners()
+        """Told whenever a guard counts a breach, or forgets its breaches."""
+        # What a version did in one role says nothing about it in the next.
+        manager.changed.add(lambda _: self._renew())
+
+    def states(self) -> list[model_pb2.GuardState]:
+        """What the guards see; empty while nothing is watched."""
+        guards = self._guards
+        if guards is None or _watched(self._manager.release.state, self._policy.watch_seconds) is None:
+            return []
+        return guards.states()
+
+    def observe(self, outcome: Outcome) -> None:
+        """Counts an image for the version that was asked."""
+        sample = self._sample(outcome)
+        if sample is None:
+            return
+        guards = self._guards
+        if guards is not None and _watched(self._manager.release.state, self._policy.watch_seconds) is None:
+            guards = self._guards = None
+        number = outcome.choice.version.number
+        if guards is not None and number == guards.version:
+            if self._compared_with in self._means:
+                guards.compare(self._means[self._compared_with or 0])
+            before = guards.breaches
+            fired = guards.add(sample)
+            if guards.breaches != before:
+                self.noticed.tell()
+            if fired is not None:
+                task = asyncio.create_task(self._act(fired))
+                self._acting.add(task)
+                task.add_done_callback(self._acting.discard)
+        elif number in self._manager.release.state.labels.values():
+            self._remember(number, sample)
+
+    async def close(self) -> None:
+        """Lets what has begun end."""
+        if self._acting:
+            await asyncio.wait(self._acting)
+
+    def _renew(self) -> None:
+        """Begins anew where another version is watched, or the same in another role."""
+        state = self._manager.release.state
+        watched = _watched(state, self._policy.watch_seconds)
+        self._compared_with = state.labels.get(STABLE if CANARY in state.labels else PREVIOUS)
+        role = (watched, CANARY in state.labels, state.promoted_at)
+        if role != self._role:
+            self._role = role
+            self._guards = None if watched is None else Guards(watched, self._policy)
+
+    def _remember(self, number: int, sample: Sample) -> None:
+        """Keeps what a version says on average: whatever follows it is compared with that."""
+        window = self._windows.setdefault(number, Window())
+        window.add(sample)
+        if window.images >= self._policy.window:
+            del self._windows[number]
+            mean = window.mean
+            if mean is not None:
+                self._means[number] = mean
+        for kept in (self._windows, self._means):
+            while len(kept) > _REMEMBERED:
+                del kept[min(kept)]
+
+    def _sample(self, outcome: Outcome) -> Sample | None:
+        """The image as the guards count it; None when it says nothing about the version."""
+        milliseconds = outcome.seconds * 1000
+        if outcome.answer is not None:
+            verdict = outcome.answer.classification.verdict
+            abstained = verdict != classification_pb2.VERDICT_CONFIDENT
+            return Sample(milliseconds, outcome.answer.outputs.probabilities, abstained)
+        if isinstance(outcome.error, BackendUnavailableError | OverloadedError):
+            return None
+        if isinstance(outcome.error, DeadlineTooShortError) and milliseconds <= self._policy.max_latency_ms:
+            # The caller had no time; that the version was slow is not said.
+            return None
+        return Sample(milliseconds, None)
+
+    async def _act(self, fired: Firing) -> None:
+        log(
+            logging.WARNING,
+            "guard_fired",
+            guard=fired.name,
+            version=fired.version,
+            value=fired.value,
+            limit=fired.limit,
+            windows=fired.windows,
+        )
+
+        def decide(release: Release, seen: Seen) -> Draft:
+            now, state = time.time(), release.state
+            if state.labels.get(CANARY) == fired.version:
+                after = transitions.end_canary(state, now=now)
+            elif _watched(state, self._policy.watch_seconds) == fired.version and _can_go_back(state, seen):
+                after = transitions.rollback(state, now=now)
+            else:
+                raise NothingDueError
+            return Draft(action=GUARD, state=after, actor=GATEWAY, reason=str(fired))
+
+        try:
+            await self._manager.change(decide)
+        except NothingDueError:
+            log(logging.WARNING, "guard_without_effect", guard=fired.name, version=fired.version)
+        except GatewayError as error:
+            # The next window above the limit fires again.
+            log(logging.ERROR, "guard_failed", guard=fired.name, version=fired.version, message=error.message)
+
+
+def _can_go_back(state: State, seen: Seen) -> bool:
+    return PREVIOUS in state.labels and seen.ready(state.labels[PREVIOUS]) is not None
+
+
+def _watched(state: State, watch_seconds: float) -> int | None:
+    """The version that guards watch: the canary, else "stable" after a promotion."""
+    if CANARY in state.labels:
+        return state.labels[CANARY]
+    if state.promoted_at is not None and time.time() - state.promoted_at < watch_seconds:
+        return state.labels.get(STABLE)
+    return None

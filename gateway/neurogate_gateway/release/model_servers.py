@@ -1,0 +1,264 @@
+"""Brings the model servers, and the file that they start from, to what the release says.
+
+`<repository>/models.config` is what a model server reads when it starts, so that labels survive a restart of
+everything. It names only versions that were seen loaded and are not rejected, and before there are any the
+newest whole one: a server that starts with one that it cannot load ends at once. What runs already is told by
+HandleReloadConfigRequest, server by server, step by step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from neurogate.tfs.v1 import tfs_pb2
+from neurogate_core import model_config
+
+from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.rejection import Rejection
+from neurogate_gateway.backends.versions import READY, REJECTED
+from neurogate_gateway.errors import GatewayError
+from neurogate_gateway.observability.logging import log
+
+from .controller import ReleaseManager
+from .foreign_servers import Strangers
+from .serving_config import Step, apply_step, plan, wanted_step
+
+_CONFIG_FILE: Final = "models.config"
+_LOCK: Final = ".models.config.lock"
+_PAUSE_SECONDS: Final = 0.5
+_AFTER_FAILURE_SECONDS: Final = 2.0
+_TELL_AGAIN_SECONDS: Final = 60.0
+"""Somebody else may have told a server something different."""
+
+
+class ModelServers:
+    """Tells the model servers what to load and what labels mean; `run` does it whenever it is due."""
+
+    def __init__(
+        self, repository: Path, model: str, manager: ReleaseManager, fleet: Fleet, strangers: Strangers
+    ) -> None:
+        self._strangers = strangers
+        self._repository = repository
+        self._path = repository / _CONFIG_FILE
+        self._model = model
+        self._manager = manager
+        self._fleet = fleet
+        self._told: dict[str, tuple[Step, float]] = {}
+        self._not_before: dict[str, float] = {}
+        self._complaints: dict[str, str] = {}
+        self._telling: dict[str, asyncio.Task[None]] = {}
+        self._due = asyncio.Event()
+
+    async def run(self) -> None:
+        """Acts after every change, and looks now and then, until cancelled."""
+        forget: list[Callable[[], None]] = [
+            self._fleet.subscribe(lambda _: self._due.set()),
+            self._fleet.subscribe_connections(self._connection),
+            self._manager.changed.add(lambda _: self._due.set()),
+        ]
+        try:
+            while True:
+                self._due.clear()
+                try:
+                    await self._bring()
+                except (model_config.ModelConfigError, OSError) as error:
+                    self._complain(str(self._path), str(error))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PAUSE_SECONDS):
+                        await self._due.wait()
+        finally:
+            for stop in forget:
+                stop()
+            for task in self._telling.values():
+                task.cancel()
+
+    def _connection(self, address: str, connected: bool) -> None:
+        self._strangers.forget(address)
+        if connected:
+            # It may be another process, which knows nothing of what the one before was told.
+            self._not_before.pop(address, None)
+            if address in self._told:
+                self._told[address] = (self._told[address][0], -_TELL_AGAIN_SECONDS)
+        self._due.set()
+
+    async def _bring(self) -> None:
+        state, published = self._manager.release.state, self._manager.published
+        wanted = wanted_step(state, published, self._broken())
+        rejected = self._rejected()
+        sound = frozenset().union(*self._loaded().values()) - rejected
+        first = None if state.labels else max(published - rejected, default=None)
+        config = await asyncio.to_thread(self._keep_file, wanted, sound, rejected, first)
+        self._complaints.pop(str(self._path), None)
+        self._strangers.look()
+        if not wanted.versions:
+            # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
+            return
+        self._forget_those_that_left()
+        now = time.monotonic()
+        # Only now, since a server may have been replaced while the file was written.
+        for address, loaded in self._loaded().items():
+            if address in self._telling or not self._strangers.is_own(address):
+                continue
+            present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
+            step = plan(wanted, loaded, present)[0]
+            again = now - at >= _TELL_AGAIN_SECONDS
+            if (step != present or again) and now >= self._not_before.get(address, now):
+                # By themselves, so that one that hangs holds up no other.
+                task = asyncio.create_task(self._tell(address, step, apply_step(config, self._model, step)))
+                self._telling[address] = task
+
+    def _forget_those_that_left(self) -> None:
+        # Names and files may lead to ever new addresses.
+        for address in (self._told.keys() | self._not_before.keys()) - self._fleet.backends.keys():
+            self._told.pop(address, None)
+            self._not_before.pop(address, None)
+            self._complaints.pop(address, None)
+
+    async def _tell(self, address: str, step: Step, config: tfs_pb2.ModelServerConfig) -> None:
+        result: Exception | None
+        try:
+            able = await self._without_those_waited_for(address, config)
+            if not self._strangers.is_own(address):
+                # The connection has ended meanwhile, and another server may be there.
+                return
+            result = (await self._fleet.reload(able, addresses=[address]))[address]
+        except GatewayError as error:
+            result = error
+        finally:
+            del self._telling[address]
+            self._due.set()
+        if result is None:
+            self._told[address] = (step, time.monotonic())
+            self._complaints.pop(address, None)
+            log(
+                logging.INFO,
+                "model_server_told",
+                backend=address,
+                versions=step.versions,
+                labels=dict(step.labels),
+            )
+        else:
+            self._not_before[address] = time.monotonic() + _AFTER_FAILURE_SECONDS
+            self._complain(address, str(result))
+
+    async def _without_those_waited_for(
+        self, address: str, config: tfs_pb2.ModelServerConfig
+    ) -> tfs_pb2.ModelServerConfig:
+        """The configuration without other models that the server does not know and that have no version.
+
+        The server would wait for one, with a thread that it never gets back, and let every later
+        configuration wait behind it.
+
+        Raises:
+            GatewayError: The server cannot be asked.
+        """
+        able = tfs_pb2.ModelServerConfig()
+        able.CopyFrom(config)
+        models = able.model_config_list.config
+        for entry in config.model_config_list.config:
+            if entry.name == self._model or await asyncio.to_thread(_has_version, entry):
+                continue
+            about = f"{entry.name} at {address}"
+            if await self._fleet.knows(address, entry.name):
+                self._complaints.pop(about, None)
+            else:
+                models.remove(entry)
+                self._complain(
+                    about, f"the model is left out, since no version of it is seen in {entry.base_path}"
+                )
+        return able
+
+    def _complain(self, about: str, message: str) -> None:
+        if self._complaints.get(about) != message:
+            self._complaints[about] = message
+            log(logging.ERROR, "model_server_not_told", about=about, message=message)
+
+    def _loaded(self) -> dict[str, frozenset[int]]:
+        """Versions that each model server that can be reached has loaded, whatever their proof says."""
+        loaded: dict[str, set[int]] = {address: set() for address, up in self._fleet.backends.items() if up}
+        for view in self._fleet.versions():
+            for there in view.backends:
+                if there.address in loaded and there.loaded:
+                    loaded[there.address].add(view.number)
+        return {address: frozenset(versions) for address, versions in loaded.items()}
+
+    def _broken(self) -> frozenset[int]:
+        """Versions that a model server failed to load, and none has READY."""
+        return frozenset(
+            view.number
+            for view in self._fleet.versions()
+            if view.state != READY and any(there.kind == Rejection.LOAD_FAILED for there in view.backends)
+        )
+
+    def _rejected(self) -> frozenset[int]:
+        """Versions that no model server has READY and some have REJECTED."""
+        return frozenset(view.number for view in self._fleet.versions() if view.state == REJECTED)
+
+    def _keep_file(
+        self, wanted: Step, sound: frozenset[int], rejected: frozenset[int], first: int | None
+    ) -> tfs_pb2.ModelServerConfig:
+        """Brings the file up to date; what it says of other models, and where this one is, stays.
+
+        Args:
+            wanted: What the servers are to come to.
+            sound: Versions that a server has loaded.
+            rejected: Versions that may not serve.
+            first: What to begin with where nothing is released yet: the newest whole version.
+        """
+        with _locked(self._repository / _LOCK):
+            try:
+                config = model_config.read_config(self._path)
+            except FileNotFoundError:
+                config = None
+            changed = tfs_pb2.ModelServerConfig()
+            if config is not None:
+                changed.CopyFrom(config)
+            try:
+                entry = model_config.find_model(changed, self._model)
+            except model_config.ModelNotConfiguredError:
+                changed.MergeFrom(
+                    model_config.default_config(self._model, self._repository.absolute() / self._model)
+                )
+                entry = model_config.find_model(changed, self._model)
+            # What the file names already was sound when it was written.
+            able = sound | (frozenset(entry.model_version_policy.specific.versions) - rejected)
+            versions = tuple(version for version in wanted.versions if version in able)
+            if not versions and first is not None:
+                versions = (first,)
+            if versions:
+                labels = {label: version for label, version in wanted.labels.items() if version in able}
+                changed = apply_step(changed, self._model, Step(versions=versions, labels=labels))
+            if changed != config:
+                model_config.write_config(self._path, changed)
+            return changed
+
+
+def _has_version(model: tfs_pb2.ModelConfig) -> bool:
+    """Whether the folder of a model has one of the versions that the model's policy asks for."""
+    policy = model.model_version_policy
+    wanted = set(policy.specific.versions) if policy.HasField("specific") else None
+    try:
+        return any(
+            child.name.isdecimal() and (wanted is None or int(child.name) in wanted) and child.is_dir()
+            for child in Path(model.base_path).iterdir()
+        )
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""The life cycle of versions as one part of a gateway: what it consists of depends on the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from neurogate.v1 import model_pb2
+from neurogate_core.release_store import Release, ReleaseStore
+from neurogate_core.repository import ModelRepository, RepositoryError
+
+from neurogate_gateway.inference.background import QuietRunner
+from neurogate_gateway.inference.events import OutcomeObserver
+from neurogate_gateway.observability.logging import log
+from neurogate_gateway.observability.metrics import Metrics
+from neurogate_gateway.settings import ConfigError, Settings
+
+from .candidates import Candidates
+from .controller import ReleaseManager
+from .evaluation import Evaluator
+from .foreign_servers import Strangers
+from .guards import Watchdog
+from .messages import MODES, release_message, version_message
+from .model_servers import ModelServers
+from .policy import Policy, PolicyError, read_policy
+from .release_metrics import ReleaseMeasures
+from .router import Catalog
+from .service import ReleaseDesk
+from .shadow import Shadow
+from .traffic_split import STABLE
+from .watch import Event, WatchHub
+
+_AFTER_DEFECT_SECONDS: Final = 1.0
+
+
+class Lifecycle:
+    """Runs what the mode asks for, and tells what the release is.
+
+    Attributes:
+        desk: Where changes are asked for; None when the release is not managed.
+        manager: The release; None when it is not managed.
+        policy: What gate and guards ask for.
+        hub: Streams of what happens.
+        observers: To be told of outcomes.
+    """
+
+    def __init__(self, settings: Settings, catalog: Catalog, quiet: QuietRunner, metrics: Metrics) -> None:
+        """Puts the parts together.
+
+        Raises:
+            ConfigError: A setting leads to something that cannot be used.
+        """
+        self.mode = settings.mode
+        self.manager: ReleaseManager | None = None
+        self.policy = Policy()
+        self.desk: ReleaseDesk | None = None
+        self.observers: tuple[OutcomeObserver, ...] = ()
+        self._catalog = catalog
+        self._evaluator: Evaluator | None = None
+        self._shadow: Shadow | None = None
+        self._watchdog: Watchdog | None = None
+        self._runs: list[Callable[[], Awaitable[None]]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.hub = WatchHub(self._present)
+        self._newest: int | None = None
+        catalog.fleet.subscribe(lambda view: self._version_changed(view.number))
+        if self.mode != "latest":
+            self._manage(settings, quiet, metrics)
+
+    def _manage(self, settings: Settings, quiet: QuietRunner, metrics: Metrics) -> None:
+        repository, fleet = Path(settings.repository), self._catalog.fleet
+        try:
+            if settings.policy:
+                self.policy = read_policy(Path(settings.policy))
+            store = ReleaseStore(repository, settings.model_name)
+        except (PolicyError, RepositoryError) as error:
+            raise ConfigError(str(error)) from error
+        self.manager = manager = ReleaseManager(
+            store,
+            ModelRepository(repository),
+            self._catalog,
+            retire_after=settings.retire_after_seconds,
+            keep=settings.keep_versions,
+        )
+        seconds = settings.default_timeout_seconds
+        if settings.sealed_images:
+            source = Path(settings.sealed_images)
+            self._evaluator = Evaluator(source, fleet, quiet, self.policy, seconds=seconds)
+            self._evaluator.reported.add(self._publish_version)
+        self.desk = desk = ReleaseDesk(manager, self._catalog, self._evaluator)
+        self._shadow = Shadow(manager, fleet, quiet, seconds=seconds)
+        self._watchdog = Watchdog(manager, self.policy.guards)
+        self.observers = (self._watchdog, self._shadow)
+        manager.changed.add(self._publish_release)
+        self._watchdog.noticed.add(lambda: self.hub.publish(Event(release=self.release())))
+        if metrics.enabled:
+            ReleaseMeasures(metrics, manager, self._shadow, self._watchdog, self._evaluator)
+        strangers = Strangers(manager, fleet, take_over=settings.take_over_model_servers)
+        self._runs = [
+            manager.run,
+            ModelServers(repository, settings.model_name, manager, fleet, strangers).run,
+            self._shadow.run,
+        ]
+        if self._evaluator is not None:
+            self._runs.append(Candidates(manager, fleet, desk, promote=self.mode == "gated").run)
+
+    async def start(self) -> None:
+        """Learns what the release is, and begins."""
+        if self.manager is not None:
+            await self.manager.load()
+        self._tasks = [asyncio.create_task(_kept_running(run)) for run in self._runs]
+
+    def drain(self) -> None:
+        """Ends the streams of watchers."""
+        self.hub.close()
+
+    async def stop(self) -> None:
+        """Ends everything."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._watchdog is not None:
+            await self._watchdog.close()
+        if self._evaluator is not None:
+            await self._evaluator.close()
+
+    def report(self, version: int) -> model_pb2.GateReport | None:
+        """The gate's last verdict on a version; None when it was not asked yet."""
+        return self._evaluator.last_report(version) if self._evaluator is not None else None
+
+    def release(self, release: Release | None = None) -> model_pb2.Release:
+        """The release as the contract has it.
+
+        Args:
+            release: As of some change, without what shadow and guards see; None for the present one.
+        """
+        model = self._catalog.model
+        if self.manager is None:
+            newest = self._catalog.fleet.newest
+            labels = {} if newest is None else {STABLE: newest}
+            return model_pb2.Release(model=model, mode=MODES[self.mode], labels=labels)
+        if release is not None:
+            return release_message(model, release, self.mode)
+        message = release_message(model, self.manager.release, self.mode)
+        agreement = self._shadow.agreement() if self._shadow is not None else None
+        if agreement is not None:
+            message.shadow.CopyFrom(agreement)
+        if self._watchdog is not None:
+            message.guards.extend(self._watchdog.states())
+        return message
+
+    def _present(self) -> list[Event]:
+        versions = [
+            Event(version=version_message(self._catalog, view, self.report(view.number)))
+            for view in self._catalog.fleet.versions()
+        ]
+        return [*versions, Event(release=self.release())]
+
+    def _version_changed(self, number: int) -> None:
+        self._publish_version(number)
+        before, self._newest = self._newest, self._catalog.fleet.newest
+        if before == self._newest:
+            return
+        # The label "latest" has moved, which is all that the release is where it is not managed.
+        for other in {before, self._newest} - {None, number}:
+            self._publish_version(other or 0)
+        if self.manager is None:
+            self.hub.publish(Event(release=self.release()))
+
+    def _publish_version(self, number: int) -> None:
+        view = self._catalog.fleet.view(number)
+        if view is not None:
+            self.hub.publish(Event(version=version_message(self._catalog, view, self.report(number))))
+
+    def _publish_release(self, before: Release) -> None:
+        assert self.manager is not None  # noqa: S101 - it is what tells
+        old, new = before.state.labels, self.manager.release.state.labels
+        for number in sorted({*old.values(), *new.values()}):
+            if {label for label in old if old[label] == number} != {
+                label for label in new if new[label] == number
+            }:
+                self._publish_version(number)
+        self.hub.publish(Event(release=self.release()))
+
+
+async def _kept_running(run: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await run()
+        except Exception as defect:  # noqa: BLE001 - a defect must not leave the release without care
+            log(logging.ERROR, "lifecycle_failed", part=getattr(run, "__qualname__", ""), error=defect)
+        await asyncio.sleep(_AFTER_DEFECT_SECONDS)

@@ -1,0 +1,100 @@
+"""What the release, the shadow, the guards and the gate come to, as metrics."""
+
+from __future__ import annotations
+
+from neurogate_core.release_store import Release
+
+from neurogate_gateway.observability.metrics import Metrics, Values
+
+from .controller import ReleaseManager
+from .evaluation import Evaluator
+from .guards import Watchdog
+from .shadow import Shadow
+
+
+class ReleaseMeasures:
+    """Labels, changes, guards, verdicts, and how shadow and "stable" agree."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        manager: ReleaseManager,
+        shadow: Shadow,
+        watchdog: Watchdog,
+        evaluator: Evaluator | None,
+    ) -> None:
+        self._manager = manager
+        self._shadow = shadow
+        self._watchdog = watchdog
+        self._evaluator = evaluator
+        self._changes = metrics.counter(
+            "neurogate_release_changes_total", "Changes of the release that this gateway has seen.", "action"
+        )
+        self._verdicts = metrics.counter(
+            "neurogate_gate_verdicts_total", "Verdicts of the gate on this gateway.", "accepted"
+        )
+        gauge = metrics.gauge
+        gauge("neurogate_release_version", "Version that a label means.", self._labels, "label")
+        gauge(
+            "neurogate_canary_percent",
+            "Share of the canary.",
+            lambda: {(): manager.release.state.canary_percent},
+        )
+        gauge(
+            "neurogate_shadow_images",
+            "Images of the present shadow, by the class of stable and of the shadow.",
+            self._matrix,
+            "stable_class",
+            "shadow_class",
+        )
+        gauge("neurogate_shadow_copies", "Copies of the present shadow.", self._copies, "outcome")
+        gauge(
+            "neurogate_shadow_probability_shift",
+            "Mean distance between the two probabilities of stable's class.",
+            self._shift,
+        )
+        gauge(
+            "neurogate_guard_value", "What a guard saw in its last window.", self._values, "guard", "version"
+        )
+        gauge("neurogate_guard_breaches", "Breaches in a row.", self._breaches, "guard", "version")
+        manager.changed.add(self._changed)
+        if evaluator is not None:
+            evaluator.reported.add(self._judged)
+
+    def _changed(self, before: Release) -> None:
+        change = self._manager.release.last_change
+        # What was there when the gateway started is no change.
+        if change is not None and before.last_change is not None:
+            self._changes.labels(change.action).inc()
+
+    def _judged(self, version: int) -> None:
+        report = self._evaluator.last_report(version) if self._evaluator is not None else None
+        if report is not None:
+            self._verdicts.labels("true" if report.accepted else "false").inc()
+
+    def _labels(self) -> Values:
+        return {(label,): version for label, version in self._manager.release.state.labels.items()}
+
+    def _matrix(self) -> Values:
+        seen = self._shadow.agreement()
+        if seen is None:
+            return {}
+        names = list(seen.class_ids)
+        pairs = [(row, column) for row in names for column in names]
+        return dict(zip(pairs, seen.counts, strict=True))
+
+    def _copies(self) -> Values:
+        seen = self._shadow.agreement()
+        if seen is None:
+            return {}
+        return {("compared",): seen.compared, ("dropped",): seen.dropped, ("failed",): seen.failed}
+
+    def _shift(self) -> Values:
+        seen = self._shadow.agreement()
+        return {} if seen is None else {(): seen.mean_probability_shift}
+
+    def _values(self) -> Values:
+        return {(state.name, str(state.version)): state.value for state in self._watchdog.states()}
+
+    def _breaches(self) -> Values:
+        return {(state.name, str(state.version)): state.breaches for state in self._watchdog.states()}

@@ -1,0 +1,296 @@
+"""What a caller's selector means: labels, and what to wait for while versions change.
+
+Without a routing the labels "latest" and "stable" both mean the highest READY version. With one, labels are
+what it says, but for "latest"; a share of the callers of "stable" gets "canary", while that is READY.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from neurogate.v1 import model_pb2
+
+from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.tfserving import VersionUnloadedError
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.backends.versions import LOADING, PROVING, REJECTED, State
+from neurogate_gateway.deadline import Deadline
+from neurogate_gateway.errors import (
+    BackendForeignError,
+    BackendUnavailableError,
+    GatewayError,
+    ModelLabelNotFoundError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    ModelSelectorInvalidError,
+    ModelVersionNotFoundError,
+    ModelVersionRejectedError,
+    VersionLostError,
+)
+
+from .traffic_split import CANARY, LATEST, STABLE, Routing
+
+
+class Catalog:
+    """The versions of one model as callers may choose them."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        model: str,
+        swap_wait: float,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model = model
+        self.fleet = fleet
+        self.serving = False
+        """Whether calls by default are answered."""
+        self.routing: Routing | None = None
+        self.on_change = on_change
+        self._swap_wait = swap_wait
+        self._moved_at = -math.inf
+        """`time.monotonic` of the moment when "stable" last became a version that is not READY here yet."""
+        fleet.subscribe_looks(self._tell_health)
+
+    def set_routing(self, routing: Routing | None) -> None:
+        """Sets what labels mean from now on; None makes all of them the highest READY version."""
+        self.routing = routing
+        number = self._number(STABLE)
+        if self.serving and number is not None and self.fleet.ready(number) is None:
+            # Whoever promoted it has seen it READY; here it is a matter of moments.
+            self._moved_at = time.monotonic()
+            self.fleet.look_again()
+        # Calls that wait for a label may find it READY now.
+        self.fleet.wake()
+
+    def labels_of(self, number: int) -> list[str]:
+        """The labels that point to a version, sorted."""
+        labels = {LATEST} if number == self.fleet.newest else set()
+        if self.routing is not None:
+            labels.update(label for label, version in self.routing.labels.items() if version == number)
+        elif labels:
+            labels.add(STABLE)
+        return sorted(labels)
+
+    async def resolve(
+        self, selector: model_pb2.ModelSelector, deadline: Deadline, key: str = ""
+    ) -> tuple[ServedVersion, str]:
+        """The version that a selector means, and the label by which it was found ("" for a number).
+
+        While versions change, a label may for a moment mean nothing that is proven; then this waits.
+
+        Args:
+            selector: Which version.
+            deadline: By when.
+            key: What puts a caller on one side of the traffic split; empty for any.
+
+        Raises:
+            ModelNotFoundError, ModelLabelNotFoundError, ModelVersionNotFoundError, ModelVersionRejectedError,
+            ModelSelectorInvalidError: The selector names nothing that may answer.
+            ModelNotReadyError, BackendUnavailableError: Nothing may answer now.
+            BackendForeignError: Nothing of this repository is served.
+        """
+        self.check_model(selector.name)
+        if selector.WhichOneof("selection") == "version":
+            return await self._by_number(selector.version, deadline), ""
+        asked = label_of(self.model, selector, self.routing)
+        give_up: Deadline | None = None
+        while True:
+            label = self._split(key) if asked == STABLE and self.routing is not None else asked
+            number = self._number(label)
+            version = self.fleet.ready(number) if number is not None else None
+            if version is not None:
+                return version, label
+            give_up = give_up or deadline.capped(self._swap_wait)
+            if not (self._may_soon_be_ready(asked) and await self.fleet.changes(give_up)):
+                raise self._not_ready(asked)
+
+    def current(self, version: ServedVersion) -> bool:
+        """Whether a version that was chosen earlier may still answer, and is still the same."""
+        now = self.fleet.ready(version.number)
+        return now is version or (now is not None and now.digest == version.digest)
+
+    async def confirm(self, version: ServedVersion, deadline: Deadline) -> None:
+        """Waits until a version that was chosen earlier may answer, which it nearly always may at once.
+
+        Raises:
+            VersionUnloadedError: It was unloaded or rejected, or another one has its number now.
+            VersionLostError: The model server has been away, or the version's new proof has lasted, for too
+                long.
+        """
+        give_up: Deadline | None = None
+        while not self.current(version):
+            if self.fleet.connected and self._state(version.number) not in {LOADING, PROVING}:
+                raise VersionUnloadedError("the version is no longer the one that was chosen")
+            give_up = give_up or deadline.capped(self._swap_wait)
+            if not await self.fleet.changes(give_up):
+                raise VersionLostError(
+                    f"version {version.number} of model {self.model} cannot be reached or is proven again"
+                )
+
+    def check_model(self, name: str) -> None:
+        """Refuses a model name other than the gateway's; empty is fine.
+
+        Raises:
+            ModelNotFoundError: It is another one.
+        """
+        if name not in {"", self.model}:
+            raise ModelNotFoundError(
+                f"no model {name!r} is served here, only {self.model!r}", resource=("model", name)
+            )
+
+    async def _by_number(self, number: int, deadline: Deadline) -> ServedVersion:
+        check_number(number)
+        give_up: Deadline | None = None
+        while True:
+            version = self.fleet.ready(number)
+            if version is not None:
+                return version
+            if not self.fleet.connected:
+                raise self._not_ready(LATEST)
+            view = self.fleet.view(number)
+            if view is None or not view.answered or view.state not in {LOADING, PROVING}:
+                raise not_answering(self.model, number, view)
+            # Its model server has been away, or hangs, and it is on the way back.
+            give_up = give_up or deadline.capped(self._swap_wait)
+            if view.state not in self._soon() or not await self.fleet.changes(give_up):
+                raise ModelNotReadyError(f"version {number} of model {self.model} is not READY now")
+
+    def _split(self, key: str) -> str:
+        """The label that a caller of "stable" gets: "canary" for some, while that is READY."""
+        routing = self.routing
+        if routing is None or CANARY not in routing.labels or not self.fleet.ready(routing.labels[CANARY]):
+            return STABLE
+        # Not for secrets: it only spreads callers who say nothing about themselves.
+        return routing.chosen_label(key or str(random.random()))  # noqa: S311
+
+    def _number(self, label: str) -> int | None:
+        if self.routing is None or label == LATEST:
+            return self.fleet.newest
+        return self.routing.labels.get(label)
+
+    def _state(self, number: int) -> State | None:
+        view = self.fleet.view(number)
+        return view.state if view is not None else None
+
+    def _may_soon_be_ready(self, label: str) -> bool:
+        if self.fleet.looking or not self.fleet.connected:
+            # Nobody knows when a model server comes back, and calls that wait for it would fill all slots.
+            return self.fleet.looking
+        if self.routing is None or label == LATEST:
+            return any(view.state in self._soon() for view in self.fleet.versions())
+        number = self._number(label)
+        return number is not None and self._state(number) in self._soon()
+
+    def _soon(self) -> set[State]:
+        """The states of versions that are worth waiting for."""
+        # One that is being loaded is only where the one before has just gone: from nothing to a first version
+        # the wait may be long, and a caller learns more from an error.
+        return {PROVING, LOADING} if self._swapping() else {PROVING}
+
+    def _swapping(self) -> bool:
+        return time.monotonic() - max(self.fleet.ready_lost_at, self._moved_at) < self._swap_wait
+
+    def _not_ready(self, label: str) -> GatewayError:
+        if not self.fleet.connected:
+            return BackendUnavailableError("the model server cannot be reached")
+        if self.fleet.foreign and all(
+            address in self.fleet.foreign for address, up in self.fleet.backends.items() if up
+        ):
+            return BackendForeignError(
+                f"what serves {self.model} here is somebody else's, and is left alone: "
+                f"{next(iter(self.fleet.foreign.values()))}"
+            )
+        number = self._number(label)
+        if self.routing is None or label == LATEST or number is None:
+            return ModelNotReadyError(f"no version of model {self.model} is READY for this call yet")
+        view = self.fleet.view(number)
+        if view is not None and view.state == REJECTED:
+            # To try again helps nobody.
+            return not_answering(self.model, number, view)
+        return ModelNotReadyError(
+            f"version {number} of model {self.model}, which label {label!r} means, is not READY"
+        )
+
+    def _tell_health(self) -> None:
+        number = self._number(STABLE)
+        ready = number is not None and self.fleet.ready(number) is not None
+        # While versions change, calls wait for the next proof rather than fail, so for as long as they wait
+        # that is no interruption.
+        waiting = self.serving and self._swapping() and self._may_soon_be_ready(STABLE)
+        serving = self.fleet.connected and (ready or waiting)
+        if serving != self.serving:
+            self.serving = serving
+            self.on_change()
+
+
+class _Stands(Protocol):
+    """Where a version stands: an entry or a view."""
+
+    @property
+    def state(self) -> State: ...
+    @property
+    def reason(self) -> str: ...
+
+
+def label_of(model: str, selector: model_pb2.ModelSelector, routing: Routing | None = None) -> str:
+    """The label that a selector without a version names.
+
+    Args:
+        model: The gateway's.
+        selector: What the caller sent.
+        routing: Which labels there are beside "latest" and "stable".
+
+    Raises:
+        ModelSelectorInvalidError: It is empty.
+        ModelLabelNotFoundError: There is no such label.
+    """
+    if not selector.HasField("label"):
+        return STABLE
+    if not selector.label:
+        raise ModelSelectorInvalidError("the label is empty", field="model.label")
+    known = {LATEST, STABLE, *(routing.labels if routing is not None else ())}
+    if selector.label not in known:
+        raise ModelLabelNotFoundError(
+            f"model {model} has no label {selector.label!r}, only {_listed(known)}",
+            resource=("label", selector.label),
+            field="model.label",
+        )
+    return selector.label
+
+
+def check_number(number: int) -> None:
+    """Refuses a number that no version can have.
+
+    Raises:
+        ModelSelectorInvalidError: It is below 1.
+    """
+    if number < 1:
+        raise ModelSelectorInvalidError(
+            f"the version is {number}, expected at least 1", field="model.version"
+        )
+
+
+def not_answering(model: str, number: int, entry: _Stands | None) -> GatewayError:
+    """Why a version that is not READY does not answer."""
+    resource = ("model_version", f"{model}/{number}")
+    if entry is not None and entry.state == REJECTED:
+        return ModelVersionRejectedError(
+            f"version {number} of model {model} was rejected: {entry.reason}",
+            resource=resource,
+            metadata={"state_reason": entry.reason},
+        )
+    state = "unknown" if entry is None else State.Name(entry.state).removeprefix("MODEL_VERSION_STATE_")
+    return ModelVersionNotFoundError(
+        f"model {model} has no version {number} that is READY; it is {state}", resource=resource
+    )
+
+
+def _listed(labels: set[str]) -> str:
+    *others, last = (repr(label) for label in sorted(labels))
+    return f"{', '.join(others)} and {last}"

@@ -1,0 +1,287 @@
+"""Where changes of the release are asked for: by callers, by a retraining, by the gate and by the guards."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from neurogate.v1 import model_pb2
+from neurogate_core.release_store import PROMOTE, ROLLBACK, SET_TRAFFIC, Changed, Draft, Release
+
+from neurogate_gateway.backends.status import Seen
+from neurogate_gateway.backends.versions import READY, REJECTED, State
+from neurogate_gateway.deadline import Deadline
+from neurogate_gateway.errors import (
+    DeadlineTooShortError,
+    EtagMismatchError,
+    EvaluationImpossibleError,
+    GateRefusedError,
+    GatewayError,
+    ModelSelectorInvalidError,
+    ModelVersionNotFoundError,
+    ModelVersionNotReadyError,
+    ModelVersionRejectedError,
+)
+
+from . import transitions
+from .controller import ReleaseManager
+from .evaluation import Evaluator
+from .gate import broken_rules, with_own
+from .messages import gate_json
+from .policy import Policy, PolicyError, own_policy
+from .router import Catalog
+from .traffic_split import STABLE
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Who asks for a change, and how.
+
+    Attributes:
+        actor: For the audit record.
+        etag: Of the release that was seen; empty for whatever is there.
+        request_id: A repeat gets the first answer; empty for none.
+        reason: For the audit record.
+    """
+
+    actor: str
+    etag: str = ""
+    request_id: str = ""
+    reason: str = ""
+
+
+class VersionPromoter(Protocol):
+    """What a retraining needs of the release."""
+
+    async def until_ready(self, version: int, *, seconds: float) -> None:
+        """Waits until a published version is READY.
+
+        Raises:
+            ModelVersionRejectedError: It was rejected; the message says why.
+            DeadlineTooShortError: It takes longer than that.
+        """
+
+    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
+        """What the gate makes of a READY version.
+
+        Args:
+            version: Which.
+            also: A retraining's own policy, asked beside the gateway's; empty for none.
+
+        Raises:
+            EvaluationImpossibleError: There are no evaluation images, or none that fit; or the other policy
+                cannot be used.
+            GatewayError: It is not READY, or the model servers cannot answer.
+        """
+
+    async def promote(self, version: int, asked: Asked, *, force: bool = False, also: str = "") -> Changed:
+        """Makes a READY version "stable".
+
+        Args:
+            version: Which.
+            asked: Who asks.
+            force: Whether the gate is overruled.
+            also: As for `evaluate`.
+
+        Raises:
+            GateRefusedError: The gate refuses it.
+            GatewayError: It is not READY, the release was changed, or cannot be.
+        """
+
+
+class ReleaseDesk:
+    """Checks what is asked for, consults the gate, and has the release changed."""
+
+    def __init__(self, manager: ReleaseManager, catalog: Catalog, evaluator: Evaluator | None) -> None:
+        self._manager = manager
+        self._catalog = catalog
+        self._evaluator = evaluator
+
+    async def until_ready(self, version: int, *, seconds: float) -> None:
+        """As `VersionPromoter`."""
+        give_up = Deadline.after(seconds)
+        while True:
+            view = self._catalog.fleet.view(version)
+            if view is not None and view.state == READY:
+                return
+            if view is not None and view.state == REJECTED:
+                raise self._not_ready(version, self._catalog.fleet.seen)
+            if not await self._catalog.fleet.changes(give_up):
+                raise DeadlineTooShortError(f"version {version} was not READY within {seconds:g} s")
+
+    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
+        """As `VersionPromoter`."""
+        self._check_ready(version, self._catalog.fleet.seen)
+        if self._evaluator is None:
+            raise EvaluationImpossibleError("this gateway has no evaluation images")
+        try:
+            own = own_policy(also, self._evaluator.policy) if also else None
+        except PolicyError as error:
+            # Of a version that another release of the gateway has had trained, or that was trained by hand.
+            raise EvaluationImpossibleError(
+                f"version {version} has a gate policy of its own that cannot be used: {error}"
+            ) from error
+        stable = self._manager.release.state.labels.get(STABLE)
+        # A "stable" that is not READY cannot be measured, and no reason to keep its successor out.
+        comparable = stable if stable is not None and self._catalog.fleet.ready(stable) else None
+        report = await self._evaluator.evaluate(version, comparable)
+        if own is None:
+            return report
+        # How much work a verdict may be is for this gateway to say, whichever has accepted the retraining.
+        most = self._evaluator.policy.gate.resamples
+        own = Policy(gate=dataclasses.replace(own.gate, resamples=min(own.gate.resamples, most)))
+        return with_own(report, await self._evaluator.evaluate(version, comparable, own))
+
+    async def promote(self, version: int, asked: Asked, *, force: bool = False, also: str = "") -> Changed:
+        """As `VersionPromoter`."""
+        content = {"action": PROMOTE, "version": version, "force": force, **_content(asked)}
+        if repeated := await self._manager.repeated(asked.request_id, content):
+            return repeated
+        self._check_ready(version, self._catalog.fleet.seen)
+        stable = self._manager.release.state.labels.get(STABLE)
+        # Who is "stable" already has nothing to prove.
+        report = None if version == stable else await self._verdict(version, force=force, also=also)
+        # Without a verdict the gate is overruled too: nobody has waited for it.
+        overruled = force and self._evaluator is not None and (report is None or not report.accepted)
+        if report is not None and not report.accepted and not force:
+            rules = broken_rules(report)
+            messages = "; ".join(each.message for each in report.findings if not each.passed)
+            raise GateRefusedError(
+                f"the gate refuses version {version}: {messages}",
+                resource=("model_version", f"{self._catalog.model}/{version}"),
+                metadata={"rules": ",".join(rules), "version": str(version)},
+            )
+
+        def decide(release: Release, seen: Seen) -> Draft:
+            self._check_ready(version, seen)
+            self._check_loaded(version, release)
+            # In mode "gated" it may be this very version, which then stays what it is.
+            unforeseen = release.state.labels.get(STABLE) not in (stable, version)
+            if self._evaluator is not None and not force and unforeseen:
+                raise EtagMismatchError('another version became "stable" meanwhile')
+            state = transitions.promote(release.state, version, now=time.time())
+            return Draft(
+                action=PROMOTE,
+                state=state,
+                actor=asked.actor,
+                reason=asked.reason,
+                forced=overruled,
+                gate=gate_json(report),
+            )
+
+        return await self._change(decide, asked, content)
+
+    async def rollback(self, asked: Asked) -> Changed:
+        """Makes "previous" the "stable" version again; the two change places.
+
+        Raises:
+            NothingToRollBackError: There is no "previous".
+            ModelVersionNotReadyError: It is not READY.
+            EtagMismatchError: Another version is "stable" by now: to change places again would undo it.
+            GatewayError: The release was changed, or cannot be.
+        """
+        content = {"action": ROLLBACK, **_content(asked)}
+        stable = self._manager.release.state.labels.get(STABLE)
+
+        def decide(release: Release, seen: Seen) -> Draft:
+            # An etag says already what the caller has seen, which may be more than this gateway has.
+            if not asked.etag and release.state.labels.get(STABLE) != stable:
+                raise EtagMismatchError('another version became "stable" meanwhile')
+            state = transitions.rollback(release.state, now=time.time())
+            self._check_ready(state.labels[STABLE], seen)
+            return Draft(action=ROLLBACK, state=state, actor=asked.actor, reason=asked.reason)
+
+        return await self._change(decide, asked, content)
+
+    async def split(self, asked: Asked, *, canary: int, percent: float, shadow: int) -> Changed:
+        """Sets canary and shadow as a whole; 0 means none.
+
+        A canary has to be READY. A shadow only has to be published: it is loaded when it is not, which is
+        also the way back for a version that was retired.
+
+        Raises:
+            TrafficSplitInvalidError: The share is out of its range, or does not fit the versions named.
+            GatewayError: A version is not fit, or the release was changed, or cannot be.
+        """
+        content = {
+            "action": SET_TRAFFIC,
+            "canary": canary,
+            "percent": str(percent),
+            "shadow": shadow,
+            **_content(asked),
+        }
+
+        def decide(release: Release, seen: Seen) -> Draft:
+            state = transitions.split(
+                release.state, canary=canary, percent=percent, shadow=shadow, now=time.time()
+            )
+            if canary:
+                self._check_ready(canary, seen)
+                self._check_loaded(canary, release)
+            if shadow and not self._manager.is_published(shadow):
+                self._check_ready(shadow, seen)
+            elif shadow:
+                self._check_not_rejected(shadow, seen)
+            return Draft(action=SET_TRAFFIC, state=state, actor=asked.actor, reason=asked.reason)
+
+        return await self._change(decide, asked, content)
+
+    async def _verdict(self, version: int, *, force: bool, also: str) -> model_pb2.GateReport | None:
+        if self._evaluator is None and not also:
+            return None
+        if not force:
+            return await self.evaluate(version, also)
+        # Who overrules the gate does not wait for it, but what it has said is put on record.
+        return self._evaluator.last_report(version) if self._evaluator is not None else None
+
+    async def _change(
+        self, decide: Callable[[Release, Seen], Draft], asked: Asked, content: dict[str, object]
+    ) -> Changed:
+        change = self._manager.change(decide, etag=asked.etag, request_id=asked.request_id, content=content)
+        # Once begun, a change is made; a caller who goes away must not leave it unseen here.
+        task = asyncio.ensure_future(change)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    def _check_ready(self, version: int, seen: Seen) -> None:
+        if version < 1:
+            raise ModelSelectorInvalidError(f"the version is {version}, expected at least 1", field="version")
+        if seen.ready(version) is None:
+            raise self._not_ready(version, seen)
+
+    def _check_not_rejected(self, version: int, seen: Seen) -> None:
+        view = seen.view(version)
+        if view is not None and view.state == REJECTED:
+            raise self._not_ready(version, seen)
+
+    def _check_loaded(self, version: int, release: Release) -> None:
+        """Refuses a version that is about to be unloaded."""
+        state = release.state
+        if version <= state.highest and version not in {*state.labels.values(), *state.draining}:
+            raise ModelVersionNotReadyError(
+                f"version {version} was retired and is being unloaded; a shadow is loaded again",
+                resource=("model_version", f"{self._catalog.model}/{version}"),
+            )
+
+    def _not_ready(self, version: int, seen: Seen) -> GatewayError:
+        resource = ("model_version", f"{self._catalog.model}/{version}")
+        view = seen.view(version)
+        if view is None and version not in self._manager.published:
+            return ModelVersionNotFoundError(
+                f"model {self._catalog.model} has no version {version}", resource=resource
+            )
+        if view is not None and view.state == REJECTED:
+            return ModelVersionRejectedError(
+                f"version {version} was rejected: {view.reason}",
+                resource=resource,
+                metadata={"state_reason": view.reason},
+            )
+        state = "not loaded" if view is None else State.Name(view.state).removeprefix("MODEL_VERSION_STATE_")
+        return ModelVersionNotReadyError(f"version {version} is {state}, not READY", resource=resource)
+
+
+def _content(asked: Asked) -> dict[str, object]:
+    return {"etag": asked.etag, "reason": asked.reason}

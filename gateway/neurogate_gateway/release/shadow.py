@@ -1,0 +1,159 @@
+"""How often two versions agree on the same images."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import numpy as np
+from neurogate.v1 import model_pb2
+
+from neurogate_gateway.backends.tfs_messages import Floats
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.errors import GatewayError, OverloadedError
+from neurogate_gateway.inference.events import Outcome
+
+from .controller import ReleaseManager
+from .evaluation import Runner, Versions
+from .traffic_split import SHADOW, STABLE
+
+
+class Agreement:
+    """Counts of stable's class against the shadow's, and how far their probabilities lie apart."""
+
+    def __init__(self, stable: int, shadow: int, class_ids: tuple[str, ...]) -> None:
+        """Begins at zero.
+
+        Args:
+            stable: Version that answers the callers.
+            shadow: Version that gets the copies.
+            class_ids: Of both, in class order; at least one.
+        """
+        self.stable = stable
+        self.shadow = shadow
+        self.class_ids = class_ids
+        self.dropped = 0
+        self.failed = 0
+        self._counts = np.zeros((len(class_ids), len(class_ids)), dtype=np.int64)
+        self._shift = 0.0
+
+    @property
+    def compared(self) -> int:
+        """Images that both have answered."""
+        return int(self._counts.sum())
+
+    @property
+    def agreed(self) -> int:
+        """Images on which both name the same class."""
+        return int(np.trace(self._counts))
+
+    def add(self, stable: Floats, shadow: Floats) -> None:
+        """Takes two answers to one image, each f32 [C]."""
+        row, column = int(stable.argmax()), int(shadow.argmax())
+        self._counts[row, column] += 1
+        self._shift += abs(float(stable[row]) - float(shadow[row]))
+
+    def message(self) -> model_pb2.ShadowAgreement:
+        """As the contract has it."""
+        compared = self.compared
+        return model_pb2.ShadowAgreement(
+            stable_version=self.stable,
+            shadow_version=self.shadow,
+            class_ids=self.class_ids,
+            counts=self._counts.ravel().tolist(),
+            mean_probability_shift=self._shift / compared if compared else 0.0,
+            compared=compared,
+            dropped=self.dropped,
+            failed=self.failed,
+        )
+
+
+_MOST_WAITING: Final = 64
+_MOST_BYTES: Final = 32 * 2**20
+_WORKERS: Final = 2
+
+_Copy = tuple[bytes, Floats, Agreement]
+
+
+class Shadow:
+    """Observes outcomes and runs the copies; `run` does the work."""
+
+    def __init__(
+        self, manager: ReleaseManager, versions: Versions, runner: Runner, *, seconds: float
+    ) -> None:
+        """Copies nothing until there is a shadow.
+
+        Args:
+            manager: Which version is the shadow.
+            versions: Whether it is READY.
+            runner: Asks it.
+            seconds: Time for each copy.
+        """
+        self._manager = manager
+        self._versions = versions
+        self._runner = runner
+        self._seconds = seconds
+        self._agreement: Agreement | None = None
+        self._waiting: deque[_Copy] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+
+    def agreement(self) -> model_pb2.ShadowAgreement | None:
+        """What was seen of the present pair of versions; None without a shadow, or before its first copy."""
+        labels = self._manager.release.state.labels
+        seen = self._agreement
+        pair = (labels.get(STABLE), labels.get(SHADOW))
+        return seen.message() if seen is not None and (seen.stable, seen.shadow) == pair else None
+
+    def observe(self, outcome: Outcome) -> None:
+        """Takes a copy of an image that "stable" has answered."""
+        labels = self._manager.release.state.labels
+        shadow, stable = labels.get(SHADOW), outcome.choice.version
+        if shadow is None or outcome.answer is None or stable.number != labels.get(STABLE):
+            return
+        if self._versions.ready(shadow) is None:
+            return
+        agreement = self._of(stable, shadow)
+        if len(self._waiting) >= _MOST_WAITING or self._bytes + len(outcome.image) > _MOST_BYTES:
+            agreement.dropped += 1
+            return
+        self._waiting.append((outcome.image, outcome.answer.outputs.probabilities, agreement))
+        self._bytes += len(outcome.image)
+        self._arrived.set()
+
+    def _of(self, stable: ServedVersion, shadow: int) -> Agreement:
+        class_ids = tuple(identifier for identifier, _ in stable.classes)
+        seen = self._agreement
+        if seen is None or (seen.stable, seen.shadow, seen.class_ids) != (stable.number, shadow, class_ids):
+            seen = self._agreement = Agreement(stable.number, shadow, class_ids)
+        return seen
+
+    async def run(self) -> None:
+        """Works off the copies until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_WORKERS):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            while not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            image, probabilities, agreement = self._waiting.popleft()
+            self._bytes -= len(image)
+            try:
+                answer = await self._runner.run(agreement.shadow, image, seconds=self._seconds)
+            except OverloadedError:
+                agreement.dropped += 1
+            except GatewayError:
+                agreement.failed += 1
+            else:
+                if (
+                    tuple(identifier for identifier, _ in answer.choice.version.classes)
+                    == agreement.class_ids
+                ):
+                    agreement.add(probabilities, answer.outputs.probabilities)
+                else:
+                    # Of other classes nothing can be compared.
+                    agreement.failed += 1

@@ -1,0 +1,116 @@
+"""What a promotion, a rollback, a split and the rest make of a release.
+
+Pure functions of the labels; whether a version is READY, or the gate lets it through, is asked before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from neurogate_core.release_store import State
+
+from neurogate_gateway.errors import NothingToRollBackError, TrafficSplitInvalidError
+
+from .traffic_split import CANARY, CANDIDATE, PREVIOUS, SHADOW, STABLE
+
+
+def first(state: State, version: int, *, now: float) -> State:
+    """A version becomes "stable" where nothing was."""
+    return _with(state, {**state.labels, STABLE: version}, now=now)
+
+
+def candidate(state: State, version: int, *, now: float) -> State:
+    """A version that was published becomes "candidate", in place of the one before."""
+    return _with(state, {**state.labels, CANDIDATE: version}, now=now)
+
+
+def promote(state: State, version: int, *, now: float) -> State:
+    """A version becomes "stable", the one before "previous". Who is "stable" already stays so."""
+    before = state.labels.get(STABLE)
+    if before == version:
+        return state
+    labels = _without(state.labels, version, (CANARY, CANDIDATE, SHADOW, PREVIOUS))
+    labels[STABLE] = version
+    if before is not None:
+        labels[PREVIOUS] = before
+    changed = _with(state, labels, now=now)
+    return dataclasses.replace(changed, promoted_at=None if before is None else now)
+
+
+def rollback(state: State, *, now: float) -> State:
+    """The labels "previous" and "stable" change places.
+
+    Raises:
+        NothingToRollBackError: There is no "previous".
+    """
+    if PREVIOUS not in state.labels or STABLE not in state.labels:
+        raise NothingToRollBackError('there is no "previous" version to go back to')
+    back = state.labels[PREVIOUS]
+    labels = _without(state.labels, back, (CANARY, CANDIDATE, SHADOW))
+    labels |= {STABLE: back, PREVIOUS: state.labels[STABLE]}
+    return dataclasses.replace(_with(state, labels, now=now), promoted_at=None)
+
+
+def split(state: State, *, canary: int, percent: float, shadow: int, now: float) -> State:
+    """Sets canary and shadow as a whole; 0 means none.
+
+    Raises:
+        TrafficSplitInvalidError: The share is out of its range, or does not fit the versions named.
+    """
+    stable = state.labels.get(STABLE)
+    for field, version in (("canary_version", canary), ("shadow_version", shadow)):
+        if version < 0:
+            raise TrafficSplitInvalidError(f"{field} is {version}, expected 0 for none or more", field=field)
+        if version and version == stable:
+            raise TrafficSplitInvalidError(f'version {version} is "stable" already', field=field)
+    if not math.isfinite(percent) or not 0 <= percent <= 100:
+        raise TrafficSplitInvalidError(
+            f"the share is {percent:g} percent, expected 0 to 100", field="canary_percent"
+        )
+    if canary and not percent:
+        raise TrafficSplitInvalidError(
+            f"version {canary} is to be canary without a share", field="canary_percent"
+        )
+    if percent and not canary:
+        raise TrafficSplitInvalidError(
+            f"a share of {percent:g} percent has no canary version", field="canary_version"
+        )
+    if canary and canary == shadow:
+        raise TrafficSplitInvalidError(
+            f"version {canary} cannot be canary and shadow at once", field="shadow_version"
+        )
+    labels = {label: version for label, version in state.labels.items() if label not in {CANARY, SHADOW}}
+    labels |= {label: version for label, version in ((CANARY, canary), (SHADOW, shadow)) if version}
+    return _with(state, labels, now=now, canary_percent=percent)
+
+
+def end_canary(state: State, *, now: float) -> State:
+    """Callers get "stable" only."""
+    labels = {label: version for label, version in state.labels.items() if label != CANARY}
+    return _with(state, labels, now=now)
+
+
+def retire(state: State, versions: Iterable[int]) -> State:
+    """Versions without a label are let go."""
+    gone = set(versions)
+    draining = {version: since for version, since in state.draining.items() if version not in gone}
+    return dataclasses.replace(state, draining=draining)
+
+
+def _without(labels: Mapping[str, int], version: int, names: tuple[str, ...]) -> dict[str, int]:
+    return {label: number for label, number in labels.items() if not (label in names and number == version)}
+
+
+def _with(state: State, labels: dict[str, int], *, now: float, canary_percent: float | None = None) -> State:
+    """The state with other labels: what lost its last one drains from now on."""
+    percent = state.canary_percent if canary_percent is None else canary_percent
+    lost = {*state.labels.values(), *state.draining} - {*labels.values()}
+    return dataclasses.replace(
+        state,
+        labels=labels,
+        canary_percent=percent if CANARY in labels else 0.0,
+        draining={version: state.draining.get(version, now) for version in sorted(lost)},
+        highest=max([state.highest, *labels.values()]),
+    )

@@ -1,0 +1,202 @@
+"""StartRetraining: everything that can be refused is refused here, before anything is queued."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Mapping
+
+from neurogate.v1 import training_pb2
+from neurogate_core.hyperparameters import HyperparameterError, parse_hyperparameters
+
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.deadline import Deadline
+from neurogate_gateway.errors import (
+    BaseVersionNotFoundError,
+    ClassNotFoundError,
+    ExamplesTooFewError,
+    GatePolicyInvalidError,
+    HyperparameterInvalidError,
+    LauncherNotConfiguredError,
+    ReleaseNotManagedError,
+)
+from neurogate_gateway.observability.logging import log
+from neurogate_gateway.release.policy import GatePolicy, Policy, PolicyError, own_policy
+from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.store.examples import check_filter
+from neurogate_gateway.store.run import Run
+from neurogate_gateway.store.run_starts import NewRun
+from neurogate_gateway.store.store import Records
+
+from .stable import known_classes, stable_version
+
+
+class Retrainings:
+    """Checks what is asked for, and queues it.
+
+    Args:
+        records: Where it is queued.
+        catalog: Knows "stable".
+        base_versions: The versions that a warm start may begin from; None where there is no repository.
+        launchers: Those that are configured; the first is the default.
+        min_examples_per_class: Fewer of a class are refused; 0 allows a retraining without any.
+        most_queued: How many may wait.
+        may_promote: Whether this gateway manages the release.
+        most_resamples: How many a gate policy may ask for: as many as the gateway's own policy has.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        catalog: Catalog,
+        *,
+        base_versions: Callable[[], Collection[int]] | None,
+        launchers: Collection[str],
+        min_examples_per_class: int,
+        most_queued: int,
+        may_promote: bool,
+        most_resamples: int,
+    ) -> None:
+        self._records = records
+        self._catalog = catalog
+        self._base_versions = base_versions
+        self._launchers = tuple(launchers)
+        self._least = min_examples_per_class
+        self._most_queued = most_queued
+        self._may_promote = may_promote
+        self._most_resamples = most_resamples
+
+    async def start(
+        self, asked: training_pb2.RetrainingSpec, *, request_id: str, actor: str, deadline: Deadline
+    ) -> Run:
+        """Queues a retraining; a repeat of a request gets the first one's.
+
+        Raises:
+            GatewayError: Why there is none.
+        """
+        digest = hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()
+        runs = self._records.runs
+        earlier = await self._records.run(runs.earlier, request_id, digest)
+        if earlier is not None:
+            return earlier
+        spec = training_pb2.RetrainingSpec()
+        spec.CopyFrom(asked)
+        check_filter(spec.examples, field="spec.examples")
+        _check_hyperparameters(spec.hyperparameters)
+        spec.launcher = self._launcher(spec.launcher)
+        if spec.promote and not self._may_promote:
+            raise ReleaseNotManagedError(
+                "this gateway does not manage the release, so it can promote nothing", field="spec.promote"
+            )
+        if spec.gate_policy and not self._may_promote:
+            raise ReleaseNotManagedError(
+                "this gateway does not manage the release, so no gate asks for a policy",
+                field="spec.gate_policy",
+            )
+        version = await stable_version(self._catalog, deadline)
+        _check_classes(spec.examples.class_ids, version)
+        _check_gate_policy(spec.gate_policy, version, self._most_resamples)
+        await self._fill_base(spec, version)
+
+        def check_counts(counts: Mapping[str, int]) -> None:
+            _check_classes(sorted(counts), version)
+            self._check_counts(counts, set(spec.examples.class_ids) or set(counts))
+
+        new = NewRun(
+            spec=spec, launcher=spec.launcher, actor=actor, request_id=request_id, request_digest=digest
+        )
+        run, _ = await self._records.run(
+            runs.create, new, most_queued=self._most_queued, check_counts=check_counts
+        )
+        log(logging.INFO, "retraining_queued", retraining=run.run_id, launcher=run.launcher, actor=actor)
+        return run
+
+    def _launcher(self, name: str) -> str:
+        if not self._launchers:
+            raise LauncherNotConfiguredError(
+                "this gateway has no launcher, so nothing can run a trainer", field="spec.launcher"
+            )
+        if name and name not in self._launchers:
+            raise LauncherNotConfiguredError(
+                f"launcher {name!r} is not configured, only {', '.join(self._launchers)}",
+                field="spec.launcher",
+            )
+        return name or self._launchers[0]
+
+    async def _fill_base(self, spec: training_pb2.RetrainingSpec, stable: ServedVersion) -> None:
+        """Checks the version to start from; without a word about the base it is "stable"."""
+        if spec.from_scratch:
+            return
+        if spec.WhichOneof("base") != "warm_start_version":
+            spec.warm_start_version = stable.number
+        number = spec.warm_start_version
+        known = await asyncio.to_thread(self._base_versions) if self._base_versions is not None else ()
+        if number not in known:
+            where = (
+                "the repository, or its weights are gone"
+                if self._base_versions is not None
+                else "reach: no repository is configured"
+            )
+            raise BaseVersionNotFoundError(
+                f"version {number} of model {stable.model} is not in {where}",
+                field="spec.warm_start_version",
+                resource=("model_version", f"{stable.model}/{number}"),
+            )
+
+    def _check_counts(self, counts: Mapping[str, int], wanted: Collection[str]) -> None:
+        if not self._least:
+            return
+        few = {name: counts.get(name, 0) for name in sorted(wanted) if counts.get(name, 0) < self._least}
+        if few or not wanted:
+            told = ", ".join(f"{name} has {count}" for name, count in few.items()) or "there are none"
+            raise ExamplesTooFewError(
+                f"a retraining needs {self._least} examples of each of its classes, but {told}",
+                field="spec.examples",
+                metadata={"min_examples_per_class": str(self._least)}
+                | {name: str(counts.get(name, 0)) for name in sorted(wanted)},
+            )
+
+
+def _check_hyperparameters(texts: Mapping[str, str]) -> None:
+    try:
+        parse_hyperparameters(texts)
+    except HyperparameterError as error:
+        raise HyperparameterInvalidError(
+            str(error), field=f'spec.hyperparameters["{error.name[:40]}"]'
+        ) from None
+
+
+def _check_gate_policy(text: str, version: ServedVersion, most_resamples: int) -> None:
+    if not text:
+        return
+    try:
+        asked = own_policy(text, Policy(gate=GatePolicy(resamples=most_resamples))).gate
+    except PolicyError as error:
+        raise GatePolicyInvalidError(
+            f"the gate policy cannot be used: {error}", field="spec.gate_policy"
+        ) from None
+    if asked.resamples > most_resamples:
+        raise GatePolicyInvalidError(
+            f"the gate policy has gate.resamples {asked.resamples}, expected at most {most_resamples}, as "
+            "the gateway's own policy has it",
+            field="spec.gate_policy",
+        )
+    known = known_classes(version)
+    for class_id in asked.recall:
+        if class_id not in known:
+            raise GatePolicyInvalidError(
+                f"the gate policy sets gate.recall.{class_id[:40]}, but version {version.number} has no such "
+                f"class, only {', '.join(known)}",
+                field="spec.gate_policy",
+            )
+
+
+def _check_classes(class_ids: Collection[str], version: ServedVersion) -> None:
+    known = known_classes(version)
+    for class_id in class_ids:
+        if class_id not in known:
+            raise ClassNotFoundError(
+                f"version {version.number} has no class {class_id!r}, only {', '.join(known)}",
+                field="spec.examples.class_ids",
+            )

@@ -1,0 +1,77 @@
+"""Counts a message's fields before it is parsed.
+
+Parsing makes an object of every element of a repeated field, and an element may be two bytes: a message
+within all size limits can become millions of objects and stop the loop for seconds. Counting stops at the
+limit.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from neurogate_gateway.errors import BatchTooLargeError, RequestMalformedError
+
+_OTHER_FIELDS: Final = 64
+"""Far more than the contract has, so that newer callers' fields pass."""
+
+
+def check_items(raw: bytes, field: int, most: int) -> None:
+    """Refuses a serialized message with too many elements of one repeated field.
+
+    Args:
+        raw: The message.
+        field: Number of the field.
+        most: Elements that are accepted.
+
+    Raises:
+        BatchTooLargeError: There are more.
+        RequestMalformedError: The bytes are no message of proto3, or have too many other fields.
+    """
+    position, items, others = 0, 0, 0
+    try:
+        while position < len(raw):
+            tag, position = _varint(raw, position)
+            match tag & 7:
+                case 0:
+                    _, position = _varint(raw, position)
+                case 1:
+                    position += 8
+                case 2:
+                    length, position = _varint(raw, position)
+                    position += length
+                case 5:
+                    position += 4
+                case _:
+                    raise RequestMalformedError("the request has groups, which no message of proto3 has")
+            if tag >> 3 == field:
+                items += 1
+            else:
+                others += 1
+            if items > most:
+                raise BatchTooLargeError(
+                    f"the batch has more items than the limit of {most}",
+                    field="items",
+                    metadata={"max_batch_items": str(most)},
+                )
+            if others > _OTHER_FIELDS:
+                raise RequestMalformedError(
+                    f"the request has more than {_OTHER_FIELDS} fields beside its items"
+                )
+    except IndexError:
+        raise RequestMalformedError("the request ends in the middle of a field") from None
+
+
+def _varint(raw: bytes, position: int) -> tuple[int, int]:
+    """The number at a position, and the position after it."""
+    value = raw[position]
+    position += 1
+    if value < 0x80:
+        return value, position
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        byte = raw[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise RequestMalformedError("a number in the request is longer than any can be")

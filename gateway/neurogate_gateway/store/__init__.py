@@ -1,0 +1,1 @@
+"""What the gateway remembers: predictions, examples, feedback, retrainings and their events."""

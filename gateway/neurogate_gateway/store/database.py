@@ -1,0 +1,209 @@
+"""The connection to the database, its transactions, and the schema's migrations.
+
+SQLite is used in WAL mode with every commit on disk before it returns (synchronous=FULL), since a commit is
+what makes an acknowledgement true. Writers take SQLite's one write lock when they begin, not when they first
+write, so that what they have read stays true. On PostgreSQL the same is asked for by name (`exclusive`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+
+from neurogate_gateway.errors import ExampleStoreFullError, GatewayError, RecordsUnavailableError
+
+from .errors import RecordsSetupError, SchemaTooNewError
+
+_DRIVERS: Final = {"sqlite", "postgresql+psycopg"}
+_BUSY_SECONDS: Final = 20.0
+_WRITING: Final = "neurogate_writing"
+_DISK_FULL: Final = ("database or disk is full", "No space left on device")
+
+
+class Database:
+    """One database of records, migrated to this version's schema.
+
+    Args:
+        url: SQLAlchemy URL, `sqlite:///…` or `postgresql+psycopg://…`.
+
+    Raises:
+        SchemaTooNewError: A newer Neurogate has used it.
+        RecordsSetupError: It cannot be opened.
+    """
+
+    def __init__(self, url: str | sa.URL) -> None:
+        try:
+            self._url = sa.make_url(url)
+        except sa.exc.ArgumentError as error:
+            raise RecordsSetupError("the URL of the records cannot be read, expected scheme://…") from error
+        self.name = self._url.render_as_string(hide_password=True)
+        if self._url.drivername not in _DRIVERS or self._url.database in {None, "", ":memory:"}:
+            raise RecordsSetupError(
+                f"the records are at {self.name!r}, expected sqlite:///FILE or postgresql+psycopg://…/DATABASE"
+            )
+        self.is_postgresql = self._url.get_backend_name() == "postgresql"
+        self.engine = self._make_engine()
+        try:
+            with self._one_at_a_time():
+                self._migrate()
+        except (sa.exc.DBAPIError, GatewayError, OSError) as error:
+            self.engine.dispose()
+            cause = error.__cause__ if isinstance(error, GatewayError) else error
+            told = cause.orig if isinstance(cause, sa.exc.DBAPIError) else cause
+            raise RecordsSetupError(f"the records at {self.name} cannot be opened: {told}") from error
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Closes the connections that are not in use."""
+        self.engine.dispose()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one moment and changes nothing.
+
+        Raises:
+            RecordsUnavailableError: The database cannot be read now.
+        """
+        with _translated():
+            isolation = {"isolation_level": "REPEATABLE READ"} if self.is_postgresql else {}
+            with self.engine.connect().execution_options(**isolation) as connection, connection.begin():
+                yield connection
+
+    @contextlib.contextmanager
+    def write(self, exclusive: str = "") -> Iterator[sa.Connection]:
+        """A transaction that is on disk when the block has ended, or has never been.
+
+        Args:
+            exclusive: Writers with the same word run one after another, on SQLite all do.
+
+        Raises:
+            ExampleStoreFullError: The disk is full.
+            RecordsUnavailableError: The database cannot be written now.
+        """
+        with (
+            _translated(),
+            self.engine.connect().execution_options(**{_WRITING: True}) as connection,
+            connection.begin(),
+        ):
+            if exclusive and self.is_postgresql:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_number(exclusive))))
+            yield connection
+
+    def now(self, connection: sa.Connection) -> datetime:
+        """The present moment by the clock that all writers of this database share."""
+        if self.is_postgresql:
+            moment: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            return moment.astimezone(UTC)
+        return datetime.now(UTC)
+
+    def insert_new(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+        """An INSERT that leaves out rows which a unique constraint forbids."""
+        if self.is_postgresql:
+            return postgresql.insert(table).on_conflict_do_nothing()
+        return sqlite.insert(table).on_conflict_do_nothing()
+
+    def _make_engine(self) -> sa.Engine:
+        engine = self._new_engine()
+        # Many rows as one statement: the drivers let go of the interpreter for each statement, and to get it
+        # back from a busy event loop costs more than a row.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
+        return engine
+
+    def _new_engine(self) -> sa.Engine:
+        if self.is_postgresql:
+            return sa.create_engine(
+                self._url,
+                pool_size=8,
+                max_overflow=0,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 10},
+            )
+        engine = sa.create_engine(
+            self._url, connect_args={"timeout": _BUSY_SECONDS}, poolclass=sa.pool.QueuePool, pool_size=8
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def prepare(connection: sqlite3.Connection, _: object) -> None:
+            # The driver's own transactions begin too late; SQLAlchemy's do it below.
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            # What is erased is overwritten, not only taken off the list.
+            cursor.execute("PRAGMA secure_delete=ON")
+            cursor.close()
+
+        @sa.event.listens_for(engine, "begin")
+        def begin(connection: sa.Connection) -> None:
+            writing = connection.get_execution_options().get(_WRITING, False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+        return engine
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Keeps two processes from turning a new SQLite file into a database at once."""
+        if self.is_postgresql:
+            yield
+            return
+        descriptor = os.open(f"{self._url.database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option(
+            "script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%")
+        )
+        script = ScriptDirectory.from_config(config)
+        with self.write("neurogate-migration") as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            if current == script.get_current_head():
+                return
+            if current is not None and current not in {entry.revision for entry in script.walk_revisions()}:
+                raise SchemaTooNewError(
+                    f"the records at {self.name} have schema {current!r}, which this Neurogate does not know "
+                    f"(its own is {script.get_current_head()!r}); a newer one has migrated them, so run that"
+                )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (
+        sa.exc.OperationalError,
+        sa.exc.InterfaceError,
+        sa.exc.InternalError,
+        sa.exc.TimeoutError,
+    ) as error:
+        cause = str(error)
+        if any(words in cause for words in _DISK_FULL):
+            raise ExampleStoreFullError("the disk of the records is full") from error
+        raise RecordsUnavailableError("the records cannot be read or written now", retry_after=1.0) from error
+
+
+def _lock_number(word: str) -> int:
+    return int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], signed=True)

@@ -1,1 +1,0 @@
-"""What training and serving share: the image transform, the manifest, and model versions on disk."""

@@ -1,0 +1,1 @@
+"""Where images come from, what a data set holds, and how it is split."""

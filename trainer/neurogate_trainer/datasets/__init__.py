@@ -1,1 +1,0 @@
-"""Where images come from, and the index that describes a data set."""

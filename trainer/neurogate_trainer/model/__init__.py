@@ -1,0 +1,1 @@
+"""The network, its weights, and the map of evidence in its graph."""

@@ -1,0 +1,1 @@
+"""Learning: from split images to weights."""

@@ -1,0 +1,208 @@
+"""The folder of a training run: who owns it, which phases are finished, and small records as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from neurogate_trainer._files import found_beside, named_beside, write_atomically
+from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.data.audit import AuditReport, ClassConflict, Leak, NearDuplicate
+from neurogate_trainer.data.index import DatasetIndex
+from neurogate_trainer.errors import TrainerError
+from neurogate_trainer.progress import JsonLinesReporter, LogReporter, Reporter, TeeReporter
+
+_STATE: Final = "state.json"
+
+
+class RunFolderError(TrainerError, RuntimeError):
+    """The folder belongs to another run, or to another process."""
+
+
+class RunFolder:
+    """A run folder and its `state.json`: `{run_id, data, data_beside, config, retraining, finished}`.
+
+    Attributes:
+        path: The folder.
+        run_id: The run's identifier, made when the folder was new.
+        retraining: What makes the run a retraining (see `retraining.Retraining`); None for a first training.
+    """
+
+    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+        self.path = path
+        self.run_id: str = state["run_id"]
+        self.retraining: dict[str, Any] | None = state.get("retraining")
+        self._state = state
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        path: Path,
+        config: TrainConfig,
+        data: Path,
+        *,
+        run_id: str = "",
+        retraining: dict[str, Any] | None = None,
+    ) -> Iterator[RunFolder]:
+        """A new folder, or that of an unfinished run with the same settings; no other process may use it.
+
+        Args:
+            path: The folder.
+            config: The settings.
+            data: The data set.
+            run_id: Identifier of a new run; made up where it is empty.
+            retraining: What makes it a retraining; None leaves an unfinished run what it was.
+
+        Raises:
+            RunFolderError: Another process trains in it, or it is of another run, or holds something else.
+            OSError: It cannot be written.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(f"another process is training in {path}") from None
+            yield cls(path, _claim(path, config, data, run_id, retraining))
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def reporting(self, reporter: Reporter) -> Iterator[Reporter]:
+        """A reporter that tells `reporter`, and writes log.txt and events.jsonl in the folder."""
+        try:
+            with (
+                (self.path / "log.txt").open("a", encoding="utf-8") as log,
+                LogReporter(log) as lines,
+                JsonLinesReporter(self.path / "events.jsonl") as events,
+            ):
+                yield TeeReporter(reporter, lines, events)
+        except OSError as error:
+            # A full disk is told by what writes, which does not know the file.
+            if error.filename is None and error.errno is not None:
+                error.filename = str(self.path)
+            raise
+
+    def finished(self, phase: str) -> bool:
+        """Whether an earlier start has finished this phase."""
+        return phase in self._state["finished"]
+
+    def finish(self, phase: str) -> None:
+        """Notes that a phase is finished."""
+        if not self.finished(phase):
+            self._state["finished"].append(phase)
+            self.write(_STATE, self._state)
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a record, replacing an older one in one step."""
+        write_atomically(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A record that an earlier phase wrote."""
+        content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return content
+
+
+def _claim(
+    path: Path, config: TrainConfig, data: Path, run_id: str, retraining: dict[str, Any] | None
+) -> dict[str, Any]:
+    location = str(data.expanduser().absolute())
+    known = (path / _STATE).is_file()
+    if not known and (others := sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")):
+        raise RunFolderError(
+            f"{path} is not empty (it has {others[0]!r}) and not a run folder; choose another"
+        )
+    state = json.loads((path / _STATE).read_text(encoding="utf-8")) if known else {}
+    if state.get("finished"):
+        _check_same(path, state, config, location)
+        if retraining is not None and _told(state.get("retraining") or {}) != _told(retraining):
+            raise RunFolderError(f"{path} holds another run than this retraining; choose another folder")
+        return dict(state)
+    # Nothing is finished, so nothing depends on what an earlier start was asked for.
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    state = {
+        "run_id": run_id or state.get("run_id") or f"{stamp}-{os.urandom(3).hex()}",
+        "data": location,
+        "data_beside": named_beside(data, path),
+        "config": config.to_json(),
+        "retraining": retraining or state.get("retraining"),
+        "finished": [],
+    }
+    for name, content in (("config.json", config.to_json()), (_STATE, state)):
+        write_atomically(path / name, (json.dumps(content, indent=1) + "\n").encode())
+    return state
+
+
+def _told(retraining: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is empty: an earlier release may not have known it."""
+    return {name: value for name, value in retraining.items() if value not in {"", None}}
+
+
+def _check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, data: str) -> None:
+    before, now = TrainConfig.from_json(state["config"]).flat(), config.flat()
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
+    if changed:
+        raise RunFolderError(
+            f"{path} holds a run with other settings ({', '.join(changed)}); give the same ones to go on "
+            "with it, or choose another folder"
+        )
+    found = _data(path, state)
+    # The run's folder, and so what lies beside it, may be called by another name this time.
+    if found.resolve() != Path(data).resolve():
+        raise RunFolderError(f"{path} holds a run on {found}, not on {data}; choose another folder")
+
+
+def _data(path: Path, state: Mapping[str, Any]) -> Path:
+    return found_beside(Path(state["data"]), state.get("data_beside", ""), path)
+
+
+def read_settings(path: Path) -> tuple[TrainConfig, Path]:
+    """Settings and data set of the run in a folder.
+
+    Raises:
+        RunFolderError: There is no run.
+    """
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        return TrainConfig.from_json(state["config"]), _data(path, state)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
+
+
+def read_run_id(path: Path) -> str:
+    """Identifier of the run in a folder.
+
+    Raises:
+        RunFolderError: There is no run.
+    """
+    try:
+        return str(json.loads((path / _STATE).read_text(encoding="utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
+
+
+def read_audit(path: Path, index: DatasetIndex) -> AuditReport:
+    """The audit that `AuditReport.save` wrote for this index."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    groups = {record.path: record.path for record in index.records}
+    for group, members in document["groups"].items():
+        groups |= dict.fromkeys(members, group)
+    return AuditReport(
+        exact_duplicates=tuple(map(tuple, document["exact_duplicates"])),
+        near_duplicates=tuple(NearDuplicate(**pair) for pair in document["near_duplicates"]),
+        near_duplicate_count=document["counts"]["near_duplicate_pairs"],
+        class_conflicts=tuple(
+            ClassConflict(tuple(entry["paths"]), tuple(entry["classes"]), entry["kind"])
+            for entry in document["class_conflicts"]
+        ),
+        leakage=tuple(Leak(**leak) for leak in document["leakage"]),
+        groups=groups,
+    )
