@@ -26,7 +26,7 @@ from gateway_startup import FakeBackend, build_manifest, sample_image
 from neurogate_client import Client, LabelledImage
 from neurogate_core.preprocessing.privacy import deidentified
 from neurogate_core.preprocessing.transform import default_spec
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.cutting_proxy import CuttingProxy, cutting_proxy
 from neurogate_testing.gateway_command import serving_command
 
@@ -69,7 +69,7 @@ async def measure(count: int, cuts: int) -> dict[str, Any]:
             async with serving_command(backend, "--data-dir", folder) as (process, _):
                 with cutting_proxy(process.address) as proxy:
                     outcome = await asyncio.to_thread(upload, proxy, images, cuts, process.process.pid)
-        records = Records(Path(folder), "", max_store_bytes=2**40)
+        records = Store(Path(folder), "", max_store_bytes=2**40)
         with records.database.read() as connection:
             rows = connection.exec_driver_sql("SELECT example_id FROM examples").scalars().all()
         assert sorted(rows) == sorted(hashlib.sha256(deidentified(image)).hexdigest() for image in images)

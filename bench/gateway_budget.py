@@ -26,7 +26,7 @@ from neurogate.v1 import classification_pb2, classification_pb2_grpc
 from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_gateway.backends.tfs_messages import Outputs, predict_images_request, read_outputs
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.inference.predictions import Choice, Seconds, classification
+from neurogate_gateway.inference.predictions import ResolvedVersion, StageTimings, classification
 
 
 def cpu_us(work: Callable[[], object], repeats: int) -> float:
@@ -53,9 +53,9 @@ def stages(image: bytes) -> dict[str, float]:
             tensor.tensor_shape.dim.add(size=size)
         tensor.float_val.extend([0.25] * int(np.prod(shape)))
     encoded = answer.SerializeToString()
-    choice = Choice(ServedVersion("m", 1, build_manifest(1), "0" * 64), "stable", 0)
+    choice = ResolvedVersion(ServedVersion("m", 1, build_manifest(1), "0" * 64), "stable", 0)
     outputs = Outputs(np.full(4, 0.25, np.float32), 0.1)
-    seconds = Seconds(0.001, 0.001, 0.001)
+    seconds = StageTimings(0.001, 0.001, 0.001)
     return {
         "parse request": cpu_us(lambda: classification_pb2.ClassifyRequest.FromString(message), 2000),
         "transform": cpu_us(lambda: transform(image, spec), 50),

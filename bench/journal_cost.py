@@ -29,7 +29,7 @@ import psutil
 from gateway_startup import FakeBackend, build_manifest, sample_image
 from neurogate.v1 import classification_pb2, classification_pb2_grpc
 from neurogate_core.preprocessing.transform import default_spec
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.gateway_command import Process, serving_command
 
 CONCURRENCY = 8
@@ -103,7 +103,7 @@ async def measure(blocks: int, count: int, *, keep_images: bool) -> dict[str, An
             assert recording is not None
             recording.process.terminate()
             await recording.end()
-        records = Records(Path(folder), "", max_store_bytes=2**40)
+        records = Store(Path(folder), "", max_store_bytes=2**40)
         with records.database.read() as connection:
             written = connection.exec_driver_sql("SELECT count(*) FROM predictions").scalar_one()
         records.close()

@@ -9,27 +9,23 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-from neurogate.v1 import manifest_pb2
-
-from neurogate_gateway.backends.backend_metrics import FleetMeasures, PlaceMeasures
-from neurogate_gateway.backends.concurrency_limit import Limit
+from neurogate_gateway.backends.backend_metrics import CallSlotMetrics, VersionMetrics
+from neurogate_gateway.backends.concurrency_limit import ConcurrencyLimit
 from neurogate_gateway.backends.discovery import discover
 from neurogate_gateway.backends.integrity import NoRepository, RepositoryIntegrity
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import TensorFlowServing
-from neurogate_gateway.backends.verifier import Prover
+from neurogate_gateway.backends.verifier import VersionVerifier
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.background import QuietRunner
-from neurogate_gateway.inference.image_metrics import ImageMeasures, measure_admission
-from neurogate_gateway.inference.pipeline import Classifier
+from neurogate_gateway.inference.background import BackgroundInference
+from neurogate_gateway.inference.image_metrics import ImageMetrics, measure_admission
+from neurogate_gateway.inference.pipeline import InferencePipeline
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import serve_metrics
-from neurogate_gateway.release.module import Lifecycle
-from neurogate_gateway.release.router import Catalog
-from neurogate_gateway.rpc.call_metrics import CallMeasures
+from neurogate_gateway.release.module import ReleaseModule
+from neurogate_gateway.release.router import VersionRouter
+from neurogate_gateway.rpc.call_metrics import CallMetrics
 from neurogate_gateway.rpc.classification import ClassificationServicer
 from neurogate_gateway.rpc.health import HealthServicer
 from neurogate_gateway.rpc.interceptor import CallInterceptor
@@ -43,7 +39,7 @@ from .deadline import Deadline
 from .settings import Settings, split_address
 
 if TYPE_CHECKING:
-    from neurogate_gateway.retraining.module import TrainingPart
+    from neurogate_gateway.retraining.module import RetrainingModule
     from neurogate_gateway.rpc.training import TrainingServicer
     from neurogate_gateway.rpc.upload_examples import UploadServer
 
@@ -86,39 +82,41 @@ class Gateway:
             RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository()
         )
         self._find_backends = asyncio.Event()
-        prover = Prover(
-            self._pixels,
+        prover = VersionVerifier(
+            self._transforms.pixels,
             self._integrity,
             model=settings.model_name,
             seconds_per_call=settings.default_timeout_seconds,
         )
-        self.fleet = Fleet(
+        self.pool = BackendPool(
             discover(settings.backend_address, self._find_backends),
             TensorFlowServing,
             prover,
             poll_interval=settings.poll_interval_seconds,
             # One more than images, for what the gateway asks for itself.
-            limit=lambda: Limit(most=settings.max_in_flight + 1, fixed=settings.backend_max_in_flight),
+            limit=lambda: ConcurrencyLimit(
+                most=settings.max_in_flight + 1, fixed=settings.backend_max_in_flight
+            ),
         )
-        self.catalog = Catalog(
-            self.fleet,
+        self.router = VersionRouter(
+            self.pool,
             model=settings.model_name,
             swap_wait=settings.swap_wait_seconds,
-            on_change=lambda: self._health.set_serving(self.catalog.serving),
+            on_change=lambda: self._health.set_serving(self.router.serving),
         )
-        self.classifier = Classifier(
+        self.classifier = InferencePipeline(
             admission=self._admission,
-            router=self.catalog,
-            backends=self.fleet,
+            router=self.router,
+            backends=self.pool,
             transforms=self._transforms,
             image_timeout=settings.default_timeout_seconds,
             window=settings.stream_window,
         )
         if self.metrics.enabled:
             self._measure()
-        self.quiet = QuietRunner(self._admission, self.fleet, self._transforms)
-        self.lifecycle = Lifecycle(settings, self.catalog, self.quiet, self.metrics)
-        self.classifier.observers += self.lifecycle.observers
+        self.low_priority = BackgroundInference(self._admission, self.pool, self._transforms)
+        self.release_module = ReleaseModule(settings, self.router, self.low_priority, self.metrics)
+        self.classifier.observers += self.release_module.observers
         self._streams = StreamServer(
             self.classifier,
             self._admission,
@@ -135,7 +133,7 @@ class Gateway:
         self._interceptor = CallInterceptor(
             self._admission,
             max_batch_items=settings.max_batch_items,
-            measures=CallMeasures(self.metrics) if self.metrics.enabled else None,
+            measures=CallMetrics(self.metrics) if self.metrics.enabled else None,
         )
         self._server, self.port = build_server(
             settings,
@@ -147,8 +145,8 @@ class Gateway:
                 default_timeout=settings.default_timeout_seconds,
             ),
             ModelServicer(
-                self.catalog,
-                self.lifecycle,
+                self.router,
+                self.release_module,
                 self._admission,
                 default_timeout=settings.default_timeout_seconds,
             ),
@@ -159,11 +157,11 @@ class Gateway:
 
     def _measure(self) -> None:
         measure_admission(self.metrics, self._admission)
-        FleetMeasures(self.metrics, self.fleet)
-        PlaceMeasures(self.metrics, self.fleet)
-        self.classifier.observers += (ImageMeasures(self.metrics),)
+        VersionMetrics(self.metrics, self.pool)
+        CallSlotMetrics(self.metrics, self.pool)
+        self.classifier.observers += (ImageMetrics(self.metrics),)
 
-    def _open_training(self) -> TrainingPart | None:
+    def _open_training(self) -> RetrainingModule | None:
         """The part that needs a database, imported only where one is wanted.
 
         Raises:
@@ -172,28 +170,28 @@ class Gateway:
         if not self._settings.data_dir:
             return None
         try:
-            from neurogate_gateway.retraining.module import TrainingPart  # noqa: PLC0415 - see above
+            from neurogate_gateway.retraining.module import RetrainingModule  # noqa: PLC0415 - see above
         except ModuleNotFoundError as error:
             raise RecordsSetupError(
                 f"records need {error.name}, which is not installed: pip install 'neurogate[records]'"
             ) from error
-        return TrainingPart(
+        return RetrainingModule(
             self._settings,
-            self.catalog,
+            self.router,
             self._admission,
             self._transforms,
             metrics=self.metrics,
-            promoter=self.lifecycle.desk,
-            most_resamples=self.lifecycle.policy.gate.resamples,
+            promoter=self.release_module.desk,
+            most_resamples=self.release_module.policy.gate.resamples,
         )
 
-    def _training_servicer(self, training: TrainingPart) -> tuple[TrainingServicer, UploadServer]:
+    def _training_servicer(self, training: RetrainingModule) -> tuple[TrainingServicer, UploadServer]:
         from neurogate_gateway.rpc.training import TrainingServicer  # noqa: PLC0415 - needs the database
         from neurogate_gateway.rpc.upload_examples import UploadServer  # noqa: PLC0415 - the same
 
         uploads = UploadServer(
             training.uploads,
-            self.catalog,
+            self.router,
             self._admission,
             max_image_bytes=self._settings.max_image_bytes,
             window_bytes=self._settings.max_message_bytes,
@@ -211,9 +209,6 @@ class Gateway:
         )
         return servicer, uploads
 
-    async def _pixels(self, image: bytes, spec: manifest_pb2.TransformSpec) -> npt.NDArray[np.uint8]:
-        return (await self._transforms.run(image, spec)).pixels
-
     @property
     def address(self) -> str:
         """HOST:PORT with the real port."""
@@ -222,8 +217,8 @@ class Gateway:
 
     async def start(self) -> None:
         """Takes calls and begins to look for versions."""
-        await self.lifecycle.start()
-        self._polling = asyncio.create_task(self.fleet.run())
+        await self.release_module.start()
+        self._polling = asyncio.create_task(self.pool.run())
         if self.training is not None:
             await self.training.start()
         await self._server.start()
@@ -237,7 +232,7 @@ class Gateway:
         """Ends in order: no new calls, time for the accepted ones, then everything else."""
         log(logging.INFO, "draining", seconds=self._settings.drain_seconds)
         self._interceptor.drain()
-        self.lifecycle.drain()
+        self.release_module.drain()
         self._health.close()
         if self.training is not None:
             self.training.drain()
@@ -263,13 +258,13 @@ class Gateway:
         await stopping
         self._interceptor.flush_log()
         log(logging.INFO, "stopped", in_order=in_order)
-        await self.lifecycle.stop()
+        await self.release_module.stop()
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.wait([self._polling])
         if self.training is not None:
             await self.training.close()
-        await self.fleet.close()
+        await self.pool.close()
         self._transforms.close()
         self._integrity.close()
         self.metrics.close()

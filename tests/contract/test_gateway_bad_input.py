@@ -295,7 +295,7 @@ async def test_a_defect_is_told_by_request_id_alone(caplog: pytest.LogCaptureFix
         def defect(*_: object) -> None:
             raise ZeroDivisionError("inner life")
 
-        gateway.gateway.catalog.check_model = defect  # type: ignore[method-assign,assignment]
+        gateway.gateway.router.check_model = defect  # type: ignore[method-assign,assignment]
         failed = await failure(
             gateway.classification.Classify(pb.ClassifyRequest(image=sample_image(), request_id="id-7"))
         )

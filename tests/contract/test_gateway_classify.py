@@ -185,7 +185,7 @@ async def test_a_deadline_that_is_too_near_is_refused_before_any_work() -> None:
 
 async def test_what_was_sent_is_not_cancelled_with_its_caller_and_keeps_its_place() -> None:
     async with serving_gateway() as (gateway, backend):
-        [places] = gateway.gateway.fleet.places.values()
+        [places] = gateway.gateway.pool.places.values()
         backend.versions[1].gate.clear()
         call = gateway.classification.Classify(pb.ClassifyRequest(image=sample_image()))
         await backend.until(lambda: backend.running == 1)
@@ -297,7 +297,7 @@ async def test_nothing_of_a_batch_is_sent_any_more_once_it_is_cancelled() -> Non
             await gateway.check()
         assert gateway.gateway._admission.in_flight == 0
         backend.versions[1].gate.set()
-        [places] = gateway.gateway.fleet.places.values()
+        [places] = gateway.gateway.pool.places.values()
         await places.idle()
         assert (len(backend.predicts), backend.cancelled, places.waiting) == (4, 0, 0)
 

@@ -11,7 +11,7 @@ import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.backends import endpoint as member
+from neurogate_gateway.backends import endpoint
 from neurogate_gateway.backends import pool as fleet_module
 from neurogate_gateway.backends.tfserving import ReloadRefusedError
 from neurogate_gateway.errors import BackendUnavailableError
@@ -141,7 +141,7 @@ async def test_a_server_that_answers_nothing_any_more_is_left() -> None:
 async def test_a_server_whose_predictions_hang_has_to_prove_itself_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(member, "_STALL_SECONDS", 2.0)
+    monkeypatch.setattr(endpoint, "_STALL_SECONDS", 2.0)
     async with two_servers() as (gateway, first, _):
         first.versions[1].gate.clear()
         calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
@@ -156,7 +156,7 @@ async def test_a_server_whose_predictions_hang_has_to_prove_itself_again(
 
 
 async def test_without_others_a_slow_prediction_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "_STALL_SECONDS", 0.0)
+    monkeypatch.setattr(endpoint, "_STALL_SECONDS", 0.0)
     async with FakeBackend() as backend:
         backend.add_version(1)
         async with running_gateway(backend) as gateway:
@@ -220,9 +220,9 @@ async def test_two_servers_that_differ_from_the_beginning_never_both_serve() -> 
             second.versions[1].gate.set()
             # Neither can be READY before its proof has ended, and both end at about the same time.
             await gateway.until_state(1, READY)
-            fleet = gateway.gateway.fleet
-            while sorted(there.state for there in fleet.view(1).backends) != [READY, REJECTED]:
-                await fleet._changed.wait()
+            pool = gateway.gateway.pool
+            while sorted(there.state for there in pool.view(1).backends) != [READY, REJECTED]:
+                await pool._changed.wait()
             digests = {(await classify(gateway)).model.manifest_digest for _ in range(6)}
             assert len(digests) == 1
 
@@ -234,26 +234,26 @@ async def test_configurations_go_to_every_server() -> None:
         )
     )
     async with two_servers() as (gateway, first, second):
-        fleet = gateway.gateway.fleet
-        assert await fleet.reload(config) == {first.address: None, second.address: None}
+        pool = gateway.gateway.pool
+        assert await pool.reload(config) == {first.address: None, second.address: None}
         assert first.reloads == second.reloads == [config]
         second.reload_refusal = (grpc.StatusCode.FAILED_PRECONDITION, "Request to assign label …")
-        results = await fleet.reload(config)
+        results = await pool.reload(config)
         assert results[first.address] is None
         assert isinstance(results[second.address], ReloadRefusedError)
         assert str(results[second.address]).startswith("FAILED_PRECONDITION: Request to assign label")
         await first.stop()
-        results = await fleet.reload(config, addresses=[first.address, "127.0.0.1:1"])
+        results = await pool.reload(config, addresses=[first.address, "127.0.0.1:1"])
         assert [type(result) for result in results.values()] == [BackendUnavailableError] * 2
 
 
 async def test_connections_and_changes_are_told() -> None:
     async with two_servers() as (gateway, first, second):
-        fleet = gateway.gateway.fleet
+        pool = gateway.gateway.pool
         connections: list[tuple[str, bool]] = []
         changes: list[tuple[int, int]] = []
-        end = fleet.subscribe_connections(lambda address, there: connections.append((address, there)))
-        fleet.subscribe(lambda view: changes.append((view.number, view.state)))
+        end = pool.subscribe_connections(lambda address, there: connections.append((address, there)))
+        pool.subscribe(lambda view: changes.append((view.number, view.state)))
         await second.stop()
         await gateway.until_there(second, 1, LOADING)
         await second.start()
@@ -266,17 +266,17 @@ async def test_connections_and_changes_are_told() -> None:
         await gateway.until_connected(False)
         assert len(connections) == 2
         assert changes[-1] == (1, LOADING)
-        assert dict(fleet.backends) == {first.address: False, second.address: False}
+        assert dict(pool.backends) == {first.address: False, second.address: False}
 
 
 async def test_a_server_that_leaves_finishes_what_it_has_begun() -> None:
     async with two_servers() as (gateway, first, second):
-        fleet = gateway.gateway.fleet
+        pool = gateway.gateway.pool
         first.versions[1].gate.clear()
         calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
         await first.until(lambda: first.running == 2)
-        fleet.set_members([second.address])
-        assert list(fleet.backends) == [second.address]
+        pool.set_members([second.address])
+        assert list(pool.backends) == [second.address]
         before = len(second.predicts)
         for _ in range(4):
             await classify(gateway)
@@ -295,7 +295,7 @@ async def test_what_a_server_that_left_does_not_answer_is_answered_by_another(
         first.versions[1].gate.clear()
         calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
         await first.until(lambda: first.running == 2)
-        gateway.gateway.fleet.set_members([second.address])
+        gateway.gateway.pool.set_members([second.address])
         assert {(await call).model.version for call in calls} == {1}
 
 
@@ -303,7 +303,7 @@ async def test_a_version_that_left_with_its_server_is_retired() -> None:
     async with two_servers() as (gateway, first, second):
         first.add_version(2)
         await gateway.until_ready(2)
-        gateway.gateway.fleet.set_members([second.address])
+        gateway.gateway.pool.set_members([second.address])
         version = await gateway.until_state(2, RETIRED)
         assert (list(version.backends), bool(version.manifest_digest)) == ([], True)
         assert (await classify(gateway)).model.version == 1
@@ -311,14 +311,14 @@ async def test_a_version_that_left_with_its_server_is_retired() -> None:
 
 async def test_a_listener_that_fails_disturbs_nothing() -> None:
     async with two_servers() as (gateway, first, second):
-        fleet = gateway.gateway.fleet
+        pool = gateway.gateway.pool
         told: list[int] = []
 
         def broken(_: object) -> None:
             raise ZeroDivisionError
 
-        fleet.subscribe(broken)
-        fleet.subscribe(lambda view: told.append(view.number))
+        pool.subscribe(broken)
+        pool.subscribe(lambda view: told.append(view.number))
         for backend in (first, second):
             backend.add_version(2)
             await gateway.until_there(backend, 2, READY)
@@ -332,4 +332,4 @@ async def test_a_name_leads_to_its_servers() -> None:
         async with running_gateway(f"dns:///localhost:{backend.port}") as gateway:
             await gateway.until_ready(1)
             assert (await classify(gateway)).model.version == 1
-            assert backend.address in gateway.gateway.fleet.backends
+            assert backend.address in gateway.gateway.pool.backends

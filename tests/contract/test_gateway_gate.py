@@ -114,7 +114,7 @@ async def test_who_is_stable_already_does_not_stand_before_the_gate(
     root = tmp_path / "models"
     async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
         await at.promote(2, force=True)
-        evaluator = at.gateway.gateway.lifecycle._evaluator
+        evaluator = at.gateway.gateway.release_module._evaluator
         assert evaluator is not None
 
         async def asked(number: int, stable: int | None) -> model_pb2.GateReport:
@@ -124,7 +124,7 @@ async def test_who_is_stable_already_does_not_stand_before_the_gate(
         for force in (False, True):
             assert not (await at.promote(2, force=force)).HasField("change")
         # As another gateway makes another version "stable" that this one has not seen yet.
-        manager = at.gateway.gateway.lifecycle.manager
+        manager = at.gateway.gateway.release_module.manager
         assert manager is not None
         monkeypatch.setattr(manager, "_take", lambda *_: None)
         manager.release = dataclasses.replace(
@@ -137,7 +137,7 @@ async def test_who_is_stable_already_does_not_stand_before_the_gate(
 async def test_who_does_not_wait_for_the_gate_overrules_it(tmp_path: Path) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
-        evaluator = at.gateway.gateway.lifecycle._evaluator
+        evaluator = at.gateway.gateway.release_module._evaluator
         assert evaluator is not None
         await until_judged(at, 2)
         # As if it had not been asked yet.
@@ -149,7 +149,7 @@ async def test_who_does_not_wait_for_the_gate_overrules_it(tmp_path: Path) -> No
 
 def overtake(at: Released, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has version 2 promoted by force whenever the gate has measured a version, before that goes on."""
-    evaluator = at.gateway.gateway.lifecycle._evaluator
+    evaluator = at.gateway.gateway.release_module._evaluator
     assert evaluator is not None
     evaluate = evaluator.evaluate
 
@@ -206,7 +206,7 @@ async def test_a_candidate_that_went_while_it_was_judged_is_promoted_when_it_is_
 ) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, release_mode="gated", **settings(tmp_path, right_for=2)) as at:
-        desk, manager = at.gateway.gateway.lifecycle.desk, at.gateway.gateway.lifecycle.manager
+        desk, manager = at.gateway.gateway.release_module.desk, at.gateway.gateway.release_module.manager
         assert desk is not None
         assert manager is not None
         evaluate, change = desk.evaluate, manager.change
@@ -327,7 +327,7 @@ async def test_images_that_are_repaired_lead_to_a_verdict(
 async def test_what_a_retraining_uses(tmp_path: Path) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, **settings(tmp_path, right_for=2)) as at:
-        desk = at.gateway.gateway.lifecycle.desk
+        desk = at.gateway.gateway.release_module.desk
         assert desk is not None
         waiting = asyncio.create_task(desk.until_ready(2, seconds=30))
         publish_fake(root)

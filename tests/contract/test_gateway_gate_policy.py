@@ -76,12 +76,12 @@ async def ended(at: Released, retraining_id: str) -> pb.Retraining:
 
 async def judging(at: Released) -> Candidates:
     """What a gateway in mode gated does with candidates by itself, once all are READY."""
-    lifecycle = at.gateway.gateway.lifecycle
-    assert lifecycle.manager is not None
-    assert lifecycle.desk is not None
+    release_module = at.gateway.gateway.release_module
+    assert release_module.manager is not None
+    assert release_module.desk is not None
     for version in (await at.release()).labels.values():
         await at.gateway.until_ready(version)
-    return Candidates(lifecycle.manager, at.gateway.gateway.fleet, lifecycle.desk, promote=True)
+    return Candidates(release_module.manager, at.gateway.gateway.pool, release_module.desk, promote=True)
 
 
 async def judged_for_promotion(at: Released) -> float | None:
@@ -174,7 +174,7 @@ async def test_what_both_policies_accept_is_promoted(home: Home) -> None:
 
 async def test_what_a_retraining_asks_of_the_desk(home: Home) -> None:
     async with released_gateway(home.repository, 2, **settings(home)) as at:
-        desk = at.gateway.gateway.lifecycle.desk
+        desk = at.gateway.gateway.release_module.desk
         assert desk is not None
         assert (await desk.evaluate(2)).accepted
         assert not (await desk.evaluate(2, IMPOSSIBLE)).accepted

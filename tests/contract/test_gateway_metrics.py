@@ -108,8 +108,8 @@ async def test_versions_and_model_servers_are_shown() -> None:
                 await gateway.until_there(backend, 1, READY)
             await gateway.until_state(2, model_pb2.MODEL_VERSION_STATE_REJECTED)
             await second.stop()
-            while gateway.gateway.fleet.backends[second.address]:
-                await gateway.gateway.fleet._changed.wait()
+            while gateway.gateway.pool.backends[second.address]:
+                await gateway.gateway.pool._changed.wait()
             found = await read(gateway)
     assert found.value("neurogate_backend_up", backend=first.address) == 1
     assert found.value("neurogate_backend_up", backend=second.address) == 0

@@ -22,7 +22,7 @@ Manifest = manifest_pb2.ModelManifest
 
 
 def kind_of(gateway: Harness, version: int) -> Rejection | None:
-    view = gateway.gateway.fleet.view(version)
+    view = gateway.gateway.pool.view(version)
     assert view is not None
     return view.backends[0].kind
 
@@ -113,8 +113,8 @@ async def test_a_version_whose_files_cannot_be_seen_waits_for_them(tmp_path: Pat
         other = published(tmp_path / "elsewhere", 1)
         backend.add_version(1, other)
         async with running_gateway(backend, repository=str(tmp_path), release_mode="latest") as gateway:
-            while not (view := gateway.gateway.fleet.view(1)) or "cannot be read" not in view.reason:
-                await gateway.gateway.fleet._changed.wait()
+            while not (view := gateway.gateway.pool.view(1)) or "cannot be read" not in view.reason:
+                await gateway.gateway.pool._changed.wait()
             assert view.state == LOADING
             (tmp_path / "elsewhere" / "brain_tumor").rename(tmp_path / "brain_tumor")
             await gateway.until_ready(1)

@@ -17,7 +17,7 @@ from neurogate.v1 import model_pb2
 from neurogate_core.manifest import write_manifest
 from neurogate_core.model_config import find_model, read_config
 from neurogate_core.release_store import Changed
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.errors import EtagMismatchError
 from neurogate_gateway.release.service import Asked
 from neurogate_testing.fake_backend import build_manifest, sample_image
@@ -87,14 +87,14 @@ async def test_threads_that_decide_are_given_where_versions_stand(
 ) -> None:
     elsewhere: list[str] = []
     for name in ("ready", "view", "versions"):
-        real = getattr(Fleet, name)
+        real = getattr(BackendPool, name)
 
         def looked(*args: Any, name: str = name, real: Any = real) -> Any:
             if threading.current_thread() is not threading.main_thread():
                 elsewhere.append(name)
             return real(*args)
 
-        monkeypatch.setattr(Fleet, name, looked)
+        monkeypatch.setattr(BackendPool, name, looked)
     async with released_gateway(tmp_path, 2, keep_versions=1) as at:
         models = at.gateway.models
         await models.SetTrafficSplit(model_pb2.SetTrafficSplitRequest(canary_version=2, canary_percent=5))
@@ -109,7 +109,7 @@ async def test_threads_that_decide_are_given_where_versions_stand(
 async def test_two_rollbacks_at_once_go_back_once(tmp_path: Path) -> None:
     async with released_gateway(tmp_path, 2) as at:
         await at.promote(2)
-        desk = at.gateway.gateway.lifecycle.desk
+        desk = at.gateway.gateway.release_module.desk
         assert desk is not None
         done, late = await asyncio.gather(
             desk.rollback(Asked(actor="one")), desk.rollback(Asked(actor="another")), return_exceptions=True
@@ -239,7 +239,7 @@ async def test_retention_removes_what_nobody_needs(tmp_path: Path) -> None:
             await at.backend.until(lambda seen=seen: at.backend.polls > seen)
             assert next(polls) < 1999
         # As if another gateway had been faster.
-        manager = at.gateway.gateway.lifecycle.manager
+        manager = at.gateway.gateway.release_module.manager
         assert manager is not None
         manager.published |= {2}
         await manager._tidy()
@@ -429,7 +429,7 @@ async def test_a_repository_that_goes_away_stops_changes_and_nothing_else(tmp_pa
         failed = await failure(at.promote(2))
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "RELEASE_UNAVAILABLE")
         # The gateway has certainly looked by then.
-        manager = at.gateway.gateway.lifecycle.manager
+        manager = at.gateway.gateway.release_module.manager
         assert manager is not None
         assert not await manager._look()
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1

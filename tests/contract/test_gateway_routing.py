@@ -12,7 +12,7 @@ from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError, ModelNotReadyError, OverloadedError
-from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.inference.preprocessing import Submitted
 from neurogate_gateway.release.traffic_split import Routing
 from neurogate_testing.fake_backend import FakeBackend, sample_image
@@ -47,7 +47,7 @@ async def chosen(gateway: Harness, label: str | None = None, **fields: Any) -> t
 async def test_labels_mean_what_the_routing_says() -> None:
     async with three_versions() as (gateway, _):
         assert await chosen(gateway) == (3, "stable")
-        gateway.gateway.catalog.set_routing(Routing({"stable": 1, "previous": 2}))
+        gateway.gateway.router.set_routing(Routing({"stable": 1, "previous": 2}))
         assert await chosen(gateway) == (1, "stable")
         assert await chosen(gateway, "previous") == (2, "previous")
         assert await chosen(gateway, "latest") == (3, "latest")
@@ -57,13 +57,13 @@ async def test_labels_mean_what_the_routing_says() -> None:
             2: ["previous"],
             1: ["stable"],
         }
-        gateway.gateway.catalog.set_routing(None)
+        gateway.gateway.router.set_routing(None)
         assert await chosen(gateway) == (3, "stable")
 
 
 async def test_a_label_that_the_routing_does_not_have() -> None:
     async with three_versions() as (gateway, _):
-        gateway.gateway.catalog.set_routing(Routing({"stable": 1}))
+        gateway.gateway.router.set_routing(Routing({"stable": 1}))
         request = pb.ClassifyRequest(image=IMAGE, model=model_pb2.ModelSelector(label="canary"))
         failed = await failure(gateway.classification.Classify(request))
         assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_LABEL_NOT_FOUND")
@@ -72,16 +72,16 @@ async def test_a_label_that_the_routing_does_not_have() -> None:
 
 async def test_nothing_is_stable_before_something_was_promoted() -> None:
     async with three_versions() as (gateway, _):
-        gateway.gateway.catalog.set_routing(Routing({"candidate": 3}))
+        gateway.gateway.router.set_routing(Routing({"candidate": 3}))
         failed = await failure(gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE)))
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
-        assert not gateway.gateway.catalog.serving
+        assert not gateway.gateway.router.serving
 
 
 async def test_callers_stay_on_their_side_of_the_split() -> None:
     async with three_versions() as (gateway, _):
         routing = Routing({"stable": 1, "canary": 2}, canary_percent=30)
-        gateway.gateway.catalog.set_routing(routing)
+        gateway.gateway.router.set_routing(routing)
         expected = [routing.chosen_label(key) for key in KEYS]
         assert set(expected) == {"stable", "canary"}
         for _ in range(2):
@@ -102,7 +102,7 @@ async def test_callers_stay_on_their_side_of_the_split() -> None:
 
 async def test_a_canary_that_is_not_ready_gets_nobody() -> None:
     async with three_versions() as (gateway, backend):
-        gateway.gateway.catalog.set_routing(Routing({"stable": 1, "canary": 2}, canary_percent=100))
+        gateway.gateway.router.set_routing(Routing({"stable": 1, "canary": 2}, canary_percent=100))
         assert await chosen(gateway) == (2, "canary")
         backend.unload(2)
         # Even the call that learns of it is answered, by stable.
@@ -113,7 +113,7 @@ async def test_a_canary_that_is_not_ready_gets_nobody() -> None:
 
 async def test_a_batch_and_a_stream_stay_on_one_side() -> None:
     async with three_versions() as (gateway, _):
-        gateway.gateway.catalog.set_routing(Routing({"stable": 1, "canary": 2}, canary_percent=50))
+        gateway.gateway.router.set_routing(Routing({"stable": 1, "canary": 2}, canary_percent=50))
         sides = set()
         for key in KEYS[:10]:
             batch = pb.BatchClassifyRequest(
@@ -131,13 +131,13 @@ async def test_a_batch_and_a_stream_stay_on_one_side() -> None:
 
 async def test_a_label_waits_for_its_version() -> None:
     async with three_versions() as (gateway, backend):
-        gateway.gateway.catalog.set_routing(Routing({"stable": 1}))
+        gateway.gateway.router.set_routing(Routing({"stable": 1}))
         backend.unload(1)
         await gateway.until_state(1, RETIRED)
         failed = await failure(gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE)))
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
         assert "version 1 of model brain_tumor, which label 'stable' means, is not READY" in failed.message
-        assert not gateway.gateway.catalog.serving
+        assert not gateway.gateway.router.serving
         backend.add_version(1).gate.clear()
         await backend.until(lambda: backend.running == 1)
         call = gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE))
@@ -147,7 +147,7 @@ async def test_a_label_waits_for_its_version() -> None:
 
 async def test_a_label_of_a_rejected_version_says_why_and_not_to_try_again() -> None:
     async with three_versions() as (gateway, backend):
-        gateway.gateway.catalog.set_routing(Routing({"stable": 1, "candidate": 4}))
+        gateway.gateway.router.set_routing(Routing({"stable": 1, "candidate": 4}))
         backend.break_version(4)
         await gateway.until_state(4, REJECTED)
         request = pb.ClassifyRequest(image=IMAGE, model=model_pb2.ModelSelector(label="candidate"))
@@ -188,14 +188,14 @@ async def test_routing_keys_are_checked(key: str) -> None:
 
 class Recorder:
     def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[PredictionEvent] = []
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: PredictionEvent) -> None:
         self.outcomes.append(outcome)
 
 
 class Broken:
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: PredictionEvent) -> None:
         raise ZeroDivisionError
 
 
@@ -273,14 +273,14 @@ async def test_quiet_images_are_answered_and_not_observed() -> None:
     async with three_versions() as (gateway, backend):
         recorder = Recorder()
         gateway.gateway.classifier.observers = (recorder,)
-        answer = await gateway.gateway.quiet.run(2, IMAGE, seconds=20)
+        answer = await gateway.gateway.low_priority.run(2, IMAGE, seconds=20)
         assert (answer.choice.version.number, answer.choice.label) == (2, "")
         assert len(answer.classification.scores) == 4
         assert backend.predicts == [2]
         assert recorder.outcomes == []
         backend.unload(2)
         with pytest.raises(ModelNotReadyError):
-            await gateway.gateway.quiet.run(2, IMAGE, seconds=20)
+            await gateway.gateway.low_priority.run(2, IMAGE, seconds=20)
 
 
 async def test_quiet_images_give_way_to_callers() -> None:
@@ -289,8 +289,8 @@ async def test_quiet_images_give_way_to_callers() -> None:
         calls = [gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE)) for _ in range(2)]
         await backend.until(lambda: backend.running == 2)
         with pytest.raises(OverloadedError):
-            await gateway.gateway.quiet.run(1, IMAGE, seconds=20)
+            await gateway.gateway.low_priority.run(1, IMAGE, seconds=20)
         backend.versions[1].gate.set()
         for call in calls:
             await call
-        assert (await gateway.gateway.quiet.run(1, IMAGE, seconds=20)).choice.version.number == 1
+        assert (await gateway.gateway.low_priority.run(1, IMAGE, seconds=20)).choice.version.number == 1

@@ -12,9 +12,9 @@ import grpc
 import pytest
 from neurogate.v1 import classification_pb2
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.store.leases import RunClaims
+from neurogate_gateway.store.leases import RunLeases
 from neurogate_gateway.store.run_states import RunState
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, running_gateway
 
@@ -38,7 +38,7 @@ async def gateways(tmp_path: Path, records_url: str) -> AsyncIterator[tuple[Harn
         yield pair[0], pair[1]
 
 
-def records_of(gateway: Harness) -> Records:
+def records_of(gateway: Harness) -> Store:
     assert gateway.gateway.training is not None
     return gateway.gateway.training.records
 
@@ -85,7 +85,7 @@ async def test_a_retraining_of_one_is_watched_and_cancelled_at_the_other(
     watch = gateways[1].training.WatchRetraining(pb.WatchRetrainingRequest(retraining_id=run_id))
     assert (await watch.read()).event.state_change.state == pb.RETRAINING_STATE_QUEUED
     records = records_of(gateways[0])
-    claims: RunClaims = records.claims
+    claims: RunLeases = records.claims
     assert await records.run(claims.claim_next, "owner", 60, launchers={"local"}) is not None
     await records.run(records.runs.transition, run_id, {RunState.QUEUED}, RunState.RUNNING, owner="owner")
     assert (await watch.read()).event.state_change.state == pb.RETRAINING_STATE_RUNNING

@@ -18,9 +18,9 @@ LISTED = model_pb2.ListModelVersionsRequest()
 
 
 async def until_foreign(gateway: Harness, address: str, foreign: bool = True) -> None:
-    fleet = gateway.gateway.fleet
-    while (address in fleet.foreign) != foreign:
-        await fleet._changed.wait()
+    pool = gateway.gateway.pool
+    while (address in pool.foreign) != foreign:
+        await pool._changed.wait()
 
 
 async def reasons(gateway: Harness) -> dict[str, str]:
@@ -51,9 +51,9 @@ async def test_no_server_is_known_before_the_repository_is(tmp_path: Path) -> No
     async with FakeBackend() as stranger:
         stranger.add_version(1)
         async with running_gateway(stranger, repository=str(tmp_path)) as gateway:
-            fleet = gateway.gateway.fleet
-            while not any(view.version for view in fleet.versions()):
-                await fleet._changed.wait()
+            pool = gateway.gateway.pool
+            while not any(view.version for view in pool.versions()):
+                await pool._changed.wait()
             publish_fake(tmp_path)
             await until_foreign(gateway, stranger.address)
             assert stranger.reloads == []
@@ -98,7 +98,7 @@ async def test_numbers_that_the_repository_no_longer_has_prove_nothing(tmp_path:
         own.add_version(9, build_manifest(9))
         async with running_gateway(own, repository=str(tmp_path)) as gateway:
             await own.until(lambda: own.labels == {"stable": 1})
-            assert gateway.gateway.fleet.foreign == {}
+            assert gateway.gateway.pool.foreign == {}
 
 
 async def test_what_lies_in_the_repository_and_is_no_version_proves_nothing(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ async def test_a_stranger_is_taken_over_where_a_setting_says_so(tmp_path: Path) 
         server.add_version(7, describes=False)
         async with running_gateway(server, repository=str(tmp_path), take_over_model_servers=True) as gateway:
             await server.until(lambda: server.labels == {"stable": 1})
-            assert gateway.gateway.fleet.foreign == {}
+            assert gateway.gateway.pool.foreign == {}
 
 
 async def test_another_server_at_the_same_address_is_compared_anew(tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ async def test_another_server_at_the_same_address_is_compared_anew(tmp_path: Pat
         at.backend.add_version(1, read_manifest(tmp_path / MODEL / "1"))
         await at.backend.start()
         await at.until_told(stable=1)
-        assert at.gateway.gateway.fleet.foreign == {}
+        assert at.gateway.gateway.pool.foreign == {}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.rpc import server
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.gateway_harness import (
@@ -66,7 +66,7 @@ async def test_a_stream_that_is_in_use_outlives_its_connections_age(monkeypatch:
         callers: list[str] = []
 
         class Callers:
-            def observe(self, outcome: Outcome) -> None:
+            def observe(self, outcome: PredictionEvent) -> None:
                 callers.append(outcome.caller)
 
         gateway.gateway.classifier.observers += (Callers(),)
@@ -278,7 +278,7 @@ async def test_nothing_of_a_stream_is_left_once_it_is_cancelled() -> None:
             await gateway.check()
         assert gateway.gateway._admission.in_flight == 0
         backend.versions[1].gate.set()
-        [places] = gateway.gateway.fleet.places.values()
+        [places] = gateway.gateway.pool.places.values()
         await places.idle()
         assert (len(backend.predicts), backend.cancelled, places.waiting) == (4, 0, 0)
 
@@ -416,7 +416,7 @@ async def test_an_image_in_flight_is_not_answered_by_something_else() -> None:
         old = backend.versions[1]
         # The call goes on at the old server while the gateway has learned that the number is another's now.
         backend.add_version(1, build_manifest(1, classes=OTHER_CLASSES))
-        gateway.gateway.fleet.member(backend.address).lose("as if the connection had ended")
+        gateway.gateway.pool.endpoint(backend.address).lose("as if the connection had ended")
         await gateway.until_ready(1)
         old.gate.set()
         keys, failed = await broken(call)

@@ -11,7 +11,7 @@ import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.backends import endpoint as member
+from neurogate_gateway.backends import endpoint
 from neurogate_gateway.observability.metrics import PrometheusMetrics
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, stream_of
@@ -92,21 +92,21 @@ async def test_a_call_that_waits_behind_the_gateways_own_is_late_and_not_refused
 
 
 async def test_polls_that_are_refused_lose_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "_FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(endpoint, "_FIRST_POLL_SECONDS", 0.1)
     async with threads(4, poll_interval_seconds=0.05) as (gateway, backend):
-        fleet = gateway.gateway.fleet
-        [only] = fleet._members.values()
+        pool = gateway.gateway.pool
+        [only] = pool._endpoints.values()
         backend.busy += 3
         looks = 0
 
         def looked() -> None:
             nonlocal looks
             looks += 1
-            assert fleet.connected
+            assert pool.connected
             assert not only.doubtful
-            assert fleet.ready(1) is not None
+            assert pool.ready(1) is not None
 
-        fleet.subscribe_looks(looked)
+        pool.subscribe_looks(looked)
         before = backend.refused["GetModelStatus"]
         await backend.until(lambda: backend.refused["GetModelStatus"] > before + 10)
         while looks < 3:
@@ -120,7 +120,7 @@ async def test_a_configuration_that_is_refused_is_sent_again() -> None:
     async with threads(4) as (gateway, backend):
         backend.busy += 3
         config = tfs_pb2.ModelServerConfig(model_config_list=tfs_pb2.ModelConfigList())
-        reload = asyncio.create_task(gateway.gateway.fleet.reload(config))
+        reload = asyncio.create_task(gateway.gateway.pool.reload(config))
         await backend.until(lambda: backend.refused["HandleReloadConfigRequest"] > 2)
         assert not backend.reloads
         backend.busy -= 3
@@ -177,7 +177,7 @@ async def test_what_waits_for_a_server_that_dies_is_answered_once_by_the_other()
         calls = [asyncio.create_task(singles(gateway, 1)) for _ in range(16)]
         await first.until(lambda: first.running == 1)
         await second.until(lambda: second.running == 1)
-        while any(places.waiting < 14 for places in gateway.gateway.fleet.places.values()):
+        while any(places.waiting < 14 for places in gateway.gateway.pool.places.values()):
             await gateway.check()
         await first.stop()
         second.versions[1].gate.set()
@@ -204,7 +204,7 @@ async def test_what_waits_is_not_sent_any_more_once_its_caller_has_gone() -> Non
     async with threads(2, backend_max_in_flight=1) as (gateway, backend):
         backend.predicts.clear()
         backend.versions[1].gate.clear()
-        [places] = gateway.gateway.fleet.places.values()
+        [places] = gateway.gateway.pool.places.values()
         calls = [gateway.classification.Classify(REQUEST) for _ in range(4)]
         while places.waiting < 3:
             await gateway.check()
@@ -222,7 +222,7 @@ async def test_metrics_tell_the_limit_what_is_in_flight_what_waits_and_refusals(
     async with threads(4, metrics_address="127.0.0.1:0", backend_max_in_flight=2) as (gateway, backend):
         backend.versions[1].gate.clear()
         calls = [gateway.classification.Classify(REQUEST, timeout=60) for _ in range(5)]
-        [places] = gateway.gateway.fleet.places.values()
+        [places] = gateway.gateway.pool.places.values()
         while places.waiting < 3:
             await gateway.check()
         backend.busy += 3

@@ -21,7 +21,7 @@ from neurogate_gateway.inference.journal import Journal
 from neurogate_gateway.retraining.launcher import LaunchError
 from neurogate_gateway.retraining.launcher_ray import RayLauncher
 from neurogate_gateway.store.run_states import RunState
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.gateway_harness import Harness, failure, failure_of, serving_gateway
 from neurogate_testing.images import sample
@@ -32,7 +32,7 @@ from PIL import Image
 QUEUED, RUNNING = RunState.QUEUED, RunState.RUNNING
 
 
-def records_of(gateway: Harness) -> Records:
+def records_of(gateway: Harness) -> Store:
     assert gateway.gateway.training is not None
     return gateway.gateway.training.records
 
@@ -416,7 +416,7 @@ async def test_a_watch_sees_what_another_process_writes(tmp_path: Path) -> None:
         run_id = (await started(gateway, from_scratch=True)).retraining_id
         watch = gateway.training.WatchRetraining(pb.WatchRetrainingRequest(retraining_id=run_id))
         assert (await watch.read()).event.sequence == 1
-        other = await asyncio.to_thread(Records, tmp_path / "data", "", max_store_bytes=1)
+        other = await asyncio.to_thread(Store, tmp_path / "data", "", max_store_bytes=1)
         await asyncio.to_thread(other.runs.transition, run_id, {QUEUED}, RunState.CANCELLED)
         assert (await watch.read()).event.state_change.state == pb.RETRAINING_STATE_CANCELLED
         assert await watch.read() is grpc.aio.EOF

@@ -47,9 +47,7 @@ def run(script: str, *arguments: str) -> dict[str, list[str]]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "package", ["neurogate", "neurogate_client", "neurogate_gateway", "neurogate_serving"]
-)
+@pytest.mark.parametrize("package", ["neurogate", "neurogate_client", "neurogate_gateway", "neurogate_core"])
 def test_no_module_of_a_light_package_imports_tensorflow(package: str) -> None:
     result = run(IMPORT_EVERYTHING, json.dumps([package]))
     assert len(result["imported"]) > 3

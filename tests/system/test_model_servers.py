@@ -200,17 +200,17 @@ async def test_a_configuration_moves_versions_and_labels(servers: list[ModelServ
         return tfs_pb2.ModelServerConfig(model_config_list=tfs_pb2.ModelConfigList(config=[model]))
 
     async with running_gateway(",".join(addresses)) as gateway:
-        fleet = gateway.gateway.fleet
+        pool = gateway.gateway.pool
         assert publish_copy(root, of=1) == 2
         for number in (1, 2):
-            while not (view := fleet.view(number)) or [s.state for s in view.backends] != [READY, READY]:
-                await fleet._changed.wait()
-        assert await fleet.reload(config(2, 1, 2)) == dict.fromkeys(addresses)
-        refused = await fleet.reload(config(9, 1, 2))
+            while not (view := pool.view(number)) or [s.state for s in view.backends] != [READY, READY]:
+                await pool._changed.wait()
+        assert await pool.reload(config(2, 1, 2)) == dict.fromkeys(addresses)
+        refused = await pool.reload(config(9, 1, 2))
         for error in refused.values():
             assert isinstance(error, ReloadRefusedError)
             assert str(error).startswith("FAILED_PRECONDITION: Request to assign label to version 9")
-        assert await fleet.reload(config(2, 2)) == dict.fromkeys(addresses)
-        while not (view := fleet.view(1)) or [s.state for s in view.backends] != [RETIRED, RETIRED]:
-            await fleet._changed.wait()
-        assert fleet.ready(2) is not None
+        assert await pool.reload(config(2, 2)) == dict.fromkeys(addresses)
+        while not (view := pool.view(1)) or [s.state for s in view.backends] != [RETIRED, RETIRED]:
+            await pool._changed.wait()
+        assert pool.ready(2) is not None

@@ -19,7 +19,7 @@ from neurogate.v1 import training_pb2 as pb
 from neurogate.v1 import training_pb2_grpc
 from neurogate_core.preprocessing.privacy import deidentified
 from neurogate_gateway.store.run_states import RunState
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_command import serving_command
 from neurogate_testing.retrainings import Retrainings
@@ -92,7 +92,7 @@ async def test_uploads_lose_and_double_nothing(tmp_path: Path, records_url: str)
                 if attempt < _KILLS:
                     assert await process.wait() == -signal.SIGKILL
     assert len(acknowledged) == _IMAGES
-    records = Records(tmp_path, records_url, max_store_bytes=10**9)
+    records = Store(tmp_path, records_url, max_store_bytes=10**9)
     kept = records.examples.page(pb.ExampleFilter(), below=None, limit=1000)
     assert {example.example_id for example in kept} == {
         hashlib.sha256(deidentified(image)).hexdigest() for image in images.values()
@@ -150,7 +150,7 @@ async def test_the_end_of_a_gateway_writes_its_journal(tmp_path: Path) -> None:
             answers = [await stub.Classify(request) for _ in range(20)]
             command.process.terminate()
             assert await command.end() == 0
-    records = Records(tmp_path, "", max_store_bytes=10**9)
+    records = Store(tmp_path, "", max_store_bytes=10**9)
     for answer in answers:
         found = records.predictions.find(answer.classification.prediction_id)
         assert found is not None

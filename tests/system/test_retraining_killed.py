@@ -16,7 +16,7 @@ from neurogate_core.manifest import verify_version
 from neurogate_core.repository import ModelRepository
 from neurogate_gateway.store.run import Run
 from neurogate_gateway.store.run_states import RunState
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.launching import MODEL, SUPPORT, Home, queue_run
 from neurogate_testing.processes import RunningProcess
 
@@ -48,7 +48,7 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def records(home: Home) -> Iterator[Records]:
+def records(home: Home) -> Iterator[Store]:
     records = home.open()
     yield records
     records.close()
@@ -61,7 +61,7 @@ def poll(look: Callable[[], bool], *, seconds: float = 120, every: float = 0.005
         time.sleep(every)
 
 
-def wait_for_end(records: Records, run_id: str) -> Run:
+def wait_for_end(records: Store, run_id: str) -> Run:
     # A look at the database costs more than one at a file, and nothing happens while the lease lasts.
     poll(lambda: records.runs.get(run_id).state.ended, every=0.1)
     return records.runs.get(run_id)
@@ -92,7 +92,7 @@ def published(home: Home, run_id: str) -> list[int]:
     return [n for n, manifest in manifests.items() if manifest.lineage.run_id == run_id]
 
 
-def check(home: Home, records: Records, run: Run) -> None:
+def check(home: Home, records: Store, run: Run) -> None:
     """What must hold of an ended retraining, whatever was killed when."""
     events = []
     while page := records.runs.events_after(run.run_id, len(events)):

@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 from neurogate_gateway.observability.metrics import Metrics, Values
 
-from .call_slots import Places
-from .pool import Fleet
+from .call_slots import CallSlots
+from .pool import BackendPool
 from .versions import REJECTED, State, VersionView
 
 
-class FleetMeasures:
+class VersionMetrics:
     """Versions by state, rejections by kind, and whether the model servers can be reached."""
 
-    def __init__(self, metrics: Metrics, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, metrics: Metrics, pool: BackendPool) -> None:
+        self._pool = pool
         self._rejections = metrics.counter(
             "neurogate_versions_rejected_total", "Rejections of versions by model servers, by kind.", "kind"
         )
@@ -29,7 +29,7 @@ class FleetMeasures:
         metrics.gauge(
             "neurogate_backend_up", "1 for a model server that can be reached.", self._up, "backend"
         )
-        fleet.subscribe(self._changed)
+        pool.subscribe(self._changed)
 
     def _changed(self, view: VersionView) -> None:
         before = self._counted.pop(view.number, {})
@@ -42,34 +42,34 @@ class FleetMeasures:
 
     def _versions(self) -> Values:
         states: dict[tuple[str, ...], float] = collections.defaultdict(float)
-        for view in self._fleet.versions():
+        for view in self._pool.versions():
             for there in view.backends:
                 name = State.Name(there.state).removeprefix("MODEL_VERSION_STATE_")
                 states[there.address, name] += 1
         return states
 
     def _up(self) -> Values:
-        return {(address,): float(up) for address, up in self._fleet.backends.items()}
+        return {(address,): float(up) for address, up in self._pool.backends.items()}
 
 
-class PlaceMeasures:
+class CallSlotMetrics:
     """The calls to each model server, and those that it refuses for want of a thread."""
 
-    def __init__(self, metrics: Metrics, fleet: Fleet) -> None:
+    def __init__(self, metrics: Metrics, pool: BackendPool) -> None:
         for name, text, read in (
             ("limit", "Most calls to a model server at once.", lambda places: places.limit.value),
             ("in_flight", "Calls that a model server has not answered yet.", lambda places: places.in_flight),
             ("waiting", "Calls that wait for a place at a model server.", lambda places: places.waiting),
         ):
-            values = functools.partial(_by_backend, fleet, read)
+            values = functools.partial(_by_backend, pool, read)
             metrics.gauge(f"neurogate_backend_calls_{name}", text, values, "backend")
         refused = metrics.counter(
             "neurogate_backend_calls_refused_total",
             "Calls that a model server had no thread for; they are sent again.",
             "backend",
         )
-        fleet.on_refusal.add(lambda address: refused.labels(address).inc())
+        pool.on_refusal.add(lambda address: refused.labels(address).inc())
 
 
-def _by_backend(fleet: Fleet, read: Callable[[Places], int]) -> Values:
-    return {(address,): read(places) for address, places in fleet.places.items()}
+def _by_backend(pool: BackendPool, read: Callable[[CallSlots], int]) -> Values:
+    return {(address,): read(places) for address, places in pool.places.items()}

@@ -22,7 +22,7 @@ _YIELD_CROWDED: Final = 2.0
 """Of the time that a call takes: for how long the only thread is left to others; and if they surely wait."""
 
 
-class Pauses:
+class Backoff:
     """Moments are those of the event loop's clock."""
 
     def __init__(self) -> None:

@@ -22,8 +22,8 @@ from typing import Any, Final, TypeVar
 
 from neurogate_gateway.observability.logging import log
 
-from .backoff import Pauses
-from .concurrency_limit import Limit
+from .backoff import Backoff
+from .concurrency_limit import ConcurrencyLimit
 from .tfserving import ServerFullError
 
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ arrivals: Final = itertools.count()
 """Numbers by which those who wait stand in line."""
 
 
-class Kind(enum.IntEnum):
+class CallKind(enum.IntEnum):
     """Whose call it is, in the order in which places are given."""
 
     OWN = 0
@@ -48,15 +48,17 @@ class Kind(enum.IntEnum):
     BULK = 2
 
 
-Turn = asyncio.Future["Places | None"]
+Turn = asyncio.Future["CallSlots | None"]
 """Resolved with where there is a place now, or with None when it has to be chosen anew."""
-_Waiting = tuple[Kind, int, Turn]
+_Waiting = tuple[CallKind, int, Turn]
 
 
-class Places:
+class CallSlots:
     """The calls to one model server."""
 
-    def __init__(self, address: str, limit: Limit, refused: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, address: str, limit: ConcurrencyLimit, refused: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Nothing is in flight yet.
 
         Args:
@@ -75,7 +77,7 @@ class Places:
         self._waiting: list[_Waiting] = []
         self._waited_until: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pauses = Pauses()
+        self._pauses = Backoff()
         self._refused_at = self._logged_at = -math.inf
         self._logged = math.inf
         self._ended_one = asyncio.Event()
@@ -90,7 +92,7 @@ class Places:
         """Calls that would take a place here; with several servers they may wait at others, too."""
         return len(self._waiting)
 
-    def enter(self, kind: Kind) -> bool:
+    def enter(self, kind: CallKind) -> bool:
         """Takes a place where one is free and nobody waits who comes first; `send` has to follow."""
         if self._waiting and self._waiting[0][0] <= kind:
             return False
@@ -99,7 +101,7 @@ class Places:
         self._take(kind)
         return True
 
-    def leave(self, kind: Kind) -> None:
+    def leave(self, kind: CallKind) -> None:
         """Gives a place back, by which nothing was sent."""
         self._held[kind] -= 1
         self._ended_one.set()
@@ -107,7 +109,7 @@ class Places:
 
     def send(
         self,
-        kind: Kind | None,
+        kind: CallKind | None,
         call: Coroutine[Any, Any, _T],
         told: Callable[[asyncio.Task[_T]], None] | None = None,
     ) -> asyncio.Task[_T]:
@@ -161,7 +163,7 @@ class Places:
 
     def _ended(
         self,
-        kind: Kind | None,
+        kind: CallKind | None,
         sent_at: float,
         told: Callable[[asyncio.Task[Any]], None] | None,
         task: asyncio.Task[Any],
@@ -175,8 +177,8 @@ class Places:
         else:
             now = _now()
             self.shut = False
-            took = None if kind is None else now - sent_at
-            self._pauses.answered(now, took, single=self.limit.value == 1)
+            observe_latency = None if kind is None else now - sent_at
+            self._pauses.answered(now, observe_latency, single=self.limit.value == 1)
         if kind is not None:
             self._held[kind] -= 1
         self._give()
@@ -202,22 +204,22 @@ class Places:
             limit = self.limit.value
             log(logging.INFO, "backend_limit_fell", backend=self.address, limit=limit, in_flight=others)
 
-    def _fits(self, kind: Kind) -> bool:
-        own, limit = self._held[Kind.OWN], self.limit.value
-        images = self._held[Kind.SINGLE] + self._held[Kind.BULK]
+    def _fits(self, kind: CallKind) -> bool:
+        own, limit = self._held[CallKind.OWN], self.limit.value
+        images = self._held[CallKind.SINGLE] + self._held[CallKind.BULK]
         if own + images >= limit:
             return False
-        if kind is Kind.OWN:
+        if kind is CallKind.OWN:
             # More than the one that is kept only while no image of a caller waits.
             return own < 1 or (own + images < limit - 1 and not self._callers_wait())
         return limit <= _TOO_FEW or images < limit - 1
 
     def _callers_wait(self) -> bool:
-        return bool(self._waiting) and self._waiting[-1][0] is not Kind.OWN
+        return bool(self._waiting) and self._waiting[-1][0] is not CallKind.OWN
 
-    def _take(self, kind: Kind) -> None:
+    def _take(self, kind: CallKind) -> None:
         self._held[kind] += 1
-        self._own_was_last = kind is Kind.OWN
+        self._own_was_last = kind is CallKind.OWN
 
     def _give(self) -> None:
         """Gives what is free to those who are first in line."""
@@ -250,10 +252,10 @@ class Places:
         """Where in the line the one is who may have a place now."""
         if not self._waiting:
             return None
-        images = bisect.bisect_left(self._waiting, (Kind.SINGLE,), key=lambda entry: entry[:1])
-        image = images if images < len(self._waiting) and self._fits(Kind.SINGLE) else None
+        images = bisect.bisect_left(self._waiting, (CallKind.SINGLE,), key=lambda entry: entry[:1])
+        image = images if images < len(self._waiting) and self._fits(CallKind.SINGLE) else None
         # With a single place its own calls and the callers' take turns.
-        own_first = images > 0 and self._fits(Kind.OWN) and not (self._own_was_last and image is not None)
+        own_first = images > 0 and self._fits(CallKind.OWN) and not (self._own_was_last and image is not None)
         return 0 if own_first else image
 
     def _look(self) -> None:
@@ -261,7 +263,9 @@ class Places:
         self._give()
 
 
-async def turn_at(places: Sequence[Places], kind: Kind, arrival: int, *, seconds: float) -> Places | None:
+async def turn_at(
+    places: Sequence[CallSlots], kind: CallKind, arrival: int, *, seconds: float
+) -> CallSlots | None:
     """Waits for a place at one of several servers.
 
     Returns:

@@ -24,7 +24,7 @@ _PLATEAU_SECONDS: Final = 0.5
 """Until the limit is back at the level; half as much again, and it is tried one higher."""
 
 
-class Limit:
+class ConcurrencyLimit:
     """The limit now is `value`; it is at least 1."""
 
     def __init__(self, *, most: int = 65, fixed: int = 0) -> None:

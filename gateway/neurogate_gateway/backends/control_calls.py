@@ -14,7 +14,7 @@ from neurogate.tfs.v1 import tfs_pb2
 
 from neurogate_gateway.errors import DeadlineTooShortError
 
-from .call_slots import LEAST_SECONDS, Kind, Places, arrivals, turn_at
+from .call_slots import LEAST_SECONDS, CallKind, CallSlots, arrivals, turn_at
 from .tfs_messages import Outputs, Pixels
 from .tfserving import Backend, BackendVersion, ReloadRefusedError, ServerFullError
 
@@ -23,10 +23,10 @@ _Call = Callable[[float], Coroutine[Any, Any, _T]]
 """Given the seconds that are left."""
 
 
-class OwnCalls:
+class ControlCalls:
     """One model server's methods; each raises `ServerFullError` where the server refuses it all the time."""
 
-    def __init__(self, backend: Backend, places: Places) -> None:
+    def __init__(self, backend: Backend, places: CallSlots) -> None:
         self._backend = backend
         self._places = places
         self._configuring: asyncio.Task[None] | None = None
@@ -80,11 +80,11 @@ class OwnCalls:
             except ServerFullError as refused:
                 await self._place(arrival, until, refused)
             call = self._places.send(None, self._backend.reload(config))
-            self._places.leave(Kind.OWN)
+            self._places.leave(CallKind.OWN)
 
     async def _ask(self, call: _Call[_T], seconds: float, *, waits: bool = True) -> _T:
         until, arrival = _now() + seconds, next(arrivals)
-        kind = Kind.OWN if waits else None
+        kind = CallKind.OWN if waits else None
         refused = None
         while True:
             if kind is not None:
@@ -92,15 +92,15 @@ class OwnCalls:
             try:
                 return await asyncio.shield(self._places.send(kind, call(until - _now())))
             except ServerFullError as error:
-                kind, refused = Kind.OWN, error
+                kind, refused = CallKind.OWN, error
 
     async def _place(self, arrival: int, until: float, refused: ServerFullError | None) -> None:
         """Takes a place, or raises the refusal when none has come in time."""
         left = until - _now() - LEAST_SECONDS
         try:
-            if left > 0 and self._places.enter(Kind.OWN):
+            if left > 0 and self._places.enter(CallKind.OWN):
                 return
-            while await turn_at([self._places], Kind.OWN, arrival, seconds=left) is None:
+            while await turn_at([self._places], CallKind.OWN, arrival, seconds=left) is None:
                 left = until - _now() - LEAST_SECONDS
         except TimeoutError:
             raise refused or DeadlineTooShortError("the model server had no room in time") from None

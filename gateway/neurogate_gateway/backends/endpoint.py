@@ -1,6 +1,6 @@
 """One model server: whether it can be reached, and where each version stands on it.
 
-A member polls its server. A version that the server calls AVAILABLE is read and proven (PROVING) and only
+A endpoint polls its server. A version that the server calls AVAILABLE is read and proven (PROVING) and only
 then READY; one that fails is REJECTED until the server loads it anew; one that leaves is RETIRED. When the
 server cannot be reached, or only the connection to it has ended, nothing on it answers, and when it is back
 every version is proven again: it may be another server.
@@ -24,15 +24,15 @@ from neurogate.tfs.v1 import tfs_pb2
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, InternalError, cut
 from neurogate_gateway.observability.logging import log
 
-from .call_slots import Kind, Places
-from .control_calls import OwnCalls
-from .in_flight import Attempts
+from .call_slots import CallKind, CallSlots
+from .control_calls import ControlCalls
+from .in_flight import InFlightCalls
 from .rejection import Rejection, tidy
 from .tfs_messages import Outputs, Pixels
 from .tfserving import Backend, BackendVersion, ServerFullError, VersionUnloadedError
 from .verification import ServedVersion
-from .verifier import Prover
-from .versions import LOADING, PROVING, READY, REJECTED, RETIRED, Entry, State
+from .verifier import VersionVerifier
+from .versions import LOADING, PROVING, READY, REJECTED, RETIRED, EndpointVersion, State
 
 _TFS = tfs_pb2.ModelVersionStatus
 _REFUSALS_UNTIL_LOST: Final = 2
@@ -48,51 +48,51 @@ _DOUBT_SECONDS: Final = 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Prediction:
+class EndpointPrediction:
     """What a version says about an image, and the seconds that its model server took for it."""
 
     outputs: Outputs
     seconds: float
 
 
-class Neighbours(Protocol):
-    """What a member asks of the others, and tells them."""
+class EndpointCallbacks(Protocol):
+    """What a endpoint asks of the others, and tells them."""
 
-    def changed(self, member: Member) -> None:
-        """A version on this member, or its connection, has changed."""
+    def changed(self, endpoint: BackendEndpoint) -> None:
+        """A version on this endpoint, or its connection, has changed."""
 
-    def polled(self, member: Member) -> None:
-        """This member has polled, whatever came of it."""
+    def polled(self, endpoint: BackendEndpoint) -> None:
+        """This endpoint has polled, whatever came of it."""
 
-    def admit(self, member: Member, version: ServedVersion) -> ServedVersion:
+    def admit(self, endpoint: BackendEndpoint, version: ServedVersion) -> ServedVersion:
         """The last word on a proven version: the object to go on with.
 
         Raises:
-            UnprovenError: Another member serves something else under its number.
+            UnprovenError: Another endpoint serves something else under its number.
         """
 
-    def elsewhere(self, member: Member, number: int) -> bool:
-        """Whether another member that is not doubtful can answer for a version."""
+    def elsewhere(self, endpoint: BackendEndpoint, number: int) -> bool:
+        """Whether another endpoint that is not doubtful can answer for a version."""
 
 
-class Member:
+class BackendEndpoint:
     """One model server; `run` keeps it up to date."""
 
     def __init__(
         self,
         backend: Backend,
-        places: Places,
-        prover: Prover,
-        neighbours: Neighbours,
+        places: CallSlots,
+        prover: VersionVerifier,
+        neighbours: EndpointCallbacks,
         *,
         poll_interval: float,
     ) -> None:
         self.address = places.address
         self.backend = backend
         self.places = places
-        self.own = OwnCalls(backend, places)
+        self.own = ControlCalls(backend, places)
         self.connected = False
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, EndpointVersion] = {}
         self.looking = True
         """Whether something is known to have happened that no poll has seen yet."""
         self._prover = prover
@@ -103,7 +103,7 @@ class Member:
         self._told_lost = False
         self._polled_at = -math.inf
         self._heard_at = -math.inf
-        self._attempts = Attempts()
+        self._attempts = InFlightCalls()
         self._one_proof = asyncio.Lock()
         self._wake = asyncio.Event()
         self._forgotten = 0
@@ -125,8 +125,8 @@ class Member:
         return entry.ready if entry is not None and self.connected else None
 
     async def predict(
-        self, version: ServedVersion, pixels: Pixels, kind: Kind, *, gradcam: bool, seconds: float
-    ) -> Prediction | None:
+        self, version: ServedVersion, pixels: Pixels, kind: CallKind, *, gradcam: bool, seconds: float
+    ) -> EndpointPrediction | None:
         """Runs one image, uint8 [height, width, 3], through a version that is READY here.
 
         A place of its kind was taken for it.
@@ -179,7 +179,7 @@ class Member:
         now = self.ready(version.number)
         if now is None or now.digest != version.digest:
             return None
-        return Prediction(outputs, self._heard_at - attempt.since)
+        return EndpointPrediction(outputs, self._heard_at - attempt.since)
 
     async def run(self) -> None:
         """Polls until cancelled."""
@@ -275,7 +275,7 @@ class Member:
             log(logging.INFO, "backend_connected", backend=self.address, model=self._prover.model)
             self._neighbours.changed(self)
 
-    def _unloaded(self, entry: Entry, proofs: int) -> None:
+    def _unloaded(self, entry: EndpointVersion, proofs: int) -> None:
         self.look_again()
         # What an older proof had let through says nothing about a newer one.
         if entry.ready is not None and entry.proofs == proofs:
@@ -322,7 +322,7 @@ class Member:
             if ended and seen.number <= self._forgotten:
                 # TensorFlow Serving names what it has unloaded for as long as it runs.
                 return
-            entry = self.entries[seen.number] = Entry(seen.number, LOADING, time.time())
+            entry = self.entries[seen.number] = EndpointVersion(seen.number, LOADING, time.time())
             self._neighbours.changed(self)
         before, entry.loaded = entry.loaded, seen.state == _TFS.STATE_AVAILABLE
         match seen.state:
@@ -343,7 +343,7 @@ class Member:
             # Its state may be the same: a proof that was interrupted has to wait.
             self._neighbours.changed(self)
 
-    async def _prove(self, entry: Entry) -> None:
+    async def _prove(self, entry: EndpointVersion) -> None:
         async with self._one_proof:
             verdict = await self._prover.attempt(
                 entry, self.own, lambda version: self._neighbours.admit(self, version)
@@ -351,7 +351,9 @@ class Member:
         self._move(entry, verdict.state, verdict.reason, verdict.kind)
         entry.proof = None
 
-    def _withdraw(self, entry: Entry, state: State, reason: str = "", kind: Rejection | None = None) -> None:
+    def _withdraw(
+        self, entry: EndpointVersion, state: State, reason: str = "", kind: Rejection | None = None
+    ) -> None:
         """Moves a version out of PROVING or READY, or from one of the other states to another."""
         if entry.proof is not None:
             entry.proof.cancel()
@@ -359,7 +361,9 @@ class Member:
         entry.forget_interruptions()
         self._move(entry, state, reason, kind)
 
-    def _move(self, entry: Entry, state: State, reason: str = "", kind: Rejection | None = None) -> None:
+    def _move(
+        self, entry: EndpointVersion, state: State, reason: str = "", kind: Rejection | None = None
+    ) -> None:
         reason = cut(reason)
         if (entry.state, entry.reason) == (state, reason):
             return

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from .tfs_messages import Outputs
 
 
-class Attempt:
+class InFlightCall:
     """One prediction.
 
     Attributes:
@@ -31,27 +31,27 @@ class Attempt:
             self.ended.set_result(call)
 
 
-class Attempts:
+class InFlightCalls:
     """Iterates over those that are waited for."""
 
     def __init__(self) -> None:
-        self._waiting: set[Attempt] = set()
+        self._waiting: set[InFlightCall] = set()
 
-    def __iter__(self) -> Iterator[Attempt]:
+    def __iter__(self) -> Iterator[InFlightCall]:
         # Of a copy, since they are abandoned on the way.
         return iter(tuple(self._waiting))
 
-    def begin(self, number: int) -> Attempt:
+    def begin(self, number: int) -> InFlightCall:
         """A prediction begins."""
-        attempt = Attempt(number)
+        attempt = InFlightCall(number)
         self._waiting.add(attempt)
         return attempt
 
-    def end(self, attempt: Attempt) -> None:
+    def end(self, attempt: InFlightCall) -> None:
         """Nobody waits for it any more, however that came."""
         self._waiting.discard(attempt)
 
-    def abandon(self, attempt: Attempt) -> None:
+    def abandon(self, attempt: InFlightCall) -> None:
         """Ends the waiting for one, whose caller may ask another server; the call itself goes on."""
         self._waiting.discard(attempt)
         attempt.answer(None)

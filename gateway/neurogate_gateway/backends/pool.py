@@ -25,17 +25,17 @@ from neurogate.tfs.v1 import tfs_pb2
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError, GatewayError
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.observability.signal import Listeners
+from neurogate_gateway.observability.signal import Signal
 
-from .call_slots import LEAST_SECONDS, Kind, Places, arrivals, turn_at
-from .concurrency_limit import Limit
-from .endpoint import Member, Prediction
+from .call_slots import LEAST_SECONDS, CallKind, CallSlots, arrivals, turn_at
+from .concurrency_limit import ConcurrencyLimit
+from .endpoint import BackendEndpoint, EndpointPrediction
 from .rejection import Rejection, UnprovenError
-from .status import Standing
+from .status import VersionStatusTable
 from .tfs_messages import Pixels
 from .tfserving import Backend, ReloadRefusedError, ServerFullError, VersionUnloadedError
 from .verification import ServedVersion
-from .verifier import Prover
+from .verifier import VersionVerifier
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
@@ -44,29 +44,29 @@ _LONGEST_CALL_SECONDS: Final = 120.0
 """A server goes on with a prediction until its deadline, though its caller may have gone."""
 
 
-class Fleet(Standing):
+class BackendPool(VersionStatusTable):
     """All model servers of one model; `run` keeps it up to date."""
 
     def __init__(
         self,
         addresses: AsyncIterator[tuple[str, ...]],
         connect: Callable[[str], Backend],
-        prover: Prover,
+        prover: VersionVerifier,
         *,
         poll_interval: float,
-        limit: Callable[[], Limit] = Limit,
+        limit: Callable[[], ConcurrencyLimit] = ConcurrencyLimit,
     ) -> None:
         super().__init__()
-        self.places: Mapping[str, Places] = {}
+        self.places: Mapping[str, CallSlots] = {}
         """The calls to every model server; another object after each change."""
-        self.on_refusal: Listeners[[str]] = Listeners()
+        self.on_refusal: Signal[[str]] = Signal()
         """Told the address of a model server whenever it has refused a call for want of a thread."""
         self._limit = limit
         self._addresses = addresses
         self._connect = connect
         self._prover = prover
         self._poll_interval = poll_interval
-        self._members: dict[str, Member] = {}
+        self._endpoints: dict[str, BackendEndpoint] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._turn = 0
@@ -76,16 +76,16 @@ class Fleet(Standing):
     @property
     def looking(self) -> bool:
         """Whether something is known to have happened on a model server that nobody has looked at yet."""
-        return not self._found or any(member.looking for member in self._members.values())
+        return not self._found or any(endpoint.looking for endpoint in self._endpoints.values())
 
     def look_again(self) -> None:
         """Has every model server polled at once."""
-        for member in self._members.values():
-            member.look_again()
+        for endpoint in self._endpoints.values():
+            endpoint.look_again()
 
     async def predict(
-        self, version: ServedVersion, pixels: Pixels, kind: Kind, *, gradcam: bool, deadline: Deadline
-    ) -> Prediction | None:
+        self, version: ServedVersion, pixels: Pixels, kind: CallKind, *, gradcam: bool, deadline: Deadline
+    ) -> EndpointPrediction | None:
         """Runs one image, uint8 [height, width, 3], on one of the model servers that have the version READY.
 
         Returns:
@@ -100,22 +100,22 @@ class Fleet(Standing):
         """
         arrival = next(arrivals)
         waited = False
-        failed: Member | None = None
+        failed: BackendEndpoint | None = None
         failure: Exception = VersionUnloadedError("no model server has it any more")
-        while members := self._in_turn(version, but=failed):
-            member = await self._place(members, kind, arrival, deadline)
-            if member is None:
+        while endpoints := self._in_turn(version, but=failed):
+            endpoint = await self._place(endpoints, kind, arrival, deadline)
+            if endpoint is None:
                 waited = True
                 continue
             try:
                 seconds = min(_left(deadline), _LONGEST_CALL_SECONDS)
-                return await member.predict(version, pixels, kind, gradcam=gradcam, seconds=seconds)
+                return await endpoint.predict(version, pixels, kind, gradcam=gradcam, seconds=seconds)
             except ServerFullError:
                 waited = True
             except (VersionUnloadedError, BackendUnavailableError) as error:
                 if failed is not None:
                     raise
-                failed, failure = member, error
+                failed, failure = endpoint, error
         if waited and failed is None:
             # It was READY when this began. Whoever asks knows whether to wait for it.
             return None
@@ -134,17 +134,17 @@ class Fleet(Standing):
             By address: None when it was taken over, else why not. A server that cannot be reached has its
             error like any other.
         """
-        chosen = list(self._members if addresses is None else addresses)
+        chosen = list(self._endpoints if addresses is None else addresses)
 
         async def one(address: str) -> GatewayError | ReloadRefusedError | None:
-            member = self._members.get(address)
-            if member is None:
+            endpoint = self._endpoints.get(address)
+            if endpoint is None:
                 return BackendUnavailableError(f"there is no model server at {address} any more")
             try:
-                await member.own.reload(config, seconds=seconds)
+                await endpoint.own.reload(config, seconds=seconds)
             except (GatewayError, ReloadRefusedError) as error:
                 return error
-            member.look_again()
+            endpoint.look_again()
             return None
 
         results = await asyncio.gather(*(one(address) for address in chosen))
@@ -156,10 +156,10 @@ class Fleet(Standing):
         Raises:
             GatewayError: It cannot be asked.
         """
-        member = self._members.get(address)
-        if member is None:
+        endpoint = self._endpoints.get(address)
+        if endpoint is None:
             raise BackendUnavailableError(f"there is no model server at {address} any more")
-        return bool(await member.own.versions(model, seconds=seconds))
+        return bool(await endpoint.own.versions(model, seconds=seconds))
 
     async def run(self) -> None:
         """Finds model servers, and polls them, until cancelled."""
@@ -175,32 +175,32 @@ class Fleet(Standing):
 
     async def close(self) -> None:
         """Closes the connections and cancels what is still running on them; after `run` has ended."""
-        for member in self._members.values():
-            await member.close()
+        for endpoint in self._endpoints.values():
+            await endpoint.close()
 
     def set_members(self, addresses: Iterable[str]) -> None:
         """Takes in model servers that are new, and lets those go that are not named any more."""
         wanted = dict.fromkeys(addresses)
-        for address in self._members.keys() - wanted:
-            member, task = self._members.pop(address), self._tasks.pop(address)
-            self.places = {each.address: each.places for each in self._members.values()}
+        for address in self._endpoints.keys() - wanted:
+            endpoint, task = self._endpoints.pop(address), self._tasks.pop(address)
+            self.places = {each.address: each.places for each in self._endpoints.values()}
             task.cancel()
-            member.places.send_away()
+            endpoint.places.send_away()
             log(logging.INFO, "backend_left", backend=address)
-            leaving = asyncio.create_task(_last_answers(member))
+            leaving = asyncio.create_task(_last_answers(endpoint))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
         for address in wanted:
-            member = self.member(address)
+            endpoint = self.endpoint(address)
             if address not in self._tasks:
-                self._tasks[address] = asyncio.create_task(member.run())
+                self._tasks[address] = asyncio.create_task(endpoint.run())
         self._look_around()
 
     def refuse(self, refused: Mapping[int, str]) -> None:
         """Shows versions of the repository that no model server is told to load, with the reason of each."""
         if refused != self._refused:
             self._refused = dict(refused)
-            self._refresh(self._members.values())
+            self._refresh(self._endpoints.values())
 
     def leave_alone(self, foreign: Mapping[str, str]) -> None:
         """Shows model servers that are somebody else's, with the reason by address."""
@@ -208,38 +208,38 @@ class Fleet(Standing):
             self.foreign = dict(foreign)
             self.wake()
 
-    def member(self, address: str) -> Member:
+    def endpoint(self, address: str) -> BackendEndpoint:
         """The model server at an address, taken in where it is new; `run` begins to poll it."""
         self._found = True
-        if address not in self._members:
-            places = Places(address, self._limit(), self.on_refusal.tell)
-            self._members[address] = Member(
+        if address not in self._endpoints:
+            places = CallSlots(address, self._limit(), self.on_refusal.tell)
+            self._endpoints[address] = BackendEndpoint(
                 self._connect(address), places, self._prover, self, poll_interval=self._poll_interval
             )
-            self.places = {each.address: each.places for each in self._members.values()}
-        return self._members[address]
+            self.places = {each.address: each.places for each in self._endpoints.values()}
+        return self._endpoints[address]
 
-    def changed(self, member: Member) -> None:  # noqa: ARG002 - what has changed is found by comparison
-        """A member tells that a version on it, or its connection, has changed."""
+    def changed(self, endpoint: BackendEndpoint) -> None:  # noqa: ARG002 - what has changed is found by comparison
+        """A endpoint tells that a version on it, or its connection, has changed."""
         self._look_around()
 
-    def polled(self, member: Member) -> None:  # noqa: ARG002 - each counts alike
-        """A member tells that it has polled."""
-        self._forget_retired(self._members.values())
-        doubtful = frozenset(each.address for each in self._members.values() if each.doubtful)
+    def polled(self, endpoint: BackendEndpoint) -> None:  # noqa: ARG002 - each counts alike
+        """A endpoint tells that it has polled."""
+        self._forget_retired(self._endpoints.values())
+        doubtful = frozenset(each.address for each in self._endpoints.values() if each.doubtful)
         if doubtful != self._doubtful:
             self._doubtful = doubtful
             self._have_chosen_anew()
         self._on_look.tell()
 
-    def admit(self, member: Member, version: ServedVersion) -> ServedVersion:
-        """The object for a proven version: that of the other members, so that all are one.
+    def admit(self, endpoint: BackendEndpoint, version: ServedVersion) -> ServedVersion:
+        """The object for a proven version: that of the other endpoints, so that all are one.
 
         Raises:
-            UnprovenError: Another member serves something else under its number.
+            UnprovenError: Another endpoint serves something else under its number.
         """
-        for other in self._members.values():
-            known = other.ready(version.number) if other is not member else None
+        for other in self._endpoints.values():
+            known = other.ready(version.number) if other is not endpoint else None
             if known is None:
                 continue
             if known.digest != version.digest:
@@ -251,14 +251,14 @@ class Fleet(Standing):
             return known
         return version
 
-    def elsewhere(self, member: Member, number: int) -> bool:
-        """Whether a member other than this one, and not doubtful, can answer for a version."""
-        _, members = self._ready.get(number, (None, ()))
-        return any(other is not member and not other.doubtful for other in members)
+    def elsewhere(self, endpoint: BackendEndpoint, number: int) -> bool:
+        """Whether a endpoint other than this one, and not doubtful, can answer for a version."""
+        _, endpoints = self._ready.get(number, (None, ()))
+        return any(other is not endpoint and not other.doubtful for other in endpoints)
 
     def _look_around(self) -> None:
         before = self._ready
-        self._refresh(self._members.values())
+        self._refresh(self._endpoints.values())
         if self._ready != before:
             self._have_chosen_anew()
 
@@ -267,33 +267,33 @@ class Fleet(Standing):
         for places in self.places.values():
             places.send_away()
 
-    def _in_turn(self, version: ServedVersion, *, but: Member | None) -> list[Member]:
+    def _in_turn(self, version: ServedVersion, *, but: BackendEndpoint | None) -> list[BackendEndpoint]:
         """Whose turn it is for an image, one after another; the doubtful ones only for want of others."""
         found = self._ready.get(version.number)
         if found is None or found[0].digest != version.digest:
             return []
-        members = [member for member in found[1] if member is not but]
-        members = [member for member in members if not member.doubtful] or members
-        if len(members) > 1:
+        endpoints = [endpoint for endpoint in found[1] if endpoint is not but]
+        endpoints = [endpoint for endpoint in endpoints if not endpoint.doubtful] or endpoints
+        if len(endpoints) > 1:
             self._turn += 1
-            first = self._turn % len(members)
-            members = members[first:] + members[:first]
-        return members
+            first = self._turn % len(endpoints)
+            endpoints = endpoints[first:] + endpoints[:first]
+        return endpoints
 
     async def _place(
-        self, members: Sequence[Member], kind: Kind, arrival: int, deadline: Deadline
-    ) -> Member | None:
-        """The first member that has a place, which is taken; None when they are to be chosen anew."""
+        self, endpoints: Sequence[BackendEndpoint], kind: CallKind, arrival: int, deadline: Deadline
+    ) -> BackendEndpoint | None:
+        """The first endpoint that has a place, which is taken; None when they are to be chosen anew."""
         left = _left(deadline) - LEAST_SECONDS
         if left >= 0:
-            for member in members:
-                if member.places.enter(kind):
-                    return member
-        by_places = {member.places: member for member in members}
+            for endpoint in endpoints:
+                if endpoint.places.enter(kind):
+                    return endpoint
+        by_places = {endpoint.places: endpoint for endpoint in endpoints}
         try:
             places = await turn_at(list(by_places), kind, arrival, seconds=left)
         except TimeoutError:
-            if all(member.places.shut for member in members):
+            if all(endpoint.places.shut for endpoint in endpoints):
                 raise ServerFullError("the model server is busy with the calls of others") from None
             raise DeadlineTooShortError("the deadline is too near for the model server") from None
         return by_places[places] if places is not None else None
@@ -303,13 +303,13 @@ def _left(deadline: Deadline) -> float:
     return deadline.remaining() - DEADLINE_MARGIN_SECONDS
 
 
-async def _last_answers(member: Member) -> None:
-    """Lets the predictions on a model server that was taken out of the fleet end, and closes it."""
+async def _last_answers(endpoint: BackendEndpoint) -> None:
+    """Lets the predictions on a model server that was taken out of the pool end, and closes it."""
     try:
         async with asyncio.timeout(_LAST_ANSWERS_SECONDS):
-            await member.places.idle()
-        log(logging.INFO, "backend_drained", backend=member.address)
+            await endpoint.places.idle()
+        log(logging.INFO, "backend_drained", backend=endpoint.address)
     except TimeoutError:
         pass
     finally:
-        await member.close()
+        await endpoint.close()

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.observability.signal import Listeners
+from neurogate_gateway.observability.signal import Signal
 
-from .endpoint import Member
+from .endpoint import BackendEndpoint
 from .verification import ServedVersion
 from .versions import RETIRED, VersionView, view_of
 
@@ -21,7 +21,7 @@ _MOST_RETIRED: Final = 50
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
+class StatusSnapshot:
     """Where every version stood at one moment; for threads, which see nothing change meanwhile.
 
     Attributes:
@@ -41,8 +41,8 @@ class Seen:
         return self.served.get(number)
 
 
-class Standing:
-    """Where every version stands over all members, as of the last `_refresh`."""
+class VersionStatusTable:
+    """Where every version stands over all endpoints, as of the last `_refresh`."""
 
     def __init__(self) -> None:
         self.connected = False
@@ -56,14 +56,14 @@ class Standing:
         self._refused: Mapping[int, str] = {}
         """Why versions in the repository are told to no model server."""
         self._views: dict[int, VersionView] = {}
-        self.seen = Seen()
+        self.seen = StatusSnapshot()
         """Of this moment; another object after each change."""
-        self._ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
+        self._ready: dict[int, tuple[ServedVersion, tuple[BackendEndpoint, ...]]] = {}
         self._newest: int | None = None
         self._changed = asyncio.Event()
-        self._on_version: Listeners[[VersionView]] = Listeners()
-        self._on_connection: Listeners[[str, bool]] = Listeners()
-        self._on_look: Listeners[[]] = Listeners()
+        self._on_version: Signal[[VersionView]] = Signal()
+        self._on_connection: Signal[[str, bool]] = Signal()
+        self._on_look: Signal[[]] = Signal()
         self._told_connected: set[str] = set()
 
     @property
@@ -132,21 +132,23 @@ class Standing:
         self._changed = asyncio.Event()
         self._on_look.tell()
 
-    def _refresh(self, members: Collection[Member]) -> None:
-        """Works out anew what all members together mean, and tells who asked to be told."""
-        self.backends = {member.address: member.connected for member in members}
+    def _refresh(self, endpoints: Collection[BackendEndpoint]) -> None:
+        """Works out anew what all endpoints together mean, and tells who asked to be told."""
+        self.backends = {endpoint.address: endpoint.connected for endpoint in endpoints}
         self.connected = any(self.backends.values())
-        seen = {number for member in members for number in member.entries}
+        seen = {number for endpoint in endpoints for number in endpoint.entries}
         numbers = self._views.keys() | self._refused.keys() | seen
-        ready: dict[int, tuple[ServedVersion, tuple[Member, ...]]] = {}
+        ready: dict[int, tuple[ServedVersion, tuple[BackendEndpoint, ...]]] = {}
         changes = []
         for number in sorted(numbers, reverse=True):
-            entries = [(member.address, entry) for member in members if (entry := member.entries.get(number))]
+            entries = [
+                (endpoint.address, entry) for endpoint in endpoints if (entry := endpoint.entries.get(number))
+            ]
             view = view_of(number, entries, self._views.get(number), self._refused.get(number, ""))
             if view != self._views.get(number):
                 self._views[number] = view
                 changes.append(view)
-            having = tuple(member for member in members if member.ready(number) is not None)
+            having = tuple(endpoint for endpoint in endpoints if endpoint.ready(number) is not None)
             if having:
                 version = having[0].ready(number)
                 assert version is not None  # noqa: S101 - nothing happened in between
@@ -159,9 +161,9 @@ class Standing:
         self.wake()
         for view in changes:
             self._on_version.tell(view)
-        self._tell_connections(members)
+        self._tell_connections(endpoints)
 
-    def _forget_retired(self, members: Collection[Member]) -> None:
+    def _forget_retired(self, endpoints: Collection[BackendEndpoint]) -> None:
         """Forgets the lowest of the versions that no model server has, where they are too many."""
         retired = sorted(
             (number for number, view in self._views.items() if view.state == RETIRED), reverse=True
@@ -171,18 +173,18 @@ class Standing:
             return
         for number in forgotten:
             del self._views[number]
-            for member in members:
-                member.forget(number)
+            for endpoint in endpoints:
+                endpoint.forget(number)
         self._take_seen()
 
     def _take_seen(self) -> None:
-        self.seen = Seen(
+        self.seen = StatusSnapshot(
             tuple(self._views[number] for number in sorted(self._views, reverse=True)),
             {number: version for number, (version, _) in self._ready.items()},
         )
 
-    def _tell_connections(self, members: Collection[Member]) -> None:
-        now = {member.address for member in members if member.connected}
+    def _tell_connections(self, endpoints: Collection[BackendEndpoint]) -> None:
+        now = {endpoint.address for endpoint in endpoints if endpoint.connected}
         before, self._told_connected = self._told_connected, now
         for address in sorted(now ^ before):
             self._on_connection.tell(address, address in now)

@@ -1,6 +1,6 @@
 """The model server as the gateway needs it, and TensorFlow Serving as such a model server.
 
-`Backend` is the port that catalog, proof and classifier speak to. `TensorFlowServing` speaks TensorFlow
+`Backend` is the port that router, verification and pipeline speak to. `TensorFlowServing` speaks TensorFlow
 Serving's gRPC API through the project's own wire-compatible messages, so that no TensorFlow is imported.
 """
 
@@ -173,7 +173,7 @@ class TensorFlowServing:
         """Every version of the model that the server has seen; empty for an unknown model."""
         request = tfs_pb2.GetModelStatusRequest(model_spec=tfs_pb2.ModelSpec(name=model))
         try:
-            # Polls repeat; the catalog logs what comes of them, once.
+            # Polls repeat; the router logs what comes of them, once.
             answer = await self._call(self._status, request.SerializeToString(), seconds, level=logging.DEBUG)
         except VersionUnloadedError:
             return []

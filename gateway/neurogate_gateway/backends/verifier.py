@@ -14,7 +14,7 @@ from .integrity import FilesUnreadableError, Integrity
 from .rejection import Rejection, UnprovenError
 from .tfserving import VersionUnloadedError
 from .verification import Preprocess, ServedVersion, Witness, check_named, prove, read_version
-from .versions import LOADING, READY, REJECTED, Entry, State
+from .versions import LOADING, READY, REJECTED, EndpointVersion, State
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Verdict:
     kind: Rejection | None = None
 
 
-class Prover:
+class VersionVerifier:
     """Proves versions on any of the model servers."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Prover:
         self._seconds_per_call = seconds_per_call
 
     async def attempt(
-        self, entry: Entry, backend: Witness, admit: Callable[[ServedVersion], ServedVersion]
+        self, entry: EndpointVersion, backend: Witness, admit: Callable[[ServedVersion], ServedVersion]
     ) -> Verdict:
         """Reads and proves a version, and leaves in the entry what was read and how often it was interrupted.
 
@@ -75,14 +75,14 @@ class Prover:
         except Exception as error:  # noqa: BLE001 - a version that breaks the proof must not serve either
             log(logging.ERROR, "proof_failed", version=entry.number, error=error)
             return _interrupted(entry, "it failed unforeseen; the gateway's log has the details", fault=True)
-        took = round(time.monotonic() - start, 3)
+        observe_latency = round(time.monotonic() - start, 3)
         goldens = len(version.manifest.goldens)
-        log(logging.INFO, "version_ready", version=entry.number, goldens=goldens, seconds=took)
+        log(logging.INFO, "version_ready", version=entry.number, goldens=goldens, seconds=observe_latency)
         entry.forget_interruptions()
         return Verdict(READY)
 
 
-def _interrupted(entry: Entry, reason: str, *, fault: bool) -> Verdict:
+def _interrupted(entry: EndpointVersion, reason: str, *, fault: bool) -> Verdict:
     rejected = entry.interrupted(fault=fault)
     log(logging.WARNING, "proof_interrupted", version=entry.number, reason=reason, rejected=rejected)
     reason = f"the proof was interrupted: {reason}"

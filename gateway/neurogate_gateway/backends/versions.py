@@ -26,7 +26,7 @@ _LONGEST_PAUSE_SECONDS: Final = 10.0
 
 
 @dataclasses.dataclass(slots=True)
-class Entry:
+class EndpointVersion:
     """One version as one model server has it."""
 
     number: int
@@ -125,7 +125,7 @@ class VersionView:
 
 
 def view_of(
-    number: int, entries: Iterable[tuple[str, Entry]], before: VersionView | None, refusal: str = ""
+    number: int, entries: Iterable[tuple[str, EndpointVersion]], before: VersionView | None, refusal: str = ""
 ) -> VersionView:
     """A version as its entries, by address, say.
 

@@ -190,7 +190,7 @@ class Admission:
             self._leave()
 
     @contextlib.contextmanager
-    def quiet(self, *, pressing: bool = False) -> Iterator[None]:
+    def low_priority(self, *, pressing: bool = False) -> Iterator[None]:
         """Room for one image that no caller waits for; it takes no slot from those that one does.
 
         Args:
@@ -208,7 +208,7 @@ class Admission:
         finally:
             self._quiet_images -= 1
 
-    def took(self, seconds: float) -> None:
+    def observe_latency(self, seconds: float) -> None:
         """Takes note of the time that one image was worked on, waits for a version left out."""
         self._mean_seconds += (seconds - self._mean_seconds) / 32
 

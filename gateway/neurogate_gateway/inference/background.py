@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import time
 
-from neurogate_gateway.backends.call_slots import Kind
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.call_slots import CallKind
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import ModelNotReadyError
 
 from .admission import Admission
-from .predictions import Answer, Choice, Seconds, classification
+from .predictions import Prediction, ResolvedVersion, StageTimings, classification
 from .preprocessing import TransformPool
 
 
-class QuietRunner:
+class BackgroundInference:
     """Runs single images through a version."""
 
-    def __init__(self, admission: Admission, fleet: Fleet, transforms: TransformPool) -> None:
+    def __init__(self, admission: Admission, pool: BackendPool, transforms: TransformPool) -> None:
         self._admission = admission
-        self._fleet = fleet
+        self._pool = pool
         self._transforms = transforms
 
-    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Prediction:
         """What a version says about one encoded image; all classes, chosen by no label.
 
         Args:
@@ -45,26 +45,26 @@ class QuietRunner:
         self._admission.check_image(image)
         asked = time.perf_counter()
         deadline = Deadline.after(seconds)
-        with self._admission.quiet(pressing=pressing):
+        with self._admission.low_priority(pressing=pressing):
             async with deadline.enforced():
-                version = self._fleet.ready(number)
+                version = self._pool.ready(number)
                 if version is None:
                     raise ModelNotReadyError(f"version {number} is not READY")
                 transformed = await self._transforms.run(image, version.manifest.transform)
                 try:
-                    prediction = await self._fleet.predict(
-                        version, transformed.pixels, Kind.OWN, gradcam=False, deadline=deadline
+                    prediction = await self._pool.predict(
+                        version, transformed.pixels, CallKind.OWN, gradcam=False, deadline=deadline
                     )
                 except VersionUnloadedError:
                     prediction = None
                 if prediction is None:
                     raise ModelNotReadyError(f"version {number} went away meanwhile")
-        choice = Choice(version, "", 0)
+        choice = ResolvedVersion(version, "", 0)
         worked = transformed.transform_seconds + prediction.seconds
-        took = Seconds(
+        observe_latency = StageTimings(
             queue=max(time.perf_counter() - asked - worked, 0.0),
             transform=transformed.transform_seconds,
             predict=prediction.seconds,
         )
         outputs = prediction.outputs
-        return Answer(choice, outputs, classification(choice, outputs, took))
+        return Prediction(choice, outputs, classification(choice, outputs, observe_latency))

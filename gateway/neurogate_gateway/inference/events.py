@@ -15,11 +15,11 @@ from typing import Protocol
 
 from neurogate_gateway.errors import GatewayError
 
-from .predictions import Answer, Choice
+from .predictions import Prediction, ResolvedVersion
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class PredictionEvent:
     """One image that a version was asked about for a caller.
 
     Attributes:
@@ -32,17 +32,17 @@ class Outcome:
         attributes: Of a DICOM file, what may be kept of its header; of others nothing.
     """
 
-    choice: Choice
+    choice: ResolvedVersion
     image: bytes
-    answer: Answer | None
+    answer: Prediction | None
     error: GatewayError | None
     seconds: float
     caller: str = ""
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-class OutcomeObserver(Protocol):
+class PredictionObserver(Protocol):
     """Is told of every outcome, on the event loop, before the caller is."""
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: PredictionEvent) -> None:
         """Takes note; returns at once and never raises."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from neurogate.v1 import classification_pb2
 
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.observability.metrics import Metrics
 
 
-class ImageMeasures:
+class ImageMetrics:
     """Observes what becomes of every image."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -27,7 +27,7 @@ class ImageMeasures:
             "neurogate_image_seconds", "Time from an image's admission to its answer.", "version"
         )
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: PredictionEvent) -> None:
         """Counts one."""
         version, label = str(outcome.choice.version.number), outcome.choice.label
         if outcome.error is not None:

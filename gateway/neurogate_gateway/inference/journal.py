@@ -27,7 +27,7 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.store.predictions import PredictionStore
 
-from .events import Outcome
+from .events import PredictionEvent
 
 _BATCH: Final = 512
 """Rows of one transaction: what a commit costs is shared by as many as a second or so brings."""
@@ -74,7 +74,7 @@ class Journal:
         self._most_waiting_bytes = most_waiting_bytes
         # Of several, so that one is written while the next one fills.
         self._batch_bytes = most_waiting_bytes // 8
-        self._arrived: deque[tuple[float, Outcome]] = deque()
+        self._arrived: deque[tuple[float, PredictionEvent]] = deque()
         self._arrived_bytes = 0
         self._rows: deque[_Row] = deque()
         self._row_bytes = 0
@@ -110,7 +110,7 @@ class Journal:
         for thread in self._threads:
             thread.start()
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: PredictionEvent) -> None:
         """Takes note of a prediction; failures are none."""
         if outcome.answer is None:
             return
@@ -182,7 +182,7 @@ class Journal:
 
     def _prepare_some(self) -> bool:
         """Makes rows of what arrived first; whether there was anything."""
-        chunk: list[tuple[float, Outcome]] = []
+        chunk: list[tuple[float, PredictionEvent]] = []
         size = 0
         with self._lock:
             for each in self._arrived:
@@ -331,7 +331,7 @@ def _digest(image: bytes) -> str:
     return digest.hexdigest()
 
 
-def _row(moment: float, outcome: Outcome, digest: str) -> dict[str, Any]:
+def _row(moment: float, outcome: PredictionEvent, digest: str) -> dict[str, Any]:
     answer = outcome.answer
     assert answer is not None  # noqa: S101 - others are not taken
     version, told = outcome.choice.version, answer.classification

@@ -15,8 +15,8 @@ import numpy as np
 from neurogate.v1 import model_pb2
 from neurogate_core.preprocessing.dicom import is_dicom
 
-from neurogate_gateway.backends.call_slots import Kind
-from neurogate_gateway.backends.pool import DEADLINE_MARGIN_SECONDS, Fleet
+from neurogate_gateway.backends.call_slots import CallKind
+from neurogate_gateway.backends.pool import DEADLINE_MARGIN_SECONDS, BackendPool
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.deadline import Deadline
@@ -31,9 +31,17 @@ from neurogate_gateway.errors import (
 from neurogate_gateway.observability.logging import call_record, internal_error, log
 
 from .admission import Admission
-from .events import Outcome, OutcomeObserver
+from .events import PredictionEvent, PredictionObserver
 from .explain import Overlay
-from .predictions import Answer, Choice, Explanation, Seconds, check_top_k, classification, gone
+from .predictions import (
+    Explanation,
+    Prediction,
+    ResolvedVersion,
+    StageTimings,
+    check_top_k,
+    classification,
+    gone,
+)
 from .preprocessing import Submitted, Transformed, TransformPool
 
 _T = TypeVar("_T")
@@ -60,7 +68,7 @@ class Router(Protocol):
         """
 
 
-class Classifier:
+class InferencePipeline:
     """Answers for single images, for batches, and for the images of a stream."""
 
     def __init__(
@@ -68,17 +76,17 @@ class Classifier:
         *,
         admission: Admission,
         router: Router,
-        backends: Fleet,
+        backends: BackendPool,
         transforms: TransformPool,
         image_timeout: float,
         window: int,
     ) -> None:
-        self.observers: tuple[OutcomeObserver, ...] = ()
+        self.observers: tuple[PredictionObserver, ...] = ()
         """Who is told of every image's outcome."""
         self._admission = admission
         self._router = router
         self._transforms = transforms
-        self._fleet = backends
+        self._pool = backends
         self._image_timeout = image_timeout
         self._window = window
 
@@ -90,7 +98,7 @@ class Classifier:
         top_k: int,
         deadline: Deadline,
         key: str = "",
-    ) -> Answer:
+    ) -> Prediction:
         """One image by itself.
 
         Args:
@@ -105,8 +113,8 @@ class Classifier:
         """
         asked = time.perf_counter()
 
-        async def attempt(choice: Choice) -> Answer:
-            return (await self._run(image, choice, asked, Kind.SINGLE, deadline=deadline))[0]
+        async def attempt(choice: ResolvedVersion) -> Prediction:
+            return (await self._run(image, choice, asked, CallKind.SINGLE, deadline=deadline))[0]
 
         return await self._single(image, selector, attempt, top_k=top_k, deadline=deadline, key=key)
 
@@ -135,7 +143,7 @@ class Classifier:
         """
         asked = time.perf_counter()
 
-        async def attempt(choice: Choice) -> Explanation:
+        async def attempt(choice: ResolvedVersion) -> Explanation:
             version = choice.version
             known = [identifier for identifier, _ in version.classes]
             if class_id and class_id not in known:
@@ -144,7 +152,7 @@ class Classifier:
                     field="class_id",
                 )
             answer, shown = await self._run(
-                image, choice, asked, Kind.SINGLE, gradcam=True, deadline=deadline
+                image, choice, asked, CallKind.SINGLE, gradcam=True, deadline=deadline
             )
             maps = answer.outputs.gradcam
             if maps is None:
@@ -164,7 +172,7 @@ class Classifier:
         top_k: int,
         deadline: Deadline,
         key: str = "",
-    ) -> tuple[Choice, list[Answer | GatewayError]]:
+    ) -> tuple[ResolvedVersion, list[Prediction | GatewayError]]:
         """Several images by one version; what fails by itself has its error in the place of the answer.
 
         Raises:
@@ -173,8 +181,8 @@ class Classifier:
         self._admission.check_deadline(deadline)
         slots = asyncio.Semaphore(self._window)
 
-        async def attempt(choice: Choice) -> tuple[Choice, list[Answer | GatewayError]]:
-            async def one(image: Submitted) -> Answer | GatewayError:
+        async def attempt(choice: ResolvedVersion) -> tuple[ResolvedVersion, list[Prediction | GatewayError]]:
+            async def one(image: Submitted) -> Prediction | GatewayError:
                 async with slots:
                     return await self.classify_for(choice, image, deadline)
 
@@ -193,7 +201,7 @@ class Classifier:
 
     async def choose(
         self, selector: model_pb2.ModelSelector, top_k: int, deadline: Deadline, key: str = ""
-    ) -> Choice:
+    ) -> ResolvedVersion:
         """The version that a selector means now.
 
         Raises:
@@ -202,11 +210,11 @@ class Classifier:
         version, label = await self._router.resolve(selector, deadline, key)
         call_record().version = version.number
         check_top_k(top_k, version)
-        return Choice(version, label, top_k)
+        return ResolvedVersion(version, label, top_k)
 
     async def classify_for(
-        self, choice: Choice, image: Submitted, deadline: Deadline
-    ) -> Answer | GatewayError:
+        self, choice: ResolvedVersion, image: Submitted, deadline: Deadline
+    ) -> Prediction | GatewayError:
         """One image of a batch or stream, by the version chosen for all of it, when its turn comes.
 
         Returns:
@@ -224,7 +232,7 @@ class Classifier:
                 # Before a slot is taken, so that a pause of one stream holds up nobody else.
                 await self._router.confirm(choice.version, deadline)
                 async with self._admission.bulk_image():
-                    return (await self._run(image, choice, asked, Kind.BULK, deadline=deadline))[0]
+                    return (await self._run(image, choice, asked, CallKind.BULK, deadline=deadline))[0]
         except (VersionUnloadedError, VersionLostError):
             raise
         except GatewayError as error:
@@ -236,7 +244,7 @@ class Classifier:
         self,
         image: Submitted,
         selector: model_pb2.ModelSelector,
-        attempt: Callable[[Choice], Awaitable[_T]],
+        attempt: Callable[[ResolvedVersion], Awaitable[_T]],
         *,
         top_k: int,
         deadline: Deadline,
@@ -251,7 +259,7 @@ class Classifier:
     async def _with_version(
         self,
         selector: model_pb2.ModelSelector,
-        attempt: Callable[[Choice], Awaitable[_T]],
+        attempt: Callable[[ResolvedVersion], Awaitable[_T]],
         *,
         top_k: int,
         deadline: Deadline,
@@ -278,13 +286,13 @@ class Classifier:
     async def _run(
         self,
         image: Submitted,
-        choice: Choice,
+        choice: ResolvedVersion,
         asked: float,
-        kind: Kind,
+        kind: CallKind,
         *,
         gradcam: bool = False,
         deadline: Deadline,
-    ) -> tuple[Answer, bytes]:
+    ) -> tuple[Prediction, bytes]:
         """The answer, and what stands for the image from now on."""
         version = choice.version
         admitted = time.perf_counter()
@@ -292,7 +300,7 @@ class Classifier:
         try:
             while True:
                 await self._router.confirm(version, deadline)
-                prediction = await self._fleet.predict(
+                prediction = await self._pool.predict(
                     version, transformed.pixels, kind, gradcam=gradcam, deadline=deadline
                 )
                 # What was proven when the image was sent may not be what answered it.
@@ -307,29 +315,29 @@ class Classifier:
                 self._tell(choice, transformed, None, DeadlineTooShortError("the deadline passed"), admitted)
             raise
         worked = transformed.transform_seconds + prediction.seconds
-        self._admission.took(worked)
-        seconds = Seconds(
+        self._admission.observe_latency(worked)
+        seconds = StageTimings(
             queue=max(time.perf_counter() - asked - worked, 0.0),
             transform=transformed.transform_seconds,
             predict=prediction.seconds,
         )
         call_record().images += 1
         outputs = prediction.outputs
-        answer = Answer(choice, outputs, classification(choice, outputs, seconds))
+        answer = Prediction(choice, outputs, classification(choice, outputs, seconds))
         self._tell(choice, transformed, answer, None, admitted)
         return answer, transformed.image
 
     def _tell(
         self,
-        choice: Choice,
+        choice: ResolvedVersion,
         transformed: Transformed,
-        answer: Answer | None,
+        answer: Prediction | None,
         error: GatewayError | None,
         since: float,
     ) -> None:
         if not self.observers:
             return
-        outcome = Outcome(
+        outcome = PredictionEvent(
             choice,
             transformed.image,
             answer,

@@ -15,7 +15,7 @@ from neurogate_gateway.errors import ModelVersionNotFoundError, TopKOutOfRangeEr
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Seconds:
+class StageTimings:
     """Where the time of one image went."""
 
     queue: float
@@ -24,7 +24,7 @@ class Seconds:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class ResolvedVersion:
     """The version that is to answer, how it was chosen, and how many scores it is to give."""
 
     version: ServedVersion
@@ -44,10 +44,10 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class Prediction:
     """What one version says about one image."""
 
-    choice: Choice
+    choice: ResolvedVersion
     outputs: Outputs
     classification: classification_pb2.Classification
 
@@ -63,13 +63,15 @@ class Explanation:
         picture: The map over the image, PNG.
     """
 
-    answer: Answer
+    answer: Prediction
     class_id: str
     values: Floats
     picture: bytes
 
 
-def classification(choice: Choice, outputs: Outputs, seconds: Seconds) -> classification_pb2.Classification:
+def classification(
+    choice: ResolvedVersion, outputs: Outputs, seconds: StageTimings
+) -> classification_pb2.Classification:
     """The outputs as the contract's message: scores in order, and a verdict."""
     return classification_pb2.Classification(
         scores=_scores(choice.version, outputs.probabilities, choice.top_k),

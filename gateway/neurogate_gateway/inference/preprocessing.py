@@ -96,6 +96,10 @@ class TransformPool:
             executor.shutdown(wait=False, cancel_futures=True)
         close_decoders()
 
+    async def pixels(self, image: bytes, spec: manifest_pb2.TransformSpec) -> npt.NDArray[np.uint8]:
+        """The pixels alone, uint8 [height, width, 3]; otherwise as `run`."""
+        return (await self.run(image, spec)).pixels
+
     async def run(self, image: bytes, spec: manifest_pb2.TransformSpec, frame: int = 0) -> Transformed:
         """The pixels of one encoded image.
 

@@ -93,10 +93,10 @@ class RefusalLog:
         self._counts.clear()
 
     def _write(self) -> None:
-        quiet = not self._counts
+        low_priority = not self._counts
         self._timer = None
         self.flush()
-        if not quiet:
+        if not low_priority:
             self._timer = asyncio.get_running_loop().call_later(1, self._write)
 
 

@@ -11,7 +11,7 @@ from .logging import log
 _P = ParamSpec("_P")
 
 
-class Listeners(Generic[_P]):
+class Signal(Generic[_P]):
     """Functions that are called one after another, in the order in which they came."""
 
     def __init__(self) -> None:

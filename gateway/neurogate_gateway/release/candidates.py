@@ -11,8 +11,8 @@ from typing import Final
 from neurogate.v1 import model_pb2
 from neurogate_core.release_store import PROMOTE, Draft, Release
 
-from neurogate_gateway.backends.pool import Fleet
-from neurogate_gateway.backends.status import Seen
+from neurogate_gateway.backends.pool import BackendPool
+from neurogate_gateway.backends.status import StatusSnapshot
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import EvaluationImpossibleError, GatewayError, InternalError
 from neurogate_gateway.observability.logging import log
@@ -23,7 +23,7 @@ from .gate import broken_rules
 from .messages import gate_json
 from .policy import PolicyError
 from .reconcile import GATEWAY
-from .service import ReleaseDesk
+from .service import ReleaseService
 from .traffic_split import CANDIDATE, STABLE
 
 _AGAIN_SECONDS: Final = 5.0
@@ -34,9 +34,11 @@ _REPAIRED_SECONDS: Final = 60.0
 class Candidates:
     """Judges candidates one after another; `run` does it until cancelled."""
 
-    def __init__(self, manager: ReleaseManager, fleet: Fleet, desk: ReleaseDesk, *, promote: bool) -> None:
+    def __init__(
+        self, manager: ReleaseManager, pool: BackendPool, desk: ReleaseService, *, promote: bool
+    ) -> None:
         self._manager = manager
-        self._fleet = fleet
+        self._pool = pool
         self._desk = desk
         self._promote = promote
         self._judged: tuple[str, int | None] | None = None
@@ -45,7 +47,7 @@ class Candidates:
     async def run(self) -> None:
         """Looks whenever a version or the release has changed."""
         forget = [
-            self._fleet.subscribe(lambda _: self._due.set()),
+            self._pool.subscribe(lambda _: self._due.set()),
             self._manager.changed.add(lambda _: self._due.set()),
         ]
         try:
@@ -63,10 +65,10 @@ class Candidates:
         """Judges the candidate, if it is due; seconds until another try, None for none."""
         labels = self._manager.release.state.labels
         candidate, stable = labels.get(CANDIDATE), labels.get(STABLE)
-        version = self._fleet.ready(candidate) if candidate is not None else None
+        version = self._pool.ready(candidate) if candidate is not None else None
         if candidate is None or version is None or self._judged == (version.digest, stable):
             return None
-        if stable is not None and self._fleet.ready(stable) is None:
+        if stable is not None and self._pool.ready(stable) is None:
             # Nobody is promoted by default for want of something to compare with.
             return _AGAIN_SECONDS
         try:
@@ -95,7 +97,7 @@ class Candidates:
     ) -> None:
         number = version.number
 
-        def decide(release: Release, seen: Seen) -> Draft:
+        def decide(release: Release, seen: StatusSnapshot) -> Draft:
             labels = release.state.labels
             if (labels.get(CANDIDATE), labels.get(STABLE)) != (number, stable):
                 raise NothingDueError

@@ -1,4 +1,4 @@
-"""The release as this gateway knows it: read from the repository, handed to the catalog, changed on request.
+"""The release as this gateway knows it: read from the repository, handed to the router, changed on request.
 
 The document in the repository is the truth. It is looked at several times a second, so that gateways agree,
 and a change that is made here counts here at once. When it cannot be read, what was known last goes on.
@@ -28,14 +28,14 @@ from neurogate_core.survey import Survey
 
 from neurogate_gateway import errors as release_errors
 from neurogate_gateway.backends.rejection import Rejection
-from neurogate_gateway.backends.status import Seen
+from neurogate_gateway.backends.status import StatusSnapshot
 from neurogate_gateway.backends.versions import RETIRED
 from neurogate_gateway.errors import ReleaseUnavailableError
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.observability.signal import Listeners
+from neurogate_gateway.observability.signal import Signal
 
 from . import reconcile as steward
-from .router import Catalog
+from .router import VersionRouter
 from .traffic_split import Routing
 
 _POLL_SECONDS: Final = 0.25
@@ -46,13 +46,13 @@ class NothingDueError(Exception):
 
 
 class ReleaseManager:
-    """Keeps the catalog's labels at what the release says, and makes the changes that are due."""
+    """Keeps the router's labels at what the release says, and makes the changes that are due."""
 
     def __init__(
         self,
         store: ReleaseStore,
         repository: ModelRepository,
-        catalog: Catalog,
+        router: VersionRouter,
         *,
         retire_after: float,
         keep: int,
@@ -62,7 +62,7 @@ class ReleaseManager:
         Args:
             store: The release.
             repository: Where versions are published.
-            catalog: Is told what labels mean.
+            router: Is told what labels mean.
             retire_after: Seconds for which a version that has lost its last label stays loaded.
             keep: How many versions without a label stay on disk; 0 keeps all.
         """
@@ -74,12 +74,12 @@ class ReleaseManager:
         """Digest of the manifest of each of them."""
         self.refused: Mapping[int, str] = {}
         """Why what a model server would take for versions is none."""
-        self.changed: Listeners[[Release]] = Listeners()
+        self.changed: Signal[[Release]] = Signal()
         """Told the release before, whenever there is another one."""
         self._store = store
         self._repository = repository
-        self._survey = Survey(repository.root, catalog.model)
-        self._catalog = catalog
+        self._survey = Survey(repository.root, router.model)
+        self._router = router
         self._retire_after = retire_after
         self._keep = keep
         self._stamp: tuple[int, ...] | None = None
@@ -90,12 +90,12 @@ class ReleaseManager:
     async def load(self) -> None:
         """Reads the release before anybody asks for a label."""
         # Nothing is "stable" until it is known what is: to guess the newest could move callers.
-        self._catalog.set_routing(Routing({}))
+        self._router.set_routing(Routing({}))
         await self._look()
 
     async def run(self) -> None:
         """Looks and acts until cancelled."""
-        forget = self._catalog.fleet.subscribe(lambda _: self._wake.set())
+        forget = self._router.pool.subscribe(lambda _: self._wake.set())
         try:
             while True:
                 self._wake.clear()
@@ -110,7 +110,7 @@ class ReleaseManager:
 
     async def change(
         self,
-        decide: Callable[[Release, Seen], Draft],
+        decide: Callable[[Release, StatusSnapshot], Draft],
         *,
         etag: str = "",
         request_id: str = "",
@@ -125,7 +125,7 @@ class ReleaseManager:
             RequestIdReusedError: The request_id belongs to another change.
             ReleaseUnavailableError: The release cannot be read or written now.
         """
-        seen = self._catalog.fleet.seen
+        seen = self._router.pool.seen
 
         def decide_seen(release: Release) -> Draft:
             self._check_there(release)
@@ -167,7 +167,7 @@ class ReleaseManager:
 
     def is_published(self, version: int) -> bool:
         """Whether a version is in the repository at this moment; looks at the disk."""
-        return version in self._repository.versions(self._catalog.model)
+        return version in self._repository.versions(self._router.model)
 
     async def _look(self) -> bool:
         """Takes over what others have changed; whether that could be found out."""
@@ -195,7 +195,7 @@ class ReleaseManager:
             if self.refused.get(number) != reason:
                 log(logging.ERROR, "version_refused", version=number, reason=reason)
         self.refused = refused
-        self._catalog.fleet.refuse(refused)
+        self._router.pool.refuse(refused)
 
     def _check_there(self, release: Release) -> None:
         """Tells a release that has gone, with its volume perhaps, from one that has not begun.
@@ -219,13 +219,13 @@ class ReleaseManager:
         if release == self.release:
             return
         before, self.release = self.release, release
-        self._catalog.set_routing(Routing(dict(release.state.labels), release.state.canary_percent))
+        self._router.set_routing(Routing(dict(release.state.labels), release.state.canary_percent))
         self.changed.tell(before)
 
     async def _act(self) -> None:
         """Makes the change that is due, if one is, unless another gateway has just made it."""
 
-        def now_due(release: Release, seen: Seen) -> Draft | None:
+        def now_due(release: Release, seen: StatusSnapshot) -> Draft | None:
             return steward.due(
                 release,
                 published=self.published,
@@ -237,13 +237,13 @@ class ReleaseManager:
                 retire_after=self._retire_after,
             )
 
-        def decide(release: Release, seen: Seen) -> Draft:
+        def decide(release: Release, seen: StatusSnapshot) -> Draft:
             draft = now_due(release, seen)
             if draft is None:
                 raise NothingDueError
             return draft
 
-        if now_due(self.release, self._catalog.fleet.seen) is None:
+        if now_due(self.release, self._router.pool.seen) is None:
             return
         # Whoever cannot write says so once; the next look tries again.
         with contextlib.suppress(NothingDueError, ReleaseUnavailableError):
@@ -251,7 +251,7 @@ class ReleaseManager:
 
     async def _tidy(self) -> None:
         """Removes versions from the disk that are too many."""
-        model, loaded = self._catalog.model, self._loaded()
+        model, loaded = self._router.model, self._loaded()
 
         def old(release: Release, published: frozenset[int]) -> list[int]:
             return steward.superfluous(release, published=published, loaded=loaded, keep=self._keep)
@@ -277,7 +277,7 @@ class ReleaseManager:
         """Versions that a model server has, or is about to have."""
         return frozenset(
             view.number
-            for view in self._catalog.fleet.versions()
+            for view in self._router.pool.versions()
             if any(there.state != RETIRED and there.kind != Rejection.LOAD_FAILED for there in view.backends)
         )
 

@@ -23,9 +23,9 @@ from neurogate_gateway.errors import (
     OverloadedError,
     UnavailableError,
 )
-from neurogate_gateway.inference.predictions import Answer
+from neurogate_gateway.inference.predictions import Prediction
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.observability.signal import Listeners
+from neurogate_gateway.observability.signal import Signal
 
 from .gate import judge
 from .policy import Policy
@@ -43,7 +43,7 @@ _PATIENCE_SECONDS: Final = 1.0
 class Runner(Protocol):
     """Runs single images that no caller waits for."""
 
-    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Prediction:
         """What a version says about one encoded image."""
 
 
@@ -78,7 +78,7 @@ class Evaluator:
         self._known: OrderedDict[tuple[str, str], asyncio.Task[Measured]] = OrderedDict()
         self._verdicts: OrderedDict[tuple[str, str, str, str], model_pb2.GateReport] = OrderedDict()
         self._reports: OrderedDict[int, model_pb2.GateReport] = OrderedDict()
-        self.reported: Listeners[[int]] = Listeners()
+        self.reported: Signal[[int]] = Signal()
         """Told the number of every version that the gate has judged by its own policy."""
 
     def last_report(self, version: int) -> model_pb2.GateReport | None:
@@ -185,7 +185,7 @@ class Evaluator:
             pointing=localisation.pointing.value if localisation.HasField("pointing") else None,
         )
 
-    async def _ask(self, version: ServedVersion, image: SealedImage) -> tuple[Answer, float]:
+    async def _ask(self, version: ServedVersion, image: SealedImage) -> tuple[Prediction, float]:
         try:
             content = await asyncio.to_thread(image.read)
         except ImagesError as error:

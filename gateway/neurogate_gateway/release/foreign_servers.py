@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterable, Mapping
 
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.rejection import Rejection
 from neurogate_gateway.backends.versions import LOADING, PROVING, VersionOnBackend
 from neurogate_gateway.observability.logging import log
@@ -22,12 +22,12 @@ _OTHER_MANIFEST = {Rejection.MANIFEST_INVALID, Rejection.TRANSFORM_UNKNOWN}
 """Of a manifest that cannot be read, when the repository's can."""
 
 
-class Strangers:
+class ForeignServers:
     """Remembers which model servers are the gateway's own, for as long as the connection to each lasts."""
 
-    def __init__(self, manager: ReleaseManager, fleet: Fleet, *, take_over: bool) -> None:
+    def __init__(self, manager: ReleaseManager, pool: BackendPool, *, take_over: bool) -> None:
         self._manager = manager
-        self._fleet = fleet
+        self._pool = pool
         self._take_over = take_over
         self._own: set[str] = set()
 
@@ -41,8 +41,8 @@ class Strangers:
 
     def look(self) -> None:
         """Compares the servers that can be reached and are not known yet."""
-        before, found = self._fleet.foreign, dict[str, str]()
-        for address in sorted(address for address, up in self._fleet.backends.items() if up):
+        before, found = self._pool.foreign, dict[str, str]()
+        for address in sorted(address for address, up in self._pool.backends.items() if up):
             if address in self._own:
                 continue
             reason = foreign(self._on(address), self._manager.digests, self._manager.refused)
@@ -63,10 +63,10 @@ class Strangers:
                     )
                 if address not in self._own:
                     found[address] = reason
-        self._fleet.leave_alone(found)
+        self._pool.leave_alone(found)
 
     def _on(self, address: str) -> Iterable[tuple[int, VersionOnBackend]]:
-        for view in self._fleet.versions():
+        for view in self._pool.versions():
             for there in view.backends:
                 if there.address == address:
                     yield view.number, there

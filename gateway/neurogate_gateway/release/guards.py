@@ -18,16 +18,16 @@ import numpy.typing as npt
 from neurogate.v1 import classification_pb2, model_pb2
 from neurogate_core.release_store import GUARD, Draft, Release, State
 
-from neurogate_gateway.backends.status import Seen
+from neurogate_gateway.backends.status import StatusSnapshot
 from neurogate_gateway.errors import (
     BackendUnavailableError,
     DeadlineTooShortError,
     GatewayError,
     OverloadedError,
 )
-from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.observability.signal import Listeners
+from neurogate_gateway.observability.signal import Signal
 
 from . import transitions
 from .controller import NothingDueError, ReleaseManager
@@ -217,7 +217,7 @@ class Watchdog:
         self._windows: dict[int, Window] = {}
         self._means: dict[int, Floats] = {}
         self._acting: set[asyncio.Task[None]] = set()
-        self.noticed: Listeners[[]] = Listeners()
+        self.noticed: Signal[[]] = Signal()
         """Told whenever a guard counts a breach, or forgets its breaches."""
         # What a version did in one role says nothing about it in the next.
         manager.changed.add(lambda _: self._renew())
@@ -229,7 +229,7 @@ class Watchdog:
             return []
         return guards.states()
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: PredictionEvent) -> None:
         """Counts an image for the version that was asked."""
         sample = self._sample(outcome)
         if sample is None:
@@ -280,7 +280,7 @@ class Watchdog:
             while len(kept) > _REMEMBERED:
                 del kept[min(kept)]
 
-    def _sample(self, outcome: Outcome) -> Sample | None:
+    def _sample(self, outcome: PredictionEvent) -> Sample | None:
         """The image as the guards count it; None when it says nothing about the version."""
         milliseconds = outcome.seconds * 1000
         if outcome.answer is not None:
@@ -305,7 +305,7 @@ class Watchdog:
             windows=fired.windows,
         )
 
-        def decide(release: Release, seen: Seen) -> Draft:
+        def decide(release: Release, seen: StatusSnapshot) -> Draft:
             now, state = time.time(), release.state
             if state.labels.get(CANARY) == fired.version:
                 after = transitions.end_canary(state, now=now)
@@ -324,7 +324,7 @@ class Watchdog:
             log(logging.ERROR, "guard_failed", guard=fired.name, version=fired.version, message=error.message)
 
 
-def _can_go_back(state: State, seen: Seen) -> bool:
+def _can_go_back(state: State, seen: StatusSnapshot) -> bool:
     return PREVIOUS in state.labels and seen.ready(state.labels[PREVIOUS]) is not None
 
 

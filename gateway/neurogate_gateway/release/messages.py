@@ -11,7 +11,7 @@ from neurogate_core.release_store import Change, Release
 
 from neurogate_gateway.backends.versions import VersionView
 
-from .router import Catalog
+from .router import VersionRouter
 
 _ACTIONS: Final = {
     store.CANDIDATE: model_pb2.RELEASE_ACTION_CANDIDATE,
@@ -81,22 +81,22 @@ def timestamp(unix: float) -> timestamp_pb2.Timestamp:
 
 
 def version_message(
-    catalog: Catalog, view: VersionView, gate: model_pb2.GateReport | None, *, whole: bool = False
+    router: VersionRouter, view: VersionView, gate: model_pb2.GateReport | None, *, whole: bool = False
 ) -> model_pb2.ModelVersion:
     """A version as the contract has it.
 
     Args:
-        catalog: Knows its labels.
+        router: Knows its labels.
         view: Where it stands.
         gate: The gate's last verdict on it; None when it was not asked yet.
         whole: With the manifest's large parts, goldens and files.
     """
     version = model_pb2.ModelVersion(
-        model=catalog.model,
+        model=router.model,
         version=view.number,
         state=view.state,
         state_reason=view.reason,
-        labels=catalog.labels_of(view.number),
+        labels=router.labels_of(view.number),
         state_time=_time(view.since),
         backends=[
             model_pb2.BackendVersion(

@@ -21,14 +21,14 @@ from typing import Final
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_core import model_config
 
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.rejection import Rejection
 from neurogate_gateway.backends.versions import READY, REJECTED
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import log
 
 from .controller import ReleaseManager
-from .foreign_servers import Strangers
+from .foreign_servers import ForeignServers
 from .serving_config import Step, apply_step, plan, wanted_step
 
 _CONFIG_FILE: Final = "models.config"
@@ -43,14 +43,19 @@ class ModelServers:
     """Tells the model servers what to load and what labels mean; `run` does it whenever it is due."""
 
     def __init__(
-        self, repository: Path, model: str, manager: ReleaseManager, fleet: Fleet, strangers: Strangers
+        self,
+        repository: Path,
+        model: str,
+        manager: ReleaseManager,
+        pool: BackendPool,
+        strangers: ForeignServers,
     ) -> None:
         self._strangers = strangers
         self._repository = repository
         self._path = repository / _CONFIG_FILE
         self._model = model
         self._manager = manager
-        self._fleet = fleet
+        self._pool = pool
         self._told: dict[str, tuple[Step, float]] = {}
         self._not_before: dict[str, float] = {}
         self._complaints: dict[str, str] = {}
@@ -60,8 +65,8 @@ class ModelServers:
     async def run(self) -> None:
         """Acts after every change, and looks now and then, until cancelled."""
         forget: list[Callable[[], None]] = [
-            self._fleet.subscribe(lambda _: self._due.set()),
-            self._fleet.subscribe_connections(self._connection),
+            self._pool.subscribe(lambda _: self._due.set()),
+            self._pool.subscribe_connections(self._connection),
             self._manager.changed.add(lambda _: self._due.set()),
         ]
         try:
@@ -117,7 +122,7 @@ class ModelServers:
 
     def _forget_those_that_left(self) -> None:
         # Names and files may lead to ever new addresses.
-        for address in (self._told.keys() | self._not_before.keys()) - self._fleet.backends.keys():
+        for address in (self._told.keys() | self._not_before.keys()) - self._pool.backends.keys():
             self._told.pop(address, None)
             self._not_before.pop(address, None)
             self._complaints.pop(address, None)
@@ -129,7 +134,7 @@ class ModelServers:
             if not self._strangers.is_own(address):
                 # The connection has ended meanwhile, and another server may be there.
                 return
-            result = (await self._fleet.reload(able, addresses=[address]))[address]
+            result = (await self._pool.reload(able, addresses=[address]))[address]
         except GatewayError as error:
             result = error
         finally:
@@ -167,7 +172,7 @@ class ModelServers:
             if entry.name == self._model or await asyncio.to_thread(_has_version, entry):
                 continue
             about = f"{entry.name} at {address}"
-            if await self._fleet.knows(address, entry.name):
+            if await self._pool.knows(address, entry.name):
                 self._complaints.pop(about, None)
             else:
                 models.remove(entry)
@@ -183,8 +188,8 @@ class ModelServers:
 
     def _loaded(self) -> dict[str, frozenset[int]]:
         """Versions that each model server that can be reached has loaded, whatever their proof says."""
-        loaded: dict[str, set[int]] = {address: set() for address, up in self._fleet.backends.items() if up}
-        for view in self._fleet.versions():
+        loaded: dict[str, set[int]] = {address: set() for address, up in self._pool.backends.items() if up}
+        for view in self._pool.versions():
             for there in view.backends:
                 if there.address in loaded and there.loaded:
                     loaded[there.address].add(view.number)
@@ -194,13 +199,13 @@ class ModelServers:
         """Versions that a model server failed to load, and none has READY."""
         return frozenset(
             view.number
-            for view in self._fleet.versions()
+            for view in self._pool.versions()
             if view.state != READY and any(there.kind == Rejection.LOAD_FAILED for there in view.backends)
         )
 
     def _rejected(self) -> frozenset[int]:
         """Versions that no model server has READY and some have REJECTED."""
-        return frozenset(view.number for view in self._fleet.versions() if view.state == REJECTED)
+        return frozenset(view.number for view in self._pool.versions() if view.state == REJECTED)
 
     def _keep_file(
         self, wanted: Step, sound: frozenset[int], rejected: frozenset[int], first: int | None

@@ -12,8 +12,8 @@ from neurogate.v1 import model_pb2
 from neurogate_core.release_store import Release, ReleaseStore
 from neurogate_core.repository import ModelRepository, RepositoryError
 
-from neurogate_gateway.inference.background import QuietRunner
-from neurogate_gateway.inference.events import OutcomeObserver
+from neurogate_gateway.inference.background import BackgroundInference
+from neurogate_gateway.inference.events import PredictionObserver
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.settings import ConfigError, Settings
@@ -21,14 +21,14 @@ from neurogate_gateway.settings import ConfigError, Settings
 from .candidates import Candidates
 from .controller import ReleaseManager
 from .evaluation import Evaluator
-from .foreign_servers import Strangers
+from .foreign_servers import ForeignServers
 from .guards import Watchdog
 from .messages import MODES, release_message, version_message
 from .model_servers import ModelServers
 from .policy import Policy, PolicyError, read_policy
-from .release_metrics import ReleaseMeasures
-from .router import Catalog
-from .service import ReleaseDesk
+from .release_metrics import ReleaseMetrics
+from .router import VersionRouter
+from .service import ReleaseService
 from .shadow import Shadow
 from .traffic_split import STABLE
 from .watch import Event, WatchHub
@@ -36,7 +36,7 @@ from .watch import Event, WatchHub
 _AFTER_DEFECT_SECONDS: Final = 1.0
 
 
-class Lifecycle:
+class ReleaseModule:
     """Runs what the mode asks for, and tells what the release is.
 
     Attributes:
@@ -47,7 +47,9 @@ class Lifecycle:
         observers: To be told of outcomes.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, quiet: QuietRunner, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, router: VersionRouter, low_priority: BackgroundInference, metrics: Metrics
+    ) -> None:
         """Puts the parts together.
 
         Raises:
@@ -56,9 +58,9 @@ class Lifecycle:
         self.mode = settings.mode
         self.manager: ReleaseManager | None = None
         self.policy = Policy()
-        self.desk: ReleaseDesk | None = None
-        self.observers: tuple[OutcomeObserver, ...] = ()
-        self._catalog = catalog
+        self.desk: ReleaseService | None = None
+        self.observers: tuple[PredictionObserver, ...] = ()
+        self._router = router
         self._evaluator: Evaluator | None = None
         self._shadow: Shadow | None = None
         self._watchdog: Watchdog | None = None
@@ -66,12 +68,12 @@ class Lifecycle:
         self._tasks: list[asyncio.Task[None]] = []
         self.hub = WatchHub(self._present)
         self._newest: int | None = None
-        catalog.fleet.subscribe(lambda view: self._version_changed(view.number))
+        router.pool.subscribe(lambda view: self._version_changed(view.number))
         if self.mode != "latest":
-            self._manage(settings, quiet, metrics)
+            self._manage(settings, low_priority, metrics)
 
-    def _manage(self, settings: Settings, quiet: QuietRunner, metrics: Metrics) -> None:
-        repository, fleet = Path(settings.repository), self._catalog.fleet
+    def _manage(self, settings: Settings, low_priority: BackgroundInference, metrics: Metrics) -> None:
+        repository, pool = Path(settings.repository), self._router.pool
         try:
             if settings.policy:
                 self.policy = read_policy(Path(settings.policy))
@@ -81,31 +83,31 @@ class Lifecycle:
         self.manager = manager = ReleaseManager(
             store,
             ModelRepository(repository),
-            self._catalog,
+            self._router,
             retire_after=settings.retire_after_seconds,
             keep=settings.keep_versions,
         )
         seconds = settings.default_timeout_seconds
         if settings.sealed_images:
             source = Path(settings.sealed_images)
-            self._evaluator = Evaluator(source, fleet, quiet, self.policy, seconds=seconds)
+            self._evaluator = Evaluator(source, pool, low_priority, self.policy, seconds=seconds)
             self._evaluator.reported.add(self._publish_version)
-        self.desk = desk = ReleaseDesk(manager, self._catalog, self._evaluator)
-        self._shadow = Shadow(manager, fleet, quiet, seconds=seconds)
+        self.desk = desk = ReleaseService(manager, self._router, self._evaluator)
+        self._shadow = Shadow(manager, pool, low_priority, seconds=seconds)
         self._watchdog = Watchdog(manager, self.policy.guards)
         self.observers = (self._watchdog, self._shadow)
         manager.changed.add(self._publish_release)
         self._watchdog.noticed.add(lambda: self.hub.publish(Event(release=self.release())))
         if metrics.enabled:
-            ReleaseMeasures(metrics, manager, self._shadow, self._watchdog, self._evaluator)
-        strangers = Strangers(manager, fleet, take_over=settings.take_over_model_servers)
+            ReleaseMetrics(metrics, manager, self._shadow, self._watchdog, self._evaluator)
+        strangers = ForeignServers(manager, pool, take_over=settings.take_over_model_servers)
         self._runs = [
             manager.run,
-            ModelServers(repository, settings.model_name, manager, fleet, strangers).run,
+            ModelServers(repository, settings.model_name, manager, pool, strangers).run,
             self._shadow.run,
         ]
         if self._evaluator is not None:
-            self._runs.append(Candidates(manager, fleet, desk, promote=self.mode == "gated").run)
+            self._runs.append(Candidates(manager, pool, desk, promote=self.mode == "gated").run)
 
     async def start(self) -> None:
         """Learns what the release is, and begins."""
@@ -138,9 +140,9 @@ class Lifecycle:
         Args:
             release: As of some change, without what shadow and guards see; None for the present one.
         """
-        model = self._catalog.model
+        model = self._router.model
         if self.manager is None:
-            newest = self._catalog.fleet.newest
+            newest = self._router.pool.newest
             labels = {} if newest is None else {STABLE: newest}
             return model_pb2.Release(model=model, mode=MODES[self.mode], labels=labels)
         if release is not None:
@@ -155,14 +157,14 @@ class Lifecycle:
 
     def _present(self) -> list[Event]:
         versions = [
-            Event(version=version_message(self._catalog, view, self.report(view.number)))
-            for view in self._catalog.fleet.versions()
+            Event(version=version_message(self._router, view, self.report(view.number)))
+            for view in self._router.pool.versions()
         ]
         return [*versions, Event(release=self.release())]
 
     def _version_changed(self, number: int) -> None:
         self._publish_version(number)
-        before, self._newest = self._newest, self._catalog.fleet.newest
+        before, self._newest = self._newest, self._router.pool.newest
         if before == self._newest:
             return
         # The label "latest" has moved, which is all that the release is where it is not managed.
@@ -172,9 +174,9 @@ class Lifecycle:
             self.hub.publish(Event(release=self.release()))
 
     def _publish_version(self, number: int) -> None:
-        view = self._catalog.fleet.view(number)
+        view = self._router.pool.view(number)
         if view is not None:
-            self.hub.publish(Event(version=version_message(self._catalog, view, self.report(number))))
+            self.hub.publish(Event(version=version_message(self._router, view, self.report(number))))
 
     def _publish_release(self, before: Release) -> None:
         assert self.manager is not None  # noqa: S101 - it is what tells

@@ -12,7 +12,7 @@ from .guards import Watchdog
 from .shadow import Shadow
 
 
-class ReleaseMeasures:
+class ReleaseMetrics:
     """Labels, changes, guards, verdicts, and how shadow and "stable" agree."""
 
     def __init__(

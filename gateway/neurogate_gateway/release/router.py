@@ -14,7 +14,7 @@ from typing import Protocol
 
 from neurogate.v1 import model_pb2
 
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.backends.versions import LOADING, PROVING, REJECTED, State
@@ -35,19 +35,19 @@ from neurogate_gateway.errors import (
 from .traffic_split import CANARY, LATEST, STABLE, Routing
 
 
-class Catalog:
+class VersionRouter:
     """The versions of one model as callers may choose them."""
 
     def __init__(
         self,
-        fleet: Fleet,
+        pool: BackendPool,
         *,
         model: str,
         swap_wait: float,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
-        self.fleet = fleet
+        self.pool = pool
         self.serving = False
         """Whether calls by default are answered."""
         self.routing: Routing | None = None
@@ -55,22 +55,22 @@ class Catalog:
         self._swap_wait = swap_wait
         self._moved_at = -math.inf
         """`time.monotonic` of the moment when "stable" last became a version that is not READY here yet."""
-        fleet.subscribe_looks(self._tell_health)
+        pool.subscribe_looks(self._tell_health)
 
     def set_routing(self, routing: Routing | None) -> None:
         """Sets what labels mean from now on; None makes all of them the highest READY version."""
         self.routing = routing
         number = self._number(STABLE)
-        if self.serving and number is not None and self.fleet.ready(number) is None:
+        if self.serving and number is not None and self.pool.ready(number) is None:
             # Whoever promoted it has seen it READY; here it is a matter of moments.
             self._moved_at = time.monotonic()
-            self.fleet.look_again()
+            self.pool.look_again()
         # Calls that wait for a label may find it READY now.
-        self.fleet.wake()
+        self.pool.wake()
 
     def labels_of(self, number: int) -> list[str]:
         """The labels that point to a version, sorted."""
-        labels = {LATEST} if number == self.fleet.newest else set()
+        labels = {LATEST} if number == self.pool.newest else set()
         if self.routing is not None:
             labels.update(label for label, version in self.routing.labels.items() if version == number)
         elif labels:
@@ -103,16 +103,16 @@ class Catalog:
         while True:
             label = self._split(key) if asked == STABLE and self.routing is not None else asked
             number = self._number(label)
-            version = self.fleet.ready(number) if number is not None else None
+            version = self.pool.ready(number) if number is not None else None
             if version is not None:
                 return version, label
             give_up = give_up or deadline.capped(self._swap_wait)
-            if not (self._may_soon_be_ready(asked) and await self.fleet.changes(give_up)):
+            if not (self._may_soon_be_ready(asked) and await self.pool.changes(give_up)):
                 raise self._not_ready(asked)
 
     def current(self, version: ServedVersion) -> bool:
         """Whether a version that was chosen earlier may still answer, and is still the same."""
-        now = self.fleet.ready(version.number)
+        now = self.pool.ready(version.number)
         return now is version or (now is not None and now.digest == version.digest)
 
     async def confirm(self, version: ServedVersion, deadline: Deadline) -> None:
@@ -125,10 +125,10 @@ class Catalog:
         """
         give_up: Deadline | None = None
         while not self.current(version):
-            if self.fleet.connected and self._state(version.number) not in {LOADING, PROVING}:
+            if self.pool.connected and self._state(version.number) not in {LOADING, PROVING}:
                 raise VersionUnloadedError("the version is no longer the one that was chosen")
             give_up = give_up or deadline.capped(self._swap_wait)
-            if not await self.fleet.changes(give_up):
+            if not await self.pool.changes(give_up):
                 raise VersionLostError(
                     f"version {version.number} of model {self.model} cannot be reached or is proven again"
                 )
@@ -148,42 +148,42 @@ class Catalog:
         check_number(number)
         give_up: Deadline | None = None
         while True:
-            version = self.fleet.ready(number)
+            version = self.pool.ready(number)
             if version is not None:
                 return version
-            if not self.fleet.connected:
+            if not self.pool.connected:
                 raise self._not_ready(LATEST)
-            view = self.fleet.view(number)
+            view = self.pool.view(number)
             if view is None or not view.answered or view.state not in {LOADING, PROVING}:
                 raise not_answering(self.model, number, view)
             # Its model server has been away, or hangs, and it is on the way back.
             give_up = give_up or deadline.capped(self._swap_wait)
-            if view.state not in self._soon() or not await self.fleet.changes(give_up):
+            if view.state not in self._soon() or not await self.pool.changes(give_up):
                 raise ModelNotReadyError(f"version {number} of model {self.model} is not READY now")
 
     def _split(self, key: str) -> str:
         """The label that a caller of "stable" gets: "canary" for some, while that is READY."""
         routing = self.routing
-        if routing is None or CANARY not in routing.labels or not self.fleet.ready(routing.labels[CANARY]):
+        if routing is None or CANARY not in routing.labels or not self.pool.ready(routing.labels[CANARY]):
             return STABLE
         # Not for secrets: it only spreads callers who say nothing about themselves.
         return routing.chosen_label(key or str(random.random()))  # noqa: S311
 
     def _number(self, label: str) -> int | None:
         if self.routing is None or label == LATEST:
-            return self.fleet.newest
+            return self.pool.newest
         return self.routing.labels.get(label)
 
     def _state(self, number: int) -> State | None:
-        view = self.fleet.view(number)
+        view = self.pool.view(number)
         return view.state if view is not None else None
 
     def _may_soon_be_ready(self, label: str) -> bool:
-        if self.fleet.looking or not self.fleet.connected:
+        if self.pool.looking or not self.pool.connected:
             # Nobody knows when a model server comes back, and calls that wait for it would fill all slots.
-            return self.fleet.looking
+            return self.pool.looking
         if self.routing is None or label == LATEST:
-            return any(view.state in self._soon() for view in self.fleet.versions())
+            return any(view.state in self._soon() for view in self.pool.versions())
         number = self._number(label)
         return number is not None and self._state(number) in self._soon()
 
@@ -194,22 +194,22 @@ class Catalog:
         return {PROVING, LOADING} if self._swapping() else {PROVING}
 
     def _swapping(self) -> bool:
-        return time.monotonic() - max(self.fleet.ready_lost_at, self._moved_at) < self._swap_wait
+        return time.monotonic() - max(self.pool.ready_lost_at, self._moved_at) < self._swap_wait
 
     def _not_ready(self, label: str) -> GatewayError:
-        if not self.fleet.connected:
+        if not self.pool.connected:
             return BackendUnavailableError("the model server cannot be reached")
-        if self.fleet.foreign and all(
-            address in self.fleet.foreign for address, up in self.fleet.backends.items() if up
+        if self.pool.foreign and all(
+            address in self.pool.foreign for address, up in self.pool.backends.items() if up
         ):
             return BackendForeignError(
                 f"what serves {self.model} here is somebody else's, and is left alone: "
-                f"{next(iter(self.fleet.foreign.values()))}"
+                f"{next(iter(self.pool.foreign.values()))}"
             )
         number = self._number(label)
         if self.routing is None or label == LATEST or number is None:
             return ModelNotReadyError(f"no version of model {self.model} is READY for this call yet")
-        view = self.fleet.view(number)
+        view = self.pool.view(number)
         if view is not None and view.state == REJECTED:
             # To try again helps nobody.
             return not_answering(self.model, number, view)
@@ -219,11 +219,11 @@ class Catalog:
 
     def _tell_health(self) -> None:
         number = self._number(STABLE)
-        ready = number is not None and self.fleet.ready(number) is not None
+        ready = number is not None and self.pool.ready(number) is not None
         # While versions change, calls wait for the next proof rather than fail, so for as long as they wait
         # that is no interruption.
         waiting = self.serving and self._swapping() and self._may_soon_be_ready(STABLE)
-        serving = self.fleet.connected and (ready or waiting)
+        serving = self.pool.connected and (ready or waiting)
         if serving != self.serving:
             self.serving = serving
             self.on_change()

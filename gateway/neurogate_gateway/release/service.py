@@ -11,7 +11,7 @@ from typing import Protocol
 from neurogate.v1 import model_pb2
 from neurogate_core.release_store import PROMOTE, ROLLBACK, SET_TRAFFIC, Changed, Draft, Release
 
-from neurogate_gateway.backends.status import Seen
+from neurogate_gateway.backends.status import StatusSnapshot
 from neurogate_gateway.backends.versions import READY, REJECTED, State
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
@@ -32,7 +32,7 @@ from .evaluation import Evaluator
 from .gate import broken_rules, with_own
 from .messages import gate_json
 from .policy import Policy, PolicyError, own_policy
-from .router import Catalog
+from .router import VersionRouter
 from .traffic_split import STABLE
 
 
@@ -92,29 +92,29 @@ class VersionPromoter(Protocol):
         """
 
 
-class ReleaseDesk:
+class ReleaseService:
     """Checks what is asked for, consults the gate, and has the release changed."""
 
-    def __init__(self, manager: ReleaseManager, catalog: Catalog, evaluator: Evaluator | None) -> None:
+    def __init__(self, manager: ReleaseManager, router: VersionRouter, evaluator: Evaluator | None) -> None:
         self._manager = manager
-        self._catalog = catalog
+        self._router = router
         self._evaluator = evaluator
 
     async def until_ready(self, version: int, *, seconds: float) -> None:
         """As `VersionPromoter`."""
         give_up = Deadline.after(seconds)
         while True:
-            view = self._catalog.fleet.view(version)
+            view = self._router.pool.view(version)
             if view is not None and view.state == READY:
                 return
             if view is not None and view.state == REJECTED:
-                raise self._not_ready(version, self._catalog.fleet.seen)
-            if not await self._catalog.fleet.changes(give_up):
+                raise self._not_ready(version, self._router.pool.seen)
+            if not await self._router.pool.changes(give_up):
                 raise DeadlineTooShortError(f"version {version} was not READY within {seconds:g} s")
 
     async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
         """As `VersionPromoter`."""
-        self._check_ready(version, self._catalog.fleet.seen)
+        self._check_ready(version, self._router.pool.seen)
         if self._evaluator is None:
             raise EvaluationImpossibleError("this gateway has no evaluation images")
         try:
@@ -126,7 +126,7 @@ class ReleaseDesk:
             ) from error
         stable = self._manager.release.state.labels.get(STABLE)
         # A "stable" that is not READY cannot be measured, and no reason to keep its successor out.
-        comparable = stable if stable is not None and self._catalog.fleet.ready(stable) else None
+        comparable = stable if stable is not None and self._router.pool.ready(stable) else None
         report = await self._evaluator.evaluate(version, comparable)
         if own is None:
             return report
@@ -140,7 +140,7 @@ class ReleaseDesk:
         content = {"action": PROMOTE, "version": version, "force": force, **_content(asked)}
         if repeated := await self._manager.repeated(asked.request_id, content):
             return repeated
-        self._check_ready(version, self._catalog.fleet.seen)
+        self._check_ready(version, self._router.pool.seen)
         stable = self._manager.release.state.labels.get(STABLE)
         # Who is "stable" already has nothing to prove.
         report = None if version == stable else await self._verdict(version, force=force, also=also)
@@ -151,11 +151,11 @@ class ReleaseDesk:
             messages = "; ".join(each.message for each in report.findings if not each.passed)
             raise GateRefusedError(
                 f"the gate refuses version {version}: {messages}",
-                resource=("model_version", f"{self._catalog.model}/{version}"),
+                resource=("model_version", f"{self._router.model}/{version}"),
                 metadata={"rules": ",".join(rules), "version": str(version)},
             )
 
-        def decide(release: Release, seen: Seen) -> Draft:
+        def decide(release: Release, seen: StatusSnapshot) -> Draft:
             self._check_ready(version, seen)
             self._check_loaded(version, release)
             # In mode "gated" it may be this very version, which then stays what it is.
@@ -186,7 +186,7 @@ class ReleaseDesk:
         content = {"action": ROLLBACK, **_content(asked)}
         stable = self._manager.release.state.labels.get(STABLE)
 
-        def decide(release: Release, seen: Seen) -> Draft:
+        def decide(release: Release, seen: StatusSnapshot) -> Draft:
             # An etag says already what the caller has seen, which may be more than this gateway has.
             if not asked.etag and release.state.labels.get(STABLE) != stable:
                 raise EtagMismatchError('another version became "stable" meanwhile')
@@ -214,7 +214,7 @@ class ReleaseDesk:
             **_content(asked),
         }
 
-        def decide(release: Release, seen: Seen) -> Draft:
+        def decide(release: Release, seen: StatusSnapshot) -> Draft:
             state = transitions.split(
                 release.state, canary=canary, percent=percent, shadow=shadow, now=time.time()
             )
@@ -238,7 +238,7 @@ class ReleaseDesk:
         return self._evaluator.last_report(version) if self._evaluator is not None else None
 
     async def _change(
-        self, decide: Callable[[Release, Seen], Draft], asked: Asked, content: dict[str, object]
+        self, decide: Callable[[Release, StatusSnapshot], Draft], asked: Asked, content: dict[str, object]
     ) -> Changed:
         change = self._manager.change(decide, etag=asked.etag, request_id=asked.request_id, content=content)
         # Once begun, a change is made; a caller who goes away must not leave it unseen here.
@@ -246,13 +246,13 @@ class ReleaseDesk:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
-    def _check_ready(self, version: int, seen: Seen) -> None:
+    def _check_ready(self, version: int, seen: StatusSnapshot) -> None:
         if version < 1:
             raise ModelSelectorInvalidError(f"the version is {version}, expected at least 1", field="version")
         if seen.ready(version) is None:
             raise self._not_ready(version, seen)
 
-    def _check_not_rejected(self, version: int, seen: Seen) -> None:
+    def _check_not_rejected(self, version: int, seen: StatusSnapshot) -> None:
         view = seen.view(version)
         if view is not None and view.state == REJECTED:
             raise self._not_ready(version, seen)
@@ -263,15 +263,15 @@ class ReleaseDesk:
         if version <= state.highest and version not in {*state.labels.values(), *state.draining}:
             raise ModelVersionNotReadyError(
                 f"version {version} was retired and is being unloaded; a shadow is loaded again",
-                resource=("model_version", f"{self._catalog.model}/{version}"),
+                resource=("model_version", f"{self._router.model}/{version}"),
             )
 
-    def _not_ready(self, version: int, seen: Seen) -> GatewayError:
-        resource = ("model_version", f"{self._catalog.model}/{version}")
+    def _not_ready(self, version: int, seen: StatusSnapshot) -> GatewayError:
+        resource = ("model_version", f"{self._router.model}/{version}")
         view = seen.view(version)
         if view is None and version not in self._manager.published:
             return ModelVersionNotFoundError(
-                f"model {self._catalog.model} has no version {version}", resource=resource
+                f"model {self._router.model} has no version {version}", resource=resource
             )
         if view is not None and view.state == REJECTED:
             return ModelVersionRejectedError(

@@ -12,7 +12,7 @@ from neurogate.v1 import model_pb2
 from neurogate_gateway.backends.tfs_messages import Floats
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import GatewayError, OverloadedError
-from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.events import PredictionEvent
 
 from .controller import ReleaseManager
 from .evaluation import Runner, Versions
@@ -106,7 +106,7 @@ class Shadow:
         pair = (labels.get(STABLE), labels.get(SHADOW))
         return seen.message() if seen is not None and (seen.stable, seen.shadow) == pair else None
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: PredictionEvent) -> None:
         """Takes a copy of an image that "stable" has answered."""
         labels = self._manager.release.state.labels
         shadow, stable = labels.get(SHADOW), outcome.choice.version

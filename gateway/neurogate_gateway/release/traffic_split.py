@@ -1,6 +1,6 @@
 """Which version a label means now, and how its callers are split.
 
-Whoever manages the release hands a `Routing` to the catalog; the catalog only reads it. Without one, every
+Whoever manages the release hands a `Routing` to the router; the router only reads it. Without one, every
 label means the highest READY version.
 """
 

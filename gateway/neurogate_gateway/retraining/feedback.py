@@ -16,11 +16,11 @@ from neurogate_gateway.errors import (
     PredictionNotFoundError,
 )
 from neurogate_gateway.inference.journal import Journal
-from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.release.router import VersionRouter
 from neurogate_gateway.store.amendments import Learned
 from neurogate_gateway.store.examples import Example
 from neurogate_gateway.store.feedback import Feedback, NewFeedback
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 from .stable import known_classes, stable_version
 
@@ -29,18 +29,18 @@ _PREDICTION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _EXAMPLE_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
-class Corrections:
+class FeedbackService:
     """Checks feedback and keeps it; corrects and erases what is kept.
 
     Args:
         records: Where it is kept.
-        catalog: Knows the classes.
+        router: Knows the classes.
         journal: What it has not written yet is found too; None where no predictions are kept.
     """
 
-    def __init__(self, records: Records, catalog: Catalog, journal: Journal | None) -> None:
+    def __init__(self, records: Store, router: VersionRouter, journal: Journal | None) -> None:
         self._records = records
-        self._catalog = catalog
+        self._router = router
         self._journal = journal
 
     async def submit(
@@ -127,7 +127,7 @@ class Corrections:
             self._journal.flush()
 
     async def _check_class(self, class_id: str, deadline: Deadline) -> None:
-        version = await stable_version(self._catalog, deadline)
+        version = await stable_version(self._router, deadline)
         known = known_classes(version)
         if class_id not in known:
             raise ClassNotFoundError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from neurogate_gateway.release.service import VersionPromoter
 from neurogate_gateway.settings import Settings
 from neurogate_gateway.store.errors import RecordsSetupError
-from neurogate_gateway.store.store import Records, gateway_identity
+from neurogate_gateway.store.store import Store, gateway_identity
 
 from .checkpoints import Checkpoints
 from .jobs import JobMaker
@@ -54,7 +54,7 @@ def build_launchers(settings: Settings) -> list[Launcher]:
 
 def build_runner(
     settings: Settings,
-    records: Records,
+    records: Store,
     launchers: list[Launcher],
     checkpoints: Checkpoints,
     promoter: VersionPromoter | None,

@@ -9,26 +9,26 @@ from typing import Final
 
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.events import OutcomeObserver
+from neurogate_gateway.inference.events import PredictionObserver
 from neurogate_gateway.inference.journal import Journal
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
-from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.release.router import VersionRouter
 from neurogate_gateway.release.service import VersionPromoter
 from neurogate_gateway.settings import Settings
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
-from .feedback import Corrections
+from .feedback import FeedbackService
 from .launchers import build_launchers, build_runner, checkpoints_of
-from .service import Retrainings
+from .service import RetrainingService
 from .uploads import Uploads
-from .watch import Watching
+from .watch import RetrainingWatch
 
 _SWEEP_SECONDS: Final = 3600.0
 
 
-class TrainingPart:
+class RetrainingModule:
     """Records, their journal, and the use cases of TrainingService.
 
     Raises:
@@ -38,7 +38,7 @@ class TrainingPart:
     def __init__(
         self,
         settings: Settings,
-        catalog: Catalog,
+        router: VersionRouter,
         admission: Admission,
         transforms: TransformPool,
         *,
@@ -49,7 +49,7 @@ class TrainingPart:
         self._settings = settings
         self._launchers = launchers = build_launchers(settings)
         checkpoints = checkpoints_of(settings)
-        self.records = Records(
+        self.records = Store(
             Path(settings.data_dir), settings.records_url, max_store_bytes=settings.max_store_bytes
         )
         self._runner = (
@@ -61,10 +61,10 @@ class TrainingPart:
             else None
         )
         self.uploads = Uploads(self.records, admission, transforms)
-        self.corrections = Corrections(self.records, catalog, self.journal)
-        self.retrainings = Retrainings(
+        self.corrections = FeedbackService(self.records, router, self.journal)
+        self.retrainings = RetrainingService(
             self.records,
-            catalog,
+            router,
             base_versions=checkpoints.versions if settings.repository else None,
             launchers=[launcher.name for launcher in launchers],
             min_examples_per_class=settings.min_examples_per_class,
@@ -72,12 +72,12 @@ class TrainingPart:
             may_promote=settings.mode != "latest",
             most_resamples=most_resamples,
         )
-        self.watching = Watching(self.records)
+        self.watching = RetrainingWatch(self.records)
         self._sweeping: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
 
     @property
-    def observers(self) -> tuple[OutcomeObserver, ...]:
+    def observers(self) -> tuple[PredictionObserver, ...]:
         """Those that are to be told of every answer."""
         return () if self.journal is None else (self.journal,)
 

@@ -11,11 +11,11 @@ from typing import Final
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.release.service import VersionPromoter
 from neurogate_gateway.store.run import LeaseLostError, Run
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 from .jobs import JobMaker
 from .launcher import Launcher
-from .worker import Limits, Tending
+from .worker import Limits, RetrainingWorker
 
 _LEASE_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 1.0
@@ -37,7 +37,7 @@ class RetrainingRunner:
 
     def __init__(
         self,
-        records: Records,
+        records: Store,
         *,
         owner: str,
         launchers: Sequence[Launcher],
@@ -51,7 +51,7 @@ class RetrainingRunner:
         self._jobs = jobs
         self._promoter = promoter
         self._limits = limits
-        self._tended: dict[str, tuple[Run, Tending, asyncio.Task[None]]] = {}
+        self._tended: dict[str, tuple[Run, RetrainingWorker, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Works until it is cancelled; trainers then go on, for another gateway to look after."""
@@ -86,7 +86,7 @@ class RetrainingRunner:
         if run.run_id in self._tended:
             self._tended[run.run_id][1].note(run)
             return
-        tending = Tending(
+        tending = RetrainingWorker(
             run,
             records=self._records,
             owner=self._owner,

@@ -23,21 +23,21 @@ from neurogate_gateway.errors import (
 )
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.release.policy import GatePolicy, Policy, PolicyError, own_policy
-from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.release.router import VersionRouter
 from neurogate_gateway.store.examples import check_filter
 from neurogate_gateway.store.run import Run
 from neurogate_gateway.store.run_starts import NewRun
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 from .stable import known_classes, stable_version
 
 
-class Retrainings:
+class RetrainingService:
     """Checks what is asked for, and queues it.
 
     Args:
         records: Where it is queued.
-        catalog: Knows "stable".
+        router: Knows "stable".
         base_versions: The versions that a warm start may begin from; None where there is no repository.
         launchers: Those that are configured; the first is the default.
         min_examples_per_class: Fewer of a class are refused; 0 allows a retraining without any.
@@ -48,8 +48,8 @@ class Retrainings:
 
     def __init__(
         self,
-        records: Records,
-        catalog: Catalog,
+        records: Store,
+        router: VersionRouter,
         *,
         base_versions: Callable[[], Collection[int]] | None,
         launchers: Collection[str],
@@ -59,7 +59,7 @@ class Retrainings:
         most_resamples: int,
     ) -> None:
         self._records = records
-        self._catalog = catalog
+        self._router = router
         self._base_versions = base_versions
         self._launchers = tuple(launchers)
         self._least = min_examples_per_class
@@ -94,7 +94,7 @@ class Retrainings:
                 "this gateway does not manage the release, so no gate asks for a policy",
                 field="spec.gate_policy",
             )
-        version = await stable_version(self._catalog, deadline)
+        version = await stable_version(self._router, deadline)
         _check_classes(spec.examples.class_ids, version)
         _check_gate_policy(spec.gate_policy, version, self._most_resamples)
         await self._fill_base(spec, version)

@@ -39,7 +39,7 @@ class End:
     reason: str
 
 
-class Relay:
+class TrainerEventReader:
     """Reads one file of events, from wherever it has come to.
 
     Attributes:

@@ -27,7 +27,7 @@ from neurogate_gateway.errors import (
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.store.examples import Kept, NewExample
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 _LONGEST_KEY: Final = 256
 _LONGEST_GROUP: Final = 128
@@ -126,7 +126,7 @@ class Assembler:
 class Uploads:
     """Checks items and keeps them as examples."""
 
-    def __init__(self, records: Records, admission: Admission, transforms: TransformPool) -> None:
+    def __init__(self, records: Store, admission: Admission, transforms: TransformPool) -> None:
         self._records = records
         self._admission = admission
         self._transforms = transforms

@@ -17,7 +17,7 @@ from neurogate.v1 import training_pb2
 from neurogate_gateway.errors import FilterInvalidError, GatewayError, ShuttingDownError
 from neurogate_gateway.observability.logging import internal_error
 from neurogate_gateway.store.runs import Head
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 _PAGE: Final = 200
 _POLL_SECONDS: Final = 1.0
@@ -52,10 +52,10 @@ class _Watched:
         self.changed = asyncio.Event()
 
 
-class Watching:
+class RetrainingWatch:
     """Streams events, each watcher at its own pace: what it has not read yet waits in the database."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Store) -> None:
         self._records = records
         self._watched: dict[str, _Watched] = {}
         self._polling: asyncio.Task[None] | None = None

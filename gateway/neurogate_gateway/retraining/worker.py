@@ -19,11 +19,11 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.release.service import Asked, VersionPromoter
 from neurogate_gateway.store.run import Run, StateConflictError
 from neurogate_gateway.store.run_states import RunState
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 from .jobs import JobMaker
 from .launcher import EVENTS_FILE, JobState, JobStatus, Launcher, LaunchError, log_tail
-from .trainer_events import Relay
+from .trainer_events import TrainerEventReader
 
 _LOOK_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 2.0
@@ -44,7 +44,7 @@ class Limits:
     ready_seconds: float
 
 
-class Tending:
+class RetrainingWorker:
     """Looks after one retraining that this gateway has claimed.
 
     Args:
@@ -61,7 +61,7 @@ class Tending:
         self,
         run: Run,
         *,
-        records: Records,
+        records: Store,
         owner: str,
         launcher: Launcher,
         jobs: JobMaker,
@@ -125,7 +125,7 @@ class Tending:
             else:
                 await self._move(RunState.FAILED, error=f"the trainer could not be started: {error}")
             return
-        relay = Relay(self._jobs.folder(self._run.run_id) / EVENTS_FILE)
+        relay = TrainerEventReader(self._jobs.folder(self._run.run_id) / EVENTS_FILE)
         status, verdict = await self._follow(handle, relay)
         version = relay.end.version if relay.end is not None else 0
         # A trainer that was killed right after its publication could not say so any more.
@@ -159,7 +159,7 @@ class Tending:
         log(logging.INFO, "trainer_started", retraining=self._run.run_id, launcher=self._launcher.name)
         return handle
 
-    async def _follow(self, handle: str, relay: Relay) -> tuple[JobStatus, str]:
+    async def _follow(self, handle: str, relay: TrainerEventReader) -> tuple[JobStatus, str]:
         """Relays events until the trainer has ended; returns how, and what this gateway has to add."""
         heard = told = time.monotonic()
         verdict = ""
@@ -183,7 +183,7 @@ class Tending:
                 log(logging.WARNING, "trainer_hangs", retraining=self._run.run_id)
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _relay(self, relay: Relay) -> bool:
+    async def _relay(self, relay: TrainerEventReader) -> bool:
         """Records all that the trainer has written; returns whether there was anything."""
         heard = False
         while events := await asyncio.to_thread(relay.read):

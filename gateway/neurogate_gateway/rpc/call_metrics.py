@@ -15,7 +15,7 @@ _PACKAGE: Final = "/neurogate.v1."
 _CODES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-class CallMeasures:
+class CallMetrics:
     """Told by the interceptor of every call that has ended."""
 
     def __init__(self, metrics: Metrics) -> None:

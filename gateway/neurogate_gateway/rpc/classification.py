@@ -11,7 +11,7 @@ from neurogate_core.localisation import map_caution
 from neurogate_gateway.errors import BatchEmptyError, GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.explain import Overlay
-from neurogate_gateway.inference.pipeline import Classifier
+from neurogate_gateway.inference.pipeline import InferencePipeline
 from neurogate_gateway.inference.predictions import check_top_k
 from neurogate_gateway.inference.preprocessing import Submitted
 
@@ -24,7 +24,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: InferencePipeline,
         admission: Admission,
         streams: StreamServer,
         *,

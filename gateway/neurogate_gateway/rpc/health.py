@@ -1,7 +1,7 @@
-"""grpc.health.v1, told by the catalog.
+"""grpc.health.v1, told by the router.
 
 "" and the classification service are SERVING while a call by default would be answered: a version is proven
-and the model server can be reached. The model service only reads the catalog, and the training service is
+and the model server can be reached. The model service only reads the router, and the training service is
 beside it, so both are SERVING for as long as the gateway takes calls. Watch streams end when the gateway
 drains, so that they do not hold it up.
 

@@ -31,7 +31,7 @@ from neurogate_gateway.errors import (
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.observability.logging import CallRecord, RefusalLog, current_call, internal_error, log
 
-from .call_metrics import CallMeasures
+from .call_metrics import CallMetrics
 from .wire_guard import check_items
 
 _OWN_SERVICES: Final = "/neurogate."
@@ -63,7 +63,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Refuses early, maps errors, logs, and knows how many calls are running."""
 
     def __init__(
-        self, admission: Admission, *, max_batch_items: int, measures: CallMeasures | None = None
+        self, admission: Admission, *, max_batch_items: int, measures: CallMetrics | None = None
     ) -> None:
         self._admission = admission
         self._max_batch_items = max_batch_items

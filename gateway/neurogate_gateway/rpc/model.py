@@ -1,4 +1,4 @@
-"""ModelService: reads the catalog, and has the release changed."""
+"""ModelService: reads the router, and has the release changed."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class ModelServicer(ReleaseMethods):
         context: Context,  # noqa: ARG002 - gRPC passes it
     ) -> model_pb2.ListModelVersionsResponse:
         """A page of versions, newest first."""
-        self._catalog.check_model(request.model)
+        self._router.check_model(request.model)
         size = _VERSIONS.size(request.page_size)
         below = _VERSIONS.below(UNFILTERED, request.page_token)
-        views = [view for view in self._catalog.fleet.versions() if below is None or view.number < below]
+        views = [view for view in self._router.pool.versions() if below is None or view.number < below]
         page = views[:size]
         return model_pb2.ListModelVersionsResponse(
             versions=[
-                version_message(self._catalog, view, self._lifecycle.report(view.number)) for view in page
+                version_message(self._router, view, self._release_module.report(view.number)) for view in page
             ],
             next_page_token=_VERSIONS.token(UNFILTERED, page[-1].number) if len(views) > size else "",
             model_servers=[
                 model_pb2.ModelServer(
-                    address=address, connected=up, foreign_reason=self._catalog.fleet.foreign.get(address, "")
+                    address=address, connected=up, foreign_reason=self._router.pool.foreign.get(address, "")
                 )
-                for address, up in sorted(self._catalog.fleet.backends.items())
+                for address, up in sorted(self._router.pool.backends.items())
             ],
         )
 
@@ -49,15 +49,15 @@ class ModelServicer(ReleaseMethods):
         context: Context,  # noqa: ARG002 - gRPC passes it
     ) -> model_pb2.GetModelVersionResponse:
         """One version with its whole manifest."""
-        self._catalog.check_model(request.model)
+        self._router.check_model(request.model)
         check_version(request.version)
-        view = self._catalog.fleet.view(request.version)
+        view = self._router.pool.view(request.version)
         if view is None:
             raise ModelVersionNotFoundError(
-                f"model {self._catalog.model} has no version {request.version}",
-                resource=("model_version", f"{self._catalog.model}/{request.version}"),
+                f"model {self._router.model} has no version {request.version}",
+                resource=("model_version", f"{self._router.model}/{request.version}"),
             )
-        report = self._lifecycle.report(view.number)
+        report = self._release_module.report(view.number)
         return model_pb2.GetModelVersionResponse(
-            version=version_message(self._catalog, view, report, whole=True)
+            version=version_message(self._router, view, report, whole=True)
         )

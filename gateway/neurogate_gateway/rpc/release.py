@@ -16,9 +16,9 @@ from neurogate_gateway.errors import (
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.release.controller import ReleaseManager
 from neurogate_gateway.release.messages import change_message
-from neurogate_gateway.release.module import Lifecycle
-from neurogate_gateway.release.router import Catalog
-from neurogate_gateway.release.service import Asked, ReleaseDesk
+from neurogate_gateway.release.module import ReleaseModule
+from neurogate_gateway.release.router import VersionRouter
+from neurogate_gateway.release.service import Asked, ReleaseService
 
 from .paging import UNFILTERED, Pages
 from .requests import Context, deadline_of, take_request_id
@@ -42,10 +42,15 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
     """Release, traffic split, gate, audit record and watch."""
 
     def __init__(
-        self, catalog: Catalog, lifecycle: Lifecycle, admission: Admission, *, default_timeout: float
+        self,
+        router: VersionRouter,
+        release_module: ReleaseModule,
+        admission: Admission,
+        *,
+        default_timeout: float,
     ) -> None:
-        self._catalog = catalog
-        self._lifecycle = lifecycle
+        self._router = router
+        self._release_module = release_module
         self._admission = admission
         self._default_timeout = default_timeout
 
@@ -55,9 +60,9 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC passes it
     ) -> AsyncIterator[model_pb2.WatchModelVersionsResponse]:
         """The present state, and then every change."""
-        self._catalog.check_model(request.model)
+        self._router.check_model(request.model)
         with self._admission.watch():
-            async for event in self._lifecycle.hub.watch(request.resume_token):
+            async for event in self._release_module.hub.watch(request.resume_token):
                 yield event
 
     async def GetRelease(  # noqa: N802 - the contract's name
@@ -66,8 +71,8 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC passes it
     ) -> model_pb2.GetReleaseResponse:
         """Which version each label means, and what shadow and guards see."""
-        self._catalog.check_model(request.model)
-        return model_pb2.GetReleaseResponse(release=self._lifecycle.release())
+        self._router.check_model(request.model)
+        return model_pb2.GetReleaseResponse(release=self._release_module.release())
 
     async def PromoteModelVersion(  # noqa: N802 - the contract's name
         self, request: model_pb2.PromoteModelVersionRequest, context: Context
@@ -78,7 +83,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         async with deadline_of(context, self._default_timeout).enforced():
             changed = await desk.promote(request.version, asked, force=request.force)
         return model_pb2.PromoteModelVersionResponse(
-            release=self._lifecycle.release(changed.release), change=_change(changed)
+            release=self._release_module.release(changed.release), change=_change(changed)
         )
 
     async def RollbackModel(  # noqa: N802 - the contract's name
@@ -89,7 +94,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         async with deadline_of(context, self._default_timeout).enforced():
             changed = await desk.rollback(asked)
         return model_pb2.RollbackModelResponse(
-            release=self._lifecycle.release(changed.release), change=_change(changed)
+            release=self._release_module.release(changed.release), change=_change(changed)
         )
 
     async def SetTrafficSplit(  # noqa: N802 - the contract's name
@@ -105,17 +110,17 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
                 shadow=request.shadow_version,
             )
         return model_pb2.SetTrafficSplitResponse(
-            release=self._lifecycle.release(changed.release), change=_change(changed)
+            release=self._release_module.release(changed.release), change=_change(changed)
         )
 
     async def EvaluateModelVersion(  # noqa: N802 - the contract's name
         self, request: model_pb2.EvaluateModelVersionRequest, context: Context
     ) -> model_pb2.EvaluateModelVersionResponse:
         """What the gate makes of a version; may take long."""
-        self._catalog.check_model(request.model)
+        self._router.check_model(request.model)
         check_version(request.version)
         desk = self._desk()
-        served = self._catalog.fleet.ready(request.version)
+        served = self._router.pool.ready(request.version)
         # What mode gated asks by itself.
         own = served.manifest.lineage.gate_policy if served is not None else ""
         async with deadline_of(context, _UNLIMITED_SECONDS).enforced():
@@ -128,7 +133,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC passes it
     ) -> model_pb2.ListReleaseChangesResponse:
         """The audit record, newest first."""
-        self._catalog.check_model(request.model)
+        self._router.check_model(request.model)
         manager, size = self._manager(), _CHANGES.size(request.page_size)
         found = await manager.changes(below=_CHANGES.below(UNFILTERED, request.page_token), size=size + 1)
         page = found[:size]
@@ -138,7 +143,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         )
 
     def _asked(self, request: _Change, context: Context) -> Asked:
-        self._catalog.check_model(request.model)
+        self._router.check_model(request.model)
         reason = request.reason
         if len(reason) > _LONGEST_REASON:
             raise ChangeReasonInvalidError(
@@ -153,15 +158,15 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
             reason=reason,
         )
 
-    def _desk(self) -> ReleaseDesk:
-        if self._lifecycle.desk is None:
+    def _desk(self) -> ReleaseService:
+        if self._release_module.desk is None:
             raise _not_managed()
-        return self._lifecycle.desk
+        return self._release_module.desk
 
     def _manager(self) -> ReleaseManager:
-        if self._lifecycle.manager is None:
+        if self._release_module.manager is None:
             raise _not_managed()
-        return self._lifecycle.manager
+        return self._release_module.manager
 
 
 def _change(changed: Changed) -> model_pb2.ReleaseChange | None:

@@ -19,8 +19,8 @@ from neurogate_gateway.errors import (
     VersionLostError,
 )
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.pipeline import Classifier
-from neurogate_gateway.inference.predictions import Answer, Choice, check_top_k, gone
+from neurogate_gateway.inference.pipeline import InferencePipeline
+from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion, check_top_k, gone
 from neurogate_gateway.inference.preprocessing import Submitted
 
 from .requests import Context, deadline_of, take_request_id, take_routing_key
@@ -44,7 +44,13 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
     """Serves streams."""
 
     def __init__(
-        self, classifier: Classifier, admission: Admission, *, window: int, window_bytes: int, idle: float
+        self,
+        classifier: InferencePipeline,
+        admission: Admission,
+        *,
+        window: int,
+        window_bytes: int,
+        idle: float,
     ) -> None:
         super().__init__()
         self._classifier = classifier
@@ -93,8 +99,8 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
 class _Stream(BidirectionalCall[Request, _Image, Response]):
     def __init__(
         self,
-        classifier: Classifier,
-        choice: Choice,
+        classifier: InferencePipeline,
+        choice: ResolvedVersion,
         deadline: Deadline,
         window: Window,
         *,
@@ -117,7 +123,7 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
 
     async def _answer(self, item: _Image) -> Response | None:
         key = item.key
-        answer: Answer | GatewayError
+        answer: Prediction | GatewayError
         try:
             if len(key) > _LONGEST_KEY:
                 answer = _key_too_long(key)

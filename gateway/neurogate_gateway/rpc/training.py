@@ -17,13 +17,13 @@ from neurogate_gateway.errors import (
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.observability.logging import call_record
-from neurogate_gateway.retraining.feedback import Corrections
-from neurogate_gateway.retraining.service import Retrainings
-from neurogate_gateway.retraining.watch import Watching
+from neurogate_gateway.retraining.feedback import FeedbackService
+from neurogate_gateway.retraining.service import RetrainingService
+from neurogate_gateway.retraining.watch import RetrainingWatch
 from neurogate_gateway.store.blobs import ImageGoneError
 from neurogate_gateway.store.examples import Example, check_filter
 from neurogate_gateway.store.run_states import RunState
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 from .paging import Pages
 from .requests import Context, deadline_of, take_request_id
@@ -42,11 +42,11 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     def __init__(
         self,
         *,
-        records: Records,
+        records: Store,
         uploads: UploadServer,
-        corrections: Corrections,
-        retrainings: Retrainings,
-        watching: Watching,
+        corrections: FeedbackService,
+        retrainings: RetrainingService,
+        watching: RetrainingWatch,
         transforms: TransformPool,
         admission: Admission,
         default_timeout: float,

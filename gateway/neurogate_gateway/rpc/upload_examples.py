@@ -12,7 +12,7 @@ from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.observability.logging import call_record, internal_error
-from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.release.router import VersionRouter
 from neurogate_gateway.retraining.stable import stable_version
 from neurogate_gateway.retraining.uploads import Assembler, Item, Uploads
 
@@ -32,7 +32,7 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
     def __init__(
         self,
         uploads: Uploads,
-        catalog: Catalog,
+        router: VersionRouter,
         admission: Admission,
         *,
         max_image_bytes: int,
@@ -41,7 +41,7 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
     ) -> None:
         super().__init__()
         self._uploads = uploads
-        self._catalog = catalog
+        self._router = router
         self._admission = admission
         self._max_image_bytes = max_image_bytes
         self._window_bytes = window_bytes
@@ -54,7 +54,7 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
             GatewayError: Why it ends before its caller ended it; what was acknowledged is kept.
         """
         with self._admission.bulk_call():
-            version = await stable_version(self._catalog, deadline_of(context, math.inf))
+            version = await stable_version(self._router, deadline_of(context, math.inf))
             upload = _Upload(
                 self._uploads,
                 version,

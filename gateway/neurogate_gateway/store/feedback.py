@@ -16,7 +16,7 @@ from neurogate_gateway.errors import GatewayError, RequestIdReusedError
 from .blobs import ImageGoneError, ImageStore
 from .database import Database
 from .examples import NewExample, add_rows
-from .predictions import Prediction, PredictionStore, hold, not_found
+from .predictions import PredictionStore, StoredPrediction, hold, not_found
 from .schema import feedback
 
 
@@ -88,7 +88,7 @@ class FeedbackStore:
                 self._images.put({example.example_id: example.data})
             return self._keep(new, prediction, example)
 
-    def _keep(self, new: NewFeedback, prediction: Prediction, example: NewExample | None) -> Feedback:
+    def _keep(self, new: NewFeedback, prediction: StoredPrediction, example: NewExample | None) -> Feedback:
         row = {
             "feedback_id": uuid.uuid4().hex,
             "example_id": example.example_id if example is not None else "",
@@ -142,7 +142,7 @@ class FeedbackStore:
             )
         return Feedback(row.feedback_id, row.example_id, row.confirmed)
 
-    def _example(self, prediction: Prediction, new: NewFeedback) -> NewExample | None:
+    def _example(self, prediction: StoredPrediction, new: NewFeedback) -> NewExample | None:
         if not new.class_id or not prediction.image_kept:
             return None
         try:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from .database import Database
-from .notifier import Changes
+from .notifier import RunNotifier
 from .run import Run, check_owner, load
 from .run_states import RunState
 from .schema import runs
@@ -20,10 +20,10 @@ from .schema import runs
 _LIVE = [state.value for state in RunState if not state.ended]
 
 
-class RunClaims:
+class RunLeases:
     """The claims on the retrainings of one database."""
 
-    def __init__(self, database: Database, changes: Changes) -> None:
+    def __init__(self, database: Database, changes: RunNotifier) -> None:
         self._database = database
         self._changes = changes
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 
-class Changes:
+class RunNotifier:
     """Wakes waiters on any event loop, from any thread."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Changes:
 
 
 class Waiter:
-    """Made by `Changes.waiter`."""
+    """Made by `RunNotifier.waiter`."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id

@@ -21,7 +21,7 @@ _INSERTED_AT_ONCE: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Prediction:
+class StoredPrediction:
     """What feedback needs to know of one."""
 
     prediction_id: str
@@ -53,13 +53,13 @@ class PredictionStore:
             refused = self._images.put(images)
             self._insert(rows, kept=images.keys() - refused.keys())
 
-    def find(self, prediction_id: str) -> Prediction | None:
+    def find(self, prediction_id: str) -> StoredPrediction | None:
         """One prediction, if it is kept."""
-        columns = [predictions.c[field.name] for field in dataclasses.fields(Prediction)]
+        columns = [predictions.c[field.name] for field in dataclasses.fields(StoredPrediction)]
         query = sa.select(*columns).where(predictions.c.prediction_id == prediction_id)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
-            return None if row is None else Prediction(*row)
+            return None if row is None else StoredPrediction(*row)
 
     def forget_images(self, before: timedelta) -> None:
         """Lets go of the images of older predictions; the next sweep of the image store removes them."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from google.protobuf import timestamp_pb2
@@ -15,10 +15,11 @@ from neurogate.v1 import model_pb2, training_pb2
 
 from neurogate_gateway.errors import RetrainingNotFoundError
 
-from . import run_events
 from .database import Database
 from .run_states import RunState
-from .schema import runs
+from .schema import events, runs
+
+LONGEST_PAGE: Final = 500
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +168,64 @@ def check_owner(run: Run, owner: str | None) -> None:
         raise LeaseLostError(f"retraining {run.run_id} belongs to {run.owner or 'nobody'}, not to {owner}")
 
 
+def insert_state_change(connection: sa.Connection, run: Run, moment: datetime) -> None:
+    """Records that a retraining is in its state now, under its `last_sequence`."""
+    event = training_pb2.RetrainingEvent(
+        time=timestamp(moment),
+        state_change=training_pb2.RetrainingStateChange(state=run.state.message, retraining=run.message()),
+    )
+    insert_events(connection, run.run_id, run.last_sequence, moment, [(None, event)])
+
+
+def insert_events(
+    connection: sa.Connection,
+    run_id: str,
+    first_sequence: int,
+    moment: datetime,
+    numbered: Sequence[tuple[int | None, training_pb2.RetrainingEvent]],
+) -> None:
+    """Adds events under consecutive sequence numbers.
+
+    Args:
+        connection: In a transaction that has reserved the numbers in `runs.last_sequence`.
+        run_id: Whose.
+        first_sequence: Number of the first.
+        moment: When they were recorded; also their own time where they have none.
+        numbered: The trainer's number (None for the gateway's own) and the event.
+    """
+    rows = []
+    for offset, (trainer_sequence, event) in enumerate(numbered):
+        stored = training_pb2.RetrainingEvent()
+        stored.CopyFrom(event)
+        stored.sequence = first_sequence + offset
+        if not stored.HasField("time"):
+            stored.time.FromDatetime(moment)
+        rows.append(
+            {
+                "run_id": run_id,
+                "sequence": stored.sequence,
+                "trainer_sequence": trainer_sequence,
+                "create_time": moment,
+                "kind": stored.WhichOneof("event") or "",
+                "event": stored.SerializeToString(),
+            }
+        )
+    connection.execute(sa.insert(events), rows)
+
+
+def events_after(
+    connection: sa.Connection, run_id: str, sequence: int, limit: int = LONGEST_PAGE
+) -> list[training_pb2.RetrainingEvent]:
+    """Events with larger sequence numbers, in order."""
+    rows = connection.execute(
+        sa.select(events.c.event)
+        .where(events.c.run_id == run_id, events.c.sequence > sequence)
+        .order_by(events.c.sequence)
+        .limit(limit)
+    )
+    return [training_pb2.RetrainingEvent.FromString(event) for event in rows.scalars()]
+
+
 def move(
     connection: sa.Connection,
     database: Database,
@@ -213,5 +272,5 @@ def move(
             )
         raise StateConflictError(run, f"become {after}")
     run = Run.from_row(row)
-    run_events.state_changed(connection, run, now)
+    insert_state_change(connection, run, now)
     return run

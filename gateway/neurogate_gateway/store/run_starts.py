@@ -11,10 +11,9 @@ from neurogate.v1 import training_pb2
 
 from neurogate_gateway.errors import RequestIdReusedError, RetrainingQueueFullError
 
-from . import run_events
 from .database import Database
 from .examples import example_conditions
-from .run import Run, counted
+from .run import Run, counted, insert_state_change
 from .run_states import RunState
 from .schema import audit, examples, run_examples, runs
 
@@ -103,7 +102,7 @@ def insert(
     if chosen:
         joined = [{"run_id": run.run_id, "example_id": row.example_id} for row in chosen]
         connection.execute(sa.insert(run_examples), joined)
-    run_events.state_changed(connection, run, now)
+    insert_state_change(connection, run, now)
     connection.execute(
         sa.insert(audit).values(
             create_time=now,

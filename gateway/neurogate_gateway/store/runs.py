@@ -15,10 +15,19 @@ from neurogate.v1 import model_pb2, training_pb2
 
 from neurogate_gateway.errors import RetrainingEndedError
 
-from . import run_events
 from .database import Database
-from .notifier import Changes
-from .run import Run, RunExample, StateConflictError, check_owner, load, move
+from .notifier import RunNotifier
+from .run import (
+    LONGEST_PAGE,
+    Run,
+    RunExample,
+    StateConflictError,
+    check_owner,
+    events_after,
+    insert_events,
+    load,
+    move,
+)
 from .run_starts import NewRun, earlier, insert
 from .run_states import RunState, check_transition
 from .schema import audit, examples, run_examples, runs
@@ -39,7 +48,7 @@ class Head(NamedTuple):
 class RunStore:
     """The retrainings of one database."""
 
-    def __init__(self, database: Database, changes: Changes) -> None:
+    def __init__(self, database: Database, changes: RunNotifier) -> None:
         self._database = database
         self.changes = changes
 
@@ -216,16 +225,16 @@ class RunStore:
                 .where(runs.c.run_id == run_id)
                 .values(last_sequence=run.last_sequence + len(new), trainer_sequence=highest)
             )
-            run_events.insert(connection, run_id, run.last_sequence + 1, self._database.now(connection), new)
+            insert_events(connection, run_id, run.last_sequence + 1, self._database.now(connection), new)
         self.changes.notify(run_id)
         return highest
 
     def events_after(
-        self, run_id: str, sequence: int, limit: int = run_events.LONGEST_PAGE
+        self, run_id: str, sequence: int, limit: int = LONGEST_PAGE
     ) -> list[training_pb2.RetrainingEvent]:
         """Events with larger sequence numbers, in order; the last of an ended retraining tells its end."""
         with self._database.read() as connection:
-            return run_events.after(connection, run_id, sequence, limit)
+            return events_after(connection, run_id, sequence, limit)
 
     def request_cancel(self, run_id: str, *, reason: str, actor: str) -> Run:
         """Ends a retraining that waits, or asks the owner of one that runs to end it; safe to repeat.

@@ -20,8 +20,8 @@ from .database import Database
 from .errors import RecordsSetupError
 from .examples import ExampleStore
 from .feedback import FeedbackStore
-from .leases import RunClaims
-from .notifier import Changes
+from .leases import RunLeases
+from .notifier import RunNotifier
 from .predictions import PredictionStore
 from .runs import RunStore
 
@@ -32,7 +32,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Records:
+class Store:
     """Everything that a gateway remembers.
 
     Args:
@@ -58,9 +58,9 @@ class Records:
         except BaseException:
             self.images.close()
             raise
-        self.changes = Changes()
+        self.changes = RunNotifier()
         self.runs = RunStore(self.database, self.changes)
-        self.claims = RunClaims(self.database, self.changes)
+        self.claims = RunLeases(self.database, self.changes)
         self.examples = ExampleStore(self.database, self.images)
         self.predictions = PredictionStore(self.database, self.images)
         self.feedback = FeedbackStore(self.database, self.images, self.predictions, upright_size)

@@ -49,8 +49,8 @@ class Harness:
     async def until_state(self, version: int, state: model_pb2.ModelVersionState) -> model_pb2.ModelVersion:
         """Waits until a version has a state, and returns it."""
         while True:
-            changed = self.gateway.fleet._changed
-            view = self.gateway.fleet.view(version)
+            changed = self.gateway.pool._changed
+            view = self.gateway.pool.view(version)
             if view is not None and view.state == state:
                 request = model_pb2.GetModelVersionRequest(version=version)
                 return (await self.models.GetModelVersion(request)).version
@@ -60,10 +60,10 @@ class Harness:
         self, backend: FakeBackend, version: int, state: model_pb2.ModelVersionState
     ) -> str:
         """Waits until a version has a state on one model server, and returns the reason."""
-        fleet = self.gateway.fleet
+        pool = self.gateway.pool
         while True:
-            changed = fleet._changed
-            view = fleet.view(version)
+            changed = pool._changed
+            view = pool.view(version)
             for there in view.backends if view is not None else ():
                 if (there.address, there.state) == (backend.address, state):
                     return there.reason
@@ -71,8 +71,8 @@ class Harness:
 
     async def until_connected(self, connected: bool) -> None:
         """Waits until the gateway can, or cannot, reach any model server."""
-        while self.gateway.fleet.connected is not connected:
-            await self.gateway.fleet._changed.wait()
+        while self.gateway.pool.connected is not connected:
+            await self.gateway.pool._changed.wait()
 
     async def check(self, service: str = "") -> int:
         """One health check."""

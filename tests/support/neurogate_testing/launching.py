@@ -12,7 +12,7 @@ from neurogate_gateway.retraining.checkpoints import Checkpoints
 from neurogate_gateway.retraining.jobs import JobMaker
 from neurogate_gateway.store.run import Run
 from neurogate_gateway.store.run_starts import NewRun
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 MODEL = "brain_tumor"
 SUPPORT = Path(__file__).resolve().parents[1]
@@ -43,11 +43,11 @@ class Home:
         """Lets trainers that wait go on."""
         (self.path / "go").touch()
 
-    def open(self) -> Records:
+    def open(self) -> Store:
         """The records; to be closed."""
-        return Records(self.path / "records", "", max_store_bytes=2**30)
+        return Store(self.path / "records", "", max_store_bytes=2**30)
 
-    def jobs(self, records: Records) -> JobMaker:
+    def jobs(self, records: Store) -> JobMaker:
         """Makes jobs for the scripted trainer."""
         return JobMaker(
             trainer=str(self.trainer),
@@ -71,7 +71,7 @@ class Home:
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
-def queue_run(records: Records, *, launcher: str = "local", **spec: object) -> Run:
+def queue_run(records: Store, *, launcher: str = "local", **spec: object) -> Run:
     """A retraining that waits."""
     new = NewRun(
         spec=training_pb2.RetrainingSpec(**({"from_scratch": True} | spec)),

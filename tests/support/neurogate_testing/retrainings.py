@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from neurogate.v1 import training_pb2
 from neurogate_gateway.store.database import Database
-from neurogate_gateway.store.leases import RunClaims
-from neurogate_gateway.store.notifier import Changes
+from neurogate_gateway.store.leases import RunLeases
+from neurogate_gateway.store.notifier import RunNotifier
 from neurogate_gateway.store.run import Run
 from neurogate_gateway.store.run_starts import NewRun
 from neurogate_gateway.store.runs import RunStore
@@ -21,9 +21,9 @@ class Retrainings:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
-        self.changes = Changes()
+        self.changes = RunNotifier()
         self.runs = RunStore(self.database, self.changes)
-        self.claims = RunClaims(self.database, self.changes)
+        self.claims = RunLeases(self.database, self.changes)
 
     def start(self, **changes: Any) -> Run:
         """A retraining that waits."""

@@ -17,7 +17,7 @@ from typing import Final
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "neurogate_serving"], enable_loader_override=False):
+with atheris.instrument_imports(include=["PIL", "neurogate_core"], enable_loader_override=False):
     from neurogate_core.preprocessing.transform import FORMATS, TransformError, default_spec, transform
 
 import numpy as np

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import pytest
 from neurogate_client import Client, aio
-from neurogate_testing.command_line import Run, command_line
 from neurogate_testing.fake_gateway import FakeGateway, fake_gateway
 
 
@@ -73,8 +72,3 @@ def make_client(request: pytest.FixtureRequest) -> Callable[..., Any]:
 def client(make_client: Callable[..., Any], gateway: FakeGateway) -> Iterator[Any]:
     with make_client(gateway.address) as made:
         yield made
-
-
-@pytest.fixture
-def neurogate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    return command_line(monkeypatch, capfd)

@@ -95,4 +95,4 @@ def test_importing_the_client_imports_no_command_line() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     loaded = {name.partition(".")[0] for name in modules}
-    assert not loaded & {"rich", "typer", "click", "numpy", "PIL", "tensorflow", "neurogate_serving"}
+    assert not loaded & {"rich", "typer", "click", "numpy", "PIL", "tensorflow", "neurogate_core"}

@@ -92,14 +92,14 @@ def test_a_slot_is_given_back_after_an_error() -> None:
 
 def test_quiet_images_come_behind_callers_unless_they_press() -> None:
     gate = admission(slots=4)
-    with gate.quiet(), pytest.raises(OverloadedError), gate.quiet():
+    with gate.low_priority(), pytest.raises(OverloadedError), gate.low_priority():
         pass
-    with gate.single(), gate.quiet():
+    with gate.single(), gate.low_priority():
         pass
     with gate.single(), gate.single():
-        with pytest.raises(OverloadedError), gate.quiet():
+        with pytest.raises(OverloadedError), gate.low_priority():
             pass
-        with gate.quiet(pressing=True):
+        with gate.low_priority(pressing=True):
             assert gate.in_flight == 2
 
 

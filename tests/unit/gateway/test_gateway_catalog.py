@@ -16,11 +16,11 @@ from neurogate_core.manifest import serialize_manifest
 from neurogate_gateway.backends import versions as entries
 from neurogate_gateway.backends.discovery import discover
 from neurogate_gateway.backends.integrity import NoRepository
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfs_messages import Outputs, Pixels
 from neurogate_gateway.backends.tfserving import BackendFaultError, BackendVersion, VersionUnloadedError
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.backends.verifier import Prover
+from neurogate_gateway.backends.verifier import VersionVerifier
 from neurogate_gateway.backends.versions import LOADING, PROVING, READY, REJECTED, RETIRED
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
@@ -33,7 +33,7 @@ from neurogate_gateway.errors import (
     OverloadedError,
 )
 from neurogate_gateway.inference.preprocessing import TransformPool
-from neurogate_gateway.release.router import Catalog, VersionLostError
+from neurogate_gateway.release.router import VersionLostError, VersionRouter
 from neurogate_gateway.release.traffic_split import Routing
 from neurogate_testing.fake_backend import build_manifest, fake_outputs
 
@@ -107,31 +107,33 @@ class ScriptedBackend:
 class World:
     def __init__(self, *, swap_wait: float = 5) -> None:
         self.backend = ScriptedBackend()
-        self.pool = TransformPool(1)
+        self.transforms = TransformPool(1)
         self.told: list[bool] = []
-        prover = Prover(self.pool, NoRepository(), model="brain_tumor", seconds_per_call=5)
-        self.fleet = Fleet(discover("a:1"), lambda _: self.backend, prover, poll_interval=1)
-        self.member = self.fleet.member("a:1")
-        self.catalog = Catalog(
-            self.fleet,
+        prover = VersionVerifier(
+            self.transforms.pixels, NoRepository(), model="brain_tumor", seconds_per_call=5
+        )
+        self.pool = BackendPool(discover("a:1"), lambda _: self.backend, prover, poll_interval=1)
+        self.endpoint = self.pool.endpoint("a:1")
+        self.router = VersionRouter(
+            self.pool,
             model="brain_tumor",
             swap_wait=swap_wait,
-            on_change=lambda: self.told.append(self.catalog.serving),
+            on_change=lambda: self.told.append(self.router.serving),
         )
 
     def entries(self) -> list[entries.Entry]:
-        return [self.member.entries[number] for number in sorted(self.member.entries, reverse=True)]
+        return [self.endpoint.entries[number] for number in sorted(self.endpoint.entries, reverse=True)]
 
     async def poll(self, *numbers: int, state: States.State = AVAILABLE, error: str = "") -> None:
         """One poll that sees these versions, and the proofs that follow from it."""
         self.backend.list_versions(*numbers, state=state, error=error)
-        await self.member.poll()
+        await self.endpoint.poll()
         await self.proofs()
 
     async def miss(self, error: GatewayError) -> None:
         """One poll that fails."""
         self.backend.listed = error
-        await self.member.poll()
+        await self.endpoint.poll()
 
     async def proofs(self) -> None:
         while proofs := [entry.proof for entry in self.entries() if entry.proof]:
@@ -141,7 +143,7 @@ class World:
         return {entry.number: entry.state for entry in self.entries()}
 
     async def stable(self, seconds: float = 5) -> int:
-        version, _ = await self.catalog.resolve(model_pb2.ModelSelector(), Deadline.after(seconds))
+        version, _ = await self.router.resolve(model_pb2.ModelSelector(), Deadline.after(seconds))
         return version.number
 
 
@@ -149,7 +151,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     made = World()
     yield made
-    made.pool.close()
+    made.transforms.close()
 
 
 async def test_available_versions_become_ready(world: World) -> None:
@@ -201,10 +203,10 @@ async def test_a_failed_load_is_rejected_and_stays_so(world: World) -> None:
 async def test_an_unreachable_server_is_lost_at_the_second_miss(world: World) -> None:
     await world.poll(1)
     await world.miss(UNREACHABLE)
-    assert world.catalog.serving
+    assert world.router.serving
     assert await world.stable() == 1
     await world.miss(UNREACHABLE)
-    assert (world.fleet.connected, world.catalog.serving) == (False, False)
+    assert (world.pool.connected, world.router.serving) == (False, False)
     with pytest.raises(BackendUnavailableError):
         await world.stable()
     await world.poll(1)
@@ -218,14 +220,14 @@ async def test_a_slow_server_is_lost_at_the_third_miss(world: World) -> None:
         await world.miss(TIMEOUT)
         assert await world.stable() == 1
     await world.miss(TIMEOUT)
-    assert not world.catalog.serving
+    assert not world.router.serving
     await world.poll(1)
     for _ in range(2):
         await world.miss(TIMEOUT)
     await world.poll(1)
     for _ in range(2):
         await world.miss(TIMEOUT)
-    assert world.catalog.serving
+    assert world.router.serving
 
 
 async def test_nothing_to_wait_for_is_told_at_once(world: World) -> None:
@@ -246,8 +248,8 @@ async def test_waiting_ends_with_the_deadline(world: World) -> None:
 async def test_a_call_waits_for_the_poll_that_follows_an_unloading(world: World) -> None:
     await world.poll(1)
     [entry] = world.entries()
-    world.member._unloaded(entry, entry.proofs)
-    assert world.catalog.serving
+    world.endpoint._unloaded(entry, entry.proofs)
+    assert world.router.serving
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
     await world.poll(2)
@@ -261,7 +263,7 @@ async def test_news_of_an_older_proof_do_not_touch_the_newer(world: World) -> No
     proofs = entry.proofs
     await world.poll()
     await world.poll(1)
-    world.member._unloaded(entry, proofs)
+    world.endpoint._unloaded(entry, proofs)
     assert world.states() == {1: READY}
 
 
@@ -283,14 +285,14 @@ async def test_one_broken_poll_does_not_end_the_polling(
     async def poll() -> None:
         nonlocal polls
         polls += 1
-        world.member._wake.set()
+        world.endpoint._wake.set()
         await asyncio.sleep(0)
         if polls == 3:
             done.set()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(world.member, "poll", poll)
-    running = asyncio.create_task(world.fleet.run())
+    monkeypatch.setattr(world.endpoint, "poll", poll)
+    running = asyncio.create_task(world.pool.run())
     await done.wait()
     running.cancel()
     await asyncio.wait([running])
@@ -306,7 +308,7 @@ async def test_one_broken_poll_does_not_end_the_polling(
 )
 async def test_selectors_that_mean_nothing(world: World, selector: model_pb2.ModelSelector) -> None:
     with pytest.raises(ModelSelectorInvalidError):
-        await world.catalog.resolve(selector, Deadline.after(5))
+        await world.router.resolve(selector, Deadline.after(5))
 
 
 OTHER_CLASSES = (("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"))
@@ -316,7 +318,7 @@ OVERLOADED = OverloadedError("full")
 
 @contextlib.asynccontextmanager
 async def running(world: World) -> AsyncIterator[None]:
-    task = asyncio.create_task(world.fleet.run())
+    task = asyncio.create_task(world.pool.run())
     try:
         yield
     finally:
@@ -325,7 +327,7 @@ async def running(world: World) -> AsyncIterator[None]:
 
 
 async def chosen(world: World) -> ServedVersion:
-    version, _ = await world.catalog.resolve(model_pb2.ModelSelector(), Deadline.after(5))
+    version, _ = await world.router.resolve(model_pb2.ModelSelector(), Deadline.after(5))
     return version
 
 
@@ -336,32 +338,32 @@ async def test_an_ended_connection_takes_everything_back_until_it_is_proven_agai
         world.backend.gate.clear()
         world.backend.manifests[1] = build_manifest(1, classes=OTHER_CLASSES)
         world.backend.connection_ends.set()
-        while world.catalog.current(first):
-            await world.fleet._changed.wait()
+        while world.router.current(first):
+            await world.pool._changed.wait()
         waiting = asyncio.create_task(chosen(world))
         world.backend.gate.set()
         second = await waiting
         assert (first.classes[0][0], second.classes[0][0]) == ("glioma", "a")
-        assert not world.catalog.current(first)
+        assert not world.router.current(first)
 
 
 async def test_a_version_that_was_chosen_is_confirmed_or_not(world: World) -> None:
     await world.poll(1)
     version = await chosen(world)
-    await world.catalog.confirm(version, Deadline.after(5))
+    await world.router.confirm(version, Deadline.after(5))
     await world.poll(1, state=States.STATE_LOADING)
-    waiting = asyncio.create_task(world.catalog.confirm(version, Deadline.after(5)))
+    waiting = asyncio.create_task(world.router.confirm(version, Deadline.after(5)))
     await world.poll(1)
     await waiting
     world.backend.manifests[1] = build_manifest(1, classes=OTHER_CLASSES)
     await world.poll(1, state=States.STATE_LOADING)
-    waiting = asyncio.create_task(world.catalog.confirm(version, Deadline.after(5)))
+    waiting = asyncio.create_task(world.router.confirm(version, Deadline.after(5)))
     await world.poll(1)
     with pytest.raises(VersionUnloadedError):
         await waiting
     await world.poll()
     with pytest.raises(VersionUnloadedError):
-        await world.catalog.confirm(version, Deadline.after(5))
+        await world.router.confirm(version, Deadline.after(5))
 
 
 async def test_a_version_that_stays_away_is_lost() -> None:
@@ -371,15 +373,15 @@ async def test_a_version_that_stays_away_is_lost() -> None:
     for _ in range(2):
         await world.miss(UNREACHABLE)
     with pytest.raises(VersionLostError):
-        await world.catalog.confirm(version, Deadline.after(5))
-    world.pool.close()
+        await world.router.confirm(version, Deadline.after(5))
+    world.transforms.close()
 
 
 async def test_a_call_that_does_not_reach_the_server_leads_to_a_look(world: World) -> None:
     await world.poll(1)
-    world.member._polled_at -= 1
-    world.member._doubt()
-    assert world.member._wake.is_set()
+    world.endpoint._polled_at -= 1
+    world.endpoint._doubt()
+    assert world.endpoint._wake.is_set()
 
 
 async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped(world: World) -> None:
@@ -388,17 +390,17 @@ async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped
     world.backend.gate.clear()
     world.backend.began.clear()
     world.backend.list_versions(1, 2)
-    await world.member.poll()
+    await world.endpoint.poll()
     await world.backend.began.wait()
     [proof] = [entry.proof for entry in world.entries() if entry.proof]
     world.backend.list_versions(1)
-    await world.member.poll()
+    await world.endpoint.poll()
     await asyncio.wait([proof])
     # The one that was sent goes on, as it would in the server; no other follows it.
     assert world.backend.predicting == 1
     begun = world.backend.most_predicting
     world.backend.gate.set()
-    await world.member.places.idle()
+    await world.endpoint.places.idle()
     assert (world.backend.predicting, world.backend.most_predicting) == (0, begun)
     assert world.states() == {2: RETIRED, 1: READY}
 
@@ -445,13 +447,13 @@ async def test_an_overloaded_server_never_rejects_but_is_asked_less_and_less(wor
 async def test_health_stops_serving_when_calls_stop_waiting() -> None:
     world = World(swap_wait=0)
     await world.poll(1)
-    assert world.catalog.serving
+    assert world.router.serving
     world.backend.gate.clear()
     world.backend.list_versions(2)
-    await world.member.poll()
+    await world.endpoint.poll()
     assert world.states() == {2: PROVING, 1: RETIRED}
-    assert not world.catalog.serving
-    world.pool.close()
+    assert not world.router.serving
+    world.transforms.close()
 
 
 async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one_that_went(
@@ -462,9 +464,9 @@ async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one
         BackendVersion(1, States.STATE_END),
         BackendVersion(2, States.STATE_LOADING),
     ]
-    await world.member.poll()
+    await world.endpoint.poll()
     assert world.states() == {2: LOADING, 1: RETIRED}
-    assert world.catalog.serving
+    assert world.router.serving
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
     await world.poll(2)
@@ -475,16 +477,16 @@ async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one
 async def test_a_call_waits_where_another_gateway_was_the_first_to_see_the_new_version(
     world: World, seen: bool
 ) -> None:
-    world.catalog.set_routing(Routing({"stable": 1}))
+    world.router.set_routing(Routing({"stable": 1}))
     await world.poll(1)
-    assert world.catalog.serving
+    assert world.router.serving
     if seen:
         world.backend.listed = [
             BackendVersion(1, States.STATE_AVAILABLE),
             BackendVersion(2, States.STATE_LOADING),
         ]
-        await world.member.poll()
-    world.catalog.set_routing(Routing({"stable": 2}))
+        await world.endpoint.poll()
+    world.router.set_routing(Routing({"stable": 2}))
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
     await world.poll(1, 2)
@@ -498,9 +500,9 @@ async def test_what_went_is_still_shown(world: World) -> None:
     await world.poll()
     [entry] = world.entries()
     assert entry.version is version
-    assert not world.catalog.current(version)
+    assert not world.router.current(version)
     with pytest.raises(ModelVersionNotFoundError):
-        await world.catalog.resolve(model_pb2.ModelSelector(version=1), Deadline.after(5))
+        await world.router.resolve(model_pb2.ModelSelector(version=1), Deadline.after(5))
 
 
 async def test_who_names_a_number_waits_while_its_server_comes_back(world: World) -> None:
@@ -509,14 +511,14 @@ async def test_who_names_a_number_waits_while_its_server_comes_back(world: World
     for _ in range(2):
         await world.miss(UNREACHABLE)
     with pytest.raises(BackendUnavailableError):
-        await world.catalog.resolve(one, Deadline.after(5))
+        await world.router.resolve(one, Deadline.after(5))
     world.backend.gate.clear()
     world.backend.list_versions(1)
-    await world.member.poll()
+    await world.endpoint.poll()
     assert world.states() == {1: PROVING}
-    waiting = asyncio.create_task(world.catalog.resolve(one, Deadline.after(5)))
+    waiting = asyncio.create_task(world.router.resolve(one, Deadline.after(5)))
     with pytest.raises(ModelNotReadyError):
-        await world.catalog.resolve(one, Deadline.after(0))
+        await world.router.resolve(one, Deadline.after(0))
     world.backend.gate.set()
     version, label = await waiting
     assert (version.number, label) == (1, "")
@@ -536,15 +538,15 @@ async def test_polls_that_break_count_as_misses(world: World, monkeypatch: pytes
     await world.poll(1)
 
     async def versions(*_: object, **__: object) -> None:
-        world.member._wake.set()
+        world.endpoint._wake.set()
         await asyncio.sleep(0)
         raise ZeroDivisionError
 
     monkeypatch.setattr(world.backend, "versions", versions)
     async with running(world):
-        while world.fleet.connected:
-            await world.fleet._changed.wait()
-    assert not world.catalog.serving
+        while world.pool.connected:
+            await world.pool._changed.wait()
+    assert not world.router.serving
 
 
 async def test_reasons_are_cut(world: World) -> None:

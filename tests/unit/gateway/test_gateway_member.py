@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_core.manifest import serialize_manifest
-from neurogate_gateway.backends import endpoint as member
+from neurogate_gateway.backends import endpoint
 from neurogate_gateway.backends import in_flight as attempts
-from neurogate_gateway.backends.backend_metrics import FleetMeasures
-from neurogate_gateway.backends.call_slots import Kind
-from neurogate_gateway.backends.concurrency_limit import Limit
+from neurogate_gateway.backends.backend_metrics import VersionMetrics
+from neurogate_gateway.backends.call_slots import CallKind
+from neurogate_gateway.backends.concurrency_limit import ConcurrencyLimit
 from neurogate_gateway.backends.discovery import discover
-from neurogate_gateway.backends.endpoint import Member, Prediction
+from neurogate_gateway.backends.endpoint import BackendEndpoint, EndpointPrediction
 from neurogate_gateway.backends.integrity import NoRepository
-from neurogate_gateway.backends.pool import Fleet
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfs_messages import Outputs, Pixels
 from neurogate_gateway.backends.tfserving import BackendVersion
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.backends.verifier import Prover
+from neurogate_gateway.backends.verifier import VersionVerifier
 from neurogate_gateway.backends.versions import LOADING, READY
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
@@ -81,39 +81,41 @@ class Server:
 class World:
     """Model servers with version 1 READY."""
 
-    def __init__(self, pool: TransformPool, count: int) -> None:
+    def __init__(self, transforms: TransformPool, count: int) -> None:
         self.servers = [Server() for _ in range(count)]
         made = iter(self.servers)
-        prover = Prover(pool, NoRepository(), model="brain_tumor", seconds_per_call=5)
-        self.fleet = Fleet(discover("a:1"), lambda _: next(made), prover, poll_interval=1)
-        self.members = [self.fleet.member(f"a:{number}") for number in range(count)]
+        prover = VersionVerifier(transforms.pixels, NoRepository(), model="brain_tumor", seconds_per_call=5)
+        self.pool = BackendPool(discover("a:1"), lambda _: next(made), prover, poll_interval=1)
+        self.endpoints = [self.pool.endpoint(f"a:{number}") for number in range(count)]
 
-    async def poll(self, member: Member) -> None:
-        await member.poll()
-        while proofs := [entry.proof for entry in member.entries.values() if entry.proof]:
+    async def poll(self, endpoint: BackendEndpoint) -> None:
+        await endpoint.poll()
+        while proofs := [entry.proof for entry in endpoint.entries.values() if entry.proof]:
             await asyncio.wait(proofs)
 
     @property
     def version(self) -> ServedVersion:
-        version = self.fleet.ready(1)
+        version = self.pool.ready(1)
         assert version is not None
         return version
 
-    async def predict(self) -> Prediction | None:
+    async def predict(self) -> EndpointPrediction | None:
         deadline = Deadline.after(20)
-        return await self.fleet.predict(self.version, PIXELS, Kind.SINGLE, gradcam=False, deadline=deadline)
+        return await self.pool.predict(
+            self.version, PIXELS, CallKind.SINGLE, gradcam=False, deadline=deadline
+        )
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[TransformPool]:
+async def transforms() -> AsyncIterator[TransformPool]:
     made = TransformPool(1)
     yield made
     made.close()
 
 
-async def ready(pool: TransformPool, count: int) -> World:
-    world = World(pool, count)
-    for each in world.members:
+async def ready(transforms: TransformPool, count: int) -> World:
+    world = World(transforms, count)
+    for each in world.endpoints:
         await world.poll(each)
     return world
 
@@ -123,9 +125,9 @@ async def until_predicting(server: Server, number: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_doubt_gives_the_next_polls_more_time(pool: TransformPool) -> None:
-    world = await ready(pool, 1)
-    [server], [only] = world.servers, world.members
+async def test_doubt_gives_the_next_polls_more_time(transforms: TransformPool) -> None:
+    world = await ready(transforms, 1)
+    [server], [only] = world.servers, world.endpoints
     server.polls_answer = False
     for _ in range(2):
         await only.poll()
@@ -136,9 +138,9 @@ async def test_doubt_gives_the_next_polls_more_time(pool: TransformPool) -> None
     assert [round(seconds) for seconds in server.poll_seconds] == [1, 1, 2, 2]
 
 
-async def test_a_server_that_answers_predictions_is_never_lost(pool: TransformPool) -> None:
-    world = await ready(pool, 1)
-    [server], [only] = world.servers, world.members
+async def test_a_server_that_answers_predictions_is_never_lost(transforms: TransformPool) -> None:
+    world = await ready(transforms, 1)
+    [server], [only] = world.servers, world.endpoints
     versions = server.versions
 
     async def busy(model: str, *, seconds: float) -> list[BackendVersion]:
@@ -149,13 +151,13 @@ async def test_a_server_that_answers_predictions_is_never_lost(pool: TransformPo
     server.polls_answer = False
     for _ in range(10):
         await only.poll()
-    assert world.fleet.ready(1) is not None
+    assert world.pool.ready(1) is not None
     assert not only.doubtful
 
 
-async def test_an_answer_from_before_the_connection_ended_says_nothing(pool: TransformPool) -> None:
-    world = await ready(pool, 1)
-    [server], [only] = world.servers, world.members
+async def test_an_answer_from_before_the_connection_ended_says_nothing(transforms: TransformPool) -> None:
+    world = await ready(transforms, 1)
+    [server], [only] = world.servers, world.endpoints
     versions = server.versions
 
     async def late(model: str, *, seconds: float) -> list[BackendVersion]:
@@ -167,75 +169,75 @@ async def test_an_answer_from_before_the_connection_ended_says_nothing(pool: Tra
     await only.poll()
     assert not only.connected
     assert not only.entries[1].loaded
-    assert world.fleet.ready(1) is None
+    assert world.pool.ready(1) is None
     assert only.looking
     server.versions = versions  # type: ignore[method-assign]
     await world.poll(only)
-    assert world.fleet.ready(1) is not None
+    assert world.pool.ready(1) is not None
 
 
 async def test_a_ready_version_is_ready_for_other_threads_while_versions_are_counted(
-    pool: TransformPool, monkeypatch: pytest.MonkeyPatch
+    transforms: TransformPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = await ready(pool, 1)
-    [only] = world.members
+    world = await ready(transforms, 1)
+    [only] = world.endpoints
     seen, is_ready = [], only.ready
 
     def looked_at_meanwhile(number: int) -> ServedVersion | None:
-        seen.append(world.fleet.ready(1))
+        seen.append(world.pool.ready(1))
         return is_ready(number)
 
     monkeypatch.setattr(only, "ready", looked_at_meanwhile)
-    world.fleet.changed(only)
+    world.pool.changed(only)
     assert seen
     assert None not in seen
 
 
 async def test_retired_versions_are_forgotten_beyond_a_number_and_come_back(
-    pool: TransformPool, monkeypatch: pytest.MonkeyPatch
+    transforms: TransformPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neurogate_gateway.backends.status._MOST_RETIRED", 2)
-    world = await ready(pool, 2)
-    fleet, told = world.fleet, Counter[int]()
-    fleet.subscribe(lambda view: told.update([view.number]))
+    world = await ready(transforms, 2)
+    pool, told = world.pool, Counter[int]()
+    pool.subscribe(lambda view: told.update([view.number]))
     for number in range(2, 8):
-        for server, each in zip(world.servers, world.members, strict=True):
+        for server, each in zip(world.servers, world.endpoints, strict=True):
             server.number = number
             await world.poll(each)
-    assert [view.number for view in fleet.versions()] == [7, 6, 5]
-    assert fleet.view(1) is None
-    assert [sorted(each.entries) for each in world.members] == [[5, 6, 7]] * 2
+    assert [view.number for view in pool.versions()] == [7, 6, 5]
+    assert pool.view(1) is None
+    assert [sorted(each.entries) for each in world.endpoints] == [[5, 6, 7]] * 2
     before = told.copy()
     ended = BackendVersion(2, tfs_pb2.ModelVersionStatus.STATE_END, "")
-    for server, each in zip(world.servers, world.members, strict=True):
+    for server, each in zip(world.servers, world.endpoints, strict=True):
         # TensorFlow Serving goes on naming what it has unloaded.
         server.also = [ended]
         await world.poll(each)
     assert told == before
-    assert fleet.view(2) is None
-    [server, _], [first, _] = world.servers, world.members
+    assert pool.view(2) is None
+    [server, _], [first, _] = world.servers, world.endpoints
     server.also, server.number = [], 2
     await world.poll(first)
-    assert fleet.ready(2) is not None
+    assert pool.ready(2) is not None
 
 
-async def test_what_was_seen_does_not_change(pool: TransformPool) -> None:
-    world = await ready(pool, 1)
-    [server], [only] = world.servers, world.members
-    seen = world.fleet.seen
+async def test_what_was_seen_does_not_change(transforms: TransformPool) -> None:
+    world = await ready(transforms, 1)
+    [server], [only] = world.servers, world.endpoints
+    seen = world.pool.seen
     server.number = 2
     await world.poll(only)
     assert (seen.ready(1), seen.ready(2), seen.view(2)) == (seen.served[1], None, None)
-    now = world.fleet.seen
+    now = world.pool.seen
     assert now.ready(1) is None
     assert [view.number for view in now.versions] == [2, 1]
     assert now.view(1) is not None
 
 
-async def test_rejections_that_are_over_are_counted_and_forgotten(pool: TransformPool) -> None:
-    world = await ready(pool, 1)
-    [server], [only] = world.servers, world.members
-    measures = FleetMeasures(NoMetrics(), world.fleet)
+async def test_rejections_that_are_over_are_counted_and_forgotten(transforms: TransformPool) -> None:
+    world = await ready(transforms, 1)
+    [server], [only] = world.servers, world.endpoints
+    measures = VersionMetrics(NoMetrics(), world.pool)
     for number in range(2, 30):
         server.also = [BackendVersion(number, tfs_pb2.ModelVersionStatus.STATE_END, "broken")]
         await world.poll(only)
@@ -246,16 +248,16 @@ async def test_rejections_that_are_over_are_counted_and_forgotten(pool: Transfor
     assert measures._counted == {}
 
 
-async def test_the_doubtful_come_last(pool: TransformPool) -> None:
-    world = await ready(pool, 3)
+async def test_the_doubtful_come_last(transforms: TransformPool) -> None:
+    world = await ready(transforms, 3)
     for server in world.servers:
         server.predicting = 0
     world.servers[0].polls_answer = False
-    await world.members[0].poll()
+    await world.endpoints[0].poll()
     for _ in range(6):
         await world.predict()
     assert [server.predicting for server in world.servers] == [0, 3, 3]
-    for server, each in zip(world.servers[1:], world.members[1:], strict=True):
+    for server, each in zip(world.servers[1:], world.endpoints[1:], strict=True):
         server.polls_answer = False
         await each.poll()
     # None is without doubt now, and any may still answer.
@@ -264,18 +266,20 @@ async def test_the_doubtful_come_last(pool: TransformPool) -> None:
     assert sum(server.predicting for server in world.servers) == 9
 
 
-async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(pool: TransformPool) -> None:
-    world = await ready(pool, 2)
-    first, second = world.members
-    for server, each in zip(world.servers, world.members, strict=True):
+async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(
+    transforms: TransformPool,
+) -> None:
+    world = await ready(transforms, 2)
+    first, second = world.endpoints
+    for server, each in zip(world.servers, world.endpoints, strict=True):
         server.predictions_answer.clear()
         server.predicting = 0
-        each.places.limit = Limit(fixed=2)
+        each.places.limit = ConcurrencyLimit(fixed=2)
     calls = [asyncio.create_task(world.predict()) for _ in range(8)]
 
     async def until_waiting(counts: list[int]) -> None:
         async with asyncio.timeout(10):
-            while [each.places.waiting for each in world.members] != counts:  # noqa: ASYNC110 - as above
+            while [each.places.waiting for each in world.endpoints] != counts:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
 
     await until_waiting([4, 4])
@@ -292,19 +296,21 @@ async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(p
     assert second.places.in_flight == 0
 
 
-async def test_who_waits_for_a_doubtful_server_is_answered_by_another(pool: TransformPool) -> None:
-    world = await ready(pool, 2)
+async def test_who_waits_for_a_doubtful_server_is_answered_by_another(transforms: TransformPool) -> None:
+    world = await ready(transforms, 2)
     world.servers[0].predictions_answer.clear()
     waiting = [asyncio.create_task(world.predict()) for _ in range(2)]
     await until_predicting(world.servers[0], 5)
     world.servers[0].polls_answer = False
-    await world.members[0].poll()
+    await world.endpoints[0].poll()
     assert None not in [await call for call in waiting]
 
 
-async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost(pool: TransformPool) -> None:
-    world = await ready(pool, 1)
-    [server], [only] = world.servers, world.members
+async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost(
+    transforms: TransformPool,
+) -> None:
+    world = await ready(transforms, 1)
+    [server], [only] = world.servers, world.endpoints
     server.predictions_answer.clear()
     waiting = asyncio.create_task(world.predict())
     await until_predicting(server, 5)
@@ -316,51 +322,51 @@ async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost
     with pytest.raises(BackendUnavailableError) as caught:
         await waiting
     assert caught.value.retry_after is not None
-    assert not world.fleet.connected
+    assert not world.pool.connected
 
 
 async def test_hanging_predictions_withdraw_the_version_only_where_others_have_it(
-    pool: TransformPool, monkeypatch: pytest.MonkeyPatch
+    transforms: TransformPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     clock = types.SimpleNamespace(monotonic=lambda: now, time=time.time)
-    for module in (member, attempts):
+    for module in (endpoint, attempts):
         monkeypatch.setattr(module, "time", clock)
-    world = await ready(pool, 2)
+    world = await ready(transforms, 2)
     for server in world.servers:
         server.predictions_answer.clear()
     waiting = [asyncio.create_task(world.predict()) for _ in range(2)]
     for server in world.servers:
         await until_predicting(server, 5)
     now += 1.3
-    await world.members[0].poll()
-    assert world.members[0].entries[1].state == READY
+    await world.endpoints[0].poll()
+    assert world.endpoints[0].entries[1].state == READY
     now += 0.2
-    await world.members[0].poll()
-    assert world.members[0].entries[1].state == LOADING
+    await world.endpoints[0].poll()
+    assert world.endpoints[0].entries[1].state == LOADING
     # The other is the last one now, so it is waited for.
-    await world.members[1].poll()
-    assert world.members[1].entries[1].state == READY
+    await world.endpoints[1].poll()
+    assert world.endpoints[1].entries[1].state == READY
     world.servers[1].predictions_answer.set()
     assert None not in [await call for call in waiting]
 
 
 async def test_a_version_that_is_forgotten_as_its_turn_comes_gives_the_place_back(
-    pool: TransformPool,
+    transforms: TransformPool,
 ) -> None:
-    world = await ready(pool, 1)
-    [only] = world.members
+    world = await ready(transforms, 1)
+    [only] = world.endpoints
     version, places = world.version, only.places
     taken = 0
-    while places.enter(Kind.SINGLE):
+    while places.enter(CallKind.SINGLE):
         taken += 1
     waiting = asyncio.create_task(world.predict())
     while not places.waiting:  # noqa: ASYNC110 - it lets the other run
         await asyncio.sleep(0)
-    places.leave(Kind.SINGLE)
+    places.leave(CallKind.SINGLE)
     only.forget(version.number)
-    world.fleet.changed(only)
+    world.pool.changed(only)
     assert await waiting is None
     for _ in range(taken - 1):
-        places.leave(Kind.SINGLE)
+        places.leave(CallKind.SINGLE)
     await places.idle()

@@ -1,4 +1,4 @@
-"""Smaller parts: logs, the transform pool, the backend adapter's decoding, the deadline margin."""
+"""Smaller parts: logs, the transform transforms, the backend adapter's decoding, the deadline margin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neurogate.v1 import model_pb2
 from neurogate_core.preprocessing.transform import Decoded, default_spec
 from neurogate_gateway.backends.discovery import discover
 from neurogate_gateway.backends.integrity import NoRepository
-from neurogate_gateway.backends.pool import DEADLINE_MARGIN_SECONDS, Fleet
+from neurogate_gateway.backends.pool import DEADLINE_MARGIN_SECONDS, BackendPool
 from neurogate_gateway.backends.tfs_messages import (
     Outputs,
     _floats,
@@ -27,8 +27,8 @@ from neurogate_gateway.backends.tfs_messages import (
     read_statuses,
 )
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.backends.verifier import Prover
-from neurogate_gateway.backends.versions import READY, Entry
+from neurogate_gateway.backends.verifier import VersionVerifier
+from neurogate_gateway.backends.versions import READY, EndpointVersion
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
     BackendAnswerInvalidError,
@@ -38,9 +38,9 @@ from neurogate_gateway.errors import (
     OverloadedError,
     ShuttingDownError,
 )
-from neurogate_gateway.inference import preprocessing as transforms
+from neurogate_gateway.inference import preprocessing
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.pipeline import Classifier
+from neurogate_gateway.inference.pipeline import InferencePipeline
 from neurogate_gateway.inference.preprocessing import Submitted, TransformPool
 from neurogate_gateway.observability.logging import (
     CallRecord,
@@ -49,7 +49,7 @@ from neurogate_gateway.observability.logging import (
     current_call,
     log,
 )
-from neurogate_gateway.release.router import Catalog
+from neurogate_gateway.release.router import VersionRouter
 from neurogate_gateway.rpc.requests import take_request_id
 from neurogate_testing.fake_backend import build_manifest, sample_image
 from PIL import Image
@@ -115,12 +115,12 @@ def test_request_ids(request_id: str) -> None:
 
 
 async def test_the_pool_refuses_with_the_transforms_reason() -> None:
-    pool = TransformPool(1)
+    transforms = TransformPool(1)
     with pytest.raises(ImageFormatUnsupportedError):
-        await pool.run(b"hello", default_spec())
+        await transforms.run(b"hello", default_spec())
     with pytest.raises(ImageCorruptError):
-        await pool.run(sample_image()[:40], default_spec())
-    pool.close()
+        await transforms.run(sample_image()[:40], default_spec())
+    transforms.close()
 
 
 async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +133,12 @@ async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pyt
         assert release.wait(10)
         return Decoded(Image.new("L", (1, 1)), {})
 
-    monkeypatch.setattr(transforms, "decode", decode)
-    pool = TransformPool(1)
-    first = asyncio.create_task(pool.run(b"first", default_spec()))
+    monkeypatch.setattr(preprocessing, "decode", decode)
+    transforms = TransformPool(1)
+    first = asyncio.create_task(transforms.run(b"first", default_spec()))
     await asyncio.to_thread(running.wait, 10)
-    second = asyncio.create_task(pool.run(b"second", default_spec()))
-    third = asyncio.create_task(pool.run(b"third", default_spec()))
+    second = asyncio.create_task(transforms.run(b"second", default_spec()))
+    third = asyncio.create_task(transforms.run(b"third", default_spec()))
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.wait([second])
@@ -146,7 +146,7 @@ async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pyt
     assert (await first).pixels.shape == (224, 224, 3)
     assert (await third).queue_seconds > 0
     assert begun == [b"first", b"third"]
-    pool.close()
+    transforms.close()
 
 
 @pytest.mark.parametrize("gradcam", [False, True])
@@ -264,20 +264,20 @@ class StubBackend:
 
 
 async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
-    backend, pool = StubBackend(), TransformPool(1)
-    prover = Prover(pool, NoRepository(), model="brain_tumor", seconds_per_call=5)
-    fleet = Fleet(discover("a:1"), lambda _: backend, prover, poll_interval=1)  # type: ignore[arg-type,return-value]
-    member = fleet.member("a:1")
-    member.connected = True
+    backend, transforms = StubBackend(), TransformPool(1)
+    prover = VersionVerifier(transforms.pixels, NoRepository(), model="brain_tumor", seconds_per_call=5)
+    pool = BackendPool(discover("a:1"), lambda _: backend, prover, poll_interval=1)  # type: ignore[arg-type,return-value]
+    endpoint = pool.endpoint("a:1")
+    endpoint.connected = True
     version = ServedVersion("brain_tumor", 1, build_manifest(1), "d")
-    member.entries[1] = Entry(1, READY, 0.0, version=version)
-    fleet.changed(member)
-    classifier = Classifier(
+    endpoint.entries[1] = EndpointVersion(1, READY, 0.0, version=version)
+    pool.changed(endpoint)
+    classifier = InferencePipeline(
         admission=Admission(
             max_image_bytes=10**6, max_in_flight=2, max_bulk_calls=1, max_watches=1, min_deadline=0
         ),
-        catalog=Catalog(fleet, model="brain_tumor", swap_wait=1),
-        transforms=pool,
+        router=VersionRouter(pool, model="brain_tumor", swap_wait=1),
+        transforms=transforms,
         image_timeout=30,
         window=2,
     )
@@ -293,4 +293,4 @@ async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
             deadline=Deadline.after(DEADLINE_MARGIN_SECONDS / 2),
         )
     assert len(backend.seconds) == 1
-    pool.close()
+    transforms.close()

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from neurogate_gateway.backends.call_slots import Kind, Places, arrivals, turn_at
-from neurogate_gateway.backends.concurrency_limit import Limit
-from neurogate_gateway.backends.control_calls import OwnCalls
+from neurogate_gateway.backends.call_slots import CallKind, CallSlots, arrivals, turn_at
+from neurogate_gateway.backends.concurrency_limit import ConcurrencyLimit
+from neurogate_gateway.backends.control_calls import ControlCalls
 from neurogate_gateway.backends.tfserving import Backend, ReloadRefusedError, ServerFullError
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_testing.threaded_server import ThreadedServer
 from neurogate_testing.virtual_time import run
 
-OWN, SINGLE, BULK = Kind
+OWN, SINGLE, BULK = CallKind
 
 
 @pytest.fixture(autouse=True)
@@ -30,13 +30,13 @@ def same_pauses() -> None:
 class Pool:
     """A gateway's calls to one server: `ask` is what the fleet does for an image."""
 
-    def __init__(self, server: ThreadedServer, limit: Limit | None = None) -> None:
+    def __init__(self, server: ThreadedServer, limit: ConcurrencyLimit | None = None) -> None:
         self.server = server
         self.refused: list[str] = []
-        self.places = Places("a:1", limit or Limit(), self.refused.append)
+        self.places = CallSlots("a:1", limit or ConcurrencyLimit(), self.refused.append)
         self.answered = 0
 
-    async def ask(self, kind: Kind = SINGLE) -> None:
+    async def ask(self, kind: CallKind = SINGLE) -> None:
         arrival = next(arrivals)
         while True:
             if not self.places.enter(kind) and not await turn_at([self.places], kind, arrival, seconds=30):
@@ -64,19 +64,19 @@ class Pool:
             await self.places.idle()
 
 
-def places(limit: int) -> Places:
-    return Places("a:1", Limit(fixed=limit))
+def places(limit: int) -> CallSlots:
+    return CallSlots("a:1", ConcurrencyLimit(fixed=limit))
 
 
-async def turn(where: Places | Sequence[Places], kind: Kind) -> asyncio.Task[Places | None]:
+async def turn(where: CallSlots | Sequence[CallSlots], kind: CallKind) -> asyncio.Task[CallSlots | None]:
     """Somebody who waits, and waits already when this returns."""
-    servers = [where] if isinstance(where, Places) else where
+    servers = [where] if isinstance(where, CallSlots) else where
     waiting = asyncio.create_task(turn_at(servers, kind, next(arrivals), seconds=1000))
     await asyncio.sleep(0)
     return waiting
 
 
-async def order(where: Places, waiting: dict[str, asyncio.Task[Places | None]]) -> list[str]:
+async def order(where: CallSlots, waiting: dict[str, asyncio.Task[CallSlots | None]]) -> list[str]:
     """In which order they get the one place there is."""
     kinds = {"own": OWN, "single": SINGLE, "bulk": BULK}
     got = []
@@ -291,7 +291,7 @@ def test_who_waits_is_sent_to_choose_anew() -> None:
 
 def test_a_call_whose_caller_has_gone_keeps_its_place_until_it_ends() -> None:
     async def main() -> None:
-        pool = Pool(ThreadedServer(8, seconds=1), Limit(fixed=1))
+        pool = Pool(ThreadedServer(8, seconds=1), ConcurrencyLimit(fixed=1))
         caller = asyncio.create_task(pool.ask())
         await asyncio.sleep(0.1)
         caller.cancel()
@@ -348,9 +348,9 @@ class Asked:
         await self.call()
 
 
-def own_calls(call: Callable[[], Any], limit: int = 4) -> tuple[OwnCalls, Places, Asked]:
+def own_calls(call: Callable[[], Any], limit: int = 4) -> tuple[ControlCalls, CallSlots, Asked]:
     asked, where = Asked(call), places(limit)
-    return OwnCalls(cast("Backend", asked), where), where, asked
+    return ControlCalls(cast("Backend", asked), where), where, asked
 
 
 def test_own_calls_that_are_refused_are_sent_again() -> None:

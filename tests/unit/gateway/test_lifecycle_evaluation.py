@@ -21,7 +21,7 @@ from neurogate_gateway.errors import (
     ModelVersionNotReadyError,
     OverloadedError,
 )
-from neurogate_gateway.inference.predictions import Answer, Choice
+from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion
 from neurogate_gateway.release import evaluation
 from neurogate_gateway.release.evaluation import Evaluator
 from neurogate_gateway.release.policy import GatePolicy, Policy
@@ -57,7 +57,7 @@ class FakeRunner:
     def ready(self, number: int) -> ServedVersion | None:
         return self.served.get(number)
 
-    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Prediction:
         self.asked.append(number)
         if self.busy and not pressing:
             raise OverloadedError("busy", retry_after=0.001)
@@ -65,8 +65,8 @@ class FakeRunner:
             raise failure
         probabilities = np.full(4, 0.01, dtype=np.float32)
         probabilities[CLASSES.index(image.decode().split()[0])] = 0.97
-        choice = Choice(self.served[number], "", 0)
-        return Answer(choice, Outputs(probabilities, 0.0, None), classification_pb2.Classification())
+        choice = ResolvedVersion(self.served[number], "", 0)
+        return Prediction(choice, Outputs(probabilities, 0.0, None), classification_pb2.Classification())
 
 
 def evaluator(folder: Path, runner: FakeRunner) -> Evaluator:
@@ -197,7 +197,9 @@ async def test_a_version_that_is_exchanged_meanwhile(folder: Path) -> None:
     judge = evaluator(folder, runner)
 
     class Exchanging(FakeRunner):
-        async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
+        async def run(
+            self, number: int, image: bytes, *, seconds: float, pressing: bool = False
+        ) -> Prediction:
             self.served[2] = ServedVersion("m", 2, served.manifest, "other")
             return await super().run(number, image, seconds=seconds)
 
@@ -211,7 +213,9 @@ async def test_a_caller_who_goes_away_ends_nothing(folder: Path) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     class Waiting(FakeRunner):
-        async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
+        async def run(
+            self, number: int, image: bytes, *, seconds: float, pressing: bool = False
+        ) -> Prediction:
             begun.set()
             await go_on.wait()
             return await super().run(number, image, seconds=seconds)

@@ -20,16 +20,16 @@ from neurogate_gateway.release.serving_config import Step
 STATE = State(labels={"stable": 2, "previous": 1})
 
 
-def managed(root: Path, manager: Any, fleet: Any) -> ModelServers:
-    return ModelServers(root, "brain_tumor", manager, fleet, cast("Any", _Own()))
+def managed(root: Path, manager: Any, pool: Any) -> ModelServers:
+    return ModelServers(root, "brain_tumor", manager, pool, cast("Any", _Own()))
 
 
 async def test_a_server_that_is_replaced_while_the_file_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = types.SimpleNamespace(release=types.SimpleNamespace(state=STATE), published=frozenset({1, 2}))
-    fleet = types.SimpleNamespace(versions=list, backends={"a:1": True})
-    servers = managed(tmp_path, manager, fleet)
+    pool = types.SimpleNamespace(versions=list, backends={"a:1": True})
+    servers = managed(tmp_path, manager, pool)
     loaded = {"a:1": frozenset({1, 2})}
     told: list[Step] = []
 

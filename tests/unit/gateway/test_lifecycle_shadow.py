@@ -13,8 +13,8 @@ from neurogate_core.release_store import Release, State
 from neurogate_gateway.backends.tfs_messages import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, OverloadedError
-from neurogate_gateway.inference.events import Outcome
-from neurogate_gateway.inference.predictions import Answer, Choice
+from neurogate_gateway.inference.events import PredictionEvent
+from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion
 from neurogate_gateway.release.shadow import Shadow
 from neurogate_testing.fake_backend import CLASSES, build_manifest
 
@@ -39,7 +39,7 @@ class Site:
     def ready(self, number: int) -> ServedVersion | None:
         return self.served.get(number)
 
-    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Answer:
+    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Prediction:
         self.left -= 1
         if not self.left:
             self.none_left.set()
@@ -47,16 +47,20 @@ class Site:
             raise self.failure
         return self.answer(number)
 
-    def answer(self, number: int) -> Answer:
+    def answer(self, number: int) -> Prediction:
         probabilities = np.full(len(self.served[number].classes), 0.1, dtype=np.float32)
         probabilities[0] = 0.7
         outputs = Outputs(probabilities, 0.0, None)
-        return Answer(Choice(self.served[number], "", 0), outputs, classification_pb2.Classification())
+        return Prediction(
+            ResolvedVersion(self.served[number], "", 0), outputs, classification_pb2.Classification()
+        )
 
     def observe(self, image: bytes = b"image", *, number: int = 1, failed: bool = False) -> None:
         answer = None if failed else self.answer(number)
         error = BackendUnavailableError("away") if failed else None
-        self.shadow.observe(Outcome(Choice(self.served[number], "stable", 0), image, answer, error, 0.01))
+        self.shadow.observe(
+            PredictionEvent(ResolvedVersion(self.served[number], "stable", 0), image, answer, error, 0.01)
+        )
 
     def seen(self) -> tuple[int, int, int]:
         """Compared, dropped, failed."""

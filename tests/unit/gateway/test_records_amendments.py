@@ -29,7 +29,7 @@ from neurogate_gateway.store.feedback import NewFeedback
 from neurogate_gateway.store.run_starts import NewRun
 from neurogate_gateway.store.run_states import RunState
 from neurogate_gateway.store.schema import audit, feedback
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.images import sample
 
 WHY: dict[str, Any] = {"reason": "withdrawn", "actor": "operator"}
@@ -54,13 +54,13 @@ PREDICTION: dict[str, Any] = {
 
 
 @pytest.fixture
-def records(records_url: str, tmp_path: Path) -> Iterator[Records]:
-    opened = Records(tmp_path / "data", records_url, max_store_bytes=1_000_000)
+def records(records_url: str, tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "data", records_url, max_store_bytes=1_000_000)
     yield opened
     opened.close()
 
 
-def add(records: Records, data: bytes, class_id: str = "glioma") -> str:
+def add(records: Store, data: bytes, class_id: str = "glioma") -> str:
     digest = hashlib.sha256(data).hexdigest()
     new = NewExample(
         example_id=digest, data=data, sent_sha256=digest, class_id=class_id, width=1, height=1, actor="me"
@@ -69,7 +69,7 @@ def add(records: Records, data: bytes, class_id: str = "glioma") -> str:
     return digest
 
 
-def predict(records: Records, identifier: str, image: bytes) -> str:
+def predict(records: Store, identifier: str, image: bytes) -> str:
     digest = hashlib.sha256(image).hexdigest()
     row = PREDICTION | {"prediction_id": identifier, "image_digest": digest}
     records.predictions.add([row], {digest: image})
@@ -81,13 +81,13 @@ def say(identifier: str, **changes: Any) -> NewFeedback:
     return NewFeedback(prediction_id=identifier, **values | changes)
 
 
-def queue(records: Records, **spec: Any) -> str:
+def queue(records: Store, **spec: Any) -> str:
     new = NewRun(spec=pb.RetrainingSpec(**spec), launcher="local", actor="me")
     run, _ = records.runs.create(new, most_queued=9, check_counts=lambda _: None)
     return run.run_id
 
 
-def run_to(records: Records, run_id: str, last: RunState, version: int | None = None) -> None:
+def run_to(records: Store, run_id: str, last: RunState, version: int | None = None) -> None:
     path = [RunState.QUEUED, RunState.RUNNING, RunState.EVALUATING, RunState.PUBLISHING, RunState.SUCCEEDED]
     for before, after in itertools.pairwise(path[: path.index(last) + 1]):
         records.runs.transition(
@@ -95,18 +95,18 @@ def run_to(records: Records, run_id: str, last: RunState, version: int | None = 
         )
 
 
-def noted(records: Records) -> list[tuple[str, str, dict[str, Any]]]:
+def noted(records: Store) -> list[tuple[str, str, dict[str, Any]]]:
     columns = (audit.c.action, audit.c.subject, audit.c.details, audit.c.actor)
     with records.database.read() as connection:
         rows = connection.execute(sa.select(*columns).order_by(audit.c.number)).all()
     return [(row.action, row.subject, row.details) for row in rows if row.action != "START_RETRAINING"]
 
 
-def sweep(records: Records) -> int:
+def sweep(records: Store) -> int:
     return records.sweep(journal_days=30, journal_most=100, image_days=30)
 
 
-def test_a_class_is_corrected_for_whoever_has_not_begun(records: Records) -> None:
+def test_a_class_is_corrected_for_whoever_has_not_begun(records: Store) -> None:
     one, two = add(records, b"one"), add(records, b"two")
     running, waiting = queue(records), queue(records)
     run_to(records, running, RunState.RUNNING)
@@ -127,7 +127,7 @@ def test_a_class_is_corrected_for_whoever_has_not_begun(records: Records) -> Non
     assert noted(records) == [("UPDATE_EXAMPLE", one, details)]
 
 
-def test_an_example_is_erased_and_those_that_learned_from_it_are_named(records: Records) -> None:
+def test_an_example_is_erased_and_those_that_learned_from_it_are_named(records: Store) -> None:
     one, two = add(records, b"one"), add(records, b"two")
     direct = queue(records, from_scratch=True)
     run_to(records, direct, RunState.SUCCEEDED, version=2)
@@ -163,7 +163,7 @@ def test_an_example_is_erased_and_those_that_learned_from_it_are_named(records: 
         records.images.read(one)
 
 
-def test_a_prediction_is_erased_with_its_image_and_feedback(records: Records) -> None:
+def test_a_prediction_is_erased_with_its_image_and_feedback(records: Store) -> None:
     digest = predict(records, "a", b"no image")
     records.feedback.submit(say("a", request_id="r", comment="about her"))
     assert records.amendments.erase_prediction("a", **WHY) == []
@@ -178,7 +178,7 @@ def test_a_prediction_is_erased_with_its_image_and_feedback(records: Records) ->
     assert noted(records) == [("DELETE_PREDICTION", "a", {"reason": "withdrawn"})]
 
 
-def test_an_image_stays_as_long_as_anything_needs_it(records: Records) -> None:
+def test_an_image_stays_as_long_as_anything_needs_it(records: Store) -> None:
     digest = predict(records, "a", IMAGE)
     predict(records, "b", IMAGE)
     assert records.feedback.submit(say("a")).example_id == digest
@@ -193,7 +193,7 @@ def test_an_image_stays_as_long_as_anything_needs_it(records: Records) -> None:
 
 
 def test_feedback_on_what_is_erased_meanwhile_keeps_nothing(
-    records: Records, monkeypatch: pytest.MonkeyPatch
+    records: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict(records, "a", IMAGE)
     read = records.images.read
@@ -213,7 +213,7 @@ def test_feedback_on_what_is_erased_meanwhile_keeps_nothing(
 
 
 def test_an_upload_of_the_same_image_meanwhile_keeps_it(
-    records: Records, monkeypatch: pytest.MonkeyPatch
+    records: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = add(records, b"one")
     remove, added = ImageStore.remove, threading.Event()
@@ -232,7 +232,7 @@ def test_an_upload_of_the_same_image_meanwhile_keeps_it(
 
 
 def test_a_file_that_cannot_go_now_goes_with_the_next_sweep(
-    records: Records, monkeypatch: pytest.MonkeyPatch
+    records: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = add(records, b"one")
 
@@ -265,7 +265,7 @@ def test_records_of_the_first_release_lose_names_and_keep_the_rest(records_url: 
     path = tmp_path / "data" / "images" / digest[:2] / digest[2:]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"old")
-    records = Records(tmp_path / "data", records_url, max_store_bytes=1_000_000)
+    records = Store(tmp_path / "data", records_url, max_store_bytes=1_000_000)
     (example,) = records.examples.page(pb.ExampleFilter(), below=None, limit=9)
     assert (example.sent_sha256, example.attributes) == (digest, {})
     assert example.create_time == dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -16,7 +16,7 @@ from neurogate_gateway.errors import ExampleStoreFullError, RecordsUnavailableEr
 from neurogate_gateway.store.database import Database
 from neurogate_gateway.store.errors import RecordsSetupError, SchemaTooNewError
 from neurogate_gateway.store.schema import audit, metadata
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_what_cannot_be_opened_is_told_without_the_password(tmp_path: Path) -> N
 def test_the_database_lies_in_its_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name / "records"
     for _ in range(2):
-        Records(folder, "", max_store_bytes=1_000_000).close()
+        Store(folder, "", max_store_bytes=1_000_000).close()
     assert {path.name for path in folder.iterdir()} == {"images", "records.db", "records.db.lock"}
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -22,9 +22,9 @@ from neurogate_gateway.errors import (
 )
 from neurogate_gateway.store.examples import Kept, NewExample
 from neurogate_gateway.store.feedback import Feedback, NewFeedback
-from neurogate_gateway.store.predictions import Prediction
+from neurogate_gateway.store.predictions import StoredPrediction
 from neurogate_gateway.store.schema import examples, feedback, predictions
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing.images import sample
 
 ANY = training_pb2.ExampleFilter()
@@ -32,8 +32,8 @@ IMAGE = deidentified(sample("PNG", width=20, height=30))
 
 
 @pytest.fixture
-def records(records_url: str, tmp_path: Path) -> Iterator[Records]:
-    opened = Records(tmp_path / "data", records_url, max_store_bytes=1_000_000)
+def records(records_url: str, tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "data", records_url, max_store_bytes=1_000_000)
     yield opened
     opened.close()
 
@@ -57,13 +57,13 @@ def kept(result: Kept | GatewayError) -> Kept:
     return result
 
 
-def count(records: Records, table: sa.Table) -> int:
+def count(records: Store, table: sa.Table) -> int:
     with records.database.read() as connection:
         return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
 
 
 def predict(
-    records: Records, identifier: str, image: bytes = IMAGE, *, keep: bool = True, **changes: Any
+    records: Store, identifier: str, image: bytes = IMAGE, *, keep: bool = True, **changes: Any
 ) -> str:
     digest = hashlib.sha256(image).hexdigest()
     row = {
@@ -94,7 +94,7 @@ def say(identifier: str, class_id: str = "pituitary", **changes: Any) -> NewFeed
     return NewFeedback(**{"prediction_id": identifier, "class_id": class_id, **values} | changes)
 
 
-def test_an_example_is_kept_with_its_image(records: Records) -> None:
+def test_an_example_is_kept_with_its_image(records: Store) -> None:
     [result] = records.examples.add(
         [new(b"one", group="p-1", width=7, height=9, attributes={"Modality": "MR"})]
     )
@@ -109,7 +109,7 @@ def test_an_example_is_kept_with_its_image(records: Records) -> None:
     assert message.create_time.ToDatetime(dt.UTC) == example.create_time
 
 
-def test_a_second_one_is_a_duplicate_and_of_another_class_a_conflict(records: Records) -> None:
+def test_a_second_one_is_a_duplicate_and_of_another_class_a_conflict(records: Store) -> None:
     results = records.examples.add(
         [new(b"one"), new(b"one"), new(b"one", "pituitary"), new(b"two", "pituitary")]
     )
@@ -122,7 +122,7 @@ def test_a_second_one_is_a_duplicate_and_of_another_class_a_conflict(records: Re
     assert records.examples.totals(ANY) == {"glioma": 1, "pituitary": 1}
 
 
-def test_those_that_add_at_once_add_each_image_once(records: Records) -> None:
+def test_those_that_add_at_once_add_each_image_once(records: Store) -> None:
     batch = [new(f"image {number}".encode()) for number in range(40)]
     with ThreadPoolExecutor(4) as threads:
         results = list(threads.map(records.examples.add, [batch, batch[::-1], batch, batch[::-1]]))
@@ -131,7 +131,7 @@ def test_those_that_add_at_once_add_each_image_once(records: Records) -> None:
     assert records.examples.totals(ANY) == {"glioma": 40}
 
 
-def test_what_does_not_fit_is_refused_alone(records: Records, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused_alone(records: Store, tmp_path: Path) -> None:
     results = records.examples.add([new(b"x" * 999_000), new(b"y" * 5000), new(b"z")])
     assert isinstance(results[1], ExampleStoreFullError)
     assert not kept(results[0]).duplicate
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_refused_alone(records: Records, tmp_path: Path) ->
     assert records.examples.totals(ANY) == {"glioma": 2}
 
 
-def test_pages_and_totals_follow_the_filter(records: Records) -> None:
+def test_pages_and_totals_follow_the_filter(records: Store) -> None:
     for number in range(5):
         records.examples.add([new(bytes([number]), "glioma" if number % 2 else "pituitary")])
     chosen = training_pb2.ExampleFilter(class_ids=["pituitary"])
@@ -157,7 +157,7 @@ def test_pages_and_totals_follow_the_filter(records: Records) -> None:
     assert records.examples.page(chosen, below=None, limit=9) == []
 
 
-def test_feedback_turns_a_kept_image_into_an_example(records: Records) -> None:
+def test_feedback_turns_a_kept_image_into_an_example(records: Store) -> None:
     digest = predict(records, "p-1")
     result = records.feedback.submit(say("p-1", comment="clearly"))
     assert (result.example_id, result.confirmed) == (digest, False)
@@ -176,7 +176,7 @@ def test_feedback_turns_a_kept_image_into_an_example(records: Records) -> None:
     ],
 )
 def test_feedback_says_whether_the_answer_was_right(
-    records: Records, class_id: str, verdict: str, confirmed: bool
+    records: Store, class_id: str, verdict: str, confirmed: bool
 ) -> None:
     predict(records, "p-1", keep=False, verdict=verdict)
     result = records.feedback.submit(say("p-1", class_id))
@@ -184,7 +184,7 @@ def test_feedback_says_whether_the_answer_was_right(
     assert count(records, examples) == 0
 
 
-def test_feedback_is_taken_once_per_request(records: Records) -> None:
+def test_feedback_is_taken_once_per_request(records: Store) -> None:
     predict(records, "p-1")
     request = say("p-1", request_id="r", request_digest="d")
     with ThreadPoolExecutor(8) as threads:
@@ -199,7 +199,7 @@ def test_feedback_is_taken_once_per_request(records: Records) -> None:
     ("prediction_id", "class_id"), [("p-2", "pituitary"), ("p-1", "glioma"), ("p-1", "pituitary")]
 )
 def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothing(
-    records: Records, monkeypatch: pytest.MonkeyPatch, prediction_id: str, class_id: str
+    records: Store, monkeypatch: pytest.MonkeyPatch, prediction_id: str, class_id: str
 ) -> None:
     digest = predict(records, "p-1")
     predict(records, "p-2", deidentified(sample("PNG", width=30, height=20)))
@@ -209,7 +209,7 @@ def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothi
     find = records.predictions.find
     results: list[Feedback] = []
 
-    def find_late(wanted: str) -> Prediction | None:
+    def find_late(wanted: str) -> StoredPrediction | None:
         monkeypatch.undo()
         results.append(records.feedback.submit(first))
         return find(wanted)
@@ -225,7 +225,7 @@ def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothi
     assert (example.example_id, example.class_id) == (digest, "pituitary")
 
 
-def test_feedback_that_contradicts_an_example_keeps_nothing(records: Records) -> None:
+def test_feedback_that_contradicts_an_example_keeps_nothing(records: Store) -> None:
     predict(records, "p-1")
     records.examples.add([new(IMAGE, "notumor")])
     with pytest.raises(ExampleConflictError):
@@ -236,7 +236,7 @@ def test_feedback_that_contradicts_an_example_keeps_nothing(records: Records) ->
 
 
 def test_predictions_go_by_age_and_number_and_their_images_with_them(
-    records: Records, monkeypatch: pytest.MonkeyPatch
+    records: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neurogate_gateway.store.predictions._FORGOTTEN_AT_ONCE", 2)
     long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
@@ -259,7 +259,7 @@ def test_predictions_go_by_age_and_number_and_their_images_with_them(
     assert records.feedback.submit(say("new 3")).example_id == ""
 
 
-def test_a_batch_of_predictions_may_come_twice(records: Records) -> None:
+def test_a_batch_of_predictions_may_come_twice(records: Store) -> None:
     predict(records, "p-1")
     predict(records, "p-1")
     assert count(records, predictions) == 1

@@ -16,17 +16,17 @@ from neurogate_core.preprocessing.privacy import deidentified
 from neurogate_gateway.backends.tfs_messages import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import ImageCorruptError, RecordsUnavailableError
-from neurogate_gateway.inference.events import Outcome
+from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.inference.journal import Journal
-from neurogate_gateway.inference.predictions import Answer, Choice, Seconds, classification
+from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion, StageTimings, classification
 from neurogate_gateway.observability.metrics import NoMetrics
 from neurogate_gateway.store.predictions import PredictionStore
 from neurogate_gateway.store.schema import predictions
-from neurogate_gateway.store.store import Records
+from neurogate_gateway.store.store import Store
 from neurogate_testing import identifying
 from neurogate_testing.manifests import sound_manifest
 
-CHOICE = Choice(ServedVersion("brain_tumor", 3, sound_manifest(version=3), "d" * 64), "stable", 1)
+CHOICE = ResolvedVersion(ServedVersion("brain_tumor", 3, sound_manifest(version=3), "d" * 64), "stable", 1)
 
 
 class GatedStore:
@@ -47,10 +47,10 @@ class GatedStore:
         self.written.extend(rows)
 
 
-def outcome(image: bytes = b"image") -> Outcome:
+def outcome(image: bytes = b"image") -> PredictionEvent:
     outputs = Outputs(np.array([0.1, 0.2, 0.6, 0.1], np.float32), 1.5)
-    told = classification(CHOICE, outputs, Seconds(0.001, 0.002, 0.003))
-    return Outcome(CHOICE, image, Answer(CHOICE, outputs, told), None, 0.01, "ipv4:127.0.0.1:9")
+    told = classification(CHOICE, outputs, StageTimings(0.001, 0.002, 0.003))
+    return PredictionEvent(CHOICE, image, Prediction(CHOICE, outputs, told), None, 0.01, "ipv4:127.0.0.1:9")
 
 
 def gated(**changes: Any) -> tuple[Journal, GatedStore]:
@@ -61,8 +61,8 @@ def gated(**changes: Any) -> tuple[Journal, GatedStore]:
 
 
 @pytest.fixture
-def records(tmp_path: Path, records_url: str) -> Iterator[Records]:
-    opened = Records(tmp_path / "data", records_url, max_store_bytes=1_000_000)
+def records(tmp_path: Path, records_url: str) -> Iterator[Store]:
+    opened = Store(tmp_path / "data", records_url, max_store_bytes=1_000_000)
     yield opened
     opened.close()
 
@@ -74,7 +74,7 @@ def any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_are_kept_without_what_they_say_about_people(
-    records: Records, monkeypatch: pytest.MonkeyPatch
+    records: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
     journal = Journal(records.predictions, NoMetrics(), keep_images=True)
@@ -95,7 +95,7 @@ def test_images_are_kept_without_what_they_say_about_people(
 
 
 @pytest.mark.parametrize("keep_images", [True, False])
-def test_a_prediction_is_written_with_all_that_decided_it(records: Records, keep_images: bool) -> None:
+def test_a_prediction_is_written_with_all_that_decided_it(records: Store, keep_images: bool) -> None:
     journal = Journal(records.predictions, NoMetrics(), keep_images=keep_images)
     journal.start()
     seen = outcome()
@@ -127,7 +127,7 @@ def test_the_digest_is_the_images_whatever_its_size(size: int) -> None:
     assert [row["image_digest"] for row in store.written] == [hashlib.sha256(image).hexdigest()]
 
 
-def test_closing_writes_what_waits(records: Records) -> None:
+def test_closing_writes_what_waits(records: Store) -> None:
     journal = Journal(records.predictions, NoMetrics(), keep_images=False)
     journal.start()
     for _ in range(300):
@@ -141,7 +141,7 @@ def test_closing_writes_what_waits(records: Records) -> None:
 def test_failures_are_no_predictions() -> None:
     journal, store = gated()
     store.gate.set()
-    journal.observe(Outcome(CHOICE, b"x", None, ImageCorruptError("bad"), 0.1))
+    journal.observe(PredictionEvent(CHOICE, b"x", None, ImageCorruptError("bad"), 0.1))
     journal.close()
     assert store.written == []
 
@@ -205,7 +205,7 @@ def test_images_that_are_not_kept_take_no_room_while_the_database_is_slow() -> N
     assert (journal.written, journal.dropped) == (51, 0)
 
 
-def test_no_image_is_lost_below_the_speed_of_the_store(records: Records) -> None:
+def test_no_image_is_lost_below_the_speed_of_the_store(records: Store) -> None:
     journal = Journal(records.predictions, NoMetrics(), keep_images=False, most_waiting_bytes=4 * 2**20)
     journal.start()
     image = bytes(400 * 1024)
@@ -281,7 +281,7 @@ def test_a_prediction_that_cannot_be_told_is_dropped_and_the_journal_goes_on() -
     assert (journal.written, journal.dropped) == (1, 1)
 
 
-def test_a_prediction_that_cannot_be_written_takes_no_other_with_it(records: Records) -> None:
+def test_a_prediction_that_cannot_be_written_takes_no_other_with_it(records: Store) -> None:
     journal = Journal(records.predictions, NoMetrics(), keep_images=True)
     untellable, unwritable = outcome(), outcome()
     assert untellable.answer is not None

@@ -17,7 +17,7 @@ from neurogate_gateway.errors import (
     RetrainingNotFoundError,
     RetrainingQueueFullError,
 )
-from neurogate_gateway.store.leases import RunClaims
+from neurogate_gateway.store.leases import RunLeases
 from neurogate_gateway.store.run import LeaseLostError, StateConflictError
 from neurogate_gateway.store.run_states import TRANSITIONS, IllegalTransitionError, RunState
 from neurogate_testing.retrainings import Retrainings, log_event
@@ -335,7 +335,7 @@ async def test_changes_wake_those_who_wait_and_nobody_else(records: Retrainings)
 def test_another_gateways_claims_see_the_same_database(records: Retrainings, records_url: str) -> None:
     other = Retrainings(records_url)
     run = records.start()
-    claims: RunClaims = other.claims
+    claims: RunLeases = other.claims
     claimed = claims.claim_next("b", 60, launchers={"local"})
     assert claimed is not None
     assert records.runs.get(run.run_id).owner == "b"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf import json_format
-from neurogate_gateway.retraining.trainer_events import Relay
+from neurogate_gateway.retraining.trainer_events import TrainerEventReader
 from neurogate_trainer.progress import JsonLinesReporter
 
 
@@ -22,7 +22,7 @@ def told(path):
 
 
 def test_every_kind_of_line_becomes_its_event(tmp_path):
-    relay = Relay(told(tmp_path / "events.jsonl"))
+    relay = TrainerEventReader(told(tmp_path / "events.jsonl"))
     numbered = relay.read()
     assert [number for number, _ in numbered] == [1, 2, 3, 4, 5]
     phase, progress, message, export, end = (event for _, event in numbered)
@@ -53,7 +53,7 @@ def test_what_is_left_of_a_phase_follows_from_its_pace(tmp_path):
         for number, line in enumerate(lines, 1):
             time = (began + timedelta(seconds=line["time"])).isoformat()
             file.write(json.dumps({**line, "sequence": number, "phase": "fine-tune", "time": time}) + "\n")
-    told = [event.progress for _, event in Relay(path).read() if event.HasField("progress")]
+    told = [event.progress for _, event in TrainerEventReader(path).read() if event.HasField("progress")]
     left = [each.remaining.ToSeconds() if each.HasField("remaining") else None for each in told]
     assert left == [None, None, 32, 0, None, 8]
 
@@ -62,7 +62,7 @@ def test_what_is_left_of_a_phase_follows_from_its_pace(tmp_path):
 def test_reading_while_it_is_written_gives_every_line_once(tmp_path, seed):
     whole = told(tmp_path / "whole.jsonl").read_bytes()
     path = tmp_path / "growing.jsonl"
-    relay = Relay(path)
+    relay = TrainerEventReader(path)
     assert relay.read() == []
     chance = random.Random(seed)
     found, written = [], 0
@@ -77,7 +77,7 @@ def test_reading_while_it_is_written_gives_every_line_once(tmp_path, seed):
 
 def test_a_torn_last_line_is_left_until_the_trainer_has_mended_it(tmp_path):
     path = told(tmp_path / "events.jsonl")
-    relay = Relay(path)
+    relay = TrainerEventReader(path)
     with path.open("ab") as file:
         file.write(b'{"sequence": 6, "ev')
     assert len(relay.read()) == 5
@@ -97,7 +97,7 @@ def test_what_is_no_event_is_counted_and_passed_over(tmp_path):
             b'{"sequence": 7, "event": "message", "level": "info", "text": "here", '
             b'"time": "2026-01-01T00:00:00+00:00"}\n'
         )
-    relay = Relay(path)
+    relay = TrainerEventReader(path)
     assert [number for number, _ in relay.read()] == [7]
     assert relay.unreadable == 4
 
@@ -109,7 +109,7 @@ def test_a_line_that_does_not_follow_is_passed_over(tmp_path, number):
         '{"sequence": %s, "event": "message", "level": "info", "text": "", "time": "2026-01-01T00:00:00Z"}\n'
     )
     path.write_text("".join(line % each for each in ("1", "2", number, "3")))
-    relay = Relay(path)
+    relay = TrainerEventReader(path)
     assert [found for found, _ in relay.read()] == [1, 2, 3]
     assert relay.unreadable == 1
 
@@ -123,6 +123,6 @@ def test_the_trainers_last_word_is_short_text_that_every_database_holds(tmp_path
             '{"sequence": 2, "event": "end", "outcome": "failed", "version": null, "reason": "\\ud800", '
         )
         file.write('"time": "2026-01-01T00:00:00Z"}\n')
-    relay = Relay(path)
+    relay = TrainerEventReader(path)
     assert len(relay.read()) == 1
     assert relay.end.reason == "a\ufffdb" + "x" * 8189

@@ -3,7 +3,7 @@
 import pytest
 from neurogate_gateway.errors import EtagMismatchError
 from neurogate_gateway.retraining.launcher import LaunchError
-from neurogate_gateway.retraining.worker import Tending
+from neurogate_gateway.retraining.worker import RetrainingWorker
 from neurogate_gateway.store.run_states import RunState
 from neurogate_testing.launching import queue_run
 from neurogate_testing.retraining_desk import Desk
@@ -16,9 +16,9 @@ async def desk(tmp_path):
     await desk.close()
 
 
-def tend(desk: Desk) -> Tending:
+def tend(desk: Desk) -> RetrainingWorker:
     """The oldest retraining, looked after without a runner, which would note changes when it comes to it."""
-    return Tending(
+    return RetrainingWorker(
         desk.records.claims.claim_next("first", 60, launchers=["local"]),
         records=desk.records,
         owner="first",

@@ -65,7 +65,7 @@ def harmful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 HARMFUL = """
 import os, signal, sys
 if "neurogate_core.preprocessing.dicom.child" in sys.orig_argv:
-    from neurogate_serving.dicom import reader
+    from neurogate_core.preprocessing.dicom import reader
     real = reader._size
     def size(dataset):
         if dataset.Columns == 9:

@@ -18,7 +18,7 @@ MODEL = "brain_tumor"
 PREAMBLE = """
 import fcntl, json, os, shutil, signal, sys
 from pathlib import Path
-from neurogate_serving.repository import ModelRepository
+from neurogate_core.repository import ModelRepository
 from neurogate_testing.manifests import fill_version, sound_manifest
 repository = ModelRepository(Path(sys.argv[1]))
 """

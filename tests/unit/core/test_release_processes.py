@@ -17,7 +17,7 @@ ROUNDS = 50
 PREAMBLE = """
 import fcntl, json, os, signal, sys
 from pathlib import Path
-from neurogate_serving.release import PROMOTE, Draft, EtagMismatchError, ReleaseStore, State
+from neurogate_core.release_store import PROMOTE, Draft, EtagMismatchError, ReleaseStore, State
 store = ReleaseStore(Path(sys.argv[1]), "brain_tumor")
 
 def to(version):

@@ -154,7 +154,7 @@ def test_a_program_that_does_not_exist(capfd: pytest.CaptureFixture[str]) -> Non
 def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = f"""
         import sys, time
-        from neurogate_client.processes import Supervisor
+        from neurogate_cli.local_stack.processes import Supervisor
         with Supervisor() as supervisor:
             command = [sys.executable, "-c", {STUBBORN[2]!r}]
             child = supervisor.start("child", command, on_line=lambda *a: print(*a, flush=True))

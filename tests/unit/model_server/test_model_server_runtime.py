@@ -8,9 +8,9 @@ from neurogate_model_server.runtime import use_bare_tensorflow
 
 CHECK = """
 import sys
-from neurogate_serving.embedded.runtime import use_bare_tensorflow
+from neurogate_model_server.runtime import use_bare_tensorflow
 use_bare_tensorflow()
-import neurogate_serving.embedded.server
+import neurogate_model_server.server
 import tensorflow
 assert not hasattr(tensorflow, "function")
 print(*sorted(name for name in sys.modules if name.partition(".")[0] in ("keras", "h5py", "tensorboard")))
