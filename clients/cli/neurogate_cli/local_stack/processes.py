@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-_LEASH = Path(__file__).with_name("_leash.py")
+_EXEC_WITH_PARENT = Path(__file__).with_name("_exec_with_parent.py")
 _TAIL_LINES = 30
 _POLL_SECONDS = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -118,7 +118,7 @@ class Child:
         self._on_line = on_line
         captured = on_line is not None
         self._popen = subprocess.Popen(  # noqa: S603 - programs of this distribution, no shell
-            [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command],
+            [sys.executable, "-I", "-S", str(_EXEC_WITH_PARENT), str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if captured else None,
             stderr=subprocess.STDOUT if captured else None,
