@@ -21,14 +21,16 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from neurogate.v1 import manifest_pb2
 
 from .files import replace_file, sync_directory, sync_tree
-from .manifest import write_manifest
+from .manifest import MANIFEST_FILE, ManifestError, manifest_digest, parse_manifest, write_manifest
 from .names import MODEL_NAME_RULE, is_model_name
 
 _STAGING = ".staging-"
@@ -36,6 +38,8 @@ _LOCK = ".lock"
 _HIGHEST = ".highest"
 _MAX_VERSION = 2**63 - 1
 _CANONICAL = re.compile(r"[1-9][0-9]{0,18}")
+# An error that says something about one version; any other says that nothing can be known now.
+_OF_ONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG}
 # What TensorFlow Serving takes for a version: a signed decimal of 64 bits, blanks around it ignored.
 _SERVED = re.compile(r"\s*([+-]?[0-9]+)\s*")
 
@@ -71,14 +75,6 @@ class ModelRepository:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
-    def models(self) -> list[str]:
-        """Names of the models that have a version, sorted; empty when the directory does not exist."""
-        try:
-            names = [entry.name for entry in self.root.iterdir()]
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in names if is_model_name(name) and self.versions(name))
-
     def versions(self, model: str) -> list[int]:
         """Numbers of a model's versions, ascending; empty for a model that does not exist.
 
@@ -86,7 +82,7 @@ class ModelRepository:
         never makes them, so it does not list them; but it gives no new version such a number either. A link
         to a folder is listed, one that leads nowhere is not.
         """
-        folder = self._folder(model)
+        folder = model_folder(self.root, model)
         try:
             with os.scandir(folder) as entries:
                 numbers = [
@@ -104,7 +100,7 @@ class ModelRepository:
         Raises:
             VersionNotFoundError: There is none; the message lists those that exist.
         """
-        path = self._folder(model) / str(version)
+        path = model_folder(self.root, model) / str(version)
         if version not in (existing := self.versions(model)):
             listed = ", ".join(map(str, existing)) or "none"
             raise VersionNotFoundError(
@@ -125,7 +121,7 @@ class ModelRepository:
                 staging under the same run id.
             OSError: The folder cannot be made.
         """
-        folder = self._folder(model)
+        folder = model_folder(self.root, model)
         if not is_model_name(run_id):
             raise RepositoryError(f"run id {run_id!r} is not valid, expected {MODEL_NAME_RULE}")
         try:
@@ -133,7 +129,7 @@ class ModelRepository:
         except (FileExistsError, NotADirectoryError):
             raise RepositoryError(f"{folder} is not a directory, so no model can be kept there") from None
         staged = folder / f"{_STAGING}{run_id}"
-        with _locked(folder):
+        with locked(folder / _LOCK):
             _sweep(folder)
             try:
                 staged.mkdir()
@@ -147,7 +143,7 @@ class ModelRepository:
             yield staged
         finally:
             try:
-                with _locked(folder):
+                with locked(folder / _LOCK):
                     if _is_open_as(staged, owner):
                         shutil.rmtree(staged)
             finally:
@@ -168,10 +164,10 @@ class ModelRepository:
             OSError: Something could not be written. No version has appeared then, its number may stay unused,
                 unless the rename itself could not be made durable.
         """
-        folder = self._folder(model)
+        folder = model_folder(self.root, model)
         self._check_staged(folder, staged)
         sync_tree(staged)
-        with _locked(folder):
+        with locked(folder / _LOCK):
             _sweep(folder)
             version = _next_version(folder)
             stamped = manifest_pb2.ModelManifest()
@@ -200,9 +196,9 @@ class ModelRepository:
             VersionNotFoundError: There is none.
             OSError: It could not be moved; it is still there.
         """
-        folder = self._folder(model)
+        folder = model_folder(self.root, model)
         path = self.path(model, version)
-        with _locked(folder):
+        with locked(folder / _LOCK):
             # Versions that were copied here by hand have left no trace of their number.
             highest = _next_version(folder) - 1
             replace_file(folder / _HIGHEST, f"{highest}\n".encode())
@@ -220,16 +216,11 @@ class ModelRepository:
         Returns:
             Names of the removed entries.
         """
-        folder = self._folder(model)
+        folder = model_folder(self.root, model)
         if not folder.is_dir():
             return []
-        with _locked(folder):
+        with locked(folder / _LOCK):
             return _sweep(folder)
-
-    def _folder(self, model: str) -> Path:
-        if not is_model_name(model):
-            raise RepositoryError(f"model name {model!r} is not valid, expected {MODEL_NAME_RULE}")
-        return self.root / model
 
     def _check_staged(self, folder: Path, staged: Path) -> None:
         staged = staged.absolute()
@@ -258,10 +249,21 @@ def served_names(folder: Path) -> dict[int, str]:
     return {number: name for number, name in numbers.items() if abs(number) <= _MAX_VERSION}
 
 
+def model_folder(root: Path, model: str) -> Path:
+    """Where everything of a model lies.
+
+    Raises:
+        RepositoryError: The name is not valid.
+    """
+    if not is_model_name(model):
+        raise RepositoryError(f"model name {model!r} is not valid, expected {MODEL_NAME_RULE}")
+    return root.absolute() / model
+
+
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process changes the names in `folder`."""
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock in the file `path` against every other process."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -307,7 +309,6 @@ def _sweep(folder: Path) -> list[str]:
 
 def _next_version(folder: Path) -> int:
     """The number after the highest that was ever given, or that a server would see there."""
-    highest = 0
     try:
         recorded = (folder / _HIGHEST).read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -318,8 +319,121 @@ def _next_version(folder: Path) -> int:
         raise RepositoryError(
             f"{folder / _HIGHEST} is damaged, expected the highest version number ever published, in decimal"
         )
-    highest = int(recorded)
-    highest = max([highest, *served_names(folder)])
+    highest = max([int(recorded), *served_names(folder)])
     if highest >= _MAX_VERSION:
         raise RepositoryError(f"{folder} has a version {highest}, and no number is left above it")
     return highest + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What lies in a model's directory.
+
+    Attributes:
+        whole: Digest of the manifest by version, of those of which each file is there in the size that the
+            manifest says; no other content was read.
+        refused: Why what a model server would take for a version is none, for people, by number.
+    """
+
+    whole: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
+class Survey:
+    """Which folders of a model are whole versions, and what is wrong with the others.
+
+    A model server takes every name that reads as a number for a version: half a copy, a stray folder with a
+    time for a name, a plain file. Whoever decides what is served asks here first, so that only whole ones are
+    tried. For one thread at a time.
+    """
+
+    def __init__(self, root: Path, model: str) -> None:
+        """Looks at nothing yet.
+
+        Raises:
+            RepositoryError: The name is not valid.
+        """
+        self._folder = model_folder(root, model)
+        self._model = model
+        self._whole: dict[int, tuple[tuple[int, ...], str]] = {}
+        """Signs and digest of the manifest of versions that were found whole: they never change."""
+
+    def look(self) -> Surveyed:
+        """What is there now; nothing where there is no directory.
+
+        Raises:
+            OSError: It cannot be told.
+        """
+        try:
+            names = served_names(self._folder)
+        except (FileNotFoundError, NotADirectoryError):
+            names = {}
+        refused: dict[int, str] = {}
+        for number, name in names.items():
+            if number >= 1 and (flaw := self._flaw(number, name)):
+                refused[number] = flaw
+        self._whole = {number: known for number, known in self._whole.items() if number in names}
+        whole = {number: digest for number, (_, digest) in self._whole.items() if number not in refused}
+        return Surveyed(whole, refused)
+
+    def _flaw(self, number: int, name: str) -> str:
+        if name != str(number):
+            return misnamed(number, name)
+        folder = self._folder / name
+        try:
+            signs = _signs(folder / MANIFEST_FILE)
+            if self._whole.get(number, (None,))[0] != signs:
+                self._whole.pop(number, None)
+                self._whole[number] = (signs, self._check(folder, number))
+        except ManifestError as error:
+            return str(error)
+        except OSError as error:
+            if error.errno not in _OF_ONE:
+                raise
+            return _unreadable(folder, error)
+        return ""
+
+    def _check(self, folder: Path, number: int) -> str:
+        """Holds a version to its manifest by names and sizes; returns the manifest's digest.
+
+        Raises:
+            ManifestError: It is not valid, of another version, or names a file that is not there.
+            OSError: Something cannot be looked at.
+        """
+        data = (folder / MANIFEST_FILE).read_bytes()
+        manifest = parse_manifest(data)
+        if (manifest.model_name, manifest.version) != (self._model, number):
+            raise ManifestError(
+                f"the manifest is of {manifest.model_name} version {manifest.version}: "
+                "the folder was copied or renamed"
+            )
+        for file in manifest.files:
+            try:
+                size = (folder / file.path).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                raise ManifestError(f"{file.path} is missing") from None
+            if size != file.size_bytes:
+                raise ManifestError(f"{file.path} has {size} bytes, its manifest says {file.size_bytes}")
+        return manifest_digest(data)
+
+
+def misnamed(number: int, name: str) -> str:
+    """What is said of a folder that a model server takes for a version though its name is another."""
+    return f"its folder is called {name!r}, expected '{number}'"
+
+
+def _unreadable(folder: Path, error: OSError) -> str:
+    if not folder.exists() and folder.is_symlink():
+        return "its folder is a link that leads nowhere"
+    if folder.is_file():
+        return "it is a file, expected a folder"
+    if isinstance(error, FileNotFoundError):
+        return f"it has no manifest ({MANIFEST_FILE}): not a version, or not copied to its end"
+    return f"its files cannot be read: {error.strerror}"
+
+
+def _signs(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ManifestError(f"{MANIFEST_FILE} is no file")
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -19,8 +19,7 @@ from neurogate_core.manifest import (
     verify_version,
     version_files,
 )
-from neurogate_core.repository import served_names
-from neurogate_core.survey import misnamed
+from neurogate_core.repository import misnamed, served_names
 
 from .rejection import Rejection, UnprovenError
 from .verification import ServedVersion

@@ -23,8 +23,7 @@ from neurogate_core.release_store import (
     ReleaseStore,
     RequestIdReusedError,
 )
-from neurogate_core.repository import ModelRepository, RepositoryError
-from neurogate_core.survey import Survey
+from neurogate_core.repository import ModelRepository, RepositoryError, Survey
 
 from neurogate_gateway import errors as release_errors
 from neurogate_gateway.backends.rejection import Rejection

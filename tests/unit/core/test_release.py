@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from neurogate_core import _release_idle as idle
 from neurogate_core import release_store as module
 from neurogate_core.release_store import (
     CANDIDATE,
@@ -64,10 +64,11 @@ def test_a_change_is_what_everybody_reads(store: ReleaseStore, tmp_path: Path) -
     assert other == changed.release
     assert other.etag == changed.release.etag
     assert other.state == state
-    assert other.change.gate == gate
-    assert (other.change.sequence, other.change.forced, other.change.reason) == (1, True, "why")
+    last = other.last_change
+    assert last is not None
+    assert (last.sequence, last.forced, last.reason, last.gate) == (1, True, "why", gate)
     assert ModelRepository(tmp_path).versions(MODEL) == []
-    assert store.changes() == [other.change]
+    assert store.changes() == [last]
 
 
 def test_every_release_has_an_etag_of_its_own(store: ReleaseStore) -> None:
@@ -223,7 +224,7 @@ def test_a_lost_document_or_record_stops_changes(store: ReleaseStore, tmp_path: 
     document, log = tmp_path / MODEL / ".release.json", tmp_path / MODEL / ".release-log.jsonl"
     content = document.read_bytes()
     document.unlink()
-    with pytest.raises(ReleaseDamagedError, match=r"is missing.*move \S+log.jsonl and \S+idle.jsonl away"):
+    with pytest.raises(ReleaseDamagedError, match=r"is missing.*move \S+log.jsonl away"):
         store.change(to(3))
     document.write_bytes(content)
     log.unlink()
@@ -263,76 +264,51 @@ def test_what_is_so_already_is_no_change(store: ReleaseStore) -> None:
         store.change(to(1), etag="stale")
 
 
-@pytest.mark.parametrize("request_id", ["r-1", 'a"b', "a\\b", '", "'])
-def test_a_repeat_of_what_was_so_already_changes_nothing_later(
-    store: ReleaseStore, tmp_path: Path, request_id: str
-) -> None:
-    release = store.change(to(1)).release
-    asked: dict[str, object] = {"version": 1}
-    store.change(to(1), request_id="another", content=asked)
-    assert store.change(to(1), request_id=request_id, content=asked) == Changed(release=release, change=None)
+def test_nothing_remembers_a_request_that_changed_nothing(store: ReleaseStore, tmp_path: Path) -> None:
+    seen = store.change(to(1)).release
+    for _ in range(2):
+        assert store.change(to(1), request_id="r-1") == Changed(release=seen, change=None)
     store.change(to(2))
-    again = Changed(release=release, change=None, repeated=True)
-    assert store.repeated(request_id, asked) == again
-    other = ReleaseStore(tmp_path, MODEL)
-    assert other.change(to(1), request_id=request_id, content=asked, etag="stale") == again
-    assert other.read().state.labels == {"stable": 2}
-    with pytest.raises(RequestIdReusedError):
-        store.change(to(3), request_id=request_id, content={"version": 3})
-    with pytest.raises(RequestIdReusedError):
-        store.repeated(request_id, {"version": 3})
-
-
-@pytest.mark.parametrize("left", range(1, 20))
-def test_a_note_cut_short_by_a_crash_spoils_no_other(store: ReleaseStore, tmp_path: Path, left: int) -> None:
-    store.change(to(1))
-    store.change(to(1), request_id="r-1")
-    notes = tmp_path / MODEL / ".release-idle.jsonl"
-    whole = notes.read_bytes()
-    notes.write_bytes(whole + whole[:left])
-    assert store.change(to(1), request_id="r-2") == Changed(release=store.read(), change=None)
-    store.change(to(2))
-    for request_id in ("r-1", "r-2"):
-        repeat = store.change(to(1), request_id=request_id)
-        assert (repeat.repeated, repeat.release.state.labels) == (True, {"stable": 1})
-
-
-def test_the_newest_notes_are_kept(
-    store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(idle, "KEPT", 3)
-    store.change(to(1))
-    lengths = []
-    for number in range(10):
-        assert not store.change(to(1), request_id=f"r-{number}").repeated
-        lengths.append(len((tmp_path / MODEL / ".release-idle.jsonl").read_text().splitlines()))
-    assert lengths == [1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
-    store.change(to(2))
-    for number in range(4, 10):
-        assert store.change(to(1), request_id=f"r-{number}").repeated
-    assert not store.change(to(1), request_id="r-3").repeated
-
-
-def test_notes_of_a_history_that_was_moved_away_do_not_count(store: ReleaseStore, tmp_path: Path) -> None:
-    store.change(to(1))
-    for request_id in ("r-1", "r-2"):
-        store.change(to(1), request_id=request_id)
-    for name in (".release.json", ".release-log.jsonl"):
-        (tmp_path / MODEL / name).unlink()
-    store.change(to(2))
+    with pytest.raises(EtagMismatchError):
+        store.change(to(1), request_id="r-1", etag=seen.etag)
     assert store.repeated("r-1", {}) is None
-    assert store.change(to(1), request_id="r-1").change is not None
-    # The same id, in vain this time as well: the newer note counts.
-    assert not store.change(to(1), request_id="r-2").repeated
-    store.change(to(2))
-    assert store.change(to(1), request_id="r-2").repeated
+    assert not list((tmp_path / MODEL).glob("*idle*"))
 
 
-@pytest.mark.parametrize("line", ['["r-1", "x", 1]', '["r-1", ', '["r-1", "x", 1, "e", 0]', "[]", "{}"])
-def test_lines_that_are_no_notes_are_passed_over(store: ReleaseStore, tmp_path: Path, line: str) -> None:
-    store.change(to(1))
-    notes = tmp_path / MODEL / ".release-idle.jsonl"
-    notes.write_text(f"{line}\n")
-    assert not store.change(to(1), request_id="r-1").repeated
-    notes.write_text(f"{notes.read_text()}{line}\n")
-    assert store.change(to(1), request_id="r-1").repeated
+# As the first release of Neurogate wrote it.
+EARLIER = {
+    "sequence": 1,
+    "time": "2026-01-02T03:04:05.678901+00:00",
+    "actor": "ipv4:127.0.0.1:5",
+    "action": "promote",
+    "labels_before": {},
+    "reason": "wh\u00fd",
+    "forced": True,
+    "gate": {"accepted": False, "findings": [{"rule": "min_accuracy", "value": 0.1}]},
+    "request_id": "r-1",
+    "content": hashlib.sha256(b"{}").hexdigest(),
+    "after": {
+        "labels": {"canary": 4, "stable": 3},
+        "canary_percent": 12.5,
+        "draining": {"1": 1700000000.25},
+        "highest": 4,
+        "promoted_at": None,
+    },
+}
+
+
+def test_files_of_earlier_releases_are_read(store: ReleaseStore, tmp_path: Path) -> None:
+    folder = tmp_path / MODEL
+    folder.mkdir()
+    (folder / ".release.json").write_text(json.dumps({"format": 1, "change": EARLIER}, indent=2) + "\n")
+    (folder / ".release-log.jsonl").write_text(json.dumps(EARLIER, separators=(",", ":")) + "\n")
+    (folder / ".release-idle.jsonl").write_text('["r-0", "x", 1, "e"]\n')
+    release = store.read()
+    assert release.etag == "87ccda5f7978ac32e0c7f1bc"
+    assert release.state == State(
+        labels={"stable": 3, "canary": 4}, canary_percent=12.5, draining={1: 1_700_000_000.25}, highest=4
+    )
+    assert store.changes() == [release.last_change]
+    assert store.change(to(9), request_id="r-1").repeated
+    store.change(to(5), etag=release.etag)
+    assert [change.sequence for change in store.changes()] == [2, 1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from neurogate_core.manifest import MANIFEST_FILE, manifest_digest, write_manifest
-from neurogate_core.survey import Survey
+from neurogate_core.repository import Survey
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 MODEL = "brain_tumor"
