@@ -11,7 +11,7 @@ bin=$(dirname "$(command -v "$python")")
 # Imported google protos come from the installed googleapis-common-protos, for buf as for protoc.
 include=build/googleapis
 source=$("$python" -c 'import google.rpc, pathlib; print(pathlib.Path(list(google.rpc.__path__)[0]).parent)')
-for file in api/annotations api/http rpc/status; do
+for file in api/annotations api/http rpc/code rpc/status; do
     mkdir -p "$include/google/$(dirname $file)"
     cp "$source/$file.proto" "$include/google/$file.proto"
 done

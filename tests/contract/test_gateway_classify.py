@@ -10,10 +10,10 @@ import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_core.preprocessing.transform import transform
-from neurogate_gateway.errors import TopKOutOfRangeError
 from neurogate_gateway.inference.predictions import check_top_k
 from neurogate_testing.fake_backend import CLASSES, FakeBackend, build_manifest, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure, failure_of, running_gateway, serving_gateway
+from neurogate_testing.refusals import refused
 
 
 def version(number: int) -> model_pb2.ModelSelector:
@@ -304,5 +304,5 @@ async def test_nothing_of_a_batch_is_sent_any_more_once_it_is_cancelled() -> Non
 
 def test_top_k_without_a_version() -> None:
     check_top_k(1000)
-    with pytest.raises(TopKOutOfRangeError, match="top_k is -1, expected 0"):
+    with refused("TOP_K_OUT_OF_RANGE", match="top_k is -1, expected 0"):
         check_top_k(-1)

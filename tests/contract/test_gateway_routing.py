@@ -11,12 +11,13 @@ import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import DeadlineTooShortError, ModelNotReadyError, OverloadedError
+from neurogate_gateway.errors import DeadlineTooShortError, OverloadedError
 from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.inference.preprocessing import Submitted
 from neurogate_gateway.release.traffic_split import Routing
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway, stream_of
+from neurogate_testing.refusals import refused
 
 IMAGE = sample_image()
 REJECTED = model_pb2.MODEL_VERSION_STATE_REJECTED
@@ -279,7 +280,7 @@ async def test_quiet_images_are_answered_and_not_observed() -> None:
         assert backend.predicts == [2]
         assert recorder.outcomes == []
         backend.unload(2)
-        with pytest.raises(ModelNotReadyError):
+        with refused("MODEL_NOT_READY"):
             await gateway.gateway.low_priority.run(2, IMAGE, seconds=20)
 
 

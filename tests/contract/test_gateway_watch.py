@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import model_pb2
-from neurogate_gateway.errors import ResumeTokenInvalidError
 from neurogate_gateway.release.watch import Event, WatchHub
 from neurogate_testing.gateway_harness import failure, serving_gateway
+from neurogate_testing.refusals import refused
 from neurogate_testing.releases import publish_fake, released_gateway
 
 READY = model_pb2.MODEL_VERSION_STATE_READY
@@ -153,7 +153,7 @@ async def test_an_incomplete_present_state_cannot_be_resumed() -> None:
     assert tokens[:2] == ["", ""]
     hub.publish(numbered(4))
     assert (await anext(hub.watch(tokens[2]))).version.version == 4
-    with pytest.raises(ResumeTokenInvalidError):
+    with refused("RESUME_TOKEN_INVALID"):
         await anext(hub.watch(tokens[2][:-4]))
 
 

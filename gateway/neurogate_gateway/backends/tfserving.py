@@ -105,8 +105,6 @@ class BackendFaultError(BackendAnswerInvalidError):
 class ServerFullError(OverloadedError):
     """The model server had no thread for the call, which therefore had no effect: it may be sent again."""
 
-    usual_retry_after = _OVERLOAD_RETRY_SECONDS
-
 
 class ReloadRefusedError(Exception):
     """The model server does not take a configuration over; the message has its status and its own words."""

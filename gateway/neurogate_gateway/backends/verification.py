@@ -16,11 +16,12 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
 from neurogate.v1 import manifest_pb2
 from neurogate_core.manifest import ManifestError, manifest_digest, parse_manifest
 from neurogate_core.preprocessing.transform import REVISIONS, pixels_digest
 
-from neurogate_gateway.errors import BackendAnswerInvalidError, InvalidArgumentError
+from neurogate_gateway.errors import BackendAnswerInvalidError, GatewayError
 
 from .rejection import Rejection, UnprovenError
 from .tfs_messages import Outputs, Pixels
@@ -160,7 +161,9 @@ async def _replay(
 ) -> str:
     try:
         pixels = await preprocess(golden.image, version.manifest.transform)
-    except InvalidArgumentError as error:
+    except GatewayError as error:
+        if error.code != code_pb2.INVALID_ARGUMENT:
+            raise
         return f"{golden.name}: {error.message}"
     if pixels_digest(pixels) != golden.pixels_sha256:
         return f"{golden.name}: other pixels than at training"

@@ -16,13 +16,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
+from neurogate.v1 import error_pb2
+
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import (
-    DeadlineTooShortError,
-    ImageEmptyError,
-    ImageTooLargeError,
-    OverloadedError,
-)
+from neurogate_gateway.errors import DeadlineTooShortError, GatewayError, OverloadedError
 
 _SHORTEST_RETRY: Final = 0.05
 _LONGEST_RETRY: Final = 5.0
@@ -73,13 +70,14 @@ class Admission:
         """Refuses an image by its number of bytes alone.
 
         Raises:
-            ImageEmptyError: There are none.
-            ImageTooLargeError: There are too many.
+            GatewayError (IMAGE_EMPTY): There are none.
+            GatewayError (IMAGE_TOO_LARGE): There are too many.
         """
         if not image:
-            raise ImageEmptyError("the image has no bytes", field=field)
+            raise GatewayError(error_pb2.ERROR_REASON_IMAGE_EMPTY, "the image has no bytes", field=field)
         if len(image) > self._max_image_bytes:
-            raise ImageTooLargeError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_IMAGE_TOO_LARGE,
                 f"the image has {len(image)} bytes, the limit is {self._max_image_bytes}",
                 field=field,
                 metadata={"size_bytes": str(len(image)), "max_image_bytes": str(self._max_image_bytes)},

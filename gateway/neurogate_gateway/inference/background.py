@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 
+from neurogate.v1 import error_pb2
+
 from neurogate_gateway.backends.call_slots import CallKind
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import ModelNotReadyError
+from neurogate_gateway.errors import GatewayError
 
 from .admission import Admission
 from .predictions import Prediction, ResolvedVersion, StageTimings, classification
@@ -39,7 +41,7 @@ class BackgroundInference:
 
         Raises:
             OverloadedError: Callers come first now.
-            ModelNotReadyError: The version is not READY (any more).
+            GatewayError (MODEL_NOT_READY): The version is not READY (any more).
             GatewayError: Why there is no answer.
         """
         self._admission.check_image(image)
@@ -49,7 +51,9 @@ class BackgroundInference:
             async with deadline.enforced():
                 version = self._pool.ready(number)
                 if version is None:
-                    raise ModelNotReadyError(f"version {number} is not READY")
+                    raise GatewayError(
+                        error_pb2.ERROR_REASON_MODEL_NOT_READY, f"version {number} is not READY"
+                    )
                 transformed = await self._transforms.run(image, version.manifest.transform)
                 try:
                     prediction = await self._pool.predict(
@@ -58,7 +62,9 @@ class BackgroundInference:
                 except VersionUnloadedError:
                     prediction = None
                 if prediction is None:
-                    raise ModelNotReadyError(f"version {number} went away meanwhile")
+                    raise GatewayError(
+                        error_pb2.ERROR_REASON_MODEL_NOT_READY, f"version {number} went away meanwhile"
+                    )
         choice = ResolvedVersion(version, "", 0)
         worked = transformed.transform_seconds + prediction.seconds
         observe_latency = StageTimings(

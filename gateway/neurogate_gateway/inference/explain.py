@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from neurogate.v1 import classification_pb2
+from neurogate.v1 import classification_pb2, error_pb2
 from neurogate_core.evidence import stretch
 from PIL import Image
 
-from neurogate_gateway.errors import OverlayInvalidError
+from neurogate_gateway.errors import GatewayError
 
 SMALLEST_SIDE: Final = 64
 LARGEST_SIDE: Final = 2048
@@ -56,20 +56,27 @@ class Overlay:
         """Checks what a caller asks for.
 
         Raises:
-            OverlayInvalidError: An option is out of its range.
+            GatewayError (OVERLAY_INVALID): An option is out of its range.
         """
         color_map = options.color_map or classification_pb2.COLOR_MAP_JET
         if color_map not in _TABLES:
             names = ", ".join(classification_pb2.ColorMap.Name(known) for known in _TABLES)
-            raise OverlayInvalidError(
-                f"the colour map is {color_map}, expected one of {names}", field="overlay.color_map"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_OVERLAY_INVALID,
+                f"the colour map is {color_map}, expected one of {names}",
+                field="overlay.color_map",
             )
         alpha = options.alpha if options.HasField("alpha") else _DEFAULT_ALPHA
         # Written so that NaN is refused.
         if not 0 <= alpha <= 1:
-            raise OverlayInvalidError(f"alpha is {alpha:g}, expected 0 to 1", field="overlay.alpha")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_OVERLAY_INVALID,
+                f"alpha is {alpha:g}, expected 0 to 1",
+                field="overlay.alpha",
+            )
         if options.max_side and not SMALLEST_SIDE <= options.max_side <= LARGEST_SIDE:
-            raise OverlayInvalidError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_OVERLAY_INVALID,
                 f"max_side is {options.max_side}, expected 0 (the image's own size) or "
                 f"{SMALLEST_SIDE} to {LARGEST_SIDE}",
                 field="overlay.max_side",

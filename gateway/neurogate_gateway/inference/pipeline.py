@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
-from neurogate.v1 import model_pb2
+from neurogate.v1 import error_pb2, model_pb2
 from neurogate_core.preprocessing.dicom import is_dicom
 
 from neurogate_gateway.backends.call_slots import CallKind
@@ -22,10 +22,8 @@ from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
     BackendAnswerInvalidError,
-    ClassNotFoundError,
     DeadlineTooShortError,
     GatewayError,
-    ModelNotReadyError,
     VersionLostError,
 )
 from neurogate_gateway.observability.logging import call_record, internal_error, log
@@ -147,7 +145,8 @@ class InferencePipeline:
             version = choice.version
             known = [identifier for identifier, _ in version.classes]
             if class_id and class_id not in known:
-                raise ClassNotFoundError(
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_CLASS_NOT_FOUND,
                     f"version {version.number} has no class {class_id!r}, only {', '.join(known)}",
                     field="class_id",
                 )
@@ -279,8 +278,9 @@ class InferencePipeline:
         try:
             return await attempt(choice)
         except VersionUnloadedError:
-            raise ModelNotReadyError(
-                f"the versions of model {choice.version.model} change too fast for this call"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_MODEL_NOT_READY,
+                f"the versions of model {choice.version.model} change too fast for this call",
             ) from None
 
     async def _run(

@@ -7,11 +7,11 @@ import os
 import time
 
 from google.protobuf import duration_pb2
-from neurogate.v1 import classification_pb2, model_pb2
+from neurogate.v1 import classification_pb2, error_pb2, model_pb2
 
 from neurogate_gateway.backends.tfs_messages import Floats, Outputs
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.errors import ModelVersionNotFoundError, TopKOutOfRangeError
+from neurogate_gateway.errors import GatewayError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,9 +86,10 @@ def classification(
     )
 
 
-def gone(version: ServedVersion) -> ModelVersionNotFoundError:
+def gone(version: ServedVersion) -> GatewayError:
     """The refusal of a call whose version was unloaded under it."""
-    return ModelVersionNotFoundError(
+    return GatewayError(
+        error_pb2.ERROR_REASON_MODEL_VERSION_NOT_FOUND,
         f"version {version.number} of model {version.model} was unloaded by the model server",
         resource=("model_version", f"{version.model}/{version.number}"),
     )
@@ -102,12 +103,14 @@ def check_top_k(top_k: int, version: ServedVersion | None = None) -> None:
         version: Whose classes count; None where it is not known yet.
 
     Raises:
-        TopKOutOfRangeError: It is negative, or larger than the number of classes.
+        GatewayError (TOP_K_OUT_OF_RANGE): It is negative, or larger than the number of classes.
     """
     most = len(version.classes) if version is not None else None
     if top_k < 0 or (most is not None and top_k > most):
         wanted = "0 (all classes) or more" if most is None else f"0 (all classes) to {most}"
-        raise TopKOutOfRangeError(f"top_k is {top_k}, expected {wanted}", field="top_k")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_TOP_K_OUT_OF_RANGE, f"top_k is {top_k}, expected {wanted}", field="top_k"
+        )
 
 
 def _new_id() -> str:

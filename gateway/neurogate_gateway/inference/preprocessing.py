@@ -31,7 +31,7 @@ from neurogate_core.preprocessing.transform import (
 )
 from PIL import Image
 
-from neurogate_gateway.errors import TABLE
+from neurogate_gateway.errors import GatewayError, reason_of
 
 from .explain import Overlay, render_overlay
 
@@ -184,7 +184,7 @@ class TransformPool:
             return await asyncio.get_running_loop().run_in_executor(executor or self._executor, work)
         except TransformError as error:
             field = "frame" if error.reason.startswith("FRAME") else "image"
-            raise TABLE[error.reason](str(error), field=field) from error
+            raise GatewayError(reason_of(error.reason), str(error), field=field) from error
 
 
 def _encoded(image: Image.Image, container: str, **options: int) -> bytes:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from neurogate.v1 import error_pb2
 from neurogate_core.release_store import (
     Change,
     Changed,
@@ -289,7 +290,9 @@ class ReleaseManager:
         except EtagMismatchError as error:
             raise release_errors.EtagMismatchError(str(error)) from error
         except RequestIdReusedError as error:
-            raise release_errors.RequestIdReusedError(str(error), field="request_id") from error
+            raise release_errors.GatewayError(
+                error_pb2.ERROR_REASON_REQUEST_ID_REUSED, str(error), field="request_id"
+            ) from error
         except (RepositoryError, OSError) as error:
             self._note(doing, error)
             raise ReleaseUnavailableError(

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
-from neurogate.v1 import model_pb2
+from google.rpc import code_pb2
+from neurogate.v1 import error_pb2, model_pb2
 from neurogate_core.evaluation import Measured
 
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import (
-    DeadlineTooShortError,
     EvaluationImpossibleError,
     GatewayError,
-    InvalidArgumentError,
-    ModelVersionNotReadyError,
     OverloadedError,
-    UnavailableError,
 )
 from neurogate_gateway.inference.predictions import Prediction
 from neurogate_gateway.observability.logging import log
@@ -96,7 +93,7 @@ class Evaluator:
             policy: Another one than the gate's own; its verdict is not the version's last report.
 
         Raises:
-            ModelVersionNotReadyError: One of them is not READY.
+            GatewayError (MODEL_VERSION_NOT_READY): One of them is not READY.
             EvaluationImpossibleError: The images cannot be used for it.
             GatewayError: The model servers cannot answer.
         """
@@ -142,7 +139,10 @@ class Evaluator:
     def _ready(self, number: int) -> ServedVersion:
         version = self._versions.ready(number)
         if version is None:
-            raise ModelVersionNotReadyError(f"version {number} is not READY, so it cannot be evaluated")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY,
+                f"version {number} is not READY, so it cannot be evaluated",
+            )
         return version
 
     async def _measured(self, version: ServedVersion, images: SealedImages) -> Measured:
@@ -200,19 +200,24 @@ class Evaluator:
                 )
             except OverloadedError as error:
                 await asyncio.sleep(error.retry_after or _PAUSE_SECONDS)
-            except InvalidArgumentError as error:
-                refused = ImagesError(
-                    f"version {version.number} refuses an image: {error.message}", image.path
-                )
-                raise _unusable(refused) from error
-            except (UnavailableError, DeadlineTooShortError) as error:
+            except GatewayError as error:
+                if error.code == code_pb2.INVALID_ARGUMENT:
+                    refused = ImagesError(
+                        f"version {version.number} refuses an image: {error.message}", image.path
+                    )
+                    raise _unusable(refused) from error
+                if error.code not in {code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED}:
+                    raise
                 failures += 1
                 if failures >= _ATTEMPTS:
                     raise _interrupted(version, error) from error
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 if answer.choice.version.digest != version.digest:
-                    raise ModelVersionNotReadyError(f"version {version.number} is another one by now")
+                    raise GatewayError(
+                        error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY,
+                        f"version {version.number} is another one by now",
+                    )
                 return answer, (time.perf_counter() - begun) * 1000
 
 
@@ -224,7 +229,9 @@ def _unusable(error: ImagesError) -> EvaluationImpossibleError:
 
 
 def _interrupted(version: ServedVersion, error: GatewayError) -> GatewayError:
-    return type(error)(f"the evaluation of version {version.number} was interrupted: {error.message}")
+    return GatewayError(
+        error.reason, f"the evaluation of version {version.number} was interrupted: {error.message}"
+    )
 
 
 def _look_at(task: asyncio.Task[Measured]) -> None:

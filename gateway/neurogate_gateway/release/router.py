@@ -12,25 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from neurogate.v1 import model_pb2
+from neurogate.v1 import error_pb2, model_pb2
 
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.backends.versions import LOADING, PROVING, REJECTED, State
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import (
-    BackendForeignError,
-    BackendUnavailableError,
-    GatewayError,
-    ModelLabelNotFoundError,
-    ModelNotFoundError,
-    ModelNotReadyError,
-    ModelSelectorInvalidError,
-    ModelVersionNotFoundError,
-    ModelVersionRejectedError,
-    VersionLostError,
-)
+from neurogate_gateway.errors import BackendUnavailableError, GatewayError, VersionLostError
 
 from .traffic_split import CANARY, LATEST, STABLE, Routing
 
@@ -90,10 +79,10 @@ class VersionRouter:
             key: What puts a caller on one side of the traffic split; empty for any.
 
         Raises:
-            ModelNotFoundError, ModelLabelNotFoundError, ModelVersionNotFoundError, ModelVersionRejectedError,
-            ModelSelectorInvalidError: The selector names nothing that may answer.
-            ModelNotReadyError, BackendUnavailableError: Nothing may answer now.
-            BackendForeignError: Nothing of this repository is served.
+            GatewayError (MODEL_NOT_FOUND, MODEL_LABEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND,
+            MODEL_VERSION_REJECTED, MODEL_SELECTOR_INVALID): The selector names nothing that may answer.
+            GatewayError (MODEL_NOT_READY), BackendUnavailableError: Nothing may answer now.
+            GatewayError (BACKEND_FOREIGN): Nothing of this repository is served.
         """
         self.check_model(selector.name)
         if selector.WhichOneof("selection") == "version":
@@ -137,11 +126,13 @@ class VersionRouter:
         """Refuses a model name other than the gateway's; empty is fine.
 
         Raises:
-            ModelNotFoundError: It is another one.
+            GatewayError (MODEL_NOT_FOUND): It is another one.
         """
         if name not in {"", self.model}:
-            raise ModelNotFoundError(
-                f"no model {name!r} is served here, only {self.model!r}", resource=("model", name)
+            raise GatewayError(
+                error_pb2.ERROR_REASON_MODEL_NOT_FOUND,
+                f"no model {name!r} is served here, only {self.model!r}",
+                resource=("model", name),
             )
 
     async def _by_number(self, number: int, deadline: Deadline) -> ServedVersion:
@@ -159,7 +150,10 @@ class VersionRouter:
             # Its model server has been away, or hangs, and it is on the way back.
             give_up = give_up or deadline.capped(self._swap_wait)
             if view.state not in self._soon() or not await self.pool.changes(give_up):
-                raise ModelNotReadyError(f"version {number} of model {self.model} is not READY now")
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_MODEL_NOT_READY,
+                    f"version {number} of model {self.model} is not READY now",
+                )
 
     def _split(self, key: str) -> str:
         """The label that a caller of "stable" gets: "canary" for some, while that is READY."""
@@ -202,19 +196,24 @@ class VersionRouter:
         if self.pool.foreign and all(
             address in self.pool.foreign for address, up in self.pool.backends.items() if up
         ):
-            return BackendForeignError(
+            return GatewayError(
+                error_pb2.ERROR_REASON_BACKEND_FOREIGN,
                 f"what serves {self.model} here is somebody else's, and is left alone: "
-                f"{next(iter(self.pool.foreign.values()))}"
+                f"{next(iter(self.pool.foreign.values()))}",
             )
         number = self._number(label)
         if self.routing is None or label == LATEST or number is None:
-            return ModelNotReadyError(f"no version of model {self.model} is READY for this call yet")
+            return GatewayError(
+                error_pb2.ERROR_REASON_MODEL_NOT_READY,
+                f"no version of model {self.model} is READY for this call yet",
+            )
         view = self.pool.view(number)
         if view is not None and view.state == REJECTED:
             # To try again helps nobody.
             return not_answering(self.model, number, view)
-        return ModelNotReadyError(
-            f"version {number} of model {self.model}, which label {label!r} means, is not READY"
+        return GatewayError(
+            error_pb2.ERROR_REASON_MODEL_NOT_READY,
+            f"version {number} of model {self.model}, which label {label!r} means, is not READY",
         )
 
     def _tell_health(self) -> None:
@@ -247,16 +246,19 @@ def label_of(model: str, selector: model_pb2.ModelSelector, routing: Routing | N
         routing: Which labels there are beside "latest" and "stable".
 
     Raises:
-        ModelSelectorInvalidError: It is empty.
-        ModelLabelNotFoundError: There is no such label.
+        GatewayError (MODEL_SELECTOR_INVALID): It is empty.
+        GatewayError (MODEL_LABEL_NOT_FOUND): There is no such label.
     """
     if not selector.HasField("label"):
         return STABLE
     if not selector.label:
-        raise ModelSelectorInvalidError("the label is empty", field="model.label")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_MODEL_SELECTOR_INVALID, "the label is empty", field="model.label"
+        )
     known = {LATEST, STABLE, *(routing.labels if routing is not None else ())}
     if selector.label not in known:
-        raise ModelLabelNotFoundError(
+        raise GatewayError(
+            error_pb2.ERROR_REASON_MODEL_LABEL_NOT_FOUND,
             f"model {model} has no label {selector.label!r}, only {_listed(known)}",
             resource=("label", selector.label),
             field="model.label",
@@ -268,11 +270,13 @@ def check_number(number: int) -> None:
     """Refuses a number that no version can have.
 
     Raises:
-        ModelSelectorInvalidError: It is below 1.
+        GatewayError (MODEL_SELECTOR_INVALID): It is below 1.
     """
     if number < 1:
-        raise ModelSelectorInvalidError(
-            f"the version is {number}, expected at least 1", field="model.version"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_MODEL_SELECTOR_INVALID,
+            f"the version is {number}, expected at least 1",
+            field="model.version",
         )
 
 
@@ -280,14 +284,17 @@ def not_answering(model: str, number: int, entry: _Stands | None) -> GatewayErro
     """Why a version that is not READY does not answer."""
     resource = ("model_version", f"{model}/{number}")
     if entry is not None and entry.state == REJECTED:
-        return ModelVersionRejectedError(
+        return GatewayError(
+            error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED,
             f"version {number} of model {model} was rejected: {entry.reason}",
             resource=resource,
             metadata={"state_reason": entry.reason},
         )
     state = "unknown" if entry is None else State.Name(entry.state).removeprefix("MODEL_VERSION_STATE_")
-    return ModelVersionNotFoundError(
-        f"model {model} has no version {number} that is READY; it is {state}", resource=resource
+    return GatewayError(
+        error_pb2.ERROR_REASON_MODEL_VERSION_NOT_FOUND,
+        f"model {model} has no version {number} that is READY; it is {state}",
+        resource=resource,
     )
 
 

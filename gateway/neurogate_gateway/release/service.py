@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from neurogate.v1 import model_pb2
+from neurogate.v1 import error_pb2, model_pb2
 from neurogate_core.release_store import PROMOTE, ROLLBACK, SET_TRAFFIC, Changed, Draft, Release
 
 from neurogate_gateway.backends.status import StatusSnapshot
@@ -20,10 +20,6 @@ from neurogate_gateway.errors import (
     EvaluationImpossibleError,
     GateRefusedError,
     GatewayError,
-    ModelSelectorInvalidError,
-    ModelVersionNotFoundError,
-    ModelVersionNotReadyError,
-    ModelVersionRejectedError,
 )
 
 from . import transitions
@@ -60,7 +56,7 @@ class VersionPromoter(Protocol):
         """Waits until a published version is READY.
 
         Raises:
-            ModelVersionRejectedError: It was rejected; the message says why.
+            GatewayError (MODEL_VERSION_REJECTED): It was rejected; the message says why.
             DeadlineTooShortError: It takes longer than that.
         """
 
@@ -179,7 +175,7 @@ class ReleaseService:
 
         Raises:
             NothingToRollBackError: There is no "previous".
-            ModelVersionNotReadyError: It is not READY.
+            GatewayError (MODEL_VERSION_NOT_READY): It is not READY.
             EtagMismatchError: Another version is "stable" by now: to change places again would undo it.
             GatewayError: The release was changed, or cannot be.
         """
@@ -248,7 +244,11 @@ class ReleaseService:
 
     def _check_ready(self, version: int, seen: StatusSnapshot) -> None:
         if version < 1:
-            raise ModelSelectorInvalidError(f"the version is {version}, expected at least 1", field="version")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_MODEL_SELECTOR_INVALID,
+                f"the version is {version}, expected at least 1",
+                field="version",
+            )
         if seen.ready(version) is None:
             raise self._not_ready(version, seen)
 
@@ -261,7 +261,8 @@ class ReleaseService:
         """Refuses a version that is about to be unloaded."""
         state = release.state
         if version <= state.highest and version not in {*state.labels.values(), *state.draining}:
-            raise ModelVersionNotReadyError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY,
                 f"version {version} was retired and is being unloaded; a shadow is loaded again",
                 resource=("model_version", f"{self._router.model}/{version}"),
             )
@@ -270,17 +271,24 @@ class ReleaseService:
         resource = ("model_version", f"{self._router.model}/{version}")
         view = seen.view(version)
         if view is None and version not in self._manager.published:
-            return ModelVersionNotFoundError(
-                f"model {self._router.model} has no version {version}", resource=resource
+            return GatewayError(
+                error_pb2.ERROR_REASON_MODEL_VERSION_NOT_FOUND,
+                f"model {self._router.model} has no version {version}",
+                resource=resource,
             )
         if view is not None and view.state == REJECTED:
-            return ModelVersionRejectedError(
+            return GatewayError(
+                error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED,
                 f"version {version} was rejected: {view.reason}",
                 resource=resource,
                 metadata={"state_reason": view.reason},
             )
         state = "not loaded" if view is None else State.Name(view.state).removeprefix("MODEL_VERSION_STATE_")
-        return ModelVersionNotReadyError(f"version {version} is {state}, not READY", resource=resource)
+        return GatewayError(
+            error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY,
+            f"version {version} is {state}, not READY",
+            resource=resource,
+        )
 
 
 def _content(asked: Asked) -> dict[str, object]:

@@ -9,9 +9,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
+from neurogate.v1 import error_pb2
 from neurogate_core.release_store import State
 
-from neurogate_gateway.errors import NothingToRollBackError, TrafficSplitInvalidError
+from neurogate_gateway.errors import GatewayError
 
 from .traffic_split import CANARY, CANDIDATE, PREVIOUS, SHADOW, STABLE
 
@@ -43,10 +44,12 @@ def rollback(state: State, *, now: float) -> State:
     """The labels "previous" and "stable" change places.
 
     Raises:
-        NothingToRollBackError: There is no "previous".
+        GatewayError (NOTHING_TO_ROLL_BACK): There is no "previous".
     """
     if PREVIOUS not in state.labels or STABLE not in state.labels:
-        raise NothingToRollBackError('there is no "previous" version to go back to')
+        raise GatewayError(
+            error_pb2.ERROR_REASON_NOTHING_TO_ROLL_BACK, 'there is no "previous" version to go back to'
+        )
     back = state.labels[PREVIOUS]
     labels = _without(state.labels, back, (CANARY, CANDIDATE, SHADOW))
     labels |= {STABLE: back, PREVIOUS: state.labels[STABLE]}
@@ -57,29 +60,45 @@ def split(state: State, *, canary: int, percent: float, shadow: int, now: float)
     """Sets canary and shadow as a whole; 0 means none.
 
     Raises:
-        TrafficSplitInvalidError: The share is out of its range, or does not fit the versions named.
+        GatewayError (TRAFFIC_SPLIT_INVALID): The share is out of its range, or does not fit the versions.
     """
     stable = state.labels.get(STABLE)
     for field, version in (("canary_version", canary), ("shadow_version", shadow)):
         if version < 0:
-            raise TrafficSplitInvalidError(f"{field} is {version}, expected 0 for none or more", field=field)
+            raise GatewayError(
+                error_pb2.ERROR_REASON_TRAFFIC_SPLIT_INVALID,
+                f"{field} is {version}, expected 0 for none or more",
+                field=field,
+            )
         if version and version == stable:
-            raise TrafficSplitInvalidError(f'version {version} is "stable" already', field=field)
+            raise GatewayError(
+                error_pb2.ERROR_REASON_TRAFFIC_SPLIT_INVALID,
+                f'version {version} is "stable" already',
+                field=field,
+            )
     if not math.isfinite(percent) or not 0 <= percent <= 100:
-        raise TrafficSplitInvalidError(
-            f"the share is {percent:g} percent, expected 0 to 100", field="canary_percent"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_TRAFFIC_SPLIT_INVALID,
+            f"the share is {percent:g} percent, expected 0 to 100",
+            field="canary_percent",
         )
     if canary and not percent:
-        raise TrafficSplitInvalidError(
-            f"version {canary} is to be canary without a share", field="canary_percent"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_TRAFFIC_SPLIT_INVALID,
+            f"version {canary} is to be canary without a share",
+            field="canary_percent",
         )
     if percent and not canary:
-        raise TrafficSplitInvalidError(
-            f"a share of {percent:g} percent has no canary version", field="canary_version"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_TRAFFIC_SPLIT_INVALID,
+            f"a share of {percent:g} percent has no canary version",
+            field="canary_version",
         )
     if canary and canary == shadow:
-        raise TrafficSplitInvalidError(
-            f"version {canary} cannot be canary and shadow at once", field="shadow_version"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_TRAFFIC_SPLIT_INVALID,
+            f"version {canary} cannot be canary and shadow at once",
+            field="shadow_version",
         )
     labels = {label: version for label, version in state.labels.items() if label not in {CANARY, SHADOW}}
     labels |= {label: version for label, version in ((CANARY, canary), (SHADOW, shadow)) if version}

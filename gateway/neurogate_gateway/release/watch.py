@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from neurogate.v1 import model_pb2
+from neurogate.v1 import error_pb2, model_pb2
 
-from neurogate_gateway.errors import ResumeTokenInvalidError
+from neurogate_gateway.errors import GatewayError
 
 Event = model_pb2.WatchModelVersionsResponse
 
@@ -60,7 +60,7 @@ class WatchHub:
         """What is and what comes, or what came since the token.
 
         Raises:
-            ResumeTokenInvalidError: The token was not issued by this service.
+            GatewayError (RESUME_TOKEN_INVALID): The token was not issued by this service.
         """
         place = self._place(resume_token) if resume_token else None
         while True:
@@ -89,7 +89,11 @@ class WatchHub:
             text = ""
         match = _TOKEN.fullmatch(text)
         if match is None:
-            raise ResumeTokenInvalidError("resume_token was not issued by this service", field="resume_token")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_RESUME_TOKEN_INVALID,
+                "resume_token was not issued by this service",
+                field="resume_token",
+            )
         place = int(match[2])
         return place if match[1] == self._boot and place <= self._sequence else None
 

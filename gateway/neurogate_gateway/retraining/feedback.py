@@ -6,15 +6,10 @@ import hashlib
 import re
 from typing import Final
 
-from neurogate.v1 import training_pb2
+from neurogate.v1 import error_pb2, training_pb2
 
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import (
-    ClassNotFoundError,
-    ExampleNotFoundError,
-    FeedbackInvalidError,
-    PredictionNotFoundError,
-)
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.journal import Journal
 from neurogate_gateway.release.router import VersionRouter
 from neurogate_gateway.store.amendments import Learned
@@ -53,11 +48,17 @@ class FeedbackService:
         """
         truth = request.WhichOneof("truth")
         if truth is None or (truth == "not_mri" and not request.not_mri):
-            raise FeedbackInvalidError("the feedback has neither a class_id nor not_mri", field="truth")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_FEEDBACK_INVALID,
+                "the feedback has neither a class_id nor not_mri",
+                field="truth",
+            )
         # Databases do not hold the character NUL.
         if len(request.comment) > _LONGEST_COMMENT or "\0" in request.comment:
-            raise FeedbackInvalidError(
-                f"the comment is longer than {_LONGEST_COMMENT} characters or has a NUL", field="comment"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_FEEDBACK_INVALID,
+                f"the comment is longer than {_LONGEST_COMMENT} characters or has a NUL",
+                field="comment",
             )
         _check_prediction_id(request.prediction_id)
         if truth == "class_id":
@@ -130,7 +131,8 @@ class FeedbackService:
         version = await stable_version(self._router, deadline)
         known = known_classes(version)
         if class_id not in known:
-            raise ClassNotFoundError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_CLASS_NOT_FOUND,
                 f"version {version.number} has no class {class_id!r}, only {', '.join(known)}",
                 field="class_id",
             )
@@ -138,7 +140,8 @@ class FeedbackService:
 
 def _check_prediction_id(prediction_id: str) -> None:
     if not _PREDICTION_ID.fullmatch(prediction_id):
-        raise PredictionNotFoundError(
+        raise GatewayError(
+            error_pb2.ERROR_REASON_PREDICTION_NOT_FOUND,
             "that is no prediction_id: those have 32 hexadecimal digits",
             field="prediction_id",
             resource=("prediction", prediction_id),
@@ -147,7 +150,8 @@ def _check_prediction_id(prediction_id: str) -> None:
 
 def _check_example_id(example_id: str) -> None:
     if not _EXAMPLE_ID.fullmatch(example_id):
-        raise ExampleNotFoundError(
+        raise GatewayError(
+            error_pb2.ERROR_REASON_EXAMPLE_NOT_FOUND,
             "that is no example_id: those have 64 hexadecimal digits",
             field="example_id",
             resource=("example", example_id),

@@ -7,20 +7,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 
-from neurogate.v1 import training_pb2
+from neurogate.v1 import error_pb2, training_pb2
 from neurogate_core.hyperparameters import HyperparameterError, parse_hyperparameters
 
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import (
-    BaseVersionNotFoundError,
-    ClassNotFoundError,
-    ExamplesTooFewError,
-    GatePolicyInvalidError,
-    HyperparameterInvalidError,
-    LauncherNotConfiguredError,
-    ReleaseNotManagedError,
-)
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.release.policy import GatePolicy, Policy, PolicyError, own_policy
 from neurogate_gateway.release.router import VersionRouter
@@ -86,11 +78,14 @@ class RetrainingService:
         _check_hyperparameters(spec.hyperparameters)
         spec.launcher = self._launcher(spec.launcher)
         if spec.promote and not self._may_promote:
-            raise ReleaseNotManagedError(
-                "this gateway does not manage the release, so it can promote nothing", field="spec.promote"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_RELEASE_NOT_MANAGED,
+                "this gateway does not manage the release, so it can promote nothing",
+                field="spec.promote",
             )
         if spec.gate_policy and not self._may_promote:
-            raise ReleaseNotManagedError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_RELEASE_NOT_MANAGED,
                 "this gateway does not manage the release, so no gate asks for a policy",
                 field="spec.gate_policy",
             )
@@ -114,11 +109,14 @@ class RetrainingService:
 
     def _launcher(self, name: str) -> str:
         if not self._launchers:
-            raise LauncherNotConfiguredError(
-                "this gateway has no launcher, so nothing can run a trainer", field="spec.launcher"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_LAUNCHER_NOT_CONFIGURED,
+                "this gateway has no launcher, so nothing can run a trainer",
+                field="spec.launcher",
             )
         if name and name not in self._launchers:
-            raise LauncherNotConfiguredError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_LAUNCHER_NOT_CONFIGURED,
                 f"launcher {name!r} is not configured, only {', '.join(self._launchers)}",
                 field="spec.launcher",
             )
@@ -138,7 +136,8 @@ class RetrainingService:
                 if self._base_versions is not None
                 else "reach: no repository is configured"
             )
-            raise BaseVersionNotFoundError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_BASE_VERSION_NOT_FOUND,
                 f"version {number} of model {stable.model} is not in {where}",
                 field="spec.warm_start_version",
                 resource=("model_version", f"{stable.model}/{number}"),
@@ -150,7 +149,8 @@ class RetrainingService:
         few = {name: counts.get(name, 0) for name in sorted(wanted) if counts.get(name, 0) < self._least}
         if few or not wanted:
             told = ", ".join(f"{name} has {count}" for name, count in few.items()) or "there are none"
-            raise ExamplesTooFewError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_EXAMPLES_TOO_FEW,
                 f"a retraining needs {self._least} examples of each of its classes, but {told}",
                 field="spec.examples",
                 metadata={"min_examples_per_class": str(self._least)}
@@ -162,8 +162,10 @@ def _check_hyperparameters(texts: Mapping[str, str]) -> None:
     try:
         parse_hyperparameters(texts)
     except HyperparameterError as error:
-        raise HyperparameterInvalidError(
-            str(error), field=f'spec.hyperparameters["{error.name[:40]}"]'
+        raise GatewayError(
+            error_pb2.ERROR_REASON_HYPERPARAMETER_INVALID,
+            str(error),
+            field=f'spec.hyperparameters["{error.name[:40]}"]',
         ) from None
 
 
@@ -173,11 +175,14 @@ def _check_gate_policy(text: str, version: ServedVersion, most_resamples: int) -
     try:
         asked = own_policy(text, Policy(gate=GatePolicy(resamples=most_resamples))).gate
     except PolicyError as error:
-        raise GatePolicyInvalidError(
-            f"the gate policy cannot be used: {error}", field="spec.gate_policy"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
+            f"the gate policy cannot be used: {error}",
+            field="spec.gate_policy",
         ) from None
     if asked.resamples > most_resamples:
-        raise GatePolicyInvalidError(
+        raise GatewayError(
+            error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
             f"the gate policy has gate.resamples {asked.resamples}, expected at most {most_resamples}, as "
             "the gateway's own policy has it",
             field="spec.gate_policy",
@@ -185,7 +190,8 @@ def _check_gate_policy(text: str, version: ServedVersion, most_resamples: int) -
     known = known_classes(version)
     for class_id in asked.recall:
         if class_id not in known:
-            raise GatePolicyInvalidError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
                 f"the gate policy sets gate.recall.{class_id[:40]}, but version {version.number} has no such "
                 f"class, only {', '.join(known)}",
                 field="spec.gate_policy",
@@ -196,7 +202,8 @@ def _check_classes(class_ids: Collection[str], version: ServedVersion) -> None:
     known = known_classes(version)
     for class_id in class_ids:
         if class_id not in known:
-            raise ClassNotFoundError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_CLASS_NOT_FOUND,
                 f"version {version.number} has no class {class_id!r}, only {', '.join(known)}",
                 field="spec.examples.class_ids",
             )

@@ -12,18 +12,10 @@ import dataclasses
 import re
 from typing import Final
 
-from neurogate.v1 import training_pb2
+from neurogate.v1 import error_pb2, training_pb2
 
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.errors import (
-    ClassNotFoundError,
-    ExampleDigestMismatchError,
-    ExampleNameInvalidError,
-    GatewayError,
-    ImageTooLargeError,
-    KeyInvalidError,
-    UploadSequenceInvalidError,
-)
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.store.examples import Kept, NewExample
@@ -69,7 +61,13 @@ class Assembler:
         if self._open is None:
             self._begin(message)
         elif message.key and message.key != self._open.key:
-            self._refuse(UploadSequenceInvalidError("a chunk has another key than its item", field="key"))
+            self._refuse(
+                GatewayError(
+                    error_pb2.ERROR_REASON_UPLOAD_SEQUENCE_INVALID,
+                    "a chunk has another key than its item",
+                    field="key",
+                )
+            )
         self._take(message.data)
         if not message.more:
             done.append(self._close())
@@ -84,13 +82,19 @@ class Assembler:
         self._size = 0
         if not message.class_id:
             self._refuse(
-                UploadSequenceInvalidError("an item's first message has no class_id", field="class_id")
+                GatewayError(
+                    error_pb2.ERROR_REASON_UPLOAD_SEQUENCE_INVALID,
+                    "an item's first message has no class_id",
+                    field="class_id",
+                )
             )
         if len(message.key) > _LONGEST_KEY:
             self._open.key = message.key[:_LONGEST_KEY]
             self._refuse(
-                KeyInvalidError(
-                    f"the key has {len(message.key)} characters, the limit is {_LONGEST_KEY}", field="key"
+                GatewayError(
+                    error_pb2.ERROR_REASON_KEY_INVALID,
+                    f"the key has {len(message.key)} characters, the limit is {_LONGEST_KEY}",
+                    field="key",
                 )
             )
 
@@ -99,7 +103,8 @@ class Assembler:
         self._size += len(data)
         if self._size > self._max_image_bytes:
             self._refuse(
-                ImageTooLargeError(
+                GatewayError(
+                    error_pb2.ERROR_REASON_IMAGE_TOO_LARGE,
                     f"the image has more bytes than the limit of {self._max_image_bytes}",
                     field="data",
                     metadata={"max_image_bytes": str(self._max_image_bytes)},
@@ -116,7 +121,7 @@ class Assembler:
     def _close(self, interruption: str = "") -> Item:
         assert self._open is not None  # noqa: S101 - the callers have one
         if interruption:
-            self._refuse(UploadSequenceInvalidError(interruption))
+            self._refuse(GatewayError(error_pb2.ERROR_REASON_UPLOAD_SEQUENCE_INVALID, interruption))
         item = self._open
         item.data = bytes(self._data)
         self._open, self._data = None, bytearray()
@@ -150,14 +155,16 @@ class Uploads:
         self._admission.check_image(item.data, field="data")
         known = [identifier for identifier, _ in version.classes]
         if item.class_id not in known:
-            raise ClassNotFoundError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_CLASS_NOT_FOUND,
                 f"version {version.number} has no class {item.class_id!r}, only {', '.join(known)}",
                 field="class_id",
             )
         async with self._admission.bulk_image():
             kept = await self._transforms.storable(item.data, version.manifest.transform, item.frame)
         if item.sha256 and item.sha256.lower() != kept.sent_sha256:
-            raise ExampleDigestMismatchError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_EXAMPLE_DIGEST_MISMATCH,
                 "the image's bytes do not have the digest that came with it",
                 field="sha256",
                 metadata={"sha256": kept.sent_sha256},
@@ -206,8 +213,14 @@ class Uploads:
 def _check_words(item: Item) -> None:
     """Refuses a group that cannot be shown, and a digest that is none."""
     if len(item.group) > _LONGEST_GROUP or not item.group.isprintable():
-        raise ExampleNameInvalidError(
-            f"the group is not printable or longer than {_LONGEST_GROUP} characters", field="group"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_EXAMPLE_NAME_INVALID,
+            f"the group is not printable or longer than {_LONGEST_GROUP} characters",
+            field="group",
         )
     if item.sha256 and not _DIGEST.fullmatch(item.sha256):
-        raise ExampleDigestMismatchError("sha256 is no SHA-256 in hexadecimal digits", field="sha256")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_EXAMPLE_DIGEST_MISMATCH,
+            "sha256 is no SHA-256 in hexadecimal digits",
+            field="sha256",
+        )

@@ -12,9 +12,9 @@ import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
-from neurogate.v1 import training_pb2
+from neurogate.v1 import error_pb2, training_pb2
 
-from neurogate_gateway.errors import FilterInvalidError, GatewayError, ShuttingDownError
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import internal_error
 from neurogate_gateway.store.runs import Head
 from neurogate_gateway.store.store import Store
@@ -71,14 +71,16 @@ class RetrainingWatch:
         """Events with larger sequence numbers than `after`, ending with the retraining.
 
         Raises:
-            FilterInvalidError: `after` is negative.
+            GatewayError (FILTER_INVALID): `after` is negative.
             RetrainingNotFoundError: There is no such retraining.
             RecordsUnavailableError: The records cannot be read now.
-            ShuttingDownError: The gateway is going away; another one goes on where this one stopped.
+            GatewayError (SHUTTING_DOWN): The gateway is going away; another one continues.
         """
         if after < 0:
-            raise FilterInvalidError(
-                f"after_sequence is {after}, expected 0 (all events) or more", field="after_sequence"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_FILTER_INVALID,
+                f"after_sequence is {after}, expected 0 (all events) or more",
+                field="after_sequence",
             )
         run = await self._records.run(self._records.runs.get, run_id)
         with self._watch(run_id, Head(run.last_sequence, run.state.ended)) as watched:
@@ -93,7 +95,10 @@ class RetrainingWatch:
                 if watched.error is not None:
                     raise watched.error
                 if self._closed:
-                    raise ShuttingDownError("the gateway is shutting down; watch on at another one")
+                    raise GatewayError(
+                        error_pb2.ERROR_REASON_SHUTTING_DOWN,
+                        "the gateway is shutting down; watch on at another one",
+                    )
                 if not behind:
                     await changed.wait()
 

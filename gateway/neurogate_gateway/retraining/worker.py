@@ -12,9 +12,10 @@ import logging
 import time
 from typing import Final
 
-from neurogate.v1 import model_pb2
+from google.rpc import code_pb2
+from neurogate.v1 import error_pb2, model_pb2
 
-from neurogate_gateway.errors import EtagMismatchError, GateRefusedError, GatewayError, UnavailableError
+from neurogate_gateway.errors import EtagMismatchError, GateRefusedError, GatewayError
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.release.service import Asked, VersionPromoter
 from neurogate_gateway.store.run import Run, StateConflictError
@@ -228,8 +229,8 @@ class RetrainingWorker:
         while True:
             try:
                 return await promoter.evaluate(self._run.version, self._run.spec.gate_policy)
-            except UnavailableError:
-                if time.monotonic() > give_up:
+            except GatewayError as error:
+                if error.code != code_pb2.UNAVAILABLE or time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -249,7 +250,7 @@ class RetrainingWorker:
 
     async def _promote(self) -> None:
         if self._promoter is None:
-            raise UnavailableError("this gateway has no release")
+            raise GatewayError(error_pb2.ERROR_REASON_RELEASE_NOT_MANAGED, "this gateway has no release")
         give_up = time.monotonic() + self._limits.ready_seconds
         left = _MOST_PROMOTIONS
         while True:
@@ -268,8 +269,8 @@ class RetrainingWorker:
                     raise
                 # Another gateway's change is seen here a moment later.
                 await asyncio.sleep(_RETRY_SECONDS)
-            except UnavailableError:
-                if time.monotonic() > give_up:
+            except GatewayError as error:
+                if error.code != code_pb2.UNAVAILABLE or time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(_RETRY_SECONDS)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 
-from neurogate.v1 import classification_pb2, classification_pb2_grpc
+from neurogate.v1 import classification_pb2, classification_pb2_grpc, error_pb2
 from neurogate_core.localisation import map_caution
 
-from neurogate_gateway.errors import BatchEmptyError, GatewayError
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.explain import Overlay
 from neurogate_gateway.inference.pipeline import InferencePipeline
@@ -64,7 +64,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         key = take_routing_key(request.routing_key, request_id)
         check_top_k(request.top_k)
         if not request.items:
-            raise BatchEmptyError("the batch has no items", field="items")
+            raise GatewayError(error_pb2.ERROR_REASON_BATCH_EMPTY, "the batch has no items", field="items")
         with self._admission.bulk_call():
             choice, answers = await self._classifier.classify_batch(
                 [Submitted(item.image, item.frame) for item in request.items],

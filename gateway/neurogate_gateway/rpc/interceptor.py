@@ -18,16 +18,10 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
+from neurogate.v1 import error_pb2
 from neurogate.v1.classification_pb2 import BatchClassifyRequest
 
-from neurogate_gateway.errors import (
-    CallCancelledError,
-    GatewayError,
-    InternalError,
-    OverloadedError,
-    RequestMalformedError,
-    ShuttingDownError,
-)
+from neurogate_gateway.errors import GatewayError, InternalError, OverloadedError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.observability.logging import CallRecord, RefusalLog, current_call, internal_error, log
 
@@ -129,7 +123,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _check(self, method: str) -> None:
         if self._draining:
-            raise ShuttingDownError("the gateway is shutting down")
+            raise GatewayError(error_pb2.ERROR_REASON_SHUTTING_DOWN, "the gateway is shutting down")
         if method in _SINGLE:
             self._admission.check_single()
         elif method in _BULK:
@@ -206,10 +200,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await _abort(context, error, record)
         except asyncio.CancelledError:
             if self._cutting:
-                ended = ShuttingDownError("the gateway is shutting down and could not wait for this call")
+                ended = GatewayError(
+                    error_pb2.ERROR_REASON_SHUTTING_DOWN,
+                    "the gateway is shutting down and could not wait for this call",
+                )
                 self._end(record, start, ended)
                 await _abort(context, ended, record)
-            self._end(record, start, CallCancelledError("the caller has gone"))
+            self._end(
+                record, start, GatewayError(error_pb2.ERROR_REASON_CALL_CANCELLED, "the caller has gone")
+            )
             raise
         except Exception as defect:  # noqa: BLE001 - the last line before the caller
             internal = internal_error(defect)
@@ -244,7 +243,9 @@ def _decode(decode: Callable[[bytes], _Message], raw: bytes) -> _Message:
     try:
         return decode(raw)
     except DecodeError:
-        raise RequestMalformedError("the request's bytes are not the message of this method") from None
+        raise GatewayError(
+            error_pb2.ERROR_REASON_REQUEST_MALFORMED, "the request's bytes are not the message of this method"
+        ) from None
 
 
 def _refusing(method: str, error: GatewayError) -> _Handler:

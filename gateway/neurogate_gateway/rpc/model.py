@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from neurogate.v1 import model_pb2
+from neurogate.v1 import error_pb2, model_pb2
 
-from neurogate_gateway.errors import ModelVersionNotFoundError
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.release.messages import version_message
 
 from .paging import UNFILTERED, Pages
@@ -53,7 +53,8 @@ class ModelServicer(ReleaseMethods):
         check_version(request.version)
         view = self._router.pool.view(request.version)
         if view is None:
-            raise ModelVersionNotFoundError(
+            raise GatewayError(
+                error_pb2.ERROR_REASON_MODEL_VERSION_NOT_FOUND,
                 f"model {self._router.model} has no version {request.version}",
                 resource=("model_version", f"{self._router.model}/{request.version}"),
             )

@@ -8,7 +8,9 @@ import hashlib
 import re
 from typing import Final
 
-from neurogate_gateway.errors import PageInvalidError
+from neurogate.v1 import error_pb2
+
+from neurogate_gateway.errors import GatewayError
 
 UNFILTERED: Final = b""
 """The filter of a list that has none."""
@@ -34,10 +36,14 @@ class Pages:
         """Entries of a page.
 
         Raises:
-            PageInvalidError: It is negative.
+            GatewayError (PAGE_INVALID): It is negative.
         """
         if asked < 0:
-            raise PageInvalidError(f"page_size is {asked}, expected 0 to {self._largest}", field="page_size")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_PAGE_INVALID,
+                f"page_size is {asked}, expected 0 to {self._largest}",
+                field="page_size",
+            )
         return min(asked or self._default, self._largest)
 
     def token(self, chosen: bytes, below: int) -> str:
@@ -53,7 +59,7 @@ class Pages:
         """The number below which a page begins; None for the first.
 
         Raises:
-            PageInvalidError: The token is not one of this list's, or was issued for another filter.
+            GatewayError (PAGE_INVALID): The token is not one of this list's, or is for another filter.
         """
         if not token:
             return None
@@ -64,9 +70,17 @@ class Pages:
         match = _TOKEN.fullmatch(text)
         # A number that no database holds was not issued either.
         if match is None or match[1] != self._kind or int(match[3]) >= 2**63:
-            raise PageInvalidError("page_token was not issued by this service", field="page_token")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_PAGE_INVALID,
+                "page_token was not issued by this service",
+                field="page_token",
+            )
         if match[2] != _short(chosen):
-            raise PageInvalidError("page_token was issued for another filter", field="page_token")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_PAGE_INVALID,
+                "page_token was issued for another filter",
+                field="page_token",
+            )
         return int(match[3])
 
 

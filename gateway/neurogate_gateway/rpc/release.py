@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
-from neurogate.v1 import model_pb2, model_pb2_grpc
+from neurogate.v1 import error_pb2, model_pb2, model_pb2_grpc
 from neurogate_core.release_store import Changed
 
-from neurogate_gateway.errors import (
-    ChangeReasonInvalidError,
-    ModelSelectorInvalidError,
-    ReleaseNotManagedError,
-)
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.release.controller import ReleaseManager
 from neurogate_gateway.release.messages import change_message
@@ -146,11 +142,17 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
         self._router.check_model(request.model)
         reason = request.reason
         if len(reason) > _LONGEST_REASON:
-            raise ChangeReasonInvalidError(
-                f"the reason has {len(reason)} characters, the limit is {_LONGEST_REASON}", field="reason"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_CHANGE_REASON_INVALID,
+                f"the reason has {len(reason)} characters, the limit is {_LONGEST_REASON}",
+                field="reason",
             )
         if reason and not reason.isprintable():
-            raise ChangeReasonInvalidError("the reason has characters that are not printable", field="reason")
+            raise GatewayError(
+                error_pb2.ERROR_REASON_CHANGE_REASON_INVALID,
+                "the reason has characters that are not printable",
+                field="reason",
+            )
         return Asked(
             actor=peer_identity(context),
             etag=request.etag,
@@ -177,10 +179,14 @@ def check_version(version: int) -> None:
     """Refuses a number that no version can have.
 
     Raises:
-        ModelSelectorInvalidError: It is below 1.
+        GatewayError (MODEL_SELECTOR_INVALID): It is below 1.
     """
     if version < 1:
-        raise ModelSelectorInvalidError(f"the version is {version}, expected at least 1", field="version")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_MODEL_SELECTOR_INVALID,
+            f"the version is {version}, expected at least 1",
+            field="version",
+        )
 
 
 def peer_identity(context: Context) -> str:
@@ -192,7 +198,8 @@ def peer_identity(context: Context) -> str:
     return context.peer()
 
 
-def _not_managed() -> ReleaseNotManagedError:
-    return ReleaseNotManagedError(
-        "this gateway does not manage the release: it needs a repository, and mode manual or gated"
+def _not_managed() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_RELEASE_NOT_MANAGED,
+        "this gateway does not manage the release: it needs a repository, and mode manual or gated",
     )

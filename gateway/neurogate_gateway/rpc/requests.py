@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import grpc.aio
+from neurogate.v1 import error_pb2
 
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import RequestIdInvalidError, RoutingKeyInvalidError
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import call_record
 
 _LONGEST: Final = 128
@@ -19,10 +20,10 @@ def take_request_id(request_id: str, *, field: str = "request_id") -> str:
     """The caller's request_id, checked and noted for the log.
 
     Raises:
-        RequestIdInvalidError: It is too long, or not printable ASCII.
+        GatewayError (REQUEST_ID_INVALID): It is too long, or not printable ASCII.
     """
     if complaint := _complaint("request_id", request_id):
-        raise RequestIdInvalidError(complaint, field=field)
+        raise GatewayError(error_pb2.ERROR_REASON_REQUEST_ID_INVALID, complaint, field=field)
     call_record().request_id = request_id
     return request_id
 
@@ -31,10 +32,10 @@ def take_routing_key(routing_key: str, request_id: str, *, field: str = "routing
     """What decides a caller's side of a traffic split: the routing_key, checked, else the request_id.
 
     Raises:
-        RoutingKeyInvalidError: It is too long, or not printable ASCII.
+        GatewayError (ROUTING_KEY_INVALID): It is too long, or not printable ASCII.
     """
     if complaint := _complaint("routing_key", routing_key):
-        raise RoutingKeyInvalidError(complaint, field=field)
+        raise GatewayError(error_pb2.ERROR_REASON_ROUTING_KEY_INVALID, complaint, field=field)
     return routing_key or request_id
 
 

@@ -7,17 +7,11 @@ import math
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
-from neurogate.v1 import classification_pb2
+from neurogate.v1 import classification_pb2, error_pb2
 
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import (
-    GatewayError,
-    KeyInvalidError,
-    ModelVersionRetiredError,
-    StreamConfigNotFirstError,
-    VersionLostError,
-)
+from neurogate_gateway.errors import GatewayError, VersionLostError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.pipeline import InferencePipeline
 from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion, check_top_k, gone
@@ -115,8 +109,10 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
 
     def _take(self, message: Request) -> list[_Image]:
         if message.HasField("config"):
-            raise StreamConfigNotFirstError(
-                "only the first message of a stream may carry a config", field="config"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_STREAM_CONFIG_NOT_FIRST,
+                "only the first message of a stream may carry a config",
+                field="config",
             )
         # Read once: each access to the field copies all of the image.
         return [_Image(message.key, message.image, message.frame)]
@@ -145,12 +141,17 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
         version = self._choice.version
         if not self._choice.label:
             return gone(version)
-        return ModelVersionRetiredError(
+        return GatewayError(
+            error_pb2.ERROR_REASON_MODEL_VERSION_RETIRED,
             f"version {version.number} of model {version.model}, with which the stream began, was unloaded; "
             "send what has no answer in a new stream",
             resource=("model_version", f"{version.model}/{version.number}"),
         )
 
 
-def _key_too_long(key: str) -> KeyInvalidError:
-    return KeyInvalidError(f"the key has {len(key)} characters, the limit is {_LONGEST_KEY}", field="key")
+def _key_too_long(key: str) -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_KEY_INVALID,
+        f"the key has {len(key)} characters, the limit is {_LONGEST_KEY}",
+        field="key",
+    )

@@ -14,7 +14,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import Generic, Protocol, TypeVar
 
-from neurogate_gateway.errors import DeadlineTooShortError, GatewayError, ShuttingDownError
+from neurogate.v1 import error_pb2
+
+from neurogate_gateway.errors import DeadlineTooShortError, GatewayError
 
 from .requests import Context
 
@@ -200,8 +202,11 @@ def idle_error(seconds: float) -> DeadlineTooShortError:
     )
 
 
-def _shutting_down() -> ShuttingDownError:
-    return ShuttingDownError("the gateway is shutting down; send what has no answer to another one")
+def _shutting_down() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_SHUTTING_DOWN,
+        "the gateway is shutting down; send what has no answer to another one",
+    )
 
 
 class Window:

@@ -6,14 +6,9 @@ import re
 from collections.abc import AsyncIterator
 from typing import Final
 
-from neurogate.v1 import training_pb2, training_pb2_grpc
+from neurogate.v1 import error_pb2, training_pb2, training_pb2_grpc
 
-from neurogate_gateway.errors import (
-    ChangeReasonInvalidError,
-    FilterInvalidError,
-    GatewayError,
-    RetrainingNotFoundError,
-)
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.observability.logging import call_record
@@ -172,7 +167,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         if request.state:
             states = {state.message: state for state in RunState}
             if request.state not in states:
-                raise FilterInvalidError(f"state {request.state} is unknown", field="state")
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_FILTER_INVALID, f"state {request.state} is unknown", field="state"
+                )
             state = states[request.state]
         chosen = str(request.state).encode()
         size = _RETRAININGS.size(request.page_size)
@@ -222,8 +219,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
 def _check_reason(reason: str) -> None:
     if len(reason) > _LONGEST_REASON or not reason.isprintable():
-        raise ChangeReasonInvalidError(
-            f"the reason is not printable or longer than {_LONGEST_REASON} characters", field="reason"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_CHANGE_REASON_INVALID,
+            f"the reason is not printable or longer than {_LONGEST_REASON} characters",
+            field="reason",
         )
 
 
@@ -231,10 +230,11 @@ def _checked_id(retraining_id: str) -> str:
     """The identifier, where it can be one.
 
     Raises:
-        RetrainingNotFoundError: It cannot.
+        GatewayError (RETRAINING_NOT_FOUND): It cannot.
     """
     if not _RETRAINING_ID.fullmatch(retraining_id):
-        raise RetrainingNotFoundError(
+        raise GatewayError(
+            error_pb2.ERROR_REASON_RETRAINING_NOT_FOUND,
             f"there is no retraining {retraining_id!r}",
             resource=("retraining", retraining_id),
             field="retraining_id",

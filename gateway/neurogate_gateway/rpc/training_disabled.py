@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from neurogate.v1 import training_pb2_grpc
+from neurogate.v1 import error_pb2, training_pb2_grpc
 
-from neurogate_gateway.errors import RecordsDisabledError
+from neurogate_gateway.errors import GatewayError
 
 from .requests import Context
 
@@ -13,7 +13,10 @@ class TrainingDisabledServicer(training_pb2_grpc.TrainingServiceServicer):
     """Refuses, without having imported what records need."""
 
     async def _refuse(self, request: object, context: Context) -> None:  # noqa: ARG002 - gRPC passes them
-        raise RecordsDisabledError("this gateway keeps no records; it would with a data folder (data_dir)")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_RECORDS_DISABLED,
+            "this gateway keeps no records; it would with a data folder (data_dir)",
+        )
 
     UploadExamples = SubmitFeedback = ListExamples = _refuse  # type: ignore[assignment]
     UpdateExample = DeleteExample = DeletePrediction = _refuse  # type: ignore[assignment]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from neurogate_gateway.errors import BatchTooLargeError, RequestMalformedError
+from neurogate.v1 import error_pb2
+
+from neurogate_gateway.errors import GatewayError
 
 _OTHER_FIELDS: Final = 64
 """Far more than the contract has, so that newer callers' fields pass."""
@@ -24,8 +26,8 @@ def check_items(raw: bytes, field: int, most: int) -> None:
         most: Elements that are accepted.
 
     Raises:
-        BatchTooLargeError: There are more.
-        RequestMalformedError: The bytes are no message of proto3, or have too many other fields.
+        GatewayError (BATCH_TOO_LARGE): There are more.
+        GatewayError (REQUEST_MALFORMED): The bytes are no message of proto3, or have too many other fields.
     """
     position, items, others = 0, 0, 0
     try:
@@ -42,23 +44,30 @@ def check_items(raw: bytes, field: int, most: int) -> None:
                 case 5:
                     position += 4
                 case _:
-                    raise RequestMalformedError("the request has groups, which no message of proto3 has")
+                    raise GatewayError(
+                        error_pb2.ERROR_REASON_REQUEST_MALFORMED,
+                        "the request has groups, which no message of proto3 has",
+                    )
             if tag >> 3 == field:
                 items += 1
             else:
                 others += 1
             if items > most:
-                raise BatchTooLargeError(
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_BATCH_TOO_LARGE,
                     f"the batch has more items than the limit of {most}",
                     field="items",
                     metadata={"max_batch_items": str(most)},
                 )
             if others > _OTHER_FIELDS:
-                raise RequestMalformedError(
-                    f"the request has more than {_OTHER_FIELDS} fields beside its items"
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_REQUEST_MALFORMED,
+                    f"the request has more than {_OTHER_FIELDS} fields beside its items",
                 )
     except IndexError:
-        raise RequestMalformedError("the request ends in the middle of a field") from None
+        raise GatewayError(
+            error_pb2.ERROR_REASON_REQUEST_MALFORMED, "the request ends in the middle of a field"
+        ) from None
 
 
 def _varint(raw: bytes, position: int) -> tuple[int, int]:
@@ -74,4 +83,6 @@ def _varint(raw: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise RequestMalformedError("a number in the request is longer than any can be")
+    raise GatewayError(
+        error_pb2.ERROR_REASON_REQUEST_MALFORMED, "a number in the request is longer than any can be"
+    )

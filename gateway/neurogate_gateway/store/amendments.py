@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from neurogate.v1 import training_pb2
+from neurogate.v1 import error_pb2, training_pb2
 
-from neurogate_gateway.errors import ExampleConflictError, ExampleNotFoundError, RecordsUnavailableError
+from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 from neurogate_gateway.observability.logging import log
 
 from .blobs import ImageStore
@@ -57,8 +57,8 @@ class Amendments:
             actor: Who says so.
 
         Raises:
-            ExampleNotFoundError: There is none of that id.
-            ExampleConflictError: It has another class than was expected.
+            GatewayError (EXAMPLE_NOT_FOUND): There is none of that id.
+            GatewayError (EXAMPLE_CONFLICT): It has another class than was expected.
         """
         # Nobody may count the classes of a new retraining in between.
         with self._database.write("runs") as connection:
@@ -66,7 +66,8 @@ class Amendments:
             if example.class_id == class_id:
                 return example
             if expected not in {"", example.class_id}:
-                raise ExampleConflictError(
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_EXAMPLE_CONFLICT,
                     f"the example is kept as {example.class_id!r}, not as {expected!r}",
                     field="expected_class_id",
                     resource=("example", example_id),
@@ -84,7 +85,7 @@ class Amendments:
         """Erases an example.
 
         Raises:
-            ExampleNotFoundError: There is none of that id.
+            GatewayError (EXAMPLE_NOT_FOUND): There is none of that id.
         """
         with self._database.write("runs") as connection:
             _load(connection, example_id)
@@ -172,7 +173,8 @@ def _load(connection: sa.Connection, example_id: str) -> Example:
     query = sa.select(examples).where(examples.c.example_id == example_id).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None:
-        raise ExampleNotFoundError(
+        raise GatewayError(
+            error_pb2.ERROR_REASON_EXAMPLE_NOT_FOUND,
             f"there is no example {example_id!r}, or it was erased",
             resource=("example", example_id),
             field="example_id",

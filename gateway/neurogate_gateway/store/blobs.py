@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from neurogate.v1 import error_pb2
 from neurogate_core.files import sync_directory
 
-from neurogate_gateway.errors import ExampleStoreFullError, RecordsUnavailableError
+from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 _INCOMING: Final = ".incoming-"
@@ -101,7 +102,7 @@ class ImageStore:
         with self._locked(fcntl.LOCK_SH):
             yield
 
-    def put(self, images: Mapping[str, bytes]) -> dict[str, ExampleStoreFullError]:
+    def put(self, images: Mapping[str, bytes]) -> dict[str, GatewayError]:
         """Makes images durable; inside of `adding`.
 
         Args:
@@ -113,14 +114,15 @@ class ImageStore:
         Raises:
             RecordsUnavailableError: The folder cannot be written.
         """
-        refused: dict[str, ExampleStoreFullError] = {}
+        refused: dict[str, GatewayError] = {}
         wanted: list[str] = []
         size = self.used_bytes
         for digest, data in images.items():
             if self.path(digest).exists():
                 continue
             if size + len(data) > self._max_bytes:
-                refused[digest] = ExampleStoreFullError(
+                refused[digest] = GatewayError(
+                    error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL,
                     f"the store of images has {size} bytes, the limit is {self._max_bytes}",
                     metadata={"max_store_bytes": str(self._max_bytes)},
                 )
@@ -143,7 +145,7 @@ class ImageStore:
             raise RecordsUnavailableError("the store of images cannot be written now") from error
         with self._counting:
             self._used = (self._used or 0) + sum(len(images[digest]) for digest in kept)
-        full = ExampleStoreFullError("the disk of the images is full")
+        full = GatewayError(error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL, "the disk of the images is full")
         return refused | {digest: full for digest in wanted if digest not in kept}
 
     def remove_unless(self, wanted: Callable[[str], Collection[str]]) -> int:

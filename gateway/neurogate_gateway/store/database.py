@@ -22,9 +22,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from neurogate.v1 import error_pb2
 from sqlalchemy.dialects import postgresql, sqlite
 
-from neurogate_gateway.errors import ExampleStoreFullError, GatewayError, RecordsUnavailableError
+from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 
 from .errors import RecordsSetupError, SchemaTooNewError
 
@@ -93,7 +94,7 @@ class Database:
             exclusive: Writers with the same word run one after another, on SQLite all do.
 
         Raises:
-            ExampleStoreFullError: The disk is full.
+            GatewayError (EXAMPLE_STORE_FULL): The disk is full.
             RecordsUnavailableError: The database cannot be written now.
         """
         with (
@@ -201,7 +202,9 @@ def _translated() -> Iterator[None]:
     ) as error:
         cause = str(error)
         if any(words in cause for words in _DISK_FULL):
-            raise ExampleStoreFullError("the disk of the records is full") from error
+            raise GatewayError(
+                error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL, "the disk of the records is full"
+            ) from error
         raise RecordsUnavailableError("the records cannot be read or written now", retry_after=1.0) from error
 
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from neurogate.v1 import training_pb2
+from neurogate.v1 import error_pb2, training_pb2
 
-from neurogate_gateway.errors import ExampleConflictError, FilterInvalidError, GatewayError
+from neurogate_gateway.errors import GatewayError
 
 from .blobs import ImageStore
 from .database import Database
@@ -104,7 +104,7 @@ class ExampleStore:
         """Keeps examples for good; when this returns, no crash can lose them.
 
         Returns:
-            For each, in order, that it is kept or why it is not: ExampleConflictError, ExampleStoreFullError.
+            For each, in order, that it is kept or why it is not: EXAMPLE_CONFLICT, EXAMPLE_STORE_FULL.
 
         Raises:
             RecordsUnavailableError, ExampleStoreFullError: None of them is kept.
@@ -180,7 +180,8 @@ def add_rows(
             results.append(refused[identifier])
         elif classes[identifier] != example.class_id:
             results.append(
-                ExampleConflictError(
+                GatewayError(
+                    error_pb2.ERROR_REASON_EXAMPLE_CONFLICT,
                     f"the image is kept as {classes[identifier]!r} already, not as {example.class_id!r}",
                     field="class_id",
                     resource=("example", identifier),
@@ -205,23 +206,39 @@ def check_filter(chosen: training_pb2.ExampleFilter, *, field: str) -> None:
     """Refuses a filter that no example can fit, or that cannot be read.
 
     Raises:
-        FilterInvalidError: It is one.
+        GatewayError (FILTER_INVALID): It is one.
     """
     if chosen.source not in {training_pb2.EXAMPLE_SOURCE_UNSPECIFIED, *SOURCES}:
-        raise FilterInvalidError(f"source {chosen.source} is unknown", field=f"{field}.source")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_FILTER_INVALID,
+            f"source {chosen.source} is unknown",
+            field=f"{field}.source",
+        )
     if len(chosen.class_ids) > _MOST_CLASSES:
-        raise FilterInvalidError(f"there are more than {_MOST_CLASSES} class_ids", field=f"{field}.class_ids")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_FILTER_INVALID,
+            f"there are more than {_MOST_CLASSES} class_ids",
+            field=f"{field}.class_ids",
+        )
     if any(not class_id or not class_id.isprintable() for class_id in chosen.class_ids):
-        raise FilterInvalidError("a class_id is empty or not printable", field=f"{field}.class_ids")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_FILTER_INVALID,
+            "a class_id is empty or not printable",
+            field=f"{field}.class_ids",
+        )
     moments = []
     for name in ("from_time", "to_time"):
         if chosen.HasField(name):
             try:
                 moments.append(getattr(chosen, name).ToDatetime(UTC))
             except ValueError:
-                raise FilterInvalidError(f"{name} is no moment", field=f"{field}.{name}") from None
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_FILTER_INVALID, f"{name} is no moment", field=f"{field}.{name}"
+                ) from None
     if len(moments) == 2 and moments[0] >= moments[1]:
-        raise FilterInvalidError("from_time is not before to_time", field=f"{field}.to_time")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_FILTER_INVALID, "from_time is not before to_time", field=f"{field}.to_time"
+        )
 
 
 def example_conditions(chosen: training_pb2.ExampleFilter) -> list[sa.ColumnElement[bool]]:

@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable
 
 import sqlalchemy as sa
+from neurogate.v1 import error_pb2
 from neurogate_core.preprocessing.privacy import deidentified
 from neurogate_core.preprocessing.transform import TransformError
 
-from neurogate_gateway.errors import GatewayError, RequestIdReusedError
+from neurogate_gateway.errors import GatewayError
 
 from .blobs import ImageGoneError, ImageStore
 from .database import Database
@@ -71,7 +72,7 @@ class FeedbackStore:
             What is kept; for a repeated request what the first one had kept.
 
         Raises:
-            RequestIdReusedError: The request_id belongs to other feedback.
+            GatewayError (REQUEST_ID_REUSED): The request_id belongs to other feedback.
             PredictionNotFoundError: There is no such prediction, or it is no longer kept.
             ExampleConflictError: The image is an example of another class already; nothing is kept.
         """
@@ -137,8 +138,10 @@ class FeedbackStore:
         if row is None:
             return None
         if row.request_digest != new.request_digest:
-            raise RequestIdReusedError(
-                "the request_id belongs to earlier feedback that said something else", field="request_id"
+            raise GatewayError(
+                error_pb2.ERROR_REASON_REQUEST_ID_REUSED,
+                "the request_id belongs to earlier feedback that said something else",
+                field="request_id",
             )
         return Feedback(row.feedback_id, row.example_id, row.confirmed)
 

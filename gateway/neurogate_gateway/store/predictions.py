@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
+from neurogate.v1 import error_pb2
 
-from neurogate_gateway.errors import PredictionNotFoundError
+from neurogate_gateway.errors import GatewayError
 
 from .blobs import ImageStore
 from .database import Database
@@ -113,9 +114,10 @@ def hold(connection: sa.Connection, prediction_id: str) -> bool:
     return connection.execute(query.with_for_update()).one_or_none() is not None
 
 
-def not_found(prediction_id: str) -> PredictionNotFoundError:
+def not_found(prediction_id: str) -> GatewayError:
     """What to say of a prediction that is not there."""
-    return PredictionNotFoundError(
+    return GatewayError(
+        error_pb2.ERROR_REASON_PREDICTION_NOT_FOUND,
         f"there is no prediction {prediction_id!r}, or it is no longer kept",
         resource=("prediction", prediction_id),
         field="prediction_id",

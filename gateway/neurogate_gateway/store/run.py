@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from google.protobuf import timestamp_pb2
-from neurogate.v1 import model_pb2, training_pb2
+from neurogate.v1 import error_pb2, model_pb2, training_pb2
 
-from neurogate_gateway.errors import RetrainingNotFoundError
+from neurogate_gateway.errors import GatewayError
 
 from .database import Database
 from .run_states import RunState
@@ -146,14 +146,17 @@ def load(connection: sa.Connection, run_id: str, *, lock: bool = False) -> Run:
     """One retraining; `lock` keeps other transactions from changing it until this one ends.
 
     Raises:
-        RetrainingNotFoundError: There is none of that id.
+        GatewayError (RETRAINING_NOT_FOUND): There is none of that id.
     """
     query = sa.select(runs).where(runs.c.run_id == run_id)
     # SQLite has no such words and needs none: there, whoever writes is alone.
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise RetrainingNotFoundError(
-            f"there is no retraining {run_id!r}", resource=("retraining", run_id), field="retraining_id"
+        raise GatewayError(
+            error_pb2.ERROR_REASON_RETRAINING_NOT_FOUND,
+            f"there is no retraining {run_id!r}",
+            resource=("retraining", run_id),
+            field="retraining_id",
         )
     return Run.from_row(row)
 
@@ -243,7 +246,7 @@ def move(
         to cancel it.
 
     Raises:
-        StateConflictError, LeaseLostError, RetrainingNotFoundError: Nothing was changed.
+        StateConflictError, LeaseLostError, GatewayError: Nothing was changed.
     """
     now = database.now(connection)
     values = {name: value for name, value in (changes or {}).items() if value is not None}

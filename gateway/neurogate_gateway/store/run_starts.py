@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
-from neurogate.v1 import training_pb2
+from neurogate.v1 import error_pb2, training_pb2
 
-from neurogate_gateway.errors import RequestIdReusedError, RetrainingQueueFullError
+from neurogate_gateway.errors import GatewayError
 
 from .database import Database
 from .examples import example_conditions
@@ -41,7 +41,7 @@ def earlier(connection: sa.Connection, request_id: str, request_digest: str) -> 
     """The retraining that the same request has made, if it has.
 
     Raises:
-        RequestIdReusedError: The id belongs to another request.
+        GatewayError (REQUEST_ID_REUSED): The id belongs to another request.
     """
     if not request_id:
         return None
@@ -50,7 +50,8 @@ def earlier(connection: sa.Connection, request_id: str, request_digest: str) -> 
         return None
     run = Run.from_row(row)
     if run.request_digest != request_digest:
-        raise RequestIdReusedError(
+        raise GatewayError(
+            error_pb2.ERROR_REASON_REQUEST_ID_REUSED,
             "the request_id belongs to an earlier retraining that asked for something else",
             field="request_id",
         )
@@ -67,12 +68,15 @@ def insert(
     """A new retraining, QUEUED, with its examples fixed and its first event.
 
     Raises:
-        RetrainingQueueFullError: Too many wait.
+        GatewayError (RETRAINING_QUEUE_FULL): Too many wait.
     """
     queued = sa.select(sa.func.count()).select_from(runs).where(runs.c.state == RunState.QUEUED)
     waiting = connection.execute(queued).scalar_one()
     if waiting >= most_queued:
-        raise RetrainingQueueFullError(f"{waiting} retrainings wait already, which is the limit")
+        raise GatewayError(
+            error_pb2.ERROR_REASON_RETRAINING_QUEUE_FULL,
+            f"{waiting} retrainings wait already, which is the limit",
+        )
     chosen = connection.execute(
         sa.select(examples.c.example_id, examples.c.class_id).where(*example_conditions(new.spec.examples))
     ).all()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from neurogate.v1 import model_pb2, training_pb2
+from neurogate.v1 import error_pb2, model_pb2, training_pb2
 
-from neurogate_gateway.errors import RetrainingEndedError
+from neurogate_gateway.errors import GatewayError
 
 from .database import Database
 from .notifier import RunNotifier
@@ -240,7 +240,7 @@ class RunStore:
         """Ends a retraining that waits, or asks the owner of one that runs to end it; safe to repeat.
 
         Raises:
-            RetrainingEndedError: It has ended otherwise, or is being published.
+            GatewayError (RETRAINING_ENDED): It has ended otherwise, or is being published.
             RetrainingNotFoundError: There is none of that id.
         """
         with self._database.write("runs") as connection:
@@ -248,7 +248,8 @@ class RunStore:
             if run.state == RunState.CANCELLED or run.cancel_requested:
                 return run
             if run.state.ended or run.state == RunState.PUBLISHING:
-                raise RetrainingEndedError(
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_RETRAINING_ENDED,
                     f"retraining {run_id} is {run.state}, so it can no longer be cancelled",
                     metadata={"state": run.state.value},
                 )

@@ -1,3 +1,5 @@
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.rpc import code_pb2 as _code_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from typing import ClassVar as _ClassVar
@@ -140,3 +142,7 @@ ERROR_REASON_NOT_MAGNETIC_RESONANCE: ErrorReason
 ERROR_REASON_BURNED_IN_ANNOTATION: ErrorReason
 ERROR_REASON_DECODER_LIMIT_EXCEEDED: ErrorReason
 ERROR_REASON_EXAMPLE_NOT_FOUND: ErrorReason
+STATUS_FIELD_NUMBER: _ClassVar[int]
+status: _descriptor.FieldDescriptor
+RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+retry_after_ms: _descriptor.FieldDescriptor

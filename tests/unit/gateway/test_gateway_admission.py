@@ -6,13 +6,9 @@ import asyncio
 
 import pytest
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import (
-    DeadlineTooShortError,
-    ImageEmptyError,
-    ImageTooLargeError,
-    OverloadedError,
-)
+from neurogate_gateway.errors import DeadlineTooShortError, OverloadedError
 from neurogate_gateway.inference.admission import Admission
+from neurogate_testing.refusals import refused
 
 
 def admission(*, slots: int = 4, bulk_calls: int = 2, min_deadline: float = 0.02) -> Admission:
@@ -40,11 +36,11 @@ async def settle() -> None:
 def test_sizes() -> None:
     gate = admission()
     gate.check_image(b"x" * 10)
-    with pytest.raises(ImageEmptyError):
+    with refused("IMAGE_EMPTY"):
         gate.check_image(b"")
-    with pytest.raises(ImageTooLargeError, match="11 bytes, the limit is 10") as refused:
+    with refused("IMAGE_TOO_LARGE", match="11 bytes, the limit is 10") as caught:
         gate.check_image(b"x" * 11)
-    assert refused.value.metadata == {"size_bytes": "11", "max_image_bytes": "10"}
+    assert caught.value.metadata == {"size_bytes": "11", "max_image_bytes": "10"}
 
 
 def test_deadlines() -> None:

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple, cast
 
 import pytest
-from neurogate_gateway.errors import GatewayError, KeyInvalidError, ShuttingDownError
+from neurogate.v1 import error_pb2
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.rpc.requests import Context
 from neurogate_gateway.rpc.streams import BidirectionalCall, BidirectionalServer, Window
+from neurogate_testing.refusals import refused
 
 
 class Word(NamedTuple):
@@ -50,7 +52,7 @@ class Call(BidirectionalCall[Message, Word, bytes]):
 
     def _take(self, message: Message) -> list[Word]:
         if b"bad" in message.words:
-            raise KeyInvalidError("bad")
+            raise GatewayError(error_pb2.ERROR_REASON_KEY_INVALID, "bad")
         return [Word(word) for word in message.words]
 
     def _rest(self) -> list[Word]:
@@ -131,7 +133,7 @@ async def test_a_message_is_not_kept_while_the_next_one_is_awaited() -> None:
 
 async def test_an_error_comes_after_the_answers_to_what_was_read() -> None:
     caller = Caller(Message(b"a"), Message(b"bad"), Message(b"b"))
-    with pytest.raises(KeyInvalidError):
+    with refused("KEY_INVALID"):
         await Server().serve(Call(), caller)
     assert caller.answers == [b"a"]
 
@@ -143,11 +145,11 @@ async def test_a_stop_lets_calls_answer_what_they_have_read_and_refuses_others()
     await settled()
     assert server.stop_reading()
     call.gate.set()
-    with pytest.raises(ShuttingDownError, match="send what has no answer to another one"):
+    with refused("SHUTTING_DOWN", match="send what has no answer to another one"):
         await serving
     assert caller.answers == [b"slow", b"slow"]
     # One that was about to begin when the gateway began to stop, too.
-    with pytest.raises(ShuttingDownError):
+    with refused("SHUTTING_DOWN"):
         await server.serve(Call(), Caller(Message(b"a")))
     assert not server.stop_reading()
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurogate.v1 import classification_pb2 as pb
 from neurogate_core.preprocessing.transform import upright_size
-from neurogate_gateway.errors import OverlayInvalidError
 from neurogate_gateway.inference import explain as drawing
 from neurogate_gateway.inference.explain import Overlay, render_overlay
 from neurogate_testing.fake_backend import sample_image
+from neurogate_testing.refusals import refused
 from PIL import Image
 
 INPUT = (96, 96)
@@ -56,7 +56,7 @@ def test_defaults() -> None:
     ],
 )
 def test_limits(wrong: pb.OverlayOptions) -> None:
-    with pytest.raises(OverlayInvalidError, match="expected"):
+    with refused("OVERLAY_INVALID", match="expected"):
         Overlay.from_options(wrong)
 
 

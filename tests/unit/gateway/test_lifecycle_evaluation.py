@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from neurogate.v1 import classification_pb2
+from neurogate.v1 import classification_pb2, error_pb2
 from neurogate_gateway.backends.tfs_messages import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import (
     BackendUnavailableError,
     EvaluationImpossibleError,
     GatewayError,
-    ImageCorruptError,
-    ModelVersionNotReadyError,
     OverloadedError,
 )
 from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion
@@ -27,6 +25,7 @@ from neurogate_gateway.release.evaluation import Evaluator
 from neurogate_gateway.release.policy import GatePolicy, Policy
 from neurogate_gateway.release.sealed_images import ImagesError, fingerprint, load_images
 from neurogate_testing.fake_backend import build_manifest
+from neurogate_testing.refusals import refused
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 LENIENT = Policy(gate=GatePolicy(min_recall=0, max_ece=1, max_regression=1))
@@ -179,7 +178,7 @@ async def test_a_model_server_that_stays_away_is_no_verdict(folder: Path) -> Non
 
 async def test_an_image_that_the_version_refuses(folder: Path) -> None:
     runner = FakeRunner()
-    runner.failures = iter([None, ImageCorruptError("it is broken")])
+    runner.failures = iter([None, GatewayError(error_pb2.ERROR_REASON_IMAGE_CORRUPT, "it is broken")])
     with pytest.raises(EvaluationImpossibleError, match="refuses an image: it is broken"):
         await evaluator(folder, runner).evaluate(2, None)
 
@@ -187,7 +186,7 @@ async def test_an_image_that_the_version_refuses(folder: Path) -> None:
 async def test_versions_that_are_not_ready(folder: Path) -> None:
     judge = evaluator(folder, FakeRunner())
     for versions in ((9, None), (2, 9)):
-        with pytest.raises(ModelVersionNotReadyError, match="9"):
+        with refused("MODEL_VERSION_NOT_READY", match="9"):
             await judge.evaluate(*versions)
 
 
@@ -204,7 +203,7 @@ async def test_a_version_that_is_exchanged_meanwhile(folder: Path) -> None:
             return await super().run(number, image, seconds=seconds)
 
     judge._runner = Exchanging()
-    with pytest.raises(ModelVersionNotReadyError, match="another one by now"):
+    with refused("MODEL_VERSION_NOT_READY", match="another one by now"):
         await judge.evaluate(2, None)
 
 

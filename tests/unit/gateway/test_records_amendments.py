@@ -16,12 +16,7 @@ from alembic import command
 from alembic.config import Config
 from neurogate.v1 import training_pb2 as pb
 from neurogate_core.preprocessing.privacy import deidentified
-from neurogate_gateway.errors import (
-    ExampleConflictError,
-    ExampleNotFoundError,
-    PredictionNotFoundError,
-    RecordsUnavailableError,
-)
+from neurogate_gateway.errors import RecordsUnavailableError
 from neurogate_gateway.store import database as database_module
 from neurogate_gateway.store.blobs import ImageGoneError, ImageStore
 from neurogate_gateway.store.examples import NewExample
@@ -31,6 +26,7 @@ from neurogate_gateway.store.run_states import RunState
 from neurogate_gateway.store.schema import audit, feedback
 from neurogate_gateway.store.store import Store
 from neurogate_testing.images import sample
+from neurogate_testing.refusals import refused
 
 WHY: dict[str, Any] = {"reason": "withdrawn", "actor": "operator"}
 IMAGE = deidentified(sample("PNG"))
@@ -119,9 +115,9 @@ def test_a_class_is_corrected_for_whoever_has_not_begun(records: Store) -> None:
         two: "glioma",
     }
     assert records.amendments.relabel_example(one, "notumor", expected="glioma", **WHY) == done
-    with pytest.raises(ExampleConflictError):
+    with refused("EXAMPLE_CONFLICT"):
         records.amendments.relabel_example(one, "pituitary", expected="glioma", **WHY)
-    with pytest.raises(ExampleNotFoundError):
+    with refused("EXAMPLE_NOT_FOUND"):
         records.amendments.relabel_example("0" * 64, "notumor", expected="", **WHY)
     details = {"from": "glioma", "to": "notumor", "reason": "withdrawn"}
     assert noted(records) == [("UPDATE_EXAMPLE", one, details)]
@@ -147,7 +143,7 @@ def test_an_example_is_erased_and_those_that_learned_from_it_are_named(records: 
     assert run.examples_by_class == {"glioma": 1}
     assert run.examples_digest == hashlib.sha256(two.encode()).hexdigest()
     assert [each.example_id for each in records.runs.examples(waiting)] == [two]
-    with pytest.raises(ExampleNotFoundError):
+    with refused("EXAMPLE_NOT_FOUND"):
         records.amendments.erase_example(one, **WHY)
     # The trainer that runs reads it in every epoch.
     assert (sweep(records), records.images.read(one)) == (0, b"one")
@@ -171,9 +167,9 @@ def test_a_prediction_is_erased_with_its_image_and_feedback(records: Store) -> N
         records.images.read(digest)
     with records.database.read() as connection:
         assert connection.execute(sa.select(feedback)).all() == []
-    with pytest.raises(PredictionNotFoundError):
+    with refused("PREDICTION_NOT_FOUND"):
         records.feedback.submit(say("a", request_id="r", comment="about her"))
-    with pytest.raises(PredictionNotFoundError):
+    with refused("PREDICTION_NOT_FOUND"):
         records.amendments.erase_prediction("a", **WHY)
     assert noted(records) == [("DELETE_PREDICTION", "a", {"reason": "withdrawn"})]
 
@@ -206,7 +202,7 @@ def test_feedback_on_what_is_erased_meanwhile_keeps_nothing(
     monkeypatch.setattr(records.images, "read", read_then_erase)
     # It would wait for those who add images, of whom this is one.
     monkeypatch.setattr(ImageStore, "remove", lambda *_: None)
-    with pytest.raises(PredictionNotFoundError):
+    with refused("PREDICTION_NOT_FOUND"):
         records.feedback.submit(say("a"))
     assert records.examples.totals(pb.ExampleFilter()) == {}
     assert sweep(records) == 1

@@ -12,11 +12,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from neurogate_gateway.errors import ExampleStoreFullError, RecordsUnavailableError
 from neurogate_gateway.store.database import Database
 from neurogate_gateway.store.errors import RecordsSetupError, SchemaTooNewError
 from neurogate_gateway.store.schema import audit, metadata
 from neurogate_gateway.store.store import Store
+from neurogate_testing.refusals import refused
 
 
 @pytest.fixture
@@ -124,9 +124,9 @@ def test_sqlite_commits_are_on_disk_and_readers_are_not_held_up(tmp_path: Path) 
 def test_a_full_disk_and_a_lost_database_have_reasons_of_their_own(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/records.db")
     for words, expected in (
-        ("database or disk is full", ExampleStoreFullError),
-        ("database is locked", RecordsUnavailableError),
+        ("database or disk is full", "EXAMPLE_STORE_FULL"),
+        ("database is locked", "RECORDS_UNAVAILABLE"),
     ):
-        with pytest.raises(expected), database.write():
+        with refused(expected), database.write():
             raise sa.exc.OperationalError("INSERT", {}, sqlite3.OperationalError(words))
     database.close()

@@ -13,19 +13,14 @@ import pytest
 import sqlalchemy as sa
 from neurogate.v1 import training_pb2
 from neurogate_core.preprocessing.privacy import deidentified
-from neurogate_gateway.errors import (
-    ExampleConflictError,
-    ExampleStoreFullError,
-    GatewayError,
-    PredictionNotFoundError,
-    RequestIdReusedError,
-)
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.store.examples import Kept, NewExample
 from neurogate_gateway.store.feedback import Feedback, NewFeedback
 from neurogate_gateway.store.predictions import StoredPrediction
 from neurogate_gateway.store.schema import examples, feedback, predictions
 from neurogate_gateway.store.store import Store
 from neurogate_testing.images import sample
+from neurogate_testing.refusals import refused
 
 ANY = training_pb2.ExampleFilter()
 IMAGE = deidentified(sample("PNG", width=20, height=30))
@@ -114,11 +109,12 @@ def test_a_second_one_is_a_duplicate_and_of_another_class_a_conflict(records: St
         [new(b"one"), new(b"one"), new(b"one", "pituitary"), new(b"two", "pituitary")]
     )
     assert [kept(results[index]).duplicate for index in (0, 1, 3)] == [False, True, False]
-    assert isinstance(results[2], ExampleConflictError)
+    assert isinstance(results[2], GatewayError)
+    assert results[2].reason_name() == "EXAMPLE_CONFLICT"
     assert results[2].metadata == {"class_id": "glioma"}
     later = records.examples.add([new(b"one"), new(b"two")])
     assert kept(later[0]).duplicate
-    assert isinstance(later[1], ExampleConflictError)
+    assert isinstance(later[1], GatewayError)
     assert records.examples.totals(ANY) == {"glioma": 1, "pituitary": 1}
 
 
@@ -133,7 +129,8 @@ def test_those_that_add_at_once_add_each_image_once(records: Store) -> None:
 
 def test_what_does_not_fit_is_refused_alone(records: Store, tmp_path: Path) -> None:
     results = records.examples.add([new(b"x" * 999_000), new(b"y" * 5000), new(b"z")])
-    assert isinstance(results[1], ExampleStoreFullError)
+    assert isinstance(results[1], GatewayError)
+    assert results[1].reason_name() == "EXAMPLE_STORE_FULL"
     assert not kept(results[0]).duplicate
     assert not kept(results[2]).duplicate
     assert records.examples.totals(ANY) == {"glioma": 2}
@@ -191,7 +188,7 @@ def test_feedback_is_taken_once_per_request(records: Store) -> None:
         results: set[Feedback] = set(threads.map(records.feedback.submit, [request] * 16))
     assert len(results) == 1
     assert count(records, feedback) == 1
-    with pytest.raises(RequestIdReusedError):
+    with refused("REQUEST_ID_REUSED"):
         records.feedback.submit(say("p-1", request_id="r", request_digest="other"))
 
 
@@ -218,7 +215,7 @@ def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothi
     if same:
         assert records.feedback.submit(second) == results[0]
     else:
-        with pytest.raises(RequestIdReusedError):
+        with refused("REQUEST_ID_REUSED"):
             records.feedback.submit(second)
     assert count(records, feedback) == 1
     [example] = records.examples.page(ANY, below=None, limit=9)
@@ -228,10 +225,10 @@ def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothi
 def test_feedback_that_contradicts_an_example_keeps_nothing(records: Store) -> None:
     predict(records, "p-1")
     records.examples.add([new(IMAGE, "notumor")])
-    with pytest.raises(ExampleConflictError):
+    with refused("EXAMPLE_CONFLICT"):
         records.feedback.submit(say("p-1"))
     assert count(records, feedback) == 0
-    with pytest.raises(PredictionNotFoundError):
+    with refused("PREDICTION_NOT_FOUND"):
         records.feedback.submit(say("p-2"))
 
 

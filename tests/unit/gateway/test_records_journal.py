@@ -12,10 +12,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from neurogate.v1 import error_pb2
 from neurogate_core.preprocessing.privacy import deidentified
 from neurogate_gateway.backends.tfs_messages import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.errors import ImageCorruptError, RecordsUnavailableError
+from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.inference.journal import Journal
 from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion, StageTimings, classification
@@ -141,7 +142,9 @@ def test_closing_writes_what_waits(records: Store) -> None:
 def test_failures_are_no_predictions() -> None:
     journal, store = gated()
     store.gate.set()
-    journal.observe(PredictionEvent(CHOICE, b"x", None, ImageCorruptError("bad"), 0.1))
+    journal.observe(
+        PredictionEvent(CHOICE, b"x", None, GatewayError(error_pb2.ERROR_REASON_IMAGE_CORRUPT, "bad"), 0.1)
+    )
     journal.close()
     assert store.written == []
 

@@ -9,17 +9,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from neurogate.v1 import model_pb2, training_pb2
-from neurogate_gateway.errors import (
-    ExamplesTooFewError,
-    RequestIdReusedError,
-    RetrainingEndedError,
-    RetrainingNotFoundError,
-    RetrainingQueueFullError,
-)
+from neurogate.v1 import error_pb2, model_pb2, training_pb2
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.store.leases import RunLeases
 from neurogate_gateway.store.run import LeaseLostError, StateConflictError
 from neurogate_gateway.store.run_states import TRANSITIONS, IllegalTransitionError, RunState
+from neurogate_testing.refusals import refused
 from neurogate_testing.retrainings import Retrainings, log_event
 
 QUEUED, RUNNING, EVALUATING, PUBLISHING = (
@@ -85,9 +80,9 @@ def test_the_filter_chooses(records: Retrainings) -> None:
 
 def test_a_refusal_of_the_counts_leaves_nothing(records: Retrainings) -> None:
     def refuse(_: Mapping[str, int]) -> None:
-        raise ExamplesTooFewError("too few")
+        raise GatewayError(error_pb2.ERROR_REASON_EXAMPLES_TOO_FEW, "too few")
 
-    with pytest.raises(ExamplesTooFewError):
+    with refused("EXAMPLES_TOO_FEW"):
         records.start(check_counts=refuse)
     assert records.runs.page() == []
 
@@ -101,14 +96,14 @@ def test_fifty_starts_with_one_request_id_are_one_run(records: Retrainings) -> N
     assert len({run.run_id for run, _ in results}) == 1
     assert sum(new for _, new in results) == 1
     assert len(records.runs.page()) == 1
-    with pytest.raises(RequestIdReusedError):
+    with refused("REQUEST_ID_REUSED"):
         records.start(request_id="r-1", request_digest="other")
 
 
 def test_the_queue_has_an_end_and_a_repeat_still_finds_its_run(records: Retrainings) -> None:
     first = records.start(request_id="r-1", most_queued=2)
     records.start(most_queued=2)
-    with pytest.raises(RetrainingQueueFullError):
+    with refused("RETRAINING_QUEUE_FULL"):
         records.start(most_queued=2)
     assert records.start_or_find(request_id="r-1", most_queued=2) == (first, False)
     records.runs.transition(first.run_id, {QUEUED}, RUNNING)
@@ -137,7 +132,7 @@ def test_a_move_from_another_state_changes_nothing(records: Retrainings) -> None
     with pytest.raises(StateConflictError) as conflict:
         records.runs.transition(run.run_id, {RUNNING}, EVALUATING)
     assert conflict.value.run == records.runs.get(run.run_id) == run
-    with pytest.raises(RetrainingNotFoundError):
+    with refused("RETRAINING_NOT_FOUND"):
         records.runs.transition("none", {RUNNING}, EVALUATING)
 
 
@@ -306,7 +301,7 @@ def test_what_is_to_be_cancelled_is_not_published(records: Retrainings) -> None:
 def test_what_is_over_cannot_be_cancelled(records: Retrainings, state: RunState) -> None:
     run = records.start()
     bring(records, run.run_id, state)
-    with pytest.raises(RetrainingEndedError):
+    with refused("RETRAINING_ENDED"):
         records.runs.request_cancel(run.run_id, reason="", actor="me")
     assert not records.runs.get(run.run_id).cancel_requested
 

@@ -7,7 +7,8 @@ import logging
 
 import pytest
 import sqlalchemy as sa
-from neurogate_gateway.errors import BackendUnavailableError, GateRefusedError, ModelVersionRejectedError
+from neurogate.v1 import error_pb2
+from neurogate_gateway.errors import BackendUnavailableError, GateRefusedError, GatewayError
 from neurogate_gateway.retraining.launcher import GATE_POLICY_FILE, LOG_FILE, JobState, JobStatus, LaunchError
 from neurogate_gateway.retraining.worker import Limits
 from neurogate_gateway.store.run_states import RunState
@@ -90,7 +91,7 @@ async def test_a_version_that_cannot_be_judged_is_told(desk, monkeypatch):
     monkeypatch.setattr("neurogate_gateway.retraining.worker._RETRY_SECONDS", 0)
     desk.release.errors = [
         BackendUnavailableError("no model server"),
-        ModelVersionRejectedError("bad goldens"),
+        GatewayError(error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED, "bad goldens"),
     ]
     run = queue_run(desk.records)
     desk.start()
