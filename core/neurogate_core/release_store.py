@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from .files import replace_file, sync_directory
-from .repository import RepositoryError, locked, model_folder
+from .files import locked, replace_file, sync_directory
+from .repository import RepositoryError, model_folder
 
 CANDIDATE: Final = "candidate"
 """A version became "candidate" because it was published."""

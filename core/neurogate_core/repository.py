@@ -29,7 +29,7 @@ from typing import Final
 
 from neurogate.v1 import manifest_pb2
 
-from .files import replace_file, sync_directory, sync_tree
+from .files import locked, replace_file, sync_directory, sync_tree
 from .manifest import MANIFEST_FILE, ManifestError, manifest_digest, parse_manifest, write_manifest
 from .names import MODEL_NAME_RULE, is_model_name
 
@@ -258,17 +258,6 @@ def model_folder(root: Path, model: str) -> Path:
     if not is_model_name(model):
         raise RepositoryError(f"model name {model!r} is not valid, expected {MODEL_NAME_RULE}")
     return root.absolute() / model
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock in the file `path` against every other process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_open_as(path: Path, descriptor: int) -> bool:

@@ -6,7 +6,6 @@ transform with the version's own specification.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
+from neurogate_core.files import replace_json
 from neurogate_core.preprocessing.transform import transform
 
 from neurogate_trainer.data.index import DatasetIndex, ImageRecord
@@ -27,7 +27,6 @@ from neurogate_trainer.evaluation.predictions import Predictions, PredictionsErr
 from neurogate_trainer.evaluation.saved_model import EvaluationError, Pixels, SavedModel, decode_batches
 from neurogate_trainer.report.figures_run import draw_figures, read_record, save_ood_scores
 
-from ._files import write_atomically
 from .progress import NullReporter, Reporter
 
 __all__ = [
@@ -202,9 +201,7 @@ def evaluate_run(
     metrics["localisation"] = localisation.metrics
     predictions.save(run_dir / "predictions.npz")
     save_ood_scores(run_dir, sources)
-    write_atomically(
-        run_dir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False).encode() + b"\n"
-    )
+    replace_json(run_dir / "metrics.json", metrics)
     draw_figures(
         run_dir,
         predictions,

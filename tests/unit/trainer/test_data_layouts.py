@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
-from neurogate_trainer._files import write_atomically
 from neurogate_trainer.data.audit import audit_dataset
 from neurogate_trainer.data.folder import doubtful_classes, find_problems, import_folder
 from neurogate_trainer.data.index import build_index
@@ -267,16 +266,6 @@ def test_a_file_that_must_not_be_read_is_listed(tmp_path, monkeypatch):
     index = build_index(root, reporter=QUIET)
     assert [(each.path, each.reason) for each in index.unreadable] == [("a/003.jpg", "Permission denied")]
     audit_dataset(index, reporter=QUIET)
-
-
-def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
-    def full(path: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"No space left on device: '.*audit\.json'"):
-        write_atomically(tmp_path / "audit.json", b"{}")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_cannot_break_or_drive_the_terminal(tmp_path, capsys):

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from neurogate_trainer._files import found_beside
 from neurogate_trainer.config import TrainConfig
+from neurogate_trainer.data.layout import found_beside
 from neurogate_trainer.evaluation.evaluation_set import write_evaluation_set
 from neurogate_trainer.training.retraining import Retraining
 from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_settings

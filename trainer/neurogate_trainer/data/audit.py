@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neurogate_trainer._files import write_atomically
+from neurogate_core.files import replace_json
+
 from neurogate_trainer.progress import Reporter
 
 from .index import DatasetIndex, ImageRecord
@@ -114,7 +114,7 @@ class AuditReport:
 
     def save(self, path: Path) -> None:
         """Writes audit.json, replacing an older one in one step."""
-        write_atomically(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        replace_json(path, self.to_json())
 
 
 def audit_dataset(index: DatasetIndex, *, reporter: Reporter) -> AuditReport:

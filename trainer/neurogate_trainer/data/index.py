@@ -15,10 +15,10 @@ from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 
+from neurogate_core.files import replacing
 from neurogate_core.preprocessing.transform import TransformError, decode, default_spec, resize
 from PIL import Image
 
-from neurogate_trainer._files import replacing
 from neurogate_trainer.progress import Reporter
 
 from .groups import read_groups

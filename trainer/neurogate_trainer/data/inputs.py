@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from neurogate.v1 import manifest_pb2
+from neurogate_core.files import replacing
 from neurogate_core.preprocessing.transform import TransformError, transform
 
-from neurogate_trainer._files import replacing
 from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
 

@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import Any, Self
 
 import requests
+from neurogate_core.files import is_disk_full
 from requests.adapters import HTTPAdapter
 
-from neurogate_trainer._files import is_disk_full
 from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
 

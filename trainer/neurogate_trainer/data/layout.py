@@ -92,6 +92,25 @@ def dataset_name(root: Path) -> str:
     return root.name
 
 
+def named_beside(path: Path, folder: Path) -> str:
+    """What a path is called from a folder that lies beside it, e.g. "../data"; empty where it lies elsewhere.
+
+    By that it is found again when both were moved with the folder that they lie in.
+    """
+    folder, path = folder.absolute(), path.expanduser().absolute()
+    return f"../{path.name}" if path.parent == folder.parent and path.name else ""
+
+
+def found_beside(path: Path, name: str, folder: Path) -> Path:
+    """What `named_beside` has called so where that is there, else the path.
+
+    In this order: both may have been moved, and something else be at the old place by now.
+    """
+    moved = folder.absolute().parent / Path(name).name
+    # Path.exists raises where a name is too long or must not be looked at.
+    return moved if name and os.path.exists(moved) else path  # noqa: PTH110
+
+
 class _Finder:
     def __init__(self, root: Path) -> None:
         self._root = root

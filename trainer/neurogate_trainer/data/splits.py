@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from neurogate_core.files import replace_json
 
-from neurogate_trainer._files import write_atomically
 from neurogate_trainer.errors import TrainerError
 
 from .audit import AuditReport
@@ -67,7 +67,7 @@ class Splits:
                 for r, reason in self.dropped
             ],
         }
-        write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
+        replace_json(path, document)
 
     @classmethod
     def load(cls, path: Path, index: DatasetIndex) -> Splits:

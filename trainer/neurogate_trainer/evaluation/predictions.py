@@ -9,8 +9,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from neurogate_core.files import replacing
 
-from neurogate_trainer._files import replacing
 from neurogate_trainer.errors import TrainerError
 
 FloatArray = npt.NDArray[np.float32]

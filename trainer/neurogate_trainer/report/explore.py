@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from neurogate_core.files import replace_json
 
-from neurogate_trainer._files import write_atomically
 from neurogate_trainer.data.audit import AuditReport
 from neurogate_trainer.data.index import DatasetIndex, ImageRecord
 from neurogate_trainer.progress import Reporter
@@ -31,7 +30,7 @@ def explore(index: DatasetIndex, audit: AuditReport, out_dir: Path, *, reporter:
         TransformError: An image has changed since the index was built.
     """
     stats = dataset_stats(index, audit)
-    write_atomically(out_dir / STATS_FILE, (json.dumps(stats, indent=1) + "\n").encode())
+    replace_json(out_dir / STATS_FILE, stats)
     figures = out_dir / "figures"
     reporter.phase("explore", total=4 + len(index.classes), unit="figures")
     figures_data.class_distribution(index, figures / "dataset_classes.png")

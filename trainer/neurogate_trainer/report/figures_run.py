@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from neurogate_core.files import replacing
 
-from neurogate_trainer._files import replacing
 from neurogate_trainer.evaluation.metrics import Json
 from neurogate_trainer.evaluation.predictions import Predictions
 from neurogate_trainer.progress import Reporter

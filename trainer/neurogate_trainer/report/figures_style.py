@@ -16,8 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from neurogate_trainer._files import replacing
+from neurogate_core.files import replacing
 
 INK: Final = "#16222e"
 MUTED: Final = "#5d6b78"

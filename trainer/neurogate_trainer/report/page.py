@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
-from neurogate_trainer._files import write_atomically
+from neurogate_core.files import replace_file
 
 from .html import Html, join, tag
 from .run import Run, read_run
@@ -31,7 +31,7 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     path = run_dir / "report.html"
-    write_atomically(path, _page(run).encode())
+    replace_file(path, _page(run).encode())
     return path
 
 

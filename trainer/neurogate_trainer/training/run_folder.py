@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -11,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from neurogate_trainer._files import found_beside, named_beside, write_atomically
+from neurogate_core.files import locked, replace_json
+
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.data.audit import AuditReport, ClassConflict, Leak, NearDuplicate
 from neurogate_trainer.data.index import DatasetIndex
+from neurogate_trainer.data.layout import found_beside, named_beside
 from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import JsonLinesReporter, LogReporter, Reporter, TeeReporter
 
@@ -65,15 +66,12 @@ class RunFolder:
             OSError: It cannot be written.
         """
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(path / ".lock", wait=False))
             except BlockingIOError:
                 raise RunFolderError(f"another process is training in {path}") from None
             yield cls(path, _claim(path, config, data, run_id, retraining))
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def reporting(self, reporter: Reporter) -> Iterator[Reporter]:
@@ -103,7 +101,7 @@ class RunFolder:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a record, replacing an older one in one step."""
-        write_atomically(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+        replace_json(self.path / name, content)
 
     def read(self, name: str) -> dict[str, Any]:
         """A record that an earlier phase wrote."""
@@ -137,7 +135,7 @@ def _claim(
         "finished": [],
     }
     for name, content in (("config.json", config.to_json()), (_STATE, state)):
-        write_atomically(path / name, (json.dumps(content, indent=1) + "\n").encode())
+        replace_json(path / name, content)
     return state
 
 

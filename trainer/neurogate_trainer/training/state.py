@@ -10,8 +10,8 @@ from typing import Any, Final
 import keras
 import numpy as np
 import numpy.typing as npt
+from neurogate_core.files import replacing
 
-from neurogate_trainer._files import replacing
 from neurogate_trainer.errors import TrainerError
 
 WARMUP: Final = "warm-up"

@@ -7,7 +7,6 @@ weights as one that was not.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from neurogate_core.files import replace_json, replacing
 from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 
-from neurogate_trainer._files import replacing, write_atomically
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.data.inputs import EpochBatches, Examples, as_dataset, balanced_weights
 from neurogate_trainer.model.network import freeze_backbone, unfreeze_last
@@ -204,9 +203,7 @@ class Trainer:
                 tf.summary.scalar(name, value, step=entry["epoch"])
         tf.summary.flush()
         State.write(checkpoint / STATE_FILE, learner, progress)
-        write_atomically(
-            self.run_dir / "history.json", (json.dumps(progress.history, indent=1) + "\n").encode()
-        )
+        replace_json(self.run_dir / "history.json", progress.history)
         shown = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate")
         self.reporter.advance(0, **{name: entry[name] for name in shown})
 

