@@ -140,7 +140,9 @@ def test_the_served_maps_are_those_of_a_gradient_tape(case):
     network = keras.Model(case.model.input, outputs)
     with tf.GradientTape(persistent=True) as tape:
         coarse, fine, logits = network(case.examples.pixels.astype(np.float32), training=False)
-        chosen = [tf.reduce_sum(logits[:, index]) for index in range(len(CLASSES))]
+        chosen = [
+            tf.reduce_sum(logits[:, index] - tf.reduce_mean(logits, 1)) for index in range(len(CLASSES))
+        ]
     folded = fold_batch_norms(case.model)
     onto = [onto_grid(centres(folded, name), SIDE) for name in (COARSE_MAP, FINE_MAP)]
     maps = []
@@ -163,17 +165,27 @@ def test_the_map_of_an_image_does_not_depend_on_its_batch(case):
         np.testing.assert_allclose(alone, maps, atol=1e-5 * together.max())
 
 
-def test_a_class_without_gradient_has_a_map_of_zeros(case, tmp_path):
+def maps_with(model: keras.Model, kernel: np.ndarray, case, folder: Path) -> np.ndarray:
+    model.get_layer(LOGITS).set_weights([kernel, model.get_layer(LOGITS).get_weights()[1]])
+    save_serving_graph(model, folder, temperature=1.0, distance=None)
+    return SavedModel(folder)(case.examples.pixels[:4], ("gradcam",))["gradcam"]
+
+
+def test_what_raises_all_logits_alike_is_no_evidence(case, tmp_path):
     model = toy_network(len(CLASSES))
-    kernel, bias = model.get_layer(LOGITS).get_weights()
-    kernel[:, 1] = 0
-    model.get_layer(LOGITS).set_weights([kernel, bias])
-    save_serving_graph(model, tmp_path, temperature=1.0, distance=None)
-    maps = SavedModel(tmp_path)(case.examples.pixels[:4], ("gradcam",))["gradcam"]
-    assert np.isfinite(maps).all()
-    assert (maps >= 0).all()
-    assert not maps[..., 1].any()
-    assert maps[..., [0, 2]].any()
+    kernel = model.get_layer(LOGITS).get_weights()[0]
+    common = 3 * np.abs(kernel).max() * np.ones((len(kernel), 1), np.float32)
+    maps = maps_with(model, kernel, case, tmp_path / "own")
+    raised = maps_with(model, kernel + common, case, tmp_path / "raised")
+    assert maps.any()
+    np.testing.assert_allclose(raised, maps, atol=1e-3 * maps.max())
+
+
+def test_no_gradient_is_a_map_of_zeros(case, tmp_path):
+    model = toy_network(len(CLASSES))
+    kernel = model.get_layer(LOGITS).get_weights()[0]
+    maps = maps_with(model, np.zeros_like(kernel), case, tmp_path)
+    np.testing.assert_array_equal(maps, 0)
 
 
 def test_the_fingerprint_is_of_the_file_that_lies_there(case, tmp_path):

@@ -34,7 +34,12 @@ class Backward:
         """Names of the layers whose outputs a call needs."""
 
     def __call__(self, outputs: Mapping[str, Any]) -> list[Any]:
-        """The gradients of every class's logit with respect to the targets' outputs, float32 [C, N, h, w, K].
+        """The gradients of every class's logit, less the mean of all, with respect to the targets' outputs.
+
+        The probabilities do not change when all logits rise together, so neither may what explains them.
+
+        Returns:
+            For each target float32 [C, N, h, w, K].
 
         Args:
             outputs: Of the layers in `needs`.
@@ -45,7 +50,7 @@ class Backward:
         logits = outputs[LOGITS]
         classes = logits.shape[1]
         # All images of the first class, then all of the second.
-        reached = {LOGITS: tf.repeat(tf.eye(classes), tf.shape(logits)[0], axis=0)}
+        reached = {LOGITS: tf.repeat(tf.eye(classes) - 1 / classes, tf.shape(logits)[0], axis=0)}
         for layer in self._layers:
             before = _back(layer, reached[layer.name], outputs.get(layer.name), classes)
             for source in sources(layer):

@@ -1,14 +1,16 @@
 """The evidence map: for every class, which places of the image raise its logit.
 
-Two feature maps answer, by the gradients of the class's logit y with respect to them:
+Two feature maps answer, by the gradients with respect to them of y, the class's logit less the mean of all:
 
     coarse = relu(P16 (sum_k dy/dA_k * A_k) P16')     A: stride 16, signed before the relu (HiResCAM)
     fine   = P8 (sum_k relu(dy/dB_k) * B_k) P8'       B: stride 8 (LayerCAM)
     map    = coarse * fine / max(fine)
 
-The coarse one knows the class, the fine one the place. Only the fine one is divided by its maximum, so that
-the maps of an image's classes stay comparable. P brings a feature map onto the grid of the result: every unit
-to where the centre of its receptive field lies, bilinearly between, smoothed by a Gaussian.
+Less the mean, since what raises all logits raises no probability. Without it the map of `notumor` pointed at
+44 % of the lesions after one training run, with it at 2 %. The coarse one knows the class, the fine one the
+place. Only the fine one is divided by its maximum, so that the maps of an image's classes stay comparable. P
+brings a feature map onto the grid of the result: every unit to where the centre of its receptive field lies,
+bilinearly between, smoothed by a Gaussian.
 """
 
 from __future__ import annotations
