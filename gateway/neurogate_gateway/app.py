@@ -182,7 +182,6 @@ class Gateway:
             self._transforms,
             metrics=self.metrics,
             promoter=self.release_module.desk,
-            most_resamples=self.release_module.policy.gate.resamples,
         )
 
     def _training_servicer(self, training: RetrainingModule) -> tuple[TrainingServicer, UploadServer]:

@@ -18,7 +18,7 @@ from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_gateway.errors import EvaluationImpossibleError
 from neurogate_gateway.release import candidates
 from neurogate_gateway.release.controller import NothingDueError
-from neurogate_gateway.release.service import Asked
+from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure
 from neurogate_testing.releases import Released, publish_fake, released_gateway, until_judged
@@ -333,6 +333,6 @@ async def test_what_a_retraining_uses(tmp_path: Path) -> None:
         publish_fake(root)
         await waiting
         assert (await desk.evaluate(2)).accepted
-        changed = await desk.promote(2, Asked(actor="retraining r-1", reason="r-1"))
+        changed = await desk.promote(2, ChangeRequest(actor="retraining r-1", reason="r-1"))
         assert changed.change.actor == "retraining r-1"
         assert (await at.release()).labels["stable"] == 2

@@ -12,7 +12,7 @@ from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate.v1 import training_pb2 as pb
 from neurogate_gateway.errors import EvaluationImpossibleError, GateRefusedError
 from neurogate_gateway.release.candidates import Candidates
-from neurogate_gateway.release.service import Asked
+from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_testing.fake_backend import CLASSES, sample_image
 from neurogate_testing.gateway_harness import failure
 from neurogate_testing.launching import Home
@@ -97,8 +97,8 @@ async def test_a_policy_that_cannot_be_used_starts_nothing(home: Home) -> None:
         "[gate]\nmin_acuracy = 1": "unknown key gate.min_acuracy; did you mean gate.min_accuracy?",
         '[gate]\nmin_accuracy = "high"': "gate.min_accuracy is 'high', expected a number",
         "[gate]\nmin_accuracy = 90": "gate.min_accuracy is 90, expected 0 to 1",
-        "[gate.recall]\nliver = 1": "gate.recall.liver, but version 1 has no such class, only glioma, ",
-        "[gate]\nresamples = 1001": "has gate.resamples 1001, expected at most 1000, as the gateway's",
+        "[gate.recall]\nliver = 1": "gate.recall.liver is none of the version's classes: glioma, ",
+        "[gate]\nresamples = 1001": "gate.resamples is 1001, expected at most 1000, as the gateway",
         "#" * 4097: "it has 4097 characters, expected at most 4096",
         "\n": "it asks for nothing, expected a table [gate]",
         f"[gate]\n{'x' * 4000} = 1": "unknown key gate.xxx",
@@ -181,9 +181,9 @@ async def test_what_a_retraining_asks_of_the_desk(home: Home) -> None:
         # As many as the gateway draws, which asks for nothing more.
         more = await desk.evaluate(2, "[gate]\nresamples = 100000")
         assert more == await desk.evaluate(2)
-        asked = Asked(actor="tester", request_id="r-1")
+        asked = ChangeRequest(actor="tester", request_id="r-1")
         with pytest.raises(GateRefusedError, match="own gate policy"):
-            await desk.promote(2, asked, also=IMPOSSIBLE)
+            await desk.promote(2, asked, extra_policy=IMPOSSIBLE)
         with pytest.raises(
             EvaluationImpossibleError, match="gate policy of its own that cannot be used: not TOML"
         ):
@@ -191,9 +191,9 @@ async def test_what_a_retraining_asks_of_the_desk(home: Home) -> None:
         evaluator, desk._evaluator = desk._evaluator, None
         # Without images nobody knows.
         with pytest.raises(EvaluationImpossibleError, match="no evaluation images"):
-            await desk.promote(2, asked, also=IMPOSSIBLE)
+            await desk.promote(2, asked, extra_policy=IMPOSSIBLE)
         desk._evaluator = evaluator
-        assert not (await desk.promote(2, asked, also="[gate]\nmin_accuracy = 0")).change.forced
+        assert not (await desk.promote(2, asked, extra_policy="[gate]\nmin_accuracy = 0")).change.forced
         assert (await at.release()).labels["stable"] == 2
 
 

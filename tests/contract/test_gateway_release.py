@@ -19,7 +19,7 @@ from neurogate_core.model_config import find_model, read_config
 from neurogate_core.release_store import Changed
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.errors import EtagMismatchError
-from neurogate_gateway.release.service import Asked
+from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_testing.fake_backend import build_manifest, sample_image
 from neurogate_testing.gateway_harness import failure, running_gateway, serving_gateway
 from neurogate_testing.releases import MODEL, ManagedBackend, publish_fake, released_gateway
@@ -112,7 +112,9 @@ async def test_two_rollbacks_at_once_go_back_once(tmp_path: Path) -> None:
         desk = at.gateway.gateway.release_module.desk
         assert desk is not None
         done, late = await asyncio.gather(
-            desk.rollback(Asked(actor="one")), desk.rollback(Asked(actor="another")), return_exceptions=True
+            desk.rollback(ChangeRequest(actor="one")),
+            desk.rollback(ChangeRequest(actor="another")),
+            return_exceptions=True,
         )
         assert isinstance(late if isinstance(done, Changed) else done, EtagMismatchError)
         assert dict((await at.release()).labels) == {"stable": 1, "previous": 2}

@@ -92,7 +92,7 @@ class ReleaseModule:
             source = Path(settings.sealed_images)
             self._evaluator = Evaluator(source, pool, low_priority, self.policy, seconds=seconds)
             self._evaluator.reported.add(self._publish_version)
-        self.desk = desk = ReleaseService(manager, self._router, self._evaluator)
+        self.desk = desk = ReleaseService(manager, self._router, self._evaluator, self.policy)
         self._shadow = Shadow(manager, pool, low_priority, seconds=seconds)
         self._watchdog = Watchdog(manager, self.policy.guards)
         self.observers = (self._watchdog, self._shadow)

@@ -17,7 +17,7 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,6 +161,30 @@ def own_policy(text: str, policy: Policy) -> Policy:
     if "min_recall" not in values:
         values["recall"] = {**policy.gate.recall, **values.get("recall", {})}
     return Policy(gate=dataclasses.replace(policy.gate, **{"recall": {}, **values}))
+
+
+def check_own_policy(text: str, policy: Policy, class_ids: Collection[str]) -> None:
+    """Refuses a retraining's own policy that could never be met.
+
+    Args:
+        text: As for `own_policy`.
+        policy: The gateway's, which says how many resamples a verdict may take.
+        class_ids: The classes of the version that the retraining begins from.
+
+    Raises:
+        PolicyError: As `own_policy`; or it asks for more resamples, or for the recall of no such class.
+    """
+    most = policy.gate.resamples
+    # What the gateway's policy asks of classes is not held against this text.
+    gate = own_policy(text, Policy(gate=GatePolicy(resamples=most))).gate
+    if gate.resamples > most:
+        raise PolicyError(
+            f"gate.resamples is {gate.resamples}, expected at most {most}, as the gateway has it"
+        )
+    for class_id in gate.recall:
+        if class_id not in class_ids:
+            known = ", ".join(class_ids)
+            raise PolicyError(f"gate.recall.{_cut(class_id)} is none of the version's classes: {known}")
 
 
 def _document(text: str) -> dict[str, object]:

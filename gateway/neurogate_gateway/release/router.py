@@ -99,6 +99,14 @@ class VersionRouter:
             if not (self._may_soon_be_ready(asked) and await self.pool.changes(give_up)):
                 raise self._not_ready(asked)
 
+    async def resolve_stable(self, deadline: Deadline) -> ServedVersion:
+        """As `StableResolver`."""
+        selector = model_pb2.ModelSelector(label=LATEST)
+        if self.routing is not None and STABLE in self.routing.labels:
+            selector = model_pb2.ModelSelector(version=self.routing.labels[STABLE])
+        version, _ = await self.resolve(selector, deadline)
+        return version
+
     def current(self, version: ServedVersion) -> bool:
         """Whether a version that was chosen earlier may still answer, and is still the same."""
         now = self.pool.ready(version.number)

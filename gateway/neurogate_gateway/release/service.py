@@ -6,12 +6,12 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from neurogate.v1 import error_pb2, model_pb2
 from neurogate_core.release_store import PROMOTE, ROLLBACK, SET_TRAFFIC, Changed, Draft, Release
 
 from neurogate_gateway.backends.status import StatusSnapshot
+from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.backends.versions import READY, REJECTED, State
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
@@ -27,74 +27,37 @@ from .controller import ReleaseManager
 from .evaluation import Evaluator
 from .gate import broken_rules, with_own
 from .messages import gate_json
-from .policy import Policy, PolicyError, own_policy
+from .policy import Policy, PolicyError, check_own_policy, own_policy
+from .promotion import ChangeRequest
 from .router import VersionRouter
 from .traffic_split import STABLE
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Who asks for a change, and how.
-
-    Attributes:
-        actor: For the audit record.
-        etag: Of the release that was seen; empty for whatever is there.
-        request_id: A repeat gets the first answer; empty for none.
-        reason: For the audit record.
-    """
-
-    actor: str
-    etag: str = ""
-    request_id: str = ""
-    reason: str = ""
-
-
-class VersionPromoter(Protocol):
-    """What a retraining needs of the release."""
-
-    async def until_ready(self, version: int, *, seconds: float) -> None:
-        """Waits until a published version is READY.
-
-        Raises:
-            GatewayError (MODEL_VERSION_REJECTED): It was rejected; the message says why.
-            DeadlineTooShortError: It takes longer than that.
-        """
-
-    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
-        """What the gate makes of a READY version.
-
-        Args:
-            version: Which.
-            also: A retraining's own policy, asked beside the gateway's; empty for none.
-
-        Raises:
-            EvaluationImpossibleError: There are no evaluation images, or none that fit; or the other policy
-                cannot be used.
-            GatewayError: It is not READY, or the model servers cannot answer.
-        """
-
-    async def promote(self, version: int, asked: Asked, *, force: bool = False, also: str = "") -> Changed:
-        """Makes a READY version "stable".
-
-        Args:
-            version: Which.
-            asked: Who asks.
-            force: Whether the gate is overruled.
-            also: As for `evaluate`.
-
-        Raises:
-            GateRefusedError: The gate refuses it.
-            GatewayError: It is not READY, the release was changed, or cannot be.
-        """
 
 
 class ReleaseService:
     """Checks what is asked for, consults the gate, and has the release changed."""
 
-    def __init__(self, manager: ReleaseManager, router: VersionRouter, evaluator: Evaluator | None) -> None:
+    def __init__(
+        self,
+        manager: ReleaseManager,
+        router: VersionRouter,
+        evaluator: Evaluator | None,
+        policy: Policy,
+    ) -> None:
         self._manager = manager
+        self._policy = policy
         self._router = router
         self._evaluator = evaluator
+
+    def check_policy(self, text: str, version: ServedVersion, *, field: str) -> None:
+        """As `VersionPromoter`."""
+        try:
+            check_own_policy(text, self._policy, [identifier for identifier, _ in version.classes])
+        except PolicyError as error:
+            raise GatewayError(
+                error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
+                f"the gate policy cannot be used: {error}",
+                field=field,
+            ) from None
 
     async def until_ready(self, version: int, *, seconds: float) -> None:
         """As `VersionPromoter`."""
@@ -108,13 +71,13 @@ class ReleaseService:
             if not await self._router.pool.changes(give_up):
                 raise DeadlineTooShortError(f"version {version} was not READY within {seconds:g} s")
 
-    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
+    async def evaluate(self, version: int, extra_policy: str = "") -> model_pb2.GateReport:
         """As `VersionPromoter`."""
         self._check_ready(version, self._router.pool.seen)
         if self._evaluator is None:
             raise EvaluationImpossibleError("this gateway has no evaluation images")
         try:
-            own = own_policy(also, self._evaluator.policy) if also else None
+            own = own_policy(extra_policy, self._policy) if extra_policy else None
         except PolicyError as error:
             # Of a version that another release of the gateway has had trained, or that was trained by hand.
             raise EvaluationImpossibleError(
@@ -127,19 +90,25 @@ class ReleaseService:
         if own is None:
             return report
         # How much work a verdict may be is for this gateway to say, whichever has accepted the retraining.
-        most = self._evaluator.policy.gate.resamples
+        most = self._policy.gate.resamples
         own = Policy(gate=dataclasses.replace(own.gate, resamples=min(own.gate.resamples, most)))
         return with_own(report, await self._evaluator.evaluate(version, comparable, own))
 
-    async def promote(self, version: int, asked: Asked, *, force: bool = False, also: str = "") -> Changed:
+    async def promote(
+        self, version: int, request: ChangeRequest, *, force: bool = False, extra_policy: str = ""
+    ) -> Changed:
         """As `VersionPromoter`."""
-        content = {"action": PROMOTE, "version": version, "force": force, **_content(asked)}
-        if repeated := await self._manager.repeated(asked.request_id, content):
+        content = {"action": PROMOTE, "version": version, "force": force, **_content(request)}
+        if repeated := await self._manager.repeated(request.request_id, content):
             return repeated
         self._check_ready(version, self._router.pool.seen)
         stable = self._manager.release.state.labels.get(STABLE)
         # Who is "stable" already has nothing to prove.
-        report = None if version == stable else await self._verdict(version, force=force, also=also)
+        report = (
+            None
+            if version == stable
+            else await self._verdict(version, force=force, extra_policy=extra_policy)
+        )
         # Without a verdict the gate is overruled too: nobody has waited for it.
         overruled = force and self._evaluator is not None and (report is None or not report.accepted)
         if report is not None and not report.accepted and not force:
@@ -162,15 +131,15 @@ class ReleaseService:
             return Draft(
                 action=PROMOTE,
                 state=state,
-                actor=asked.actor,
-                reason=asked.reason,
+                actor=request.actor,
+                reason=request.reason,
                 forced=overruled,
                 gate=gate_json(report),
             )
 
-        return await self._change(decide, asked, content)
+        return await self._change(decide, request, content)
 
-    async def rollback(self, asked: Asked) -> Changed:
+    async def rollback(self, request: ChangeRequest) -> Changed:
         """Makes "previous" the "stable" version again; the two change places.
 
         Raises:
@@ -179,20 +148,20 @@ class ReleaseService:
             EtagMismatchError: Another version is "stable" by now: to change places again would undo it.
             GatewayError: The release was changed, or cannot be.
         """
-        content = {"action": ROLLBACK, **_content(asked)}
+        content = {"action": ROLLBACK, **_content(request)}
         stable = self._manager.release.state.labels.get(STABLE)
 
         def decide(release: Release, seen: StatusSnapshot) -> Draft:
             # An etag says already what the caller has seen, which may be more than this gateway has.
-            if not asked.etag and release.state.labels.get(STABLE) != stable:
+            if not request.etag and release.state.labels.get(STABLE) != stable:
                 raise EtagMismatchError('another version became "stable" meanwhile')
             state = transitions.rollback(release.state, now=time.time())
             self._check_ready(state.labels[STABLE], seen)
-            return Draft(action=ROLLBACK, state=state, actor=asked.actor, reason=asked.reason)
+            return Draft(action=ROLLBACK, state=state, actor=request.actor, reason=request.reason)
 
-        return await self._change(decide, asked, content)
+        return await self._change(decide, request, content)
 
-    async def split(self, asked: Asked, *, canary: int, percent: float, shadow: int) -> Changed:
+    async def split(self, request: ChangeRequest, *, canary: int, percent: float, shadow: int) -> Changed:
         """Sets canary and shadow as a whole; 0 means none.
 
         A canary has to be READY. A shadow only has to be published: it is loaded when it is not, which is
@@ -207,7 +176,7 @@ class ReleaseService:
             "canary": canary,
             "percent": str(percent),
             "shadow": shadow,
-            **_content(asked),
+            **_content(request),
         }
 
         def decide(release: Release, seen: StatusSnapshot) -> Draft:
@@ -221,22 +190,27 @@ class ReleaseService:
                 self._check_ready(shadow, seen)
             elif shadow:
                 self._check_not_rejected(shadow, seen)
-            return Draft(action=SET_TRAFFIC, state=state, actor=asked.actor, reason=asked.reason)
+            return Draft(action=SET_TRAFFIC, state=state, actor=request.actor, reason=request.reason)
 
-        return await self._change(decide, asked, content)
+        return await self._change(decide, request, content)
 
-    async def _verdict(self, version: int, *, force: bool, also: str) -> model_pb2.GateReport | None:
-        if self._evaluator is None and not also:
+    async def _verdict(self, version: int, *, force: bool, extra_policy: str) -> model_pb2.GateReport | None:
+        if self._evaluator is None and not extra_policy:
             return None
         if not force:
-            return await self.evaluate(version, also)
+            return await self.evaluate(version, extra_policy)
         # Who overrules the gate does not wait for it, but what it has said is put on record.
         return self._evaluator.last_report(version) if self._evaluator is not None else None
 
     async def _change(
-        self, decide: Callable[[Release, StatusSnapshot], Draft], asked: Asked, content: dict[str, object]
+        self,
+        decide: Callable[[Release, StatusSnapshot], Draft],
+        request: ChangeRequest,
+        content: dict[str, object],
     ) -> Changed:
-        change = self._manager.change(decide, etag=asked.etag, request_id=asked.request_id, content=content)
+        change = self._manager.change(
+            decide, etag=request.etag, request_id=request.request_id, content=content
+        )
         # Once begun, a change is made; a caller who goes away must not leave it unseen here.
         task = asyncio.ensure_future(change)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -291,5 +265,5 @@ class ReleaseService:
         )
 
 
-def _content(asked: Asked) -> dict[str, object]:
-    return {"etag": asked.etag, "reason": asked.reason}
+def _content(request: ChangeRequest) -> dict[str, object]:
+    return {"etag": request.etag, "reason": request.reason}

@@ -11,13 +11,11 @@ from neurogate.v1 import error_pb2, training_pb2
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.journal import Journal
-from neurogate_gateway.release.router import VersionRouter
+from neurogate_gateway.release.promotion import StableResolver
 from neurogate_gateway.store.amendments import Learned
 from neurogate_gateway.store.examples import Example
 from neurogate_gateway.store.feedback import Feedback, NewFeedback
 from neurogate_gateway.store.store import Store
-
-from .stable import known_classes, stable_version
 
 _LONGEST_COMMENT: Final = 512
 _PREDICTION_ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -33,7 +31,7 @@ class FeedbackService:
         journal: What it has not written yet is found too; None where no predictions are kept.
     """
 
-    def __init__(self, records: Store, router: VersionRouter, journal: Journal | None) -> None:
+    def __init__(self, records: Store, router: StableResolver, journal: Journal | None) -> None:
         self._records = records
         self._router = router
         self._journal = journal
@@ -128,8 +126,8 @@ class FeedbackService:
             self._journal.flush()
 
     async def _check_class(self, class_id: str, deadline: Deadline) -> None:
-        version = await stable_version(self._router, deadline)
-        known = known_classes(version)
+        version = await self._router.resolve_stable(deadline)
+        known = [identifier for identifier, _ in version.classes]
         if class_id not in known:
             raise GatewayError(
                 error_pb2.ERROR_REASON_CLASS_NOT_FOUND,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neurogate_gateway.release.service import VersionPromoter
+from neurogate_gateway.release.promotion import VersionPromoter
 from neurogate_gateway.settings import Settings
 from neurogate_gateway.store.errors import RecordsSetupError
 from neurogate_gateway.store.store import Store, gateway_identity

@@ -14,8 +14,7 @@ from neurogate_gateway.inference.journal import Journal
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
-from neurogate_gateway.release.router import VersionRouter
-from neurogate_gateway.release.service import VersionPromoter
+from neurogate_gateway.release.promotion import StableResolver, VersionPromoter
 from neurogate_gateway.settings import Settings
 from neurogate_gateway.store.store import Store
 
@@ -38,13 +37,12 @@ class RetrainingModule:
     def __init__(
         self,
         settings: Settings,
-        router: VersionRouter,
+        router: StableResolver,
         admission: Admission,
         transforms: TransformPool,
         *,
         metrics: Metrics,
         promoter: VersionPromoter | None,
-        most_resamples: int,
     ) -> None:
         self._settings = settings
         self._launchers = launchers = build_launchers(settings)
@@ -69,8 +67,7 @@ class RetrainingModule:
             launchers=[launcher.name for launcher in launchers],
             min_examples_per_class=settings.min_examples_per_class,
             most_queued=settings.max_queued_retrainings,
-            may_promote=settings.mode != "latest",
-            most_resamples=most_resamples,
+            promoter=promoter,
         )
         self.watching = RetrainingWatch(self.records)
         self._sweeping: asyncio.Task[None] | None = None

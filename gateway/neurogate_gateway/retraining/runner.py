@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.release.service import VersionPromoter
+from neurogate_gateway.release.promotion import VersionPromoter
 from neurogate_gateway.store.run import LeaseLostError, Run
 from neurogate_gateway.store.store import Store
 

@@ -14,14 +14,11 @@ from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.release.policy import GatePolicy, Policy, PolicyError, own_policy
-from neurogate_gateway.release.router import VersionRouter
+from neurogate_gateway.release.promotion import StableResolver, VersionPromoter
 from neurogate_gateway.store.examples import check_filter
 from neurogate_gateway.store.run import Run
 from neurogate_gateway.store.run_starts import NewRun
 from neurogate_gateway.store.store import Store
-
-from .stable import known_classes, stable_version
 
 
 class RetrainingService:
@@ -34,21 +31,19 @@ class RetrainingService:
         launchers: Those that are configured; the first is the default.
         min_examples_per_class: Fewer of a class are refused; 0 allows a retraining without any.
         most_queued: How many may wait.
-        may_promote: Whether this gateway manages the release.
-        most_resamples: How many a gate policy may ask for: as many as the gateway's own policy has.
+        promoter: The release; None where this gateway does not manage it.
     """
 
     def __init__(
         self,
         records: Store,
-        router: VersionRouter,
+        router: StableResolver,
         *,
         base_versions: Callable[[], Collection[int]] | None,
         launchers: Collection[str],
         min_examples_per_class: int,
         most_queued: int,
-        may_promote: bool,
-        most_resamples: int,
+        promoter: VersionPromoter | None,
     ) -> None:
         self._records = records
         self._router = router
@@ -56,8 +51,7 @@ class RetrainingService:
         self._launchers = tuple(launchers)
         self._least = min_examples_per_class
         self._most_queued = most_queued
-        self._may_promote = may_promote
-        self._most_resamples = most_resamples
+        self._promoter = promoter
 
     async def start(
         self, asked: training_pb2.RetrainingSpec, *, request_id: str, actor: str, deadline: Deadline
@@ -77,21 +71,22 @@ class RetrainingService:
         check_filter(spec.examples, field="spec.examples")
         _check_hyperparameters(spec.hyperparameters)
         spec.launcher = self._launcher(spec.launcher)
-        if spec.promote and not self._may_promote:
+        if spec.promote and self._promoter is None:
             raise GatewayError(
                 error_pb2.ERROR_REASON_RELEASE_NOT_MANAGED,
                 "this gateway does not manage the release, so it can promote nothing",
                 field="spec.promote",
             )
-        if spec.gate_policy and not self._may_promote:
+        if spec.gate_policy and self._promoter is None:
             raise GatewayError(
                 error_pb2.ERROR_REASON_RELEASE_NOT_MANAGED,
                 "this gateway does not manage the release, so no gate asks for a policy",
                 field="spec.gate_policy",
             )
-        version = await stable_version(self._router, deadline)
+        version = await self._router.resolve_stable(deadline)
         _check_classes(spec.examples.class_ids, version)
-        _check_gate_policy(spec.gate_policy, version, self._most_resamples)
+        if spec.gate_policy and self._promoter is not None:
+            self._promoter.check_policy(spec.gate_policy, version, field="spec.gate_policy")
         await self._fill_base(spec, version)
 
         def check_counts(counts: Mapping[str, int]) -> None:
@@ -169,37 +164,8 @@ def _check_hyperparameters(texts: Mapping[str, str]) -> None:
         ) from None
 
 
-def _check_gate_policy(text: str, version: ServedVersion, most_resamples: int) -> None:
-    if not text:
-        return
-    try:
-        asked = own_policy(text, Policy(gate=GatePolicy(resamples=most_resamples))).gate
-    except PolicyError as error:
-        raise GatewayError(
-            error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
-            f"the gate policy cannot be used: {error}",
-            field="spec.gate_policy",
-        ) from None
-    if asked.resamples > most_resamples:
-        raise GatewayError(
-            error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
-            f"the gate policy has gate.resamples {asked.resamples}, expected at most {most_resamples}, as "
-            "the gateway's own policy has it",
-            field="spec.gate_policy",
-        )
-    known = known_classes(version)
-    for class_id in asked.recall:
-        if class_id not in known:
-            raise GatewayError(
-                error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
-                f"the gate policy sets gate.recall.{class_id[:40]}, but version {version.number} has no such "
-                f"class, only {', '.join(known)}",
-                field="spec.gate_policy",
-            )
-
-
 def _check_classes(class_ids: Collection[str], version: ServedVersion) -> None:
-    known = known_classes(version)
+    known = [identifier for identifier, _ in version.classes]
     for class_id in class_ids:
         if class_id not in known:
             raise GatewayError(

@@ -17,7 +17,7 @@ from neurogate.v1 import error_pb2, model_pb2
 
 from neurogate_gateway.errors import EtagMismatchError, GateRefusedError, GatewayError
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.release.service import Asked, VersionPromoter
+from neurogate_gateway.release.promotion import ChangeRequest, VersionPromoter
 from neurogate_gateway.store.run import Run, StateConflictError
 from neurogate_gateway.store.run_states import RunState
 from neurogate_gateway.store.store import Store
@@ -255,12 +255,14 @@ class RetrainingWorker:
         left = _MOST_PROMOTIONS
         while True:
             try:
-                asked = Asked(
+                request = ChangeRequest(
                     actor=self._run.actor,
                     request_id=f"retraining-{self._run.run_id}",
                     reason=f"retraining {self._run.run_id}",
                 )
-                await self._promoter.promote(self._run.version, asked, also=self._run.spec.gate_policy)
+                await self._promoter.promote(
+                    self._run.version, request, extra_policy=self._run.spec.gate_policy
+                )
                 return
             except EtagMismatchError:
                 # The next try has it judged against what is "stable" by now.

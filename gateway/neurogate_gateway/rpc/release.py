@@ -13,8 +13,9 @@ from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.release.controller import ReleaseManager
 from neurogate_gateway.release.messages import change_message
 from neurogate_gateway.release.module import ReleaseModule
+from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_gateway.release.router import VersionRouter
-from neurogate_gateway.release.service import Asked, ReleaseService
+from neurogate_gateway.release.service import ReleaseService
 
 from .paging import UNFILTERED, Pages
 from .requests import Context, deadline_of, take_request_id
@@ -138,7 +139,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
             next_page_token=_CHANGES.token(UNFILTERED, page[-1].sequence) if len(found) > size else "",
         )
 
-    def _asked(self, request: _Change, context: Context) -> Asked:
+    def _asked(self, request: _Change, context: Context) -> ChangeRequest:
         self._router.check_model(request.model)
         reason = request.reason
         if len(reason) > _LONGEST_REASON:
@@ -153,7 +154,7 @@ class ReleaseMethods(model_pb2_grpc.ModelServiceServicer):
                 "the reason has characters that are not printable",
                 field="reason",
             )
-        return Asked(
+        return ChangeRequest(
             actor=peer_identity(context),
             etag=request.etag,
             request_id=take_request_id(request.request_id),

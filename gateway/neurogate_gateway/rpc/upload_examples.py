@@ -13,7 +13,6 @@ from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.observability.logging import call_record, internal_error
 from neurogate_gateway.release.router import VersionRouter
-from neurogate_gateway.retraining.stable import stable_version
 from neurogate_gateway.retraining.uploads import Assembler, Item, Uploads
 
 from .requests import Context, deadline_of
@@ -54,7 +53,7 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
             GatewayError: Why it ends before its caller ended it; what was acknowledged is kept.
         """
         with self._admission.bulk_call():
-            version = await stable_version(self._router, deadline_of(context, math.inf))
+            version = await self._router.resolve_stable(deadline_of(context, math.inf))
             upload = _Upload(
                 self._uploads,
                 version,

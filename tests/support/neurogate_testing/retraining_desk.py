@@ -67,17 +67,19 @@ class FakeRelease:
         if self.blocked is not None:
             await self.blocked.wait()
 
-    async def evaluate(self, version: int, also: str = "") -> model_pb2.GateReport:
-        self.policies.append(also)
+    async def evaluate(self, version: int, extra_policy: str = "") -> model_pb2.GateReport:
+        self.policies.append(extra_policy)
         if self.errors:
             raise self.errors.pop(0)
         return model_pb2.GateReport(accepted=self.accepted)
 
-    async def promote(self, version: int, asked: Any, *, force: bool = False, also: str = "") -> Any:
-        self.policies.append(also)
+    async def promote(
+        self, version: int, request: Any, *, force: bool = False, extra_policy: str = ""
+    ) -> Any:
+        self.policies.append(extra_policy)
         if self.promotion_errors:
             raise self.promotion_errors.pop(0)
-        self.promoted.append((version, asked.actor, asked.request_id, force))
+        self.promoted.append((version, request.actor, request.request_id, force))
 
 
 class Desk:
