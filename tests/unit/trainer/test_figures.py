@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from neurogate_testing.predictions import make_predictions
 from neurogate_testing.runs import ramps, stripes
+from neurogate_trainer.evaluation.calibrate import reliability_bins
 from neurogate_trainer.evaluation.metrics import compute_metrics
-from neurogate_trainer.evaluation.reliability import reliability_bins
 from neurogate_trainer.report import figures_evidence as figures_gradcam
 from neurogate_trainer.report import figures_quality as figures
 from neurogate_trainer.report import figures_trust

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from neurogate_testing.predictions import CLASSES, make_predictions
 from neurogate_trainer.evaluation import metrics as m
-from neurogate_trainer.evaluation import reliability
+from neurogate_trainer.evaluation.calibrate import (
+    expected_calibration_error,
+    risk_coverage_curve,
+)
 from neurogate_trainer.evaluation.predictions import Predictions, PredictionsError
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -92,7 +95,7 @@ class TestIntervals:
     def test_chunks_do_not_change_the_kind_of_result(self, monkeypatch):
         predictions = make_predictions()
         whole = m.compute_metrics(predictions, bootstrap=400)["macro"]["f1"]
-        monkeypatch.setattr("neurogate_trainer.evaluation.resampling._CHUNK_ELEMENTS", 7 * len(predictions))
+        monkeypatch.setattr("neurogate_core.evaluation._CHUNK_ELEMENTS", 7 * len(predictions))
         parts = m.compute_metrics(predictions, bootstrap=400)["macro"]["f1"]
         assert parts["low"] == pytest.approx(whole["low"], abs=0.03)
 
@@ -155,15 +158,13 @@ class TestAbstention:
 
     def test_curve_ends_with_everything_answered(self):
         predictions = make_predictions()
-        thresholds, coverage, risk = reliability.risk_coverage_curve(
-            predictions.probabilities, predictions.labels
-        )
+        thresholds, coverage, risk = risk_coverage_curve(predictions.probabilities, predictions.labels)
         assert (np.diff(thresholds) < 0).all()
         assert coverage[-1] == 1.0
         assert risk[-1] == pytest.approx(1 - predictions.correct.mean())
 
     def test_curve_answers_ties_together(self):
-        _, coverage, risk = reliability.risk_coverage_curve(one_hot([0, 1, 2]), np.array([0, 1, 3]))
+        _, coverage, risk = risk_coverage_curve(one_hot([0, 1, 2]), np.array([0, 1, 3]))
         assert coverage.tolist() == [1.0]
         assert risk.tolist() == pytest.approx([1 / 3])
 
@@ -171,14 +172,11 @@ class TestAbstention:
 class TestCalibrationError:
     def test_by_hand(self):
         probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.6, 0.4], [0.6, 0.4]])
-        error = reliability.expected_calibration_error(probabilities, np.array([0, 1, 0, 0]))
+        error = expected_calibration_error(probabilities, np.array([0, 1, 0, 0]))
         assert error == pytest.approx((2 * abs(0.5 - 0.95) + 2 * abs(1.0 - 0.6)) / 4)
 
     def test_certain_and_right_is_perfect(self):
-        assert reliability.expected_calibration_error(one_hot([0, 1, 2]), np.array([0, 1, 2])) == 0.0
-
-    def test_bins_are_closed_above(self):
-        assert reliability.bin_index(np.array([0.0, 0.2, 0.2000001, 1.0]), 5).tolist() == [0, 0, 1, 4]
+        assert expected_calibration_error(one_hot([0, 1, 2]), np.array([0, 1, 2])) == 0.0
 
     @pytest.mark.parametrize(
         ("probabilities", "labels", "message"),
@@ -191,11 +189,7 @@ class TestCalibrationError:
     )
     def test_refuses_what_is_not_a_distribution(self, probabilities, labels, message):
         with pytest.raises(ValueError, match=message):
-            reliability.expected_calibration_error(probabilities, labels)
-
-    def test_refuses_zero_bins(self):
-        with pytest.raises(ValueError, match="at least one bin"):
-            reliability.reliability_bins(one_hot([0]), np.array([0]), bins=0)
+            expected_calibration_error(probabilities, labels)
 
 
 class TestPredictionsFile:

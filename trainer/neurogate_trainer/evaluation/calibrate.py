@@ -1,4 +1,4 @@
-"""What turns scores into trustworthy probabilities: a temperature, and a limit below which to abstain."""
+"""What makes probabilities trustworthy: how often they are right, a temperature, a limit to abstain below."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from neurogate_core.evaluation import ECE_BINS, bin_index, calibration_error
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
-from .reliability import expected_calibration_error, reliability_bins, risk_coverage_curve
+from .predictions import check_probabilities
 
 Floats = npt.NDArray[Any]
 Labels = npt.NDArray[np.int64]
@@ -18,6 +19,61 @@ _TEMPERATURES: Final = (0.05, 20.0)
 _PRIOR_SPREAD: Final = 0.25
 """Standard deviation of the logarithm of the temperature before any image is seen."""
 _CURVE_POINTS: Final = 200
+
+
+def expected_calibration_error(probabilities: Floats, labels: Labels) -> float:
+    """`neurogate_core.evaluation.calibration_error` of these answers.
+
+    Raises:
+        ValueError: No images, shapes that do not fit, or rows that are not distributions.
+    """
+    _check(probabilities, labels)
+    return float(calibration_error(np.ones((1, len(labels))), labels, probabilities)[0])
+
+
+def reliability_bins(probabilities: Floats, labels: Labels) -> list[dict[str, Any]]:
+    """The bins of a reliability diagram, `[{low, high, count, confidence, accuracy}]`; null means if empty.
+
+    Raises:
+        ValueError: As `expected_calibration_error`.
+    """
+    _check(probabilities, labels)
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    position = bin_index(confidence)
+    counts = np.bincount(position, minlength=ECE_BINS)
+    sums = {"confidence": np.bincount(position, confidence, ECE_BINS)}
+    sums["accuracy"] = np.bincount(position, correct, ECE_BINS)
+    return [
+        {"low": index / ECE_BINS, "high": (index + 1) / ECE_BINS, "count": int(counts[index])}
+        | {name: float(sums[name][index] / counts[index]) if counts[index] else None for name in sums}
+        for index in range(ECE_BINS)
+    ]
+
+
+def _check(probabilities: Floats, labels: Labels) -> None:
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise ValueError(
+            f"probabilities {probabilities.shape} and labels {labels.shape}: expected [N, C] and [N]"
+        )
+    if not len(labels):
+        raise ValueError("a calibration error needs at least one image")
+    check_probabilities(probabilities)
+
+
+def risk_coverage_curve(
+    probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Thresholds (descending), coverage and risk, one entry per distinct highest probability.
+
+    Entry i describes answering exactly when the highest probability is at least `thresholds[i]`.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    wrong = (probabilities.argmax(axis=1) != labels)[np.argsort(-confidence, kind="stable")]
+    ordered = np.sort(confidence)[::-1]
+    last = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
+    answered = last + 1.0
+    return ordered[last], answered / ordered.size, np.cumsum(wrong)[last] / answered
 
 
 def probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float32]:

@@ -10,15 +10,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
+from neurogate_core.evaluation import interval, resampled_means
 from neurogate_core.evidence import stretch
 
 from neurogate_trainer.data.index import ImageRecord
 from neurogate_trainer.data.masks import masked, read_mask
 from neurogate_trainer.progress import Reporter
 
-from . import pointing, resampling
+from . import pointing
 from .localisation_summary import SCORES
-from .metrics import CONFIDENCE_LEVEL, Json
+from .metrics import Json
 from .pointing import BASELINES, Lesion
 from .predictions import Predictions
 from .saved_model import Pixels, SavedModel, decode_batches
@@ -176,17 +177,13 @@ class _Table:
         if not len(positions):
             return {"images": 0} | {name: empty | {"note": "no image was measured"} for name in names}
         values = np.stack([self.columns[name][positions] for name in names], axis=1)
-        spread = resampling.Spread()
         labels = self.predictions.labels[positions]
-        for weights in resampling.stratified_weights(labels, resamples=self.bootstrap, seed=self.seed):
-            means = weights @ values / len(positions)
-            spread.add({name: means[:, i] for i, name in enumerate(names)})
+        means = resampled_means(labels, values, resamples=self.bootstrap, seed=self.seed)
         result: dict[str, Any] = {"images": len(positions)}
-        for i, name in enumerate(names):
-            if np.isnan(values[:, i]).any():
-                continue
-            low, high = spread.interval(name, CONFIDENCE_LEVEL)
-            result[name] = {"value": float(values[:, i].mean()), "low": low, "high": high}
+        for name, column, resampled in zip(names, values.T, means.T, strict=True):
+            if not np.isnan(column).any():
+                low, high = interval(resampled) if self.bootstrap else (None, None)
+                result[name] = {"value": float(column.mean()), "low": low, "high": high}
         return result
 
     def by_class(self, positions: npt.NDArray[np.int64], names: Sequence[str]) -> list[Json]:

@@ -22,25 +22,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.metrics import (
-    average_precision_score,
-    cohen_kappa_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-    roc_auc_score,
+from neurogate_core.evaluation import (
+    LEVEL,
+    SCORES,
+    Floats,
+    classification_metrics,
+    confusion,
+    divide,
+    interval,
+    stratified_weights,
 )
 
-from . import resampling
+from .calibrate import reliability_bins
 from .predictions import Predictions
-from .reliability import ECE_BINS, bin_index, expected_calibration_error, reliability_bins
-
-CONFIDENCE_LEVEL = 0.95
-SCORES = ("precision", "recall", "f1", "roc_auc", "pr_auc")
 
 Json = dict[str, Any]
 
@@ -75,18 +72,26 @@ def compute_metrics(
         raise ValueError("metrics need at least one image; the test split is empty")
     if bootstrap < 0:
         raise ValueError(f"the number of bootstrap resamples cannot be negative, got {bootstrap}")
-    point = _point_values(predictions, abstain_below)
-    spread = resampling.Spread()
-    for weights in resampling.stratified_weights(predictions.labels, resamples=bootstrap, seed=seed):
-        spread.add(_resampled_values(predictions, weights, abstain_below))
-
-    def estimate(key: str) -> Json:
-        value, note = point[key]
-        low, high = spread.interval(key, CONFIDENCE_LEVEL) if value is not None else (None, None)
-        return {"value": value, "low": low, "high": high} | ({"note": note} if note else {})
-
     truth = np.bincount(predictions.labels, minlength=len(predictions.classes))
     answers = np.bincount(predictions.predicted, minlength=len(predictions.classes))
+    ones = np.ones((1, len(predictions)))
+    point = {key: float(found[0]) for key, found in _values(predictions, ones, abstain_below).items()}
+    if np.count_nonzero(truth) == 1:
+        point |= {"macro/roc_auc": np.nan, "weighted/roc_auc": np.nan}
+    notes = _notes(predictions, point)
+    matrix = confusion(ones, predictions.labels, predictions.predicted, len(truth))
+    weights = stratified_weights(predictions.labels, resamples=bootstrap, seed=seed)
+    chunks = [_values(predictions, rows, abstain_below) for rows in weights]
+
+    def estimate(key: str) -> Json:
+        result: Json = {"value": None, "low": None, "high": None}
+        if not np.isnan(point[key]):
+            result["value"] = point[key]
+            resampled = np.concatenate([np.empty(0), *(chunk[key] for chunk in chunks)])
+            if not np.isnan(resampled).all():
+                result["low"], result["high"] = interval(resampled)
+        return result | ({"note": notes[key]} if key in notes else {})
+
     result: Json = {
         "support": len(predictions),
         "classes": list(predictions.classes),
@@ -97,12 +102,12 @@ def compute_metrics(
             | {score: estimate(f"{index}/{score}") for score in SCORES}
             for index, name in enumerate(predictions.classes)
         ],
-        "confusion": _confusion(predictions).tolist(),
+        "confusion": matrix[0].astype(int).tolist(),
         "reliability": reliability_bins(predictions.probabilities, predictions.labels),
         "abstention": None,
         "bootstrap": {
             "resamples": bootstrap,
-            "level": CONFIDENCE_LEVEL,
+            "level": LEVEL,
             "seed": seed,
             "method": "percentile interval; images drawn with replacement within each true class",
         },
@@ -118,123 +123,44 @@ def compute_metrics(
     return result
 
 
-def _confusion(predictions: Predictions) -> npt.NDArray[np.int64]:
-    indices = range(len(predictions.classes))
-    matrix: npt.NDArray[np.int64] = confusion_matrix(
-        predictions.labels, predictions.predicted, labels=list(indices)
-    )
-    return matrix
+def _values(predictions: Predictions, weights: Floats, abstain_below: float | None) -> dict[str, Floats]:
+    """`classification_metrics`, and "coverage" and "risk" at a threshold, of every row of weights."""
+    result = classification_metrics(weights, predictions.labels, predictions.probabilities)
+    if abstain_below is not None:
+        answered = weights @ (predictions.confidence >= abstain_below)
+        wrong = weights @ ((predictions.confidence >= abstain_below) & ~predictions.correct)
+        result |= {"coverage": answered / weights.sum(axis=1), "risk": divide(wrong, answered)}
+    return result
 
 
-_Value = tuple[float | None, str]
-
-
-def _class_values(predictions: Predictions, index: int, f1: float) -> dict[str, _Value]:
-    name = predictions.classes[index]
-    positive = predictions.labels == index
-    support, answered = int(positive.sum()), int((predictions.predicted == index).sum())
-    hits = int((positive & (predictions.predicted == index)).sum())
-    absent, never = f"no test image is of class {name}", f"no test image was classified as {name}"
-    values: dict[str, _Value] = {
-        "precision": (hits / answered, "") if answered else (None, never),
-        "recall": (hits / support, "") if support else (None, absent),
-        "f1": (f1, "") if support or answered else (None, f"{absent}, and {never}"),
-        "roc_auc": (None, absent),
-        "pr_auc": (None, absent),
-    }
-    if support == len(predictions):
-        values["roc_auc"] = (None, f"all test images are of class {name}")
-    elif support:
-        values["roc_auc"] = (float(roc_auc_score(positive, predictions.probabilities[:, index])), "")
-    if support:
-        values["pr_auc"] = (float(average_precision_score(positive, predictions.probabilities[:, index])), "")
-    return values
-
-
-def _mean_value(
-    values: Sequence[_Value], support: npt.NDArray[np.int64], weights: npt.NDArray[Any]
-) -> _Value:
-    """Mean over the classes with images; a precision without answers counts as 0, and the note says so."""
-    present = np.flatnonzero(support).tolist()
-    notes = [note for value, note in values if value is None]
-    if any(values[index][0] is None and "all test images" in values[index][1] for index in present):
-        return None, "the test split holds a single class"
-    numbers = np.array([values[index][0] or 0.0 for index in present])
-    explained = "; ".join(notes)
-    return float(
-        np.average(numbers, weights=weights[present])
-    ), explained and f"counted as 0 or left out: {explained}"
-
-
-def _point_values(predictions: Predictions, abstain_below: float | None) -> dict[str, _Value]:
-    labels, predicted = predictions.labels, predictions.predicted
-    indices = list(range(len(predictions.classes)))
-    _, _, f1, support = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0.0)
-    result: dict[str, _Value] = {
-        "accuracy": (float(predictions.correct.mean()), ""),
-        "ece": (expected_calibration_error(predictions.probabilities, labels), ""),
-        "cohen_kappa": (None, "truth and answers are all of one class"),
-    }
-    if len(np.union1d(labels, predicted)) > 1:
-        result["cohen_kappa"] = (float(cohen_kappa_score(labels, predicted, labels=indices)), "")
-    by_class = [_class_values(predictions, index, float(f1[index])) for index in indices]
-    for index, values in enumerate(by_class):
-        result |= {f"{index}/{score}": value for score, value in values.items()}
+def _notes(predictions: Predictions, point: dict[str, float]) -> dict[str, str]:
+    """Why values are undefined, or what else there is to say about them."""
+    undefined = {key for key, value in point.items() if np.isnan(value)}
+    reasons = {"cohen_kappa": "truth and answers are all of one class"}
+    for index, name in enumerate(predictions.classes):
+        absent, never = f"no test image is of class {name}", f"no test image was classified as {name}"
+        all_of_it = f"all test images are of class {name}"
+        reasons |= {
+            f"{index}/precision": never,
+            f"{index}/recall": absent,
+            f"{index}/f1": f"{absent}, and {never}",
+            f"{index}/roc_auc": all_of_it if (predictions.labels == index).all() else absent,
+            f"{index}/pr_auc": absent,
+        }
+    reasons |= dict.fromkeys(("macro/roc_auc", "weighted/roc_auc"), "the test split holds a single class")
+    reasons["risk"] = "no test image reaches the abstention threshold"
+    notes = {key: reason for key, reason in reasons.items() if key in undefined}
     for score in SCORES:
-        column = [values[score] for values in by_class]
-        result[f"macro/{score}"] = _mean_value(column, support, np.ones(len(indices)))
-        result[f"weighted/{score}"] = _mean_value(column, support, support)
-    if abstain_below is not None:
-        answered = predictions.confidence >= abstain_below
-        result["coverage"] = (float(answered.mean()), "")
-        result["risk"] = (None, "no test image reaches the abstention threshold")
-        if answered.any():
-            wrong = int((~predictions.correct[answered]).sum())
-            result["risk"] = (
-                wrong / int(answered.sum()),
-                "" if wrong else _no_error_note(int(answered.sum())),
-            )
-    return result
-
-
-def _no_error_note(answers: int) -> str:
-    """What a bootstrap cannot tell, since without an error every resample is without error too."""
-    limit = 1.0 - ((1.0 - CONFIDENCE_LEVEL) / 2) ** (1.0 / answers)
-    return f"no error among {answers} answers; the exact upper limit of the 95% interval is {limit:.1%}"
-
-
-def _resampled_values(
-    predictions: Predictions, weights: resampling.Array, abstain_below: float | None
-) -> dict[str, resampling.Array]:
-    classes = len(predictions.classes)
-    matrices = resampling.confusion(weights, predictions.labels, predictions.predicted, classes)
-    scores = dict(zip(SCORES, resampling.precision_recall_f1(matrices), strict=False))
-    areas = [
-        resampling.ranking_areas(weights, predictions.probabilities[:, index], predictions.labels == index)
-        for index in range(classes)
-    ]
-    scores["roc_auc"] = np.stack([roc for roc, _ in areas], axis=1)
-    scores["pr_auc"] = np.stack([pr for _, pr in areas], axis=1)
-    result = {
-        "accuracy": resampling.divide(np.trace(matrices, axis1=1, axis2=2), weights.sum(axis=1)),
-        "cohen_kappa": resampling.cohen_kappa(matrices),
-        "ece": resampling.calibration_error(
-            weights,
-            bin_index(predictions.confidence, ECE_BINS),
-            predictions.confidence.astype(np.float64),
-            predictions.correct,
-            ECE_BINS,
-        ),
-    }
-    support = np.bincount(predictions.labels, minlength=classes)
-    present = support > 0
-    for score, values in scores.items():
-        result |= {f"{index}/{score}": values[:, index] for index in range(classes)}
-        numbers = np.nan_to_num(values[:, present])
-        result[f"macro/{score}"] = numbers.mean(axis=1)
-        result[f"weighted/{score}"] = np.average(numbers, axis=1, weights=support[present])
-    if abstain_below is not None:
-        answered = (predictions.confidence >= abstain_below).astype(np.float64)
-        result["coverage"] = weights @ answered / weights.sum(axis=1)
-        result["risk"] = resampling.divide(weights @ (answered * ~predictions.correct), weights @ answered)
-    return result
+        keys = [f"{index}/{score}" for index in range(len(predictions.classes))]
+        if explained := "; ".join(notes[key] for key in keys if key in notes):
+            for mean in ("macro", "weighted"):
+                # A precision without answers counts as 0; a class without images is no part of the mean.
+                notes.setdefault(f"{mean}/{score}", f"counted as 0 or left out: {explained}")
+    if point.get("risk") == 0:
+        answers = round(point["coverage"] * len(predictions))
+        # Without an error every resample is without error too, so the bootstrap cannot tell the upper limit.
+        limit = 1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / answers)
+        notes["risk"] = (
+            f"no error among {answers} answers; the exact upper limit of the 95% interval is {limit:.1%}"
+        )
+    return notes

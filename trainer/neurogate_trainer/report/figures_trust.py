@@ -11,9 +11,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from neurogate_trainer.evaluation.calibrate import risk_coverage_curve
 from neurogate_trainer.evaluation.metrics import Json
 from neurogate_trainer.evaluation.predictions import Predictions
-from neurogate_trainer.evaluation.reliability import risk_coverage_curve
 
 from .figures_style import ACCENT, FAINT, INK, MUTED, RIGHT, WRONG, figure, plural, unit_axes
 

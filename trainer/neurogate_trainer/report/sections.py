@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from neurogate_trainer.evaluation.metrics import SCORES, Json
+from neurogate_core.evaluation import SCORES
+
+from neurogate_trainer.evaluation.metrics import Json
 
 from ._figures import all_shown, shown
 from .html import Child, Html, join, table, tag
