@@ -10,8 +10,8 @@ from google.protobuf import json_format, timestamp_pb2
 from neurogate.v1 import manifest_pb2
 from neurogate_core.preprocessing.transform import default_spec
 from neurogate_trainer.evaluate import evaluation_metrics
-from neurogate_trainer.evaluation.metrics import compute_metrics
 from neurogate_trainer.evaluation.calibrate import reliability_bins
+from neurogate_trainer.evaluation.metrics import compute_metrics
 from neurogate_trainer.progress import NullReporter
 from neurogate_trainer.report.figures_run import draw_figures, save_ood_scores
 
