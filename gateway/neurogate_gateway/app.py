@@ -181,7 +181,7 @@ class Gateway:
             self._admission,
             self._transforms,
             metrics=self.metrics,
-            promoter=self.release_module.desk,
+            promoter=self.release_module.service,
         )
 
     def _training_servicer(self, training: RetrainingModule) -> tuple[TrainingServicer, UploadServer]:

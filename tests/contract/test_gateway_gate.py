@@ -16,7 +16,7 @@ import pytest
 from neurogate.v1 import model_pb2
 from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_gateway.errors import EvaluationImpossibleError
-from neurogate_gateway.release import candidates
+from neurogate_gateway.release import controller
 from neurogate_gateway.release.controller import NothingDueError
 from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
@@ -124,7 +124,7 @@ async def test_who_is_stable_already_does_not_stand_before_the_gate(
         for force in (False, True):
             assert not (await at.promote(2, force=force)).HasField("change")
         # As another gateway makes another version "stable" that this one has not seen yet.
-        manager = at.gateway.gateway.release_module.manager
+        manager = at.gateway.gateway.release_module.controller
         assert manager is not None
         monkeypatch.setattr(manager, "_take", lambda *_: None)
         manager.release = dataclasses.replace(
@@ -206,7 +206,10 @@ async def test_a_candidate_that_went_while_it_was_judged_is_promoted_when_it_is_
 ) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, release_mode="gated", **settings(tmp_path, right_for=2)) as at:
-        desk, manager = at.gateway.gateway.release_module.desk, at.gateway.gateway.release_module.manager
+        desk, manager = (
+            at.gateway.gateway.release_module.service,
+            at.gateway.gateway.release_module.controller,
+        )
         assert desk is not None
         assert manager is not None
         evaluate, change = desk.evaluate, manager.change
@@ -314,7 +317,7 @@ async def test_images_that_cannot_be_used_are_no_verdict(
 async def test_images_that_are_repaired_lead_to_a_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "_REPAIRED_SECONDS", 0.05)
+    monkeypatch.setattr(controller, "_REPAIRED_SECONDS", 0.05)
     data = settings(tmp_path, right_for=2)
     sealed = tmp_path / "sealed"
     sealed.rename(tmp_path / "gone")
@@ -327,7 +330,7 @@ async def test_images_that_are_repaired_lead_to_a_verdict(
 async def test_what_a_retraining_uses(tmp_path: Path) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, **settings(tmp_path, right_for=2)) as at:
-        desk = at.gateway.gateway.release_module.desk
+        desk = at.gateway.gateway.release_module.service
         assert desk is not None
         waiting = asyncio.create_task(desk.until_ready(2, seconds=30))
         publish_fake(root)

@@ -11,7 +11,7 @@ import pytest
 from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate.v1 import training_pb2 as pb
 from neurogate_gateway.errors import EvaluationImpossibleError, GateRefusedError
-from neurogate_gateway.release.candidates import Candidates
+from neurogate_gateway.release.controller import Candidates
 from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_testing.fake_backend import CLASSES, sample_image
 from neurogate_testing.gateway_harness import failure
@@ -77,11 +77,13 @@ async def ended(at: Released, retraining_id: str) -> pb.Retraining:
 async def judging(at: Released) -> Candidates:
     """What a gateway in mode gated does with candidates by itself, once all are READY."""
     release_module = at.gateway.gateway.release_module
-    assert release_module.manager is not None
-    assert release_module.desk is not None
+    assert release_module.controller is not None
+    assert release_module.service is not None
     for version in (await at.release()).labels.values():
         await at.gateway.until_ready(version)
-    return Candidates(release_module.manager, at.gateway.gateway.pool, release_module.desk, promote=True)
+    return Candidates(
+        release_module.controller, at.gateway.gateway.pool, release_module.service, promote=True
+    )
 
 
 async def judged_for_promotion(at: Released) -> float | None:
@@ -174,7 +176,7 @@ async def test_what_both_policies_accept_is_promoted(home: Home) -> None:
 
 async def test_what_a_retraining_asks_of_the_desk(home: Home) -> None:
     async with released_gateway(home.repository, 2, **settings(home)) as at:
-        desk = at.gateway.gateway.release_module.desk
+        desk = at.gateway.gateway.release_module.service
         assert desk is not None
         assert (await desk.evaluate(2)).accepted
         assert not (await desk.evaluate(2, IMPOSSIBLE)).accepted
@@ -204,7 +206,7 @@ async def test_a_policy_that_this_gateway_does_not_understand_promotes_nobody(ho
         candidates = await judging(at)
         assert await candidates._judge() is None
         # It stays as it is, so nobody asks again.
-        candidates._desk = None  # type: ignore[assignment]
+        candidates._service = None  # type: ignore[assignment]
         assert await candidates._judge() is None
         assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
         publish_fake(home.repository)

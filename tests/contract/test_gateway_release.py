@@ -109,7 +109,7 @@ async def test_threads_that_decide_are_given_where_versions_stand(
 async def test_two_rollbacks_at_once_go_back_once(tmp_path: Path) -> None:
     async with released_gateway(tmp_path, 2) as at:
         await at.promote(2)
-        desk = at.gateway.gateway.release_module.desk
+        desk = at.gateway.gateway.release_module.service
         assert desk is not None
         done, late = await asyncio.gather(
             desk.rollback(ChangeRequest(actor="one")),
@@ -241,7 +241,7 @@ async def test_retention_removes_what_nobody_needs(tmp_path: Path) -> None:
             await at.backend.until(lambda seen=seen: at.backend.polls > seen)
             assert next(polls) < 1999
         # As if another gateway had been faster.
-        manager = at.gateway.gateway.release_module.manager
+        manager = at.gateway.gateway.release_module.controller
         assert manager is not None
         manager.published |= {2}
         await manager._tidy()
@@ -430,7 +430,7 @@ async def test_a_repository_that_goes_away_stops_changes_and_nothing_else(tmp_pa
         failed = await failure(at.promote(2))
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "RELEASE_UNAVAILABLE")
         # The gateway has certainly looked by then.
-        manager = at.gateway.gateway.release_module.manager
+        manager = at.gateway.gateway.release_module.controller
         assert manager is not None
         assert not await manager._look()
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1

@@ -212,7 +212,7 @@ class BackendPool(VersionStatusTable):
         """The model server at an address, taken in where it is new; `run` begins to poll it."""
         self._found = True
         if address not in self._endpoints:
-            places = CallSlots(address, self._limit(), self.on_refusal.tell)
+            places = CallSlots(address, self._limit(), self.on_refusal.emit)
             self._endpoints[address] = BackendEndpoint(
                 self._connect(address), places, self._prover, self, poll_interval=self._poll_interval
             )
@@ -230,7 +230,7 @@ class BackendPool(VersionStatusTable):
         if doubtful != self._doubtful:
             self._doubtful = doubtful
             self._have_chosen_anew()
-        self._on_look.tell()
+        self._on_look.emit()
 
     def admit(self, endpoint: BackendEndpoint, version: ServedVersion) -> ServedVersion:
         """The object for a proven version: that of the other endpoints, so that all are one.

@@ -130,7 +130,7 @@ class VersionStatusTable:
         """Has everyone who waits for a change look again, and health too."""
         self._changed.set()
         self._changed = asyncio.Event()
-        self._on_look.tell()
+        self._on_look.emit()
 
     def _refresh(self, endpoints: Collection[BackendEndpoint]) -> None:
         """Works out anew what all endpoints together mean, and tells who asked to be told."""
@@ -160,7 +160,7 @@ class VersionStatusTable:
             self.ready_lost_at = time.monotonic()
         self.wake()
         for view in changes:
-            self._on_version.tell(view)
+            self._on_version.emit(view)
         self._tell_connections(endpoints)
 
     def _forget_retired(self, endpoints: Collection[BackendEndpoint]) -> None:
@@ -187,4 +187,4 @@ class VersionStatusTable:
         now = {endpoint.address for endpoint in endpoints if endpoint.connected}
         before, self._told_connected = self._told_connected, now
         for address in sorted(now ^ before):
-            self._on_connection.tell(address, address in now)
+            self._on_connection.emit(address, address in now)

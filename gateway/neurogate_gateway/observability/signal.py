@@ -1,4 +1,4 @@
-"""Who wants to be told of something."""
+"""Calls functions when something has happened."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _P = ParamSpec("_P")
 
 
 class Signal(Generic[_P]):
-    """Functions that are called one after another, in the order in which they came."""
+    """Callbacks in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[_P, None]] = []
+        self._callbacks: list[Callable[_P, None]] = []
 
-    def add(self, told: Callable[_P, None]) -> Callable[[], None]:
-        """Takes one in; returns what takes it out again."""
-        self._listeners.append(told)
-        return lambda: self._listeners.remove(told)
+    def add(self, callback: Callable[_P, None]) -> Callable[[], None]:
+        """Adds a callback; returns a function that removes it."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
 
-    def tell(self, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        """Calls all; they may come and go meanwhile, and one that fails keeps it from nobody else."""
-        for told in tuple(self._listeners):
+    def emit(self, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        """Calls all, which may come and go meanwhile; one that fails does not stop the others."""
+        for callback in tuple(self._callbacks):
             try:
-                told(*args, **kwargs)
-            except Exception as defect:  # noqa: BLE001 - who tells is in the middle of something
-                log(logging.ERROR, "listener_failed", error=defect)
+                callback(*args, **kwargs)
+            except Exception as defect:  # noqa: BLE001 - the caller is in the middle of something
+                log(logging.ERROR, "callback_failed", error=defect)

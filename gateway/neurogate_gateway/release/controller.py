@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from neurogate.v1 import error_pb2
+from neurogate.v1 import error_pb2, model_pb2
 from neurogate_core.release_store import (
+    PROMOTE,
     Change,
     Changed,
     Draft,
@@ -26,26 +27,41 @@ from neurogate_core.release_store import (
 )
 from neurogate_core.repository import ModelRepository, RepositoryError, Survey
 
-from neurogate_gateway import errors as release_errors
+from neurogate_gateway import errors
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.rejection import Rejection
 from neurogate_gateway.backends.status import StatusSnapshot
+from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.backends.versions import RETIRED
-from neurogate_gateway.errors import ReleaseUnavailableError
+from neurogate_gateway.errors import (
+    EvaluationImpossibleError,
+    GatewayError,
+    InternalError,
+    ReleaseUnavailableError,
+)
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.signal import Signal
 
-from . import reconcile as steward
+from . import transitions
+from .gate import broken_rules
+from .messages import gate_json
+from .policy import PolicyError
+from .promotion import VersionPromoter
 from .router import VersionRouter
-from .traffic_split import Routing
+from .traffic_split import CANDIDATE, STABLE, Routing
+from .transitions import GATEWAY
 
 _POLL_SECONDS: Final = 0.25
+_AGAIN_SECONDS: Final = 5.0
+_REPAIRED_SECONDS: Final = 60.0
+"""Images that could not be used may have been repaired by then, and a model server that broke as well."""
 
 
 class NothingDueError(Exception):
     """What was to be changed is no longer so; somebody else was faster."""
 
 
-class ReleaseManager:
+class ReleaseController:
     """Keeps the router's labels at what the release says, and makes the changes that are due."""
 
     def __init__(
@@ -220,13 +236,13 @@ class ReleaseManager:
             return
         before, self.release = self.release, release
         self._router.set_routing(Routing(dict(release.state.labels), release.state.canary_percent))
-        self.changed.tell(before)
+        self.changed.emit(before)
 
     async def _act(self) -> None:
         """Makes the change that is due, if one is, unless another gateway has just made it."""
 
         def now_due(release: Release, seen: StatusSnapshot) -> Draft | None:
-            return steward.due(
+            return transitions.next_change(
                 release,
                 published=self.published,
                 ready=frozenset(seen.served),
@@ -254,7 +270,7 @@ class ReleaseManager:
         model, loaded = self._router.model, self._loaded()
 
         def old(release: Release, published: frozenset[int]) -> list[int]:
-            return steward.superfluous(release, published=published, loaded=loaded, keep=self._keep)
+            return transitions.versions_to_prune(release, published=published, loaded=loaded, keep=self._keep)
 
         def remove(release: Release) -> list[int]:
             # Under the lock of the release: nobody can give one of them a label meanwhile, and what another
@@ -288,9 +304,9 @@ class ReleaseManager:
             yield
             self._troubles.pop(doing, None)
         except EtagMismatchError as error:
-            raise release_errors.EtagMismatchError(str(error)) from error
+            raise errors.EtagMismatchError(str(error)) from error
         except RequestIdReusedError as error:
-            raise release_errors.GatewayError(
+            raise errors.GatewayError(
                 error_pb2.ERROR_REASON_REQUEST_ID_REUSED, str(error), field="request_id"
             ) from error
         except (RepositoryError, OSError) as error:
@@ -298,3 +314,84 @@ class ReleaseManager:
             raise ReleaseUnavailableError(
                 "the release cannot be read or written now; the gateway's log says why"
             ) from error
+
+
+class Candidates:
+    """Judges candidates one after another; `run` does it until cancelled."""
+
+    def __init__(
+        self, controller: ReleaseController, pool: BackendPool, service: VersionPromoter, *, promote: bool
+    ) -> None:
+        self._controller = controller
+        self._pool = pool
+        self._service = service
+        self._promote = promote
+        self._judged: tuple[str, int | None] | None = None
+        self._due = asyncio.Event()
+
+    async def run(self) -> None:
+        """Looks whenever a version or the release has changed."""
+        forget = [
+            self._pool.subscribe(lambda _: self._due.set()),
+            self._controller.changed.add(lambda _: self._due.set()),
+        ]
+        try:
+            while True:
+                self._due.clear()
+                pause = await self._judge()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._due.wait()
+        finally:
+            for stop in forget:
+                stop()
+
+    async def _judge(self) -> float | None:
+        """Judges the candidate, if it is due; seconds until another try, None for none."""
+        labels = self._controller.release.state.labels
+        candidate, stable = labels.get(CANDIDATE), labels.get(STABLE)
+        version = self._pool.ready(candidate) if candidate is not None else None
+        if candidate is None or version is None or self._judged == (version.digest, stable):
+            return None
+        if stable is not None and self._pool.ready(stable) is None:
+            # Nobody is promoted by default for want of something to compare with.
+            return _AGAIN_SECONDS
+        try:
+            # From the manifest, so that a gateway that knows nothing of the retraining keeps to it as well.
+            report = await self._service.evaluate(candidate, version.manifest.lineage.gate_policy)
+            if self._promote and report.accepted:
+                await self._promote_it(version, stable, report)
+            elif not report.accepted:
+                log(logging.INFO, "candidate_refused", version=candidate, rules=broken_rules(report))
+        except NothingDueError:
+            return _AGAIN_SECONDS
+        except EvaluationImpossibleError as error:
+            log(logging.ERROR, "evaluation_impossible", version=candidate, message=error.message)
+            # Nobody repairs the version's own gate policy: it is part of its manifest.
+            if not isinstance(error.__cause__, PolicyError):
+                return _REPAIRED_SECONDS
+        except GatewayError as error:
+            log(logging.WARNING, "evaluation_interrupted", version=candidate, message=error.message)
+            # What breaks on one of the images will do so again, and each attempt asks about all of them.
+            return _REPAIRED_SECONDS if isinstance(error, InternalError) else _AGAIN_SECONDS
+        self._judged = (version.digest, stable)
+        return None
+
+    async def _promote_it(
+        self, version: ServedVersion, stable: int | None, report: model_pb2.GateReport
+    ) -> None:
+        number = version.number
+
+        def decide(release: Release, seen: StatusSnapshot) -> Draft:
+            labels = release.state.labels
+            if (labels.get(CANDIDATE), labels.get(STABLE)) != (number, stable):
+                raise NothingDueError
+            # Measuring and judging have taken their time.
+            served = seen.ready(number)
+            if served is None or served.digest != version.digest:
+                raise NothingDueError
+            state = transitions.promote(release.state, number, now=time.time())
+            reason = "the gate accepts it"
+            return Draft(action=PROMOTE, state=state, actor=GATEWAY, reason=reason, gate=gate_json(report))
+
+        await self._controller.change(decide)

@@ -16,7 +16,7 @@ from neurogate_gateway.backends.rejection import Rejection
 from neurogate_gateway.backends.versions import LOADING, PROVING, VersionOnBackend
 from neurogate_gateway.observability.logging import log
 
-from .controller import ReleaseManager
+from .controller import ReleaseController
 
 _OTHER_MANIFEST = {Rejection.MANIFEST_INVALID, Rejection.TRANSFORM_UNKNOWN}
 """Of a manifest that cannot be read, when the repository's can."""
@@ -25,8 +25,8 @@ _OTHER_MANIFEST = {Rejection.MANIFEST_INVALID, Rejection.TRANSFORM_UNKNOWN}
 class ForeignServers:
     """Remembers which model servers are the gateway's own, for as long as the connection to each lasts."""
 
-    def __init__(self, manager: ReleaseManager, pool: BackendPool, *, take_over: bool) -> None:
-        self._manager = manager
+    def __init__(self, controller: ReleaseController, pool: BackendPool, *, take_over: bool) -> None:
+        self._controller = controller
         self._pool = pool
         self._take_over = take_over
         self._own: set[str] = set()
@@ -45,7 +45,7 @@ class ForeignServers:
         for address in sorted(address for address, up in self._pool.backends.items() if up):
             if address in self._own:
                 continue
-            reason = foreign(self._on(address), self._manager.digests, self._manager.refused)
+            reason = foreign(self._on(address), self._controller.digests, self._controller.refused)
             if reason is None:
                 # Until it is known again.
                 reason = before.get(address)

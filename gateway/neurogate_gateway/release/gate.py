@@ -1,12 +1,235 @@
-"""The gate: may a version become "stable"? A pure function of what was measured and of the policy."""
+"""The gate: may a version become "stable"? It measures a version on the sealed images and judges the result.
+
+The images take the way of callers' images. The verdict depends on the measurement and the policy alone.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
 import numpy as np
-from neurogate.v1 import manifest_pb2, model_pb2
+from google.rpc import code_pb2
+from neurogate.v1 import error_pb2, manifest_pb2, model_pb2
 from neurogate_core.evaluation import Measured, evaluation_metrics, resampled_mean
 
+from neurogate_gateway.backends.pool import BackendPool
+from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.errors import EvaluationImpossibleError, GatewayError, OverloadedError
+from neurogate_gateway.inference.background import BackgroundInference
+from neurogate_gateway.inference.predictions import Prediction
+from neurogate_gateway.observability.logging import log
+from neurogate_gateway.observability.signal import Signal
+
 from .policy import GatePolicy, Policy
+from .sealed_images import Fingerprint, ImagesError, SealedImage, SealedImages, fingerprint, load_images
+
+_REMEMBERED: Final = 8
+_REPORTS_REMEMBERED: Final = 100
+"""As many versions as are listed at once."""
+_ATTEMPTS: Final = 5
+_PAUSE_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 1.0
+"""For which an image waits behind callers: a gateway that is always busy comes to a verdict too, slowly."""
+
+
+class Evaluator:
+    """Asks every version once about the sealed images, however often the gate is asked about it."""
+
+    def __init__(
+        self,
+        source: Path,
+        versions: BackendPool,
+        runner: BackgroundInference,
+        policy: Policy,
+        *,
+        seconds: float,
+    ) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            source: Folder of class folders, or list of images; read anew when it has changed.
+            versions: Which are READY.
+            runner: Who asks them.
+            policy: What the gate wants of every version.
+            seconds: Time for each image.
+        """
+        self._source = source
+        self._versions = versions
+        self._runner = runner
+        self.policy = policy
+        self._seconds = seconds
+        self._images: tuple[Fingerprint, SealedImages] | None = None
+        self._known: OrderedDict[tuple[str, str], asyncio.Task[Measured]] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str, str, str], model_pb2.GateReport] = OrderedDict()
+        self._reports: OrderedDict[int, model_pb2.GateReport] = OrderedDict()
+        self.reported: Signal[[int]] = Signal()
+        """Told the number of every version that the gate has judged by its own policy."""
+
+    def last_report(self, version: int) -> model_pb2.GateReport | None:
+        """The last verdict by the gate's own policy; None when it was not asked, or long ago."""
+        return self._reports.get(version)
+
+    async def evaluate(
+        self, number: int, stable: int | None, policy: Policy | None = None
+    ) -> model_pb2.GateReport:
+        """The gate's verdict on a version.
+
+        Args:
+            number: The version.
+            stable: The one that it is compared with; None for none.
+            policy: Another one than the gate's own; its verdict is not the version's last report.
+
+        Raises:
+            GatewayError (MODEL_VERSION_NOT_READY): One of them is not READY.
+            EvaluationImpossibleError: The images cannot be used for it.
+            GatewayError: The model servers cannot answer.
+        """
+        images = await self._sealed()
+        version, other = self._ready(number), None if stable in {None, number} else self._ready(stable or 0)
+        asked = policy or self.policy
+        key = (version.digest, other.digest if other is not None else "", images.truth, asked.digest)
+        report = self._verdicts.get(key)
+        if report is None:
+            candidate = await self._measured(version, images)
+            before = await self._measured(other, images) if other is not None else None
+            report = await asyncio.to_thread(judge, candidate, before, asked)
+            report.time.GetCurrentTime()
+            self._verdicts[key] = report
+            log(logging.INFO, "gate", version=number, accepted=report.accepted, stable=stable or 0)
+        while len(self._verdicts) > _REMEMBERED:
+            self._verdicts.popitem(last=False)
+        if policy is None and self._reports.get(number) is not report:
+            self._reports[number] = report
+            self._reports.move_to_end(number)
+            while len(self._reports) > _REPORTS_REMEMBERED:
+                self._reports.popitem(last=False)
+            self.reported.emit(number)
+        return report
+
+    async def close(self) -> None:
+        """Ends what is running."""
+        for task in self._known.values():
+            task.cancel()
+        if self._known:
+            await asyncio.wait(self._known.values())
+
+    async def _sealed(self) -> SealedImages:
+        """The images, read anew only where something has changed."""
+        try:
+            seen = await asyncio.to_thread(fingerprint, self._source)
+            if self._images is None or self._images[0] != seen:
+                self._images = (seen, await asyncio.to_thread(load_images, self._source))
+        except ImagesError as error:
+            raise _unusable(error) from error
+        return self._images[1]
+
+    def _ready(self, number: int) -> ServedVersion:
+        version = self._versions.ready(number)
+        if version is None:
+            raise GatewayError(
+                error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY,
+                f"version {number} is not READY, so it cannot be evaluated",
+            )
+        return version
+
+    async def _measured(self, version: ServedVersion, images: SealedImages) -> Measured:
+        key = (version.digest, images.truth)
+        task = self._known.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._known[key] = asyncio.create_task(self._measure(version, images))
+            task.add_done_callback(_look_at)
+        self._known.move_to_end(key)
+        while len(self._known) > _REMEMBERED and next(iter(self._known.values())).done():
+            self._known.popitem(last=False)
+        # Others may wait for it too, so that a caller who goes away does not end it.
+        return await asyncio.shield(task)
+
+    async def _measure(self, version: ServedVersion, images: SealedImages) -> Measured:
+        class_ids = [identifier for identifier, _ in version.classes]
+        unknown = {image.class_id for image in images.images} - set(class_ids)
+        if unknown:
+            raise EvaluationImpossibleError(
+                f"the evaluation images have classes that version {version.number} has not: "
+                f"{', '.join(sorted(unknown))}"
+            )
+        start = time.monotonic()
+        localisation = version.manifest.localisation
+        rows, latency = [], []
+        for image in images.images:
+            answer, milliseconds = await self._ask(version, image)
+            rows.append(answer.outputs.probabilities)
+            latency.append(milliseconds)
+        seconds = round(time.monotonic() - start, 3)
+        log(logging.INFO, "evaluated", version=version.number, images=len(rows), seconds=seconds)
+        return Measured(
+            version=version.number,
+            digest=version.digest,
+            images_digest=images.digest,
+            class_ids=tuple(class_ids),
+            labels=np.array([class_ids.index(image.class_id) for image in images.images]),
+            probabilities=np.stack(rows),
+            latency_ms=np.array(latency),
+            pointing=localisation.pointing.value if localisation.HasField("pointing") else None,
+        )
+
+    async def _ask(self, version: ServedVersion, image: SealedImage) -> tuple[Prediction, float]:
+        try:
+            content = await asyncio.to_thread(image.read)
+        except ImagesError as error:
+            raise _unusable(error) from error
+        failures, came = 0, time.monotonic()
+        while True:
+            pressing = time.monotonic() - came >= _PATIENCE_SECONDS
+            begun = time.perf_counter()
+            try:
+                answer = await self._runner.run(
+                    version.number, content, seconds=self._seconds, pressing=pressing
+                )
+            except OverloadedError as error:
+                await asyncio.sleep(error.retry_after or _PAUSE_SECONDS)
+            except GatewayError as error:
+                if error.code == code_pb2.INVALID_ARGUMENT:
+                    refused = ImagesError(
+                        f"version {version.number} refuses an image: {error.message}", image.path
+                    )
+                    raise _unusable(refused) from error
+                if error.code not in {code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED}:
+                    raise
+                failures += 1
+                if failures >= _ATTEMPTS:
+                    raise _interrupted(version, error) from error
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                if answer.choice.version.digest != version.digest:
+                    raise GatewayError(
+                        error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY,
+                        f"version {version.number} is another one by now",
+                    )
+                return answer, (time.perf_counter() - begun) * 1000
+
+
+def _unusable(error: ImagesError) -> EvaluationImpossibleError:
+    log(logging.ERROR, "evaluation_images_unusable", message=str(error))
+    return EvaluationImpossibleError(
+        f"the evaluation images cannot be used: {error.message}; the gateway's log names the file"
+    )
+
+
+def _interrupted(version: ServedVersion, error: GatewayError) -> GatewayError:
+    return GatewayError(
+        error.reason, f"the evaluation of version {version.number} was interrupted: {error.message}"
+    )
+
+
+def _look_at(task: asyncio.Task[Measured]) -> None:
+    # Whoever waits has the error; without this, asyncio complains where nobody waits any more.
+    if not task.cancelled():
+        task.exception()
 
 
 def judge(candidate: Measured, stable: Measured | None, policy: Policy) -> model_pb2.GateReport:
@@ -49,7 +272,7 @@ def judge(candidate: Measured, stable: Measured | None, policy: Policy) -> model
     return report
 
 
-def with_own(report: model_pb2.GateReport, own: model_pb2.GateReport) -> model_pb2.GateReport:
+def merge_reports(report: model_pb2.GateReport, own: model_pb2.GateReport) -> model_pb2.GateReport:
     """The verdict of the gateway's policy and of a retraining's own together: either may refuse.
 
     Args:

@@ -30,10 +30,10 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.signal import Signal
 
 from . import transitions
-from .controller import NothingDueError, ReleaseManager
+from .controller import NothingDueError, ReleaseController
 from .policy import GuardPolicy
-from .reconcile import GATEWAY
 from .traffic_split import CANARY, PREVIOUS, STABLE
+from .transitions import GATEWAY
 
 ERROR_RATE: Final = "error_rate"
 LATENCY: Final = "latency"
@@ -205,11 +205,11 @@ class Guards:
 _REMEMBERED: Final = 8
 
 
-class Watchdog:
+class GuardWatch:
     """Observes outcomes; what a guard that fires means is done in the background."""
 
-    def __init__(self, manager: ReleaseManager, policy: GuardPolicy) -> None:
-        self._manager = manager
+    def __init__(self, controller: ReleaseController, policy: GuardPolicy) -> None:
+        self._controller = controller
         self._policy = policy
         self._guards: Guards | None = None
         self._role: tuple[int | None, bool, float | None] = (None, False, None)
@@ -220,12 +220,12 @@ class Watchdog:
         self.noticed: Signal[[]] = Signal()
         """Told whenever a guard counts a breach, or forgets its breaches."""
         # What a version did in one role says nothing about it in the next.
-        manager.changed.add(lambda _: self._renew())
+        controller.changed.add(lambda _: self._renew())
 
     def states(self) -> list[model_pb2.GuardState]:
         """What the guards see; empty while nothing is watched."""
         guards = self._guards
-        if guards is None or _watched(self._manager.release.state, self._policy.watch_seconds) is None:
+        if guards is None or _watched(self._controller.release.state, self._policy.watch_seconds) is None:
             return []
         return guards.states()
 
@@ -235,7 +235,10 @@ class Watchdog:
         if sample is None:
             return
         guards = self._guards
-        if guards is not None and _watched(self._manager.release.state, self._policy.watch_seconds) is None:
+        if (
+            guards is not None
+            and _watched(self._controller.release.state, self._policy.watch_seconds) is None
+        ):
             guards = self._guards = None
         number = outcome.choice.version.number
         if guards is not None and number == guards.version:
@@ -244,12 +247,12 @@ class Watchdog:
             before = guards.breaches
             fired = guards.add(sample)
             if guards.breaches != before:
-                self.noticed.tell()
+                self.noticed.emit()
             if fired is not None:
                 task = asyncio.create_task(self._act(fired))
                 self._acting.add(task)
                 task.add_done_callback(self._acting.discard)
-        elif number in self._manager.release.state.labels.values():
+        elif number in self._controller.release.state.labels.values():
             self._remember(number, sample)
 
     async def close(self) -> None:
@@ -259,7 +262,7 @@ class Watchdog:
 
     def _renew(self) -> None:
         """Begins anew where another version is watched, or the same in another role."""
-        state = self._manager.release.state
+        state = self._controller.release.state
         watched = _watched(state, self._policy.watch_seconds)
         self._compared_with = state.labels.get(STABLE if CANARY in state.labels else PREVIOUS)
         role = (watched, CANARY in state.labels, state.promoted_at)
@@ -316,7 +319,7 @@ class Watchdog:
             return Draft(action=GUARD, state=after, actor=GATEWAY, reason=str(fired))
 
         try:
-            await self._manager.change(decide)
+            await self._controller.change(decide)
         except NothingDueError:
             log(logging.WARNING, "guard_without_effect", guard=fired.name, version=fired.version)
         except GatewayError as error:

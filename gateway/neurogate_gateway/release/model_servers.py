@@ -4,22 +4,29 @@
 everything. It names only versions that were seen loaded and are not rejected, and before there are any the
 newest whole one: a server that starts with one that it cannot load ends at once. What runs already is told by
 HandleReloadConfigRequest, server by server, step by step.
+
+TensorFlow Serving takes a label only for a version that is loaded, and drops a label at once when a
+configuration leaves it out. So a label moves by two configurations: the first loads the new version and
+leaves the label where it is, the second moves it and unloads what nobody wants any more. Loading takes time,
+and versions may fail; therefore the plan is made anew after every change, and only its first step counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_core import model_config
+from neurogate_core.release_store import State
 
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.rejection import Rejection
@@ -27,9 +34,8 @@ from neurogate_gateway.backends.versions import READY, REJECTED
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import log
 
-from .controller import ReleaseManager
+from .controller import ReleaseController
 from .foreign_servers import ForeignServers
-from .serving_config import Step, apply_step, plan, wanted_step
 
 _CONFIG_FILE: Final = "models.config"
 _LOCK: Final = ".models.config.lock"
@@ -39,6 +45,75 @@ _TELL_AGAIN_SECONDS: Final = 60.0
 """Somebody else may have told a server something different."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one configuration says about a model.
+
+    Attributes:
+        versions: To be loaded, ascending; empty for the newest in the folder, whichever that is.
+        labels: Version by label, each one loaded.
+    """
+
+    versions: tuple[int, ...] = ()
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def wanted_step(state: State, published: frozenset[int], broken: frozenset[int] = frozenset()) -> Step:
+    """What the model server should come to.
+
+    Args:
+        state: The release.
+        published: Versions that are in the repository; the server could not load others.
+        broken: Versions that it failed to load. It would not try them again, and a server that starts with
+            one in its configuration ends.
+    """
+    usable = published - broken
+    labels = {label: version for label, version in state.labels.items() if version in usable}
+    return Step(versions=tuple(sorted({*labels.values(), *(usable & state.draining.keys())})), labels=labels)
+
+
+def plan(wanted: Step, loaded: frozenset[int], present: Step) -> tuple[Step, ...]:
+    """The steps from here to what is wanted, as far as can be known now.
+
+    Args:
+        wanted: Where to go.
+        loaded: Versions that are loaded on every model server.
+        present: What the model servers were told last.
+
+    Returns:
+        The steps. All but the first count on versions that are not loaded yet.
+    """
+    if not wanted.versions:
+        return (wanted,)
+    # Without a version of the wanted ones, the server keeps what serves now.
+    settled = Step(versions=wanted.versions, labels=_loaded(wanted.labels, loaded))
+    if loaded.issuperset(wanted.versions):
+        return (settled,)
+    meanwhile = {**_loaded(present.labels, loaded), **settled.labels}
+    kept = {label: version for label, version in meanwhile.items() if label in wanted.labels}
+    loading = Step(versions=tuple(sorted({*wanted.versions, *kept.values()})), labels=kept)
+    return (loading, wanted)
+
+
+def apply_step(config: tfs_pb2.ModelServerConfig, model: str, step: Step) -> tfs_pb2.ModelServerConfig:
+    """The configuration with the model's part as the step says; everything else stays as it is."""
+    changed = tfs_pb2.ModelServerConfig()
+    changed.CopyFrom(config)
+    if step.versions:
+        model_config.serve_versions(changed, model, step.versions)
+    else:
+        model_config.serve_latest(changed, model, 1)
+    entry = model_config.find_model(changed, model)
+    entry.version_labels.clear()
+    for label, version in sorted(step.labels.items()):
+        model_config.set_label(changed, model, label, version)
+    return changed
+
+
+def _loaded(labels: Mapping[str, int], loaded: frozenset[int]) -> dict[str, int]:
+    return {label: version for label, version in labels.items() if version in loaded}
+
+
 class ModelServers:
     """Tells the model servers what to load and what labels mean; `run` does it whenever it is due."""
 
@@ -46,15 +121,15 @@ class ModelServers:
         self,
         repository: Path,
         model: str,
-        manager: ReleaseManager,
+        controller: ReleaseController,
         pool: BackendPool,
-        strangers: ForeignServers,
+        foreign_servers: ForeignServers,
     ) -> None:
-        self._strangers = strangers
+        self._foreign_servers = foreign_servers
         self._repository = repository
         self._path = repository / _CONFIG_FILE
         self._model = model
-        self._manager = manager
+        self._controller = controller
         self._pool = pool
         self._told: dict[str, tuple[Step, float]] = {}
         self._not_before: dict[str, float] = {}
@@ -67,7 +142,7 @@ class ModelServers:
         forget: list[Callable[[], None]] = [
             self._pool.subscribe(lambda _: self._due.set()),
             self._pool.subscribe_connections(self._connection),
-            self._manager.changed.add(lambda _: self._due.set()),
+            self._controller.changed.add(lambda _: self._due.set()),
         ]
         try:
             while True:
@@ -86,7 +161,7 @@ class ModelServers:
                 task.cancel()
 
     def _connection(self, address: str, connected: bool) -> None:
-        self._strangers.forget(address)
+        self._foreign_servers.forget(address)
         if connected:
             # It may be another process, which knows nothing of what the one before was told.
             self._not_before.pop(address, None)
@@ -95,14 +170,14 @@ class ModelServers:
         self._due.set()
 
     async def _bring(self) -> None:
-        state, published = self._manager.release.state, self._manager.published
+        state, published = self._controller.release.state, self._controller.published
         wanted = wanted_step(state, published, self._broken())
         rejected = self._rejected()
         sound = frozenset().union(*self._loaded().values()) - rejected
         first = None if state.labels else max(published - rejected, default=None)
         config = await asyncio.to_thread(self._keep_file, wanted, sound, rejected, first)
         self._complaints.pop(str(self._path), None)
-        self._strangers.look()
+        self._foreign_servers.look()
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
             return
@@ -110,7 +185,7 @@ class ModelServers:
         now = time.monotonic()
         # Only now, since a server may have been replaced while the file was written.
         for address, loaded in self._loaded().items():
-            if address in self._telling or not self._strangers.is_own(address):
+            if address in self._telling or not self._foreign_servers.is_own(address):
                 continue
             present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
             step = plan(wanted, loaded, present)[0]
@@ -131,7 +206,7 @@ class ModelServers:
         result: Exception | None
         try:
             able = await self._without_those_waited_for(address, config)
-            if not self._strangers.is_own(address):
+            if not self._foreign_servers.is_own(address):
                 # The connection has ended meanwhile, and another server may be there.
                 return
             result = (await self._pool.reload(able, addresses=[address]))[address]

@@ -18,11 +18,10 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.settings import ConfigError, Settings
 
-from .candidates import Candidates
-from .controller import ReleaseManager
-from .evaluation import Evaluator
+from .controller import Candidates, ReleaseController
 from .foreign_servers import ForeignServers
-from .guards import Watchdog
+from .gate import Evaluator
+from .guards import GuardWatch
 from .messages import MODES, release_message, version_message
 from .model_servers import ModelServers
 from .policy import Policy, PolicyError, read_policy
@@ -40,8 +39,8 @@ class ReleaseModule:
     """Runs what the mode asks for, and tells what the release is.
 
     Attributes:
-        desk: Where changes are asked for; None when the release is not managed.
-        manager: The release; None when it is not managed.
+        service: Where changes are asked for; None when the release is not managed.
+        controller: The release; None when it is not managed.
         policy: What gate and guards ask for.
         hub: Streams of what happens.
         observers: To be told of outcomes.
@@ -56,14 +55,14 @@ class ReleaseModule:
             ConfigError: A setting leads to something that cannot be used.
         """
         self.mode = settings.mode
-        self.manager: ReleaseManager | None = None
+        self.controller: ReleaseController | None = None
         self.policy = Policy()
-        self.desk: ReleaseService | None = None
+        self.service: ReleaseService | None = None
         self.observers: tuple[PredictionObserver, ...] = ()
         self._router = router
         self._evaluator: Evaluator | None = None
         self._shadow: Shadow | None = None
-        self._watchdog: Watchdog | None = None
+        self._guard_watch: GuardWatch | None = None
         self._runs: list[Callable[[], Awaitable[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.hub = WatchHub(self._present)
@@ -80,7 +79,7 @@ class ReleaseModule:
             store = ReleaseStore(repository, settings.model_name)
         except (PolicyError, RepositoryError) as error:
             raise ConfigError(str(error)) from error
-        self.manager = manager = ReleaseManager(
+        self.controller = controller = ReleaseController(
             store,
             ModelRepository(repository),
             self._router,
@@ -92,27 +91,27 @@ class ReleaseModule:
             source = Path(settings.sealed_images)
             self._evaluator = Evaluator(source, pool, low_priority, self.policy, seconds=seconds)
             self._evaluator.reported.add(self._publish_version)
-        self.desk = desk = ReleaseService(manager, self._router, self._evaluator, self.policy)
-        self._shadow = Shadow(manager, pool, low_priority, seconds=seconds)
-        self._watchdog = Watchdog(manager, self.policy.guards)
-        self.observers = (self._watchdog, self._shadow)
-        manager.changed.add(self._publish_release)
-        self._watchdog.noticed.add(lambda: self.hub.publish(Event(release=self.release())))
+        self.service = service = ReleaseService(controller, self._router, self._evaluator, self.policy)
+        self._shadow = Shadow(controller, pool, low_priority, seconds=seconds)
+        self._guard_watch = GuardWatch(controller, self.policy.guards)
+        self.observers = (self._guard_watch, self._shadow)
+        controller.changed.add(self._publish_release)
+        self._guard_watch.noticed.add(lambda: self.hub.publish(Event(release=self.release())))
         if metrics.enabled:
-            ReleaseMetrics(metrics, manager, self._shadow, self._watchdog, self._evaluator)
-        strangers = ForeignServers(manager, pool, take_over=settings.take_over_model_servers)
+            ReleaseMetrics(metrics, controller, self._shadow, self._guard_watch, self._evaluator)
+        foreign_servers = ForeignServers(controller, pool, take_over=settings.take_over_model_servers)
         self._runs = [
-            manager.run,
-            ModelServers(repository, settings.model_name, manager, pool, strangers).run,
+            controller.run,
+            ModelServers(repository, settings.model_name, controller, pool, foreign_servers).run,
             self._shadow.run,
         ]
         if self._evaluator is not None:
-            self._runs.append(Candidates(manager, pool, desk, promote=self.mode == "gated").run)
+            self._runs.append(Candidates(controller, pool, service, promote=self.mode == "gated").run)
 
     async def start(self) -> None:
         """Learns what the release is, and begins."""
-        if self.manager is not None:
-            await self.manager.load()
+        if self.controller is not None:
+            await self.controller.load()
         self._tasks = [asyncio.create_task(_kept_running(run)) for run in self._runs]
 
     def drain(self) -> None:
@@ -125,8 +124,8 @@ class ReleaseModule:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._watchdog is not None:
-            await self._watchdog.close()
+        if self._guard_watch is not None:
+            await self._guard_watch.close()
         if self._evaluator is not None:
             await self._evaluator.close()
 
@@ -141,18 +140,18 @@ class ReleaseModule:
             release: As of some change, without what shadow and guards see; None for the present one.
         """
         model = self._router.model
-        if self.manager is None:
+        if self.controller is None:
             newest = self._router.pool.newest
             labels = {} if newest is None else {STABLE: newest}
             return model_pb2.Release(model=model, mode=MODES[self.mode], labels=labels)
         if release is not None:
             return release_message(model, release, self.mode)
-        message = release_message(model, self.manager.release, self.mode)
+        message = release_message(model, self.controller.release, self.mode)
         agreement = self._shadow.agreement() if self._shadow is not None else None
         if agreement is not None:
             message.shadow.CopyFrom(agreement)
-        if self._watchdog is not None:
-            message.guards.extend(self._watchdog.states())
+        if self._guard_watch is not None:
+            message.guards.extend(self._guard_watch.states())
         return message
 
     def _present(self) -> list[Event]:
@@ -170,7 +169,7 @@ class ReleaseModule:
         # The label "latest" has moved, which is all that the release is where it is not managed.
         for other in {before, self._newest} - {None, number}:
             self._publish_version(other or 0)
-        if self.manager is None:
+        if self.controller is None:
             self.hub.publish(Event(release=self.release()))
 
     def _publish_version(self, number: int) -> None:
@@ -179,8 +178,8 @@ class ReleaseModule:
             self.hub.publish(Event(version=version_message(self._router, view, self.report(number))))
 
     def _publish_release(self, before: Release) -> None:
-        assert self.manager is not None  # noqa: S101 - it is what tells
-        old, new = before.state.labels, self.manager.release.state.labels
+        assert self.controller is not None  # noqa: S101 - it is what tells
+        old, new = before.state.labels, self.controller.release.state.labels
         for number in sorted({*old.values(), *new.values()}):
             if {label for label in old if old[label] == number} != {
                 label for label in new if new[label] == number

@@ -140,7 +140,7 @@ def parse_policy(text: str) -> Policy:
     )
 
 
-def own_policy(text: str, policy: Policy) -> Policy:
+def parse_extra_policy(text: str, policy: Policy) -> Policy:
     """A retraining's own policy, to be asked beside the gateway's.
 
     Args:
@@ -163,20 +163,20 @@ def own_policy(text: str, policy: Policy) -> Policy:
     return Policy(gate=dataclasses.replace(policy.gate, **{"recall": {}, **values}))
 
 
-def check_own_policy(text: str, policy: Policy, class_ids: Collection[str]) -> None:
+def check_extra_policy(text: str, policy: Policy, class_ids: Collection[str]) -> None:
     """Refuses a retraining's own policy that could never be met.
 
     Args:
-        text: As for `own_policy`.
+        text: As for `parse_extra_policy`.
         policy: The gateway's, which says how many resamples a verdict may take.
         class_ids: The classes of the version that the retraining begins from.
 
     Raises:
-        PolicyError: As `own_policy`; or it asks for more resamples, or for the recall of no such class.
+        PolicyError: As `parse_extra_policy`; or it asks for too many resamples, or names no such class.
     """
     most = policy.gate.resamples
     # What the gateway's policy asks of classes is not held against this text.
-    gate = own_policy(text, Policy(gate=GatePolicy(resamples=most))).gate
+    gate = parse_extra_policy(text, Policy(gate=GatePolicy(resamples=most))).gate
     if gate.resamples > most:
         raise PolicyError(
             f"gate.resamples is {gate.resamples}, expected at most {most}, as the gateway has it"

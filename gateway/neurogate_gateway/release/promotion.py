@@ -47,7 +47,7 @@ class VersionPromoter(Protocol):
         """Refuses a retraining's own gate policy that cannot be used.
 
         Args:
-            text: TOML; see `policy.own_policy`.
+            text: TOML; see `policy.parse_extra_policy`.
             version: One whose classes the retraining keeps.
             field: Where the request has it, for the error.
 

@@ -6,9 +6,9 @@ from neurogate_core.release_store import Release
 
 from neurogate_gateway.observability.metrics import Metrics, Values
 
-from .controller import ReleaseManager
-from .evaluation import Evaluator
-from .guards import Watchdog
+from .controller import ReleaseController
+from .gate import Evaluator
+from .guards import GuardWatch
 from .shadow import Shadow
 
 
@@ -18,14 +18,14 @@ class ReleaseMetrics:
     def __init__(
         self,
         metrics: Metrics,
-        manager: ReleaseManager,
+        controller: ReleaseController,
         shadow: Shadow,
-        watchdog: Watchdog,
+        guard_watch: GuardWatch,
         evaluator: Evaluator | None,
     ) -> None:
-        self._manager = manager
+        self._controller = controller
         self._shadow = shadow
-        self._watchdog = watchdog
+        self._guard_watch = guard_watch
         self._evaluator = evaluator
         self._changes = metrics.counter(
             "neurogate_release_changes_total", "Changes of the release that this gateway has seen.", "action"
@@ -38,7 +38,7 @@ class ReleaseMetrics:
         gauge(
             "neurogate_canary_percent",
             "Share of the canary.",
-            lambda: {(): manager.release.state.canary_percent},
+            lambda: {(): controller.release.state.canary_percent},
         )
         gauge(
             "neurogate_shadow_images",
@@ -57,12 +57,12 @@ class ReleaseMetrics:
             "neurogate_guard_value", "What a guard saw in its last window.", self._values, "guard", "version"
         )
         gauge("neurogate_guard_breaches", "Breaches in a row.", self._breaches, "guard", "version")
-        manager.changed.add(self._changed)
+        controller.changed.add(self._changed)
         if evaluator is not None:
             evaluator.reported.add(self._judged)
 
     def _changed(self, before: Release) -> None:
-        change = self._manager.release.last_change
+        change = self._controller.release.last_change
         # What was there when the gateway started is no change.
         if change is not None and before.last_change is not None:
             self._changes.labels(change.action).inc()
@@ -73,7 +73,7 @@ class ReleaseMetrics:
             self._verdicts.labels("true" if report.accepted else "false").inc()
 
     def _labels(self) -> Values:
-        return {(label,): version for label, version in self._manager.release.state.labels.items()}
+        return {(label,): version for label, version in self._controller.release.state.labels.items()}
 
     def _matrix(self) -> Values:
         seen = self._shadow.agreement()
@@ -94,7 +94,7 @@ class ReleaseMetrics:
         return {} if seen is None else {(): seen.mean_probability_shift}
 
     def _values(self) -> Values:
-        return {(state.name, str(state.version)): state.value for state in self._watchdog.states()}
+        return {(state.name, str(state.version)): state.value for state in self._guard_watch.states()}
 
     def _breaches(self) -> Values:
-        return {(state.name, str(state.version)): state.breaches for state in self._watchdog.states()}
+        return {(state.name, str(state.version)): state.breaches for state in self._guard_watch.states()}

@@ -10,14 +10,13 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from neurogate.v1 import error_pb2, model_pb2
 
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.backends.versions import LOADING, PROVING, REJECTED, State
+from neurogate_gateway.backends.versions import LOADING, PROVING, REJECTED, State, VersionView
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, VersionLostError
 
@@ -87,7 +86,7 @@ class VersionRouter:
         self.check_model(selector.name)
         if selector.WhichOneof("selection") == "version":
             return await self._by_number(selector.version, deadline), ""
-        asked = label_of(self.model, selector, self.routing)
+        asked = _label_of(self.model, selector, self.routing)
         give_up: Deadline | None = None
         while True:
             label = self._split(key) if asked == STABLE and self.routing is not None else asked
@@ -154,7 +153,7 @@ class VersionRouter:
                 raise self._not_ready(LATEST)
             view = self.pool.view(number)
             if view is None or not view.answered or view.state not in {LOADING, PROVING}:
-                raise not_answering(self.model, number, view)
+                raise _not_answering(self.model, number, view)
             # Its model server has been away, or hangs, and it is on the way back.
             give_up = give_up or deadline.capped(self._swap_wait)
             if view.state not in self._soon() or not await self.pool.changes(give_up):
@@ -218,7 +217,7 @@ class VersionRouter:
         view = self.pool.view(number)
         if view is not None and view.state == REJECTED:
             # To try again helps nobody.
-            return not_answering(self.model, number, view)
+            return _not_answering(self.model, number, view)
         return GatewayError(
             error_pb2.ERROR_REASON_MODEL_NOT_READY,
             f"version {number} of model {self.model}, which label {label!r} means, is not READY",
@@ -236,16 +235,7 @@ class VersionRouter:
             self.on_change()
 
 
-class _Stands(Protocol):
-    """Where a version stands: an entry or a view."""
-
-    @property
-    def state(self) -> State: ...
-    @property
-    def reason(self) -> str: ...
-
-
-def label_of(model: str, selector: model_pb2.ModelSelector, routing: Routing | None = None) -> str:
+def _label_of(model: str, selector: model_pb2.ModelSelector, routing: Routing | None = None) -> str:
     """The label that a selector without a version names.
 
     Args:
@@ -274,7 +264,7 @@ def label_of(model: str, selector: model_pb2.ModelSelector, routing: Routing | N
     return selector.label
 
 
-def check_number(number: int) -> None:
+def check_number(number: int, *, field: str = "model.version") -> None:
     """Refuses a number that no version can have.
 
     Raises:
@@ -284,21 +274,21 @@ def check_number(number: int) -> None:
         raise GatewayError(
             error_pb2.ERROR_REASON_MODEL_SELECTOR_INVALID,
             f"the version is {number}, expected at least 1",
-            field="model.version",
+            field=field,
         )
 
 
-def not_answering(model: str, number: int, entry: _Stands | None) -> GatewayError:
+def _not_answering(model: str, number: int, view: VersionView | None) -> GatewayError:
     """Why a version that is not READY does not answer."""
     resource = ("model_version", f"{model}/{number}")
-    if entry is not None and entry.state == REJECTED:
+    if view is not None and view.state == REJECTED:
         return GatewayError(
             error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED,
-            f"version {number} of model {model} was rejected: {entry.reason}",
+            f"version {number} of model {model} was rejected: {view.reason}",
             resource=resource,
-            metadata={"state_reason": entry.reason},
+            metadata={"state_reason": view.reason},
         )
-    state = "unknown" if entry is None else State.Name(entry.state).removeprefix("MODEL_VERSION_STATE_")
+    state = "unknown" if view is None else State.Name(view.state).removeprefix("MODEL_VERSION_STATE_")
     return GatewayError(
         error_pb2.ERROR_REASON_MODEL_VERSION_NOT_FOUND,
         f"model {model} has no version {number} that is READY; it is {state}",

@@ -23,13 +23,12 @@ from neurogate_gateway.errors import (
 )
 
 from . import transitions
-from .controller import ReleaseManager
-from .evaluation import Evaluator
-from .gate import broken_rules, with_own
+from .controller import ReleaseController
+from .gate import Evaluator, broken_rules, merge_reports
 from .messages import gate_json
-from .policy import Policy, PolicyError, check_own_policy, own_policy
+from .policy import Policy, PolicyError, check_extra_policy, parse_extra_policy
 from .promotion import ChangeRequest
-from .router import VersionRouter
+from .router import VersionRouter, check_number
 from .traffic_split import STABLE
 
 
@@ -38,12 +37,12 @@ class ReleaseService:
 
     def __init__(
         self,
-        manager: ReleaseManager,
+        controller: ReleaseController,
         router: VersionRouter,
         evaluator: Evaluator | None,
         policy: Policy,
     ) -> None:
-        self._manager = manager
+        self._controller = controller
         self._policy = policy
         self._router = router
         self._evaluator = evaluator
@@ -51,7 +50,7 @@ class ReleaseService:
     def check_policy(self, text: str, version: ServedVersion, *, field: str) -> None:
         """As `VersionPromoter`."""
         try:
-            check_own_policy(text, self._policy, [identifier for identifier, _ in version.classes])
+            check_extra_policy(text, self._policy, [identifier for identifier, _ in version.classes])
         except PolicyError as error:
             raise GatewayError(
                 error_pb2.ERROR_REASON_GATE_POLICY_INVALID,
@@ -77,13 +76,13 @@ class ReleaseService:
         if self._evaluator is None:
             raise EvaluationImpossibleError("this gateway has no evaluation images")
         try:
-            own = own_policy(extra_policy, self._policy) if extra_policy else None
+            own = parse_extra_policy(extra_policy, self._policy) if extra_policy else None
         except PolicyError as error:
             # Of a version that another release of the gateway has had trained, or that was trained by hand.
             raise EvaluationImpossibleError(
                 f"version {version} has a gate policy of its own that cannot be used: {error}"
             ) from error
-        stable = self._manager.release.state.labels.get(STABLE)
+        stable = self._controller.release.state.labels.get(STABLE)
         # A "stable" that is not READY cannot be measured, and no reason to keep its successor out.
         comparable = stable if stable is not None and self._router.pool.ready(stable) else None
         report = await self._evaluator.evaluate(version, comparable)
@@ -92,17 +91,17 @@ class ReleaseService:
         # How much work a verdict may be is for this gateway to say, whichever has accepted the retraining.
         most = self._policy.gate.resamples
         own = Policy(gate=dataclasses.replace(own.gate, resamples=min(own.gate.resamples, most)))
-        return with_own(report, await self._evaluator.evaluate(version, comparable, own))
+        return merge_reports(report, await self._evaluator.evaluate(version, comparable, own))
 
     async def promote(
         self, version: int, request: ChangeRequest, *, force: bool = False, extra_policy: str = ""
     ) -> Changed:
         """As `VersionPromoter`."""
         content = {"action": PROMOTE, "version": version, "force": force, **_content(request)}
-        if repeated := await self._manager.repeated(request.request_id, content):
+        if repeated := await self._controller.repeated(request.request_id, content):
             return repeated
         self._check_ready(version, self._router.pool.seen)
-        stable = self._manager.release.state.labels.get(STABLE)
+        stable = self._controller.release.state.labels.get(STABLE)
         # Who is "stable" already has nothing to prove.
         report = (
             None
@@ -149,7 +148,7 @@ class ReleaseService:
             GatewayError: The release was changed, or cannot be.
         """
         content = {"action": ROLLBACK, **_content(request)}
-        stable = self._manager.release.state.labels.get(STABLE)
+        stable = self._controller.release.state.labels.get(STABLE)
 
         def decide(release: Release, seen: StatusSnapshot) -> Draft:
             # An etag says already what the caller has seen, which may be more than this gateway has.
@@ -186,7 +185,7 @@ class ReleaseService:
             if canary:
                 self._check_ready(canary, seen)
                 self._check_loaded(canary, release)
-            if shadow and not self._manager.is_published(shadow):
+            if shadow and not self._controller.is_published(shadow):
                 self._check_ready(shadow, seen)
             elif shadow:
                 self._check_not_rejected(shadow, seen)
@@ -208,7 +207,7 @@ class ReleaseService:
         request: ChangeRequest,
         content: dict[str, object],
     ) -> Changed:
-        change = self._manager.change(
+        change = self._controller.change(
             decide, etag=request.etag, request_id=request.request_id, content=content
         )
         # Once begun, a change is made; a caller who goes away must not leave it unseen here.
@@ -217,12 +216,7 @@ class ReleaseService:
         return await asyncio.shield(task)
 
     def _check_ready(self, version: int, seen: StatusSnapshot) -> None:
-        if version < 1:
-            raise GatewayError(
-                error_pb2.ERROR_REASON_MODEL_SELECTOR_INVALID,
-                f"the version is {version}, expected at least 1",
-                field="version",
-            )
+        check_number(version, field="version")
         if seen.ready(version) is None:
             raise self._not_ready(version, seen)
 
@@ -244,7 +238,7 @@ class ReleaseService:
     def _not_ready(self, version: int, seen: StatusSnapshot) -> GatewayError:
         resource = ("model_version", f"{self._router.model}/{version}")
         view = seen.view(version)
-        if view is None and version not in self._manager.published:
+        if view is None and version not in self._controller.published:
             return GatewayError(
                 error_pb2.ERROR_REASON_MODEL_VERSION_NOT_FOUND,
                 f"model {self._router.model} has no version {version}",

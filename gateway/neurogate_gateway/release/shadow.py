@@ -9,13 +9,14 @@ from typing import Final
 import numpy as np
 from neurogate.v1 import model_pb2
 
+from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfs_messages import Floats
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import GatewayError, OverloadedError
+from neurogate_gateway.inference.background import BackgroundInference
 from neurogate_gateway.inference.events import PredictionEvent
 
-from .controller import ReleaseManager
-from .evaluation import Runner, Versions
+from .controller import ReleaseController
 from .traffic_split import SHADOW, STABLE
 
 
@@ -80,17 +81,22 @@ class Shadow:
     """Observes outcomes and runs the copies; `run` does the work."""
 
     def __init__(
-        self, manager: ReleaseManager, versions: Versions, runner: Runner, *, seconds: float
+        self,
+        controller: ReleaseController,
+        versions: BackendPool,
+        runner: BackgroundInference,
+        *,
+        seconds: float,
     ) -> None:
         """Copies nothing until there is a shadow.
 
         Args:
-            manager: Which version is the shadow.
+            controller: Which version is the shadow.
             versions: Whether it is READY.
             runner: Asks it.
             seconds: Time for each copy.
         """
-        self._manager = manager
+        self._controller = controller
         self._versions = versions
         self._runner = runner
         self._seconds = seconds
@@ -101,14 +107,14 @@ class Shadow:
 
     def agreement(self) -> model_pb2.ShadowAgreement | None:
         """What was seen of the present pair of versions; None without a shadow, or before its first copy."""
-        labels = self._manager.release.state.labels
+        labels = self._controller.release.state.labels
         seen = self._agreement
         pair = (labels.get(STABLE), labels.get(SHADOW))
         return seen.message() if seen is not None and (seen.stable, seen.shadow) == pair else None
 
     def observe(self, outcome: PredictionEvent) -> None:
         """Takes a copy of an image that "stable" has answered."""
-        labels = self._manager.release.state.labels
+        labels = self._controller.release.state.labels
         shadow, stable = labels.get(SHADOW), outcome.choice.version
         if shadow is None or outcome.answer is None or stable.number != labels.get(STABLE):
             return

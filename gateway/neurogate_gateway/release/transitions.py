@@ -1,6 +1,6 @@
-"""What a promotion, a rollback, a split and the rest make of a release.
+"""What a promotion, a rollback, a split and the rest make of a release, and which change is due by itself.
 
-Pure functions of the labels; whether a version is READY, or the gate lets it through, is asked before.
+Pure functions of the labels. Whether a version is READY, and whether the gate accepts it, is asked before.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import math
 from collections.abc import Iterable, Mapping
 
 from neurogate.v1 import error_pb2
-from neurogate_core.release_store import State
+from neurogate_core.release_store import CANDIDATE as CANDIDATE_ACTION
+from neurogate_core.release_store import PROMOTE, RETIRE, Draft, Release, State
 
 from neurogate_gateway.errors import GatewayError
 
 from .traffic_split import CANARY, CANDIDATE, PREVIOUS, SHADOW, STABLE
+
+GATEWAY = "gateway"
+"""Who changes the release when nobody asked."""
 
 
 def first(state: State, version: int, *, now: float) -> State:
@@ -116,6 +120,71 @@ def retire(state: State, versions: Iterable[int]) -> State:
     gone = set(versions)
     draining = {version: since for version, since in state.draining.items() if version not in gone}
     return dataclasses.replace(state, draining=draining)
+
+
+def next_change(
+    release: Release,
+    *,
+    published: frozenset[int],
+    ready: frozenset[int],
+    with_policy: frozenset[int],
+    now: float,
+    retire_after: float,
+) -> Draft | None:
+    """The change that is due; None when all is as it should be.
+
+    Args:
+        release: As it is.
+        published: Versions in the repository.
+        ready: Versions that are READY.
+        with_policy: Those of them that have a gate policy of their own. No gate is asked about the first
+            version, so they are it only where there is no other.
+        now: Unix time.
+        retire_after: Seconds for which a version that has lost its last label stays loaded.
+    """
+    state = release.state
+    if STABLE not in state.labels:
+        able = ready & published
+        if not able:
+            return None
+        version = max(able - with_policy or able)
+        reason = f'version {version} is the first that is READY, and nothing was "stable"'
+        after = first(state, version, now=now)
+        return Draft(action=PROMOTE, state=after, actor=GATEWAY, reason=reason)
+    news = {version for version in published if version > state.highest}
+    if news:
+        version = max(news)
+        after = candidate(state, version, now=now)
+        reason = f"version {version} was published"
+        return Draft(action=CANDIDATE_ACTION, state=after, actor=GATEWAY, reason=reason)
+    old = sorted(version for version, since in state.draining.items() if now - since >= retire_after)
+    if old:
+        listed = ", ".join(map(str, old))
+        reason = f"without a label for {retire_after:g} s: {listed}"
+        return Draft(action=RETIRE, state=retire(state, old), actor=GATEWAY, reason=reason)
+    return None
+
+
+def versions_to_prune(
+    release: Release, *, published: frozenset[int], loaded: frozenset[int], keep: int
+) -> list[int]:
+    """Versions on disk that nobody misses, oldest first.
+
+    Never one with a label, one that drains or is loaded, and never one above the highest that had a label: it
+    is news that nobody has looked at.
+
+    Args:
+        release: As it is.
+        published: Versions in the repository.
+        loaded: Versions that a model server has loaded, or is loading.
+        keep: How many others are kept, the newest ones; 0 keeps all.
+    """
+    state = release.state
+    if not keep or STABLE not in state.labels:
+        return []
+    needed = {*state.labels.values(), *state.draining, *loaded}
+    others = sorted(version for version in published - needed if version < state.highest)
+    return others[: max(0, len(others) - keep)]
 
 
 def _without(labels: Mapping[str, int], version: int, names: tuple[str, ...]) -> dict[str, int]:

@@ -26,7 +26,7 @@ from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.observability.logging import CallRecord, RefusalLog, current_call, internal_error, log
 
 from .call_metrics import CallMetrics
-from .wire_guard import check_items
+from .wire_guard import limit_repeated
 
 _OWN_SERVICES: Final = "/neurogate."
 _REFLECTION: Final = "/grpc.reflection."
@@ -169,7 +169,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 request = messages(raw)
             else:
                 if method == _BATCH:
-                    check_items(raw, BatchClassifyRequest.ITEMS_FIELD_NUMBER, self._max_batch_items)
+                    limit_repeated(raw, BatchClassifyRequest.ITEMS_FIELD_NUMBER, self._max_batch_items)
                 request = _decode(decode, raw)
             answer = _behaviour(handler)(request, context)
             if not inspect.isasyncgen(answer):

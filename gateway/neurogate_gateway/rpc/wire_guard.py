@@ -17,13 +17,13 @@ _OTHER_FIELDS: Final = 64
 """Far more than the contract has, so that newer callers' fields pass."""
 
 
-def check_items(raw: bytes, field: int, most: int) -> None:
+def limit_repeated(raw: bytes, field: int, max_elements: int) -> None:
     """Refuses a serialized message with too many elements of one repeated field.
 
     Args:
         raw: The message.
         field: Number of the field.
-        most: Elements that are accepted.
+        max_elements: How many are accepted.
 
     Raises:
         GatewayError (BATCH_TOO_LARGE): There are more.
@@ -52,12 +52,12 @@ def check_items(raw: bytes, field: int, most: int) -> None:
                 items += 1
             else:
                 others += 1
-            if items > most:
+            if items > max_elements:
                 raise GatewayError(
                     error_pb2.ERROR_REASON_BATCH_TOO_LARGE,
-                    f"the batch has more items than the limit of {most}",
+                    f"the batch has more items than the limit of {max_elements}",
                     field="items",
-                    metadata={"max_batch_items": str(most)},
+                    metadata={"max_batch_items": str(max_elements)},
                 )
             if others > _OTHER_FIELDS:
                 raise GatewayError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from neurogate.v1 import classification_pb2 as pb
-from neurogate_gateway.rpc.wire_guard import check_items
+from neurogate_gateway.rpc.wire_guard import limit_repeated
 from neurogate_testing.refusals import refused
 
 ITEMS = pb.BatchClassifyRequest.ITEMS_FIELD_NUMBER
@@ -17,14 +17,14 @@ def batch(count: int, size: int = 300) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, 200, 20_000, 3_000_000])
 def test_batches_up_to_the_limit_pass(size: int) -> None:
-    check_items(b"", ITEMS, 3)
-    check_items(batch(3, size), ITEMS, 3)
+    limit_repeated(b"", ITEMS, 3)
+    limit_repeated(batch(3, size), ITEMS, 3)
     with refused("BATCH_TOO_LARGE"):
-        check_items(batch(4, size), ITEMS, 3)
+        limit_repeated(batch(4, size), ITEMS, 3)
 
 
 def test_fields_of_newer_contracts_pass() -> None:
-    check_items(batch(1) + b"\xa0\x06\x96\x01" + b"\xa5\x06abcd" + b"\xa1\x06abcdefgh", ITEMS, 1)
+    limit_repeated(batch(1) + b"\xa0\x06\x96\x01" + b"\xa5\x06abcd" + b"\xa1\x06abcdefgh", ITEMS, 1)
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_fields_of_newer_contracts_pass() -> None:
 )
 def test_what_is_no_message_of_ours_is_malformed(raw: bytes) -> None:
     with refused("REQUEST_MALFORMED"):
-        check_items(raw, ITEMS, 3)
+        limit_repeated(raw, ITEMS, 3)
