@@ -54,8 +54,13 @@ bench: .venv/.installed bench-environment
 	$(BIN)/python bench/run.py $(SCENARIO)
 
 # The same calls by the tools that users know; ghz is built from its pinned Go module.
-bench-ghz: .venv/.installed bench-environment
+bench-ghz: .venv/.installed build/bin/ghz
 	$(BIN)/python bench/ghz.py
+
+GHZ := v0.121.0
+build/bin/ghz: Makefile
+	GOBIN="$(CURDIR)/build/bin" go install github.com/bojand/ghz/cmd/ghz@$(GHZ)
+	touch $@
 
 bench-k6: .venv/.installed bench-environment
 	$(BIN)/python bench/k6.py

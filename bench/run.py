@@ -6,14 +6,14 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 from neurogate_bench import machine, results
-from neurogate_bench.context import Context
+from neurogate_bench.context import Context, read_scenarios
 from neurogate_bench.scenarios import KINDS
-from neurogate_bench.session import add_output_arguments, open_context, read_scenarios, result_of
+from report import RESULTS, write_report
 
 
 def _arguments(scenarios: dict[str, dict[str, Any]]) -> argparse.Namespace:
@@ -24,22 +24,12 @@ def _arguments(scenarios: dict[str, dict[str, Any]]) -> argparse.Namespace:
         "--seconds", type=float, help="instead of each scenario's own seconds of load per run"
     )
     parser.add_argument("--minutes", type=float, help="of the soak")
-    add_output_arguments(parser)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON files")
+    parser.add_argument("--no-report", action="store_true", help="leave docs/performance.md as it is")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.scenario) - scenarios.keys()):
         parser.error(f"no scenario is named {', '.join(unknown)}; there are {', '.join(scenarios)}")
     return arguments
-
-
-def run_scenario(
-    context: Context, name: str, settings: dict[str, Any], about: dict[str, Any]
-) -> results.Result:
-    """Measures one scenario."""
-    context.begin(name)
-    context.say(f"--- {name}: {settings['title']}")
-    started_at, began, load_average = machine.now(), time.monotonic(), machine.load_average()
-    KINDS[settings["kind"]](context, settings)
-    return result_of(context, settings, about, started_at=started_at, began=began, load_average=load_average)
 
 
 def main() -> int:
@@ -53,26 +43,25 @@ def main() -> int:
     ]
     overrides = {name: getattr(arguments, name) for name in ("runs", "seconds", "minutes")}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    context, about = open_context()
     failed = []
-    try:
+    with Context() as context:
         for name in chosen:
+            settings = {**scenarios[name], **overrides}
+            context.say(f"--- {name}: {settings['title']}")
             try:
-                result = run_scenario(context, name, {**scenarios[name], **overrides}, about)
+                context.begin(name, settings)
+                KINDS[settings["kind"]](context, settings)
+            except KeyboardInterrupt:
+                print("stopped; finished scenarios are saved", file=sys.stderr)
+                return 130
             except Exception:  # noqa: BLE001 - the other scenarios' figures are worth having
                 traceback.print_exc()
                 failed.append(name)
                 continue
+            result = context.result()
             path = results.save(result, arguments.results)
             context.say(f"{name}: {_verdict(result)}; {machine.relative(str(path))}")
-    except KeyboardInterrupt:
-        print("stopped; finished scenarios are saved", file=sys.stderr)
-        return 130
-    finally:
-        context.close()
     if not arguments.no_report:
-        from report import write_report  # noqa: PLC0415 - matplotlib takes a second that a failed run need not wait
-
         write_report(arguments.results, machine.ROOT / "docs")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -10,14 +10,18 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import numpy as np
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate.v1 import classification_pb2, manifest_pb2
+from neurogate.v1 import classification_pb2
 from neurogate_core.preprocessing import transform
+
+from neurogate_bench.load import Answer
 
 CLASSIFY = "/neurogate.v1.ClassificationService/Classify"
 BATCH_CLASSIFY = "/neurogate.v1.ClassificationService/BatchClassify"
@@ -31,14 +35,6 @@ CHANNEL_OPTIONS = [
 ]
 
 
-class Answer(NamedTuple):
-    """What is compared: the winning class, its probability, and the version if the protocol tells it."""
-
-    winner: int
-    probability: float
-    version: int | None
-
-
 class RefusedError(Exception):
     """The server answered with an error; `name` is its status, as short as it can be."""
 
@@ -47,17 +43,16 @@ class RefusedError(Exception):
         self.name = name
 
 
-class Call(Protocol):
-    """One kind of request over one connection."""
+@asynccontextmanager
+async def connected(target: str) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel with a connection of its own.
 
-    async def open(self) -> None:
-        """Connects, and fails if nobody is there."""
-
-    async def send(self, image: int) -> list[Answer]:
-        """Sends picture number `image` (or a batch beginning with it) and returns the answers in order."""
-
-    async def close(self) -> None:
-        """Ends the connection."""
+    Raises:
+        TimeoutError: nobody is there.
+    """
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        await asyncio.wait_for(channel.channel_ready(), 30)
+        yield channel
 
 
 def answer_of(classification: classification_pb2.Classification, version: int) -> Answer:
@@ -68,26 +63,27 @@ def answer_of(classification: classification_pb2.Classification, version: int) -
     return Answer(best.index, best.probability, version)
 
 
-T = TypeVar("T")
-_Method = grpc.aio.UnaryUnaryMultiCallable[bytes, T]
-
-
 class _Grpc:
+    """A unary method over a connection of its own; requests are bytes that subclasses make once."""
+
+    _path: str
+    _response: Any
+
     def __init__(self, target: str, timeout: float) -> None:
-        self._target = target
+        self._connection = connected(target)
         self._timeout = timeout
-        self._channel: grpc.aio.Channel
+        self._requests: list[bytes] = []
 
     async def open(self) -> None:
-        self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
-        await asyncio.wait_for(self._channel.channel_ready(), 30)
+        channel = await self._connection.__aenter__()
+        self._method = channel.unary_unary(self._path, response_deserializer=self._response.FromString)
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._connection.__aexit__(None, None, None)
 
-    async def _unary(self, method: _Method[T], request: bytes) -> T:
+    async def _call(self, request: bytes) -> Any:  # noqa: ANN401 - each subclass knows its response
         try:
-            return await method(request, timeout=self._timeout)
+            return await self._method(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
             raise RefusedError(error.code().name) from None
 
@@ -95,121 +91,87 @@ class _Grpc:
 class Classify(_Grpc):
     """Classify: one picture, one answer."""
 
+    _path, _response = CLASSIFY, classification_pb2.ClassifyResponse
+
     def __init__(self, target: str, images: list[bytes], timeout: float) -> None:
         super().__init__(target, timeout)
-        self._requests = [
-            classification_pb2.ClassifyRequest(image=image).SerializeToString() for image in images
-        ]
-
-    async def open(self) -> None:
-        await super().open()
-        self._method: _Method[classification_pb2.ClassifyResponse] = self._channel.unary_unary(
-            CLASSIFY, response_deserializer=classification_pb2.ClassifyResponse.FromString
-        )
+        requests = [classification_pb2.ClassifyRequest(image=image) for image in images]
+        self._requests = [request.SerializeToString() for request in requests]
 
     async def send(self, image: int) -> list[Answer]:
-        response = await self._unary(self._method, self._requests[image % len(self._requests)])
+        response = await self._call(self._requests[image % len(self._requests)])
         return [answer_of(response.classification, response.model.version)]
 
 
 class BatchClassify(_Grpc):
     """BatchClassify with `size` pictures a request."""
 
+    _path, _response = BATCH_CLASSIFY, classification_pb2.BatchClassifyResponse
+
     def __init__(self, target: str, images: list[bytes], timeout: float, size: int) -> None:
         super().__init__(target, timeout)
-        self._requests = []
         for first in range(len(images)):
             batch = [images[(first + offset) % len(images)] for offset in range(size)]
             items = [classification_pb2.BatchClassifyItem(image=image) for image in batch]
             self._requests.append(classification_pb2.BatchClassifyRequest(items=items).SerializeToString())
 
-    async def open(self) -> None:
-        await super().open()
-        self._method: _Method[classification_pb2.BatchClassifyResponse] = self._channel.unary_unary(
-            BATCH_CLASSIFY, response_deserializer=classification_pb2.BatchClassifyResponse.FromString
-        )
-
     async def send(self, image: int) -> list[Answer]:
-        response = await self._unary(self._method, self._requests[image % len(self._requests)])
-        version = response.model.version
-        return [
-            answer_of(result.classification, version)
-            if result.HasField("classification")
-            else Answer(-1, 0.0, version)
-            for result in response.results
-        ]
+        response = await self._call(self._requests[image % len(self._requests)])
+        # A result without a classification has no scores, and answers no picture.
+        return [answer_of(result.classification, response.model.version) for result in response.results]
 
 
 class Predict(_Grpc):
-    """Predict straight to the model server: D0 with tensors made beforehand, D1 with the transform in each
+    """Predict straight to the model server, with tensors made beforehand, or with the transform in each
     call."""
 
-    def __init__(
-        self,
-        target: str,
-        images: list[bytes],
-        timeout: float,
-        *,
-        side: int,
-        in_call: bool,
-        model: str,
-        dtype: str,
-        tensor: str,
-    ) -> None:
+    _path, _response = PREDICT, tfs_pb2.PredictResponse
+
+    def __init__(self, target: str, images: list[bytes], timeout: float, job: dict[str, Any]) -> None:
         super().__init__(target, timeout)
         # Any version's own size may differ; all else of the transform is the project's default.
-        self._spec: manifest_pb2.TransformSpec = transform.default_spec(side, side)
+        self._spec = transform.default_spec(job["side"], job["side"])
         self._images = images
-        self._model = model
-        self._dtype = dtype
-        self._tensor = tensor
-        self._pool = ThreadPoolExecutor(2) if in_call else None
-        self._ready = [] if in_call else [self._request(self._pixels(image)) for image in images]
+        self._model = job["model"]
+        # A plain export takes float32 under the input layer's own name, and has nothing but probabilities.
+        self._plain_input: str | None = job.get("plain_input")
+        self._pool = ThreadPoolExecutor(2) if job["in_call"] else None
+        if not self._pool:
+            self._requests = [self._request(self._pixels(number)) for number in range(len(images))]
 
-    def _pixels(self, image: bytes) -> np.ndarray:
-        return transform.transform(image, self._spec)
+    def _pixels(self, number: int) -> np.ndarray:
+        return transform.transform(self._images[number], self._spec)
 
     def _request(self, pixels: np.ndarray) -> bytes:
-        floats = self._dtype == "float32"
-        content = pixels.astype(np.float32) if floats else pixels
+        plain = self._plain_input
         request = tfs_pb2.PredictRequest(
             model_spec=tfs_pb2.ModelSpec(name=self._model, signature_name="serving_default"),
-            output_filter=[] if floats else ["probabilities", "ood_score"],
+            output_filter=[] if plain else ["probabilities", "ood_score"],
         )
-        tensor = request.inputs[self._tensor]
-        tensor.dtype = tfs_pb2.DATA_TYPE_FLOAT if floats else tfs_pb2.DATA_TYPE_UINT8
+        tensor = request.inputs[plain or "images"]
+        tensor.dtype = tfs_pb2.DATA_TYPE_FLOAT if plain else tfs_pb2.DATA_TYPE_UINT8
         for size in (1, *pixels.shape):
             tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = content.tobytes()
+        tensor.tensor_content = (pixels.astype(np.float32) if plain else pixels).tobytes()
         return request.SerializeToString()
-
-    async def open(self) -> None:
-        await super().open()
-        self._method: _Method[tfs_pb2.PredictResponse] = self._channel.unary_unary(
-            PREDICT, response_deserializer=tfs_pb2.PredictResponse.FromString
-        )
 
     async def close(self) -> None:
         await super().close()
-        if self._pool is not None:
+        if self._pool:
             self._pool.shutdown()
 
     async def send(self, image: int) -> list[Answer]:
         number = image % len(self._images)
-        if self._pool is None:
-            request = self._ready[number]
-        else:
+        if self._pool:
             loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._pool, self._pixels, self._images[number])
-            request = self._request(pixels)
-        response = await self._unary(self._method, request)
+            request = self._request(await loop.run_in_executor(self._pool, self._pixels, number))
+        else:
+            request = self._requests[number]
+        response = await self._call(request)
         name = "probabilities" if "probabilities" in response.outputs else next(iter(response.outputs))
         tensor = response.outputs[name]
-        values = (
-            np.frombuffer(tensor.tensor_content, "<f4")
-            if tensor.tensor_content
-            else np.array(tensor.float_val)
-        )
+        packed = tensor.tensor_content
+        values = np.frombuffer(packed, "<f4") if packed else np.array(tensor.float_val)
         index = int(values.argmax())
         return [Answer(index, float(values[index]), response.model_spec.version.value)]
 
@@ -274,3 +236,6 @@ class Http:
         lines = head.decode("latin-1").lower().split("\r\n")
         lengths = [line.partition(":")[2] for line in lines if line.startswith("content-length:")]
         return int(lines[0].split()[1]), await reader.readexactly(int(lengths[0]))
+
+
+Call = Classify | BatchClassify | Predict | Http

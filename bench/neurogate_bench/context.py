@@ -4,46 +4,60 @@ its record."""
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import functools
+import os
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
 
-from neurogate_bench import null_backend, systems
-from neurogate_bench.generator import Generator, Load, merge
+from neurogate_bench import images, machine, null_backend, prepare, results, systems
+from neurogate_bench.generator import Generator
+from neurogate_bench.load import Load, merge
 from neurogate_bench.processes import Server
-from neurogate_bench.record import OtherPrograms, Record
-from neurogate_bench.systems import Contender, Models
+from neurogate_bench.record import Record, watch_other_programs
+from neurogate_bench.systems import Contender
+
+SCENARIOS = machine.ROOT / "bench" / "scenarios.toml"
+BUILD = machine.ROOT / "build" / "bench"
+Jobs = Mapping[str, tuple[Contender, Mapping[str, Any]]]
+"""By name: who is loaded, and how."""
+Settings = Mapping[str, Any]
+_NO_SETTINGS = {"title", "question", "only_by_name"}
 
 
-class Context:
-    """Shared by all scenarios of one invocation; starts each server once and stops all at the end."""
+def read_scenarios(path: Path = SCENARIOS) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The defaults, and each scenario's settings with the defaults filled in."""
+    content = tomllib.loads(path.read_text())
+    defaults = content["defaults"]
+    return defaults, {name: {**defaults, **settings} for name, settings in content["scenario"].items()}
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        side: int,
-        prepare: Callable[[], Models],
-        images: list[Path],
-        cores: list[int],
-    ) -> None:
-        self.model = model
-        self.side = side
-        self._prepare = prepare
-        self.images = images
-        self.scenario = ""
-        self.record = Record()
+
+class Context(contextlib.AbstractContextManager["Context"]):
+    """Shared by all scenarios of one invocation, on as many cores as they want; starts each server once
+    and stops all at the end."""
+
+    def __init__(self) -> None:
+        defaults, _ = read_scenarios()
+        self.model, self.side = defaults["model"], defaults["side"]
+        self._cores = machine.pin_to_cores(defaults["cores"])
+        self._about = machine.describe(self._cores)
+        self.images = images.write_images(BUILD / "images", defaults["images"])
+        self.scenario, self.record = "", Record()
         self.generator = Generator()
-        self._others = OtherPrograms(cores)
         self._stack = contextlib.ExitStack()
         self._began = time.monotonic()
         self._shared: dict[str, Any] = {}
         self._expected: list[list[float]] = []
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self.generator.close()
 
     def say(self, text: str) -> None:
         """A line of progress, with the time since the beginning."""
@@ -55,19 +69,32 @@ class Context:
         self.say(f"{self.scenario}  run {run + 1}/{runs}  {text}".rstrip())
 
     @functools.cached_property
-    def models(self) -> Models:
+    def models(self) -> systems.Models:
         """The exported networks; made when first needed, since not every scenario needs them."""
-        return self._prepare()
+        return prepare.ensure(BUILD / "models", self.images, self.model, self.side)
 
-    def begin(self, scenario: str) -> None:
+    def begin(self, scenario: str, settings: Settings) -> None:
         """A new scenario with an empty record; servers and the expected answers stay."""
-        self.scenario, self.record = scenario, Record()
+        self.scenario, self.record, self._settings = scenario, Record(), settings
         self.generator.release()
+        self._started = dt.datetime.now(dt.UTC)
+        self._load_average = round(os.getloadavg()[0], 2)
 
-    def close(self) -> None:
-        """Stops everything."""
-        self._stack.close()
-        self.generator.close()
+    def result(self) -> results.Result:
+        """The scenario's record, with everything that a reader needs to judge it."""
+        settings = self._settings
+        return results.Result(
+            schema=results.SCHEMA,
+            scenario=self.scenario,
+            title=settings["title"],
+            question=settings["question"],
+            started_at=self._started.isoformat(timespec="seconds"),
+            seconds=round((dt.datetime.now(dt.UTC) - self._started).total_seconds(), 1),
+            load_average_at_start=self._load_average,
+            settings={name: value for name, value in settings.items() if name not in _NO_SETTINGS},
+            **self._about,
+            **self.record.content(),
+        )
 
     def _share(self, name: str, start: Callable[[], tuple[Server, str]]) -> tuple[Server, str]:
         if name not in self._shared:
@@ -80,20 +107,17 @@ class Context:
         return server, address
 
     def model_server(self) -> tuple[Server, str]:
-        """The model server with the optimised version, with the flags that are shipped."""
+        """The model server with the exported version, with the flags that are shipped."""
         self.record.backend = systems.backend_kind()
         return self._share(
             "model server",
-            lambda: systems.start_model_server(
-                "model-server", self.models, self.models.optimised, MODEL_SERVER_FLAGS
-            ),
+            lambda: systems.start_model_server("model-server", self.models.optimised, MODEL_SERVER_FLAGS),
         )
 
     def plain_server(self) -> tuple[Server, str]:
         """A model server with the plain export and no flag that it does not need."""
         return self._share(
-            "plain model server",
-            lambda: systems.start_model_server("plain-server", self.models, self.models.plain, []),
+            "plain model server", lambda: systems.start_model_server("plain-server", self.models.plain, [])
         )
 
     def null_server(self) -> tuple[Server, str]:
@@ -114,6 +138,8 @@ class Context:
             best = max(null_backend.PROBABILITIES)
             job["expected"] = [[null_backend.PROBABILITIES.index(best), best]]
             job["versions"] = [null_backend.VERSION]
+            # The CPU time of what stands in for a model server is not the gateway's.
+            return Contender("gateway", job, [server])
         return Contender("gateway", job, [server, backend])
 
     def http_baselines(self) -> list[Contender]:
@@ -133,13 +159,10 @@ class Context:
         runs."""
         if not self._expected:
             server, address = self.model_server()
-            call = systems.direct("D1", self.models, address, [server], in_call=True)
-            answers = self.generator.ask({**call.job, "images": self._paths()})
+            call = systems.direct("D1", self.models, address, server, in_call=True)
+            answers = self.generator.ask({**call.job, "images": [str(path) for path in self.images]})
             self._expected = [[answer.winner, answer.probability] for answer in answers]
         return self._expected
-
-    def _paths(self) -> list[str]:
-        return [str(path) for path in self.images]
 
     def load(
         self, contender: Contender, *, seed: int = 0, counted: bool = True, **job: object
@@ -153,16 +176,34 @@ class Context:
             load = self.generator.run(complete, seed=seed)
             return load, observe(load)
 
-    def turns(
-        self, jobs: Mapping[str, tuple[Contender, Mapping[str, Any]]], settings: Mapping[str, Any], run: int
-    ) -> dict[str, tuple[Load, float]]:
+    def rounds(
+        self, jobs: Jobs, settings: Settings, *, cpu: str = "CPU"
+    ) -> Iterator[dict[str, tuple[Load, float]]]:
+        """Lets all jobs take turns, after a warm-up, and records of each its throughput, p50, p99 and CPU
+        time.
+
+        Yields for each run, by name, all bursts as one load, and the CPU-seconds that the contender used in
+        them.
+        """
+        for contender, job in jobs.values():
+            self.load(contender, counted=False, **job, seconds=settings["warm_up"])
+        record = self.record
+        for run in range(settings["runs"]):
+            found = self.turns(jobs, settings, run)
+            for name, (load, used) in found.items():
+                record.add(name, "throughput", "images/s", load.per_second)
+                record.add(name, "p50", "ms", load.latency(50))
+                record.add(name, "p99", "ms", load.latency(99))
+                record.add(name, cpu, "ms/image", load.cpu_ms(used))
+            yield found
+            rates = ", ".join(f"{name} {load.per_second:.0f}" for name, (load, _) in found.items())
+            self.step(run, settings["runs"], f"images/s: {rates}")
+
+    def turns(self, jobs: Jobs, settings: Settings, run: int) -> dict[str, tuple[Load, float]]:
         """One run in which all jobs take turns: `bursts` times `seconds` each, every round beginning with
         another job.
 
         What disturbs the machine for longer than a burst so disturbs all of them, and their ratio holds.
-
-        Returns:
-            By name, all bursts as one load, and the CPU-seconds that the contender used in them.
         """
         names = list(jobs)
         loads: dict[str, list[Load]] = {name: [] for name in names}
@@ -176,16 +217,9 @@ class Context:
                 used[name] += cpu
         return {name: (merge(loads[name]), used[name]) for name in names}
 
-    def warm_up(
-        self, jobs: Mapping[str, tuple[Contender, Mapping[str, Any]]], settings: Mapping[str, Any]
-    ) -> None:
-        """Loads each job once before the first run."""
-        for contender, job in jobs.values():
-            self.load(contender, counted=False, **job, seconds=settings["warm_up"])
-
     def job(self, contender: Contender, **job: object) -> dict[str, Any]:
         """A contender's request with the pictures and the answers that they must get."""
-        complete = {"images": self._paths(), **contender.job, **job}
+        complete = {"images": [str(path) for path in self.images], **contender.job, **job}
         if "expected" not in complete:
             complete["expected"] = self.expected()
         return complete
@@ -209,5 +243,5 @@ class Context:
 
     def disturbance(self) -> Callable[[], None]:
         """Begins to watch what other programs do; call what it returns at the end to book their share."""
-        finish, record = self._others.watch(), self.record
+        finish, record = watch_other_programs(self._cores), self.record
         return lambda: record.disturbances.append(finish())

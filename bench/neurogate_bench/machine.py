@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import platform
 import subprocess
@@ -36,48 +35,32 @@ def pin_to_cores(count: int) -> list[int]:
     return chosen
 
 
-def describe_machine(cores: list[int]) -> dict[str, Any]:
-    """Processor, memory and system, with the instruction sets that decide a network's speed."""
+def describe(cores: list[int]) -> dict[str, Any]:
+    """What a result says about where it was measured: the machine, with the instruction sets that decide a
+    network's speed, the versions of all that takes part, and the commit."""
     model, flags = _processor()
-    return {
-        "cpu_model": model,
-        "cpu_flags": [flag for flag in _FLAGS_THAT_MATTER if flag in flags],
-        "cores_used": len(cores),
-        "cores_present": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "virtual": "hypervisor" in flags,
-    }
-
-
-def describe_versions() -> dict[str, str]:
-    """The versions of Python and of the packages that take part."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def describe_source() -> dict[str, Any]:
-    """The commit that was measured, and whether the tracked files differed from it, apart from what the
-    benchmark itself writes."""
-    commit = _git("rev-parse", "HEAD")
+    installed = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
+    # Apart from what the benchmark itself writes.
     written = [f":!{path}" for path in ("bench/results", "docs/performance.md", "docs/images")]
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
-    return {"commit": commit or "unknown", "modified": bool(changes)}
-
-
-def now() -> str:
-    """UTC, to the second."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-
-
-def load_average() -> float:
-    """Runnable processes over the last minute: above about 0.2 per core somebody else is at work."""
-    return round(os.getloadavg()[0], 2)
+    return {
+        "machine": {
+            "cpu_model": model,
+            "cpu_flags": [flag for flag in _FLAGS_THAT_MATTER if flag in flags],
+            "cores_used": len(cores),
+            "cores_present": os.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "system": f"{platform.system()} {platform.release()}",
+            "virtual": "hypervisor" in flags,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{package: installed[package] for package in _PACKAGES if package in installed},
+        },
+        "source": {
+            "commit": _git("rev-parse", "HEAD") or "unknown",
+            "modified": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)),
+        },
+    }
 
 
 def relative(text: str) -> str:
@@ -86,13 +69,8 @@ def relative(text: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _processor() -> tuple[str, set[str]]:

@@ -8,7 +8,6 @@ a probability of its own.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,18 @@ from neurogate_trainer.model import network as networks
 from neurogate_trainer.model.weights import WeightsError, find_initial_weights, load_into
 from neurogate_trainer.progress import NullReporter
 
-CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+from neurogate_bench.null_backend import CLASSES, manifest_of
 
 
-def build(side: int) -> tuple[keras.Model, str]:
-    """The project's network on ImageNet's weights where they can be had, and where they came from."""
+def build(side: int) -> keras.Model:
+    """The project's network, on ImageNet's weights where they can be had."""
     network = networks.build_model(TrainConfig(image_size=side), len(CLASSES))
     try:
         weights = find_initial_weights("offline", allow_random=False, reporter=NullReporter())
     except WeightsError:
-        return network, "random"
+        return network
     load_into(networks.backbone(network), weights)
-    return network, weights.source
+    return network
 
 
 def fit_head(network: keras.Model, pixels: np.ndarray) -> None:
@@ -54,29 +53,13 @@ def fit_head(network: keras.Model, pixels: np.ndarray) -> None:
     network.get_layer(networks.LOGITS).set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
 
 
-def manifest_of(
-    spec: manifest_pb2.TransformSpec, goldens: list[manifest_pb2.Golden]
-) -> manifest_pb2.ModelManifest:
-    """All that a manifest must say; this network has learnt nothing, so it claims nothing."""
-    return manifest_pb2.ModelManifest(
-        classes=[
-            manifest_pb2.ModelClass(index=i, id=name, display_name=name) for i, name in enumerate(CLASSES)
-        ],
-        transform=spec,
-        calibration=manifest_pb2.Calibration(temperature=1.0),
-        thresholds=manifest_pb2.DecisionThresholds(abstain_below=0.5),
-        goldens=goldens,
-        notice="A network for measuring speed; its answers mean nothing.",
-    )
-
-
 def main() -> None:
     """FOLDER MODEL SIDE IMAGE…"""
     folder, name, side = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     images = [Path(path).read_bytes() for path in sys.argv[4:]]
     spec = transform.default_spec(side, side)
     pixels = np.stack([transform.transform(image, spec) for image in images])
-    network, origin = build(side)
+    network = build(side)
     fit_head(network, pixels)
     # The candidate with the most to compute: a bench on a cheaper score would flatter.
     method = max(CANDIDATES, key=lambda candidate: taps(network, candidate).shape[-1])
@@ -100,25 +83,14 @@ def main() -> None:
             )
             for number, image in enumerate(images[: len(CLASSES)])
         ]
-        published = repository.publish(name, staged, manifest_of(spec, goldens))
+        repository.publish(name, staged, manifest_of(spec, goldens))
 
     plain = keras.Model(network.inputs, keras.layers.Softmax(name="probabilities")(network.output))
     plain.save(folder / "network.keras")
     plain.export(folder / "plain" / "1", verbose=False)
     loaded: Any = tf.saved_model.load(str(folder / "plain" / "1"))
-    names = list(loaded.signatures["serving_default"].structured_input_signature[1])
-    description = {
-        "side": side,
-        "model": name,
-        "optimised": str(published.path.parent.relative_to(folder)),
-        "plain": "plain",
-        "keras": "network.keras",
-        "onnx": "network.onnx",
-        "tflite": "network.tflite",
-        "plain_input": names[0],
-        "origin": origin,
-    }
-    (folder / "models.json").write_text(json.dumps(description, indent=1))
+    (plain_input,) = loaded.signatures["serving_default"].structured_input_signature[1]
+    (folder / "plain_input").write_text(plain_input)
 
 
 if __name__ == "__main__":

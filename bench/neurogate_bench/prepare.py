@@ -1,18 +1,16 @@
-"""Prepares the networks that are measured, once: the export, the plain one, and what other runtimes read."""
+"""Prepares the networks that are measured, once: the project's export and the plain one."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from neurogate_bench.machine import ROOT, relative
-from neurogate_bench.processes import installed
+from neurogate_bench.processes import run_python
 from neurogate_bench.systems import Models
 
 # Whatever may decide what is exported; a change makes the prepared networks stale.
@@ -21,11 +19,6 @@ _SOURCES = (
     "core/neurogate_core/preprocessing/transform.py",
     "trainer/neurogate_trainer/**/*.py",
 )
-_CONVERT = """
-import sys, tensorflow as tf
-converted = tf.lite.TFLiteConverter.from_saved_model(sys.argv[1]).convert()
-open(sys.argv[2], "wb").write(converted)
-"""
 
 
 def fingerprint(model: str, side: int) -> str:
@@ -55,24 +48,7 @@ def ensure(folder: Path, images: list[Path], model: str, side: int) -> Models:
             partial = folder / "partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            _prepare(partial, images, model, side)
+            arguments = [str(partial), model, str(side), *map(str, images)]
+            run_python("-m", "neurogate_bench.make_models", *arguments)
             partial.rename(ready)
-    return Models.read(ready)
-
-
-def _prepare(folder: Path, images: list[Path], model: str, side: int) -> None:
-    python = installed("python", environment="build/bench-venv")
-    plain = str(folder / "plain" / "1")
-    pictures = [str(path) for path in images]
-    ours = [sys.executable, "-m", "neurogate_bench.make_models", str(folder), model, str(side), *pictures]
-    _step("export", ours)
-    onnx = ["-m", "tf2onnx.convert", "--opset", "17", "--saved-model", plain, "--output"]
-    _step("ONNX", [python, *onnx, str(folder / "network.onnx")])
-    _step("LiteRT", [python, "-c", _CONVERT, plain, str(folder / "network.tflite")])
-
-
-def _step(name: str, command: list[str]) -> None:
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT / "bench")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(f"preparing the networks failed at {name}:\n{done.stderr[-2000:]}")
+    return Models(ready, model, side)

@@ -6,14 +6,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
 
 import psutil
 
@@ -36,7 +34,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
+class Server(contextlib.AbstractContextManager["Server"]):
     """A running process and its children: their output in a file, their CPU time and memory on request."""
 
     def __init__(self, name: str, command: Sequence[str], *, env: dict[str, str] | None = None) -> None:
@@ -58,9 +56,6 @@ class Server:
         self._process = psutil.Process(self._popen.pid)
         # A child that has ended takes its CPU time along, so the last reading of each is kept.
         self._cpu: dict[int, float] = {}
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -91,14 +86,6 @@ class Server:
                 taken = time.monotonic() - self.started
                 raise ServerError(f"{self.name} was not ready after {taken:.0f} s:\n{self._tail()}")
             time.sleep(every)
-
-    def wait_for_line(self, pattern: str, *, seconds: float = 120) -> re.Match[str]:
-        """Waits until the output matches `pattern`."""
-        compiled = re.compile(pattern)
-        self.wait_until(lambda: compiled.search(self.output()) is not None, seconds=seconds)
-        match = compiled.search(self.output())
-        assert match is not None
-        return match
 
     def cpu_seconds(self) -> float:
         """User and system time of the process and all its children so far."""
@@ -142,21 +129,6 @@ class Server:
         return "\n".join(self.output().splitlines()[-15:])
 
 
-def accepts_connections(port: int) -> bool:
-    """Whether something listens on the port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextlib.contextmanager
-def started(server: Server, ready: Callable[[], bool], *, seconds: float = 120) -> Iterator[Server]:
-    """A server that is ready within the block and stopped after it."""
-    with server:
-        server.wait_until(ready, seconds=seconds)
-        yield server
-
-
 def installed(name: str, *, environment: str = ".venv") -> str:
     """The path of a command in one of the project's environments.
 
@@ -168,6 +140,22 @@ def installed(name: str, *, environment: str = ".venv") -> str:
         hint = "make .venv/.installed" if environment == ".venv" else "make bench-environment"
         raise SystemExit(f"{relative(str(path))} is missing: run `{hint}`")
     return str(path)
+
+
+def run_python(*arguments: str, environment: str = ".venv") -> str:
+    """Runs a Python program in one of the project's environments and returns what it printed.
+
+    Raises:
+        RuntimeError: it failed; the message ends with its last words.
+    """
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT / "bench")}
+    command = [installed("python", environment=environment), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=env, cwd=ROOT, timeout=600
+    )
+    if done.returncode:
+        raise RuntimeError(f"{relative(' '.join(command[:4]))} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def processor_seconds(pid: int) -> float:

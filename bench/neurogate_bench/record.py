@@ -4,23 +4,22 @@ way."""
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psutil
 
-from neurogate_bench.generator import Load
+from neurogate_bench.load import Load
 from neurogate_bench.results import Target, target
-from neurogate_bench.stats import Figure, figure, median, percentile, ratios
+from neurogate_bench.stats import Figure, figure, percentile, ratios
 
 # A generator that has no time left measures itself.
 BUSY_LIMIT = 0.8
 # An open loop that sends so much later than it should offers another load than it says.
 LATE_LIMIT_MS = 10.0
-# A larger share of the cores in other hands makes times and rates those of a busy machine.
-FOREIGN_LIMIT = 0.1
 _EXPECTED_REFUSALS = frozenset({"RESOURCE_EXHAUSTED"})
 
 
@@ -55,25 +54,34 @@ class Record:
         """Every run's value so far."""
         return self._runs[series, metric][1]
 
-    def median(self, series: str, metric: str) -> float:
-        """The median so far."""
-        return self.figure(series, metric)["median"]
-
     def figure(self, series: str, metric: str) -> Figure:
         """The figure so far."""
         unit, runs = self._runs[series, metric]
         return figure(series, metric, unit, runs)
 
-    def figures(self) -> list[Figure]:
-        """All figures, in the order of their first value."""
-        return [self.figure(series, metric) for series, metric in self._runs]
+    def content(self) -> dict[str, Any]:
+        """What a result has of it."""
+        return {
+            "backend": self.backend,
+            "commands": self.commands,
+            "figures": [self.figure(series, metric) for series, metric in self._runs],
+            "checks": {
+                **self.checks,
+                "problems": dict(self.problems),
+                "generator_busy": round(self.generator_share, 3),
+                "other_programs": self.other_programs(),
+                "niceness": os.nice(0),
+            },
+            "targets": self.targets,
+            "notes": self.notes,
+            "void": self.void,
+            "details": self.details,
+        }
 
-    def ratio(self, title: str, metric: str, over: str, under: str) -> float:
-        """Adds the ratio of two series run by run, as a series `title`, and returns its median."""
-        values = ratios(self.runs(over, metric), self.runs(under, metric))
-        for value in values:
+    def ratio(self, title: str, metric: str, over: str, under: str) -> None:
+        """Adds the ratio of two series run by run, as a series `title`."""
+        for value in ratios(self.runs(over, metric), self.runs(under, metric)):
             self.add(title, "ratio", "", value)
-        return median(values)
 
     def judge(
         self,
@@ -122,54 +130,38 @@ class Record:
             self.invalidate(f"half of the requests were sent more than {LATE_LIMIT_MS:.0f} ms late")
 
     def other_programs(self) -> dict[str, float]:
-        """How disturbed the measuring was: shares of the cores that other programs took, and of the time in
-        which that was more than FOREIGN_LIMIT."""
+        """How disturbed the measuring was: the share of the cores that other programs took, on average and
+        at worst."""
         total = sum(entry.seconds for entry in self.disturbances)
-        if not total:
-            return {"mean": 0.0, "worst": 0.0, "time_disturbed": 0.0}
-        mean = sum(entry.seconds * entry.share for entry in self.disturbances) / total
-        disturbed = sum(entry.seconds for entry in self.disturbances if entry.share > FOREIGN_LIMIT)
-        return {
-            "mean": round(mean, 3),
-            "worst": round(max(entry.share for entry in self.disturbances), 3),
-            "time_disturbed": round(disturbed / total, 3),
-        }
+        mean = sum(entry.seconds * entry.share for entry in self.disturbances) / total if total else 0.0
+        worst = max((entry.share for entry in self.disturbances), default=0.0)
+        return {"mean": round(mean, 3), "worst": round(worst, 3)}
 
 
-def is_disturbed(checks: Mapping[str, Any]) -> bool:
-    """Whether other programs took more of the cores than a result's times and rates can stand."""
-    return float(checks.get("other_programs", {}).get("mean", 0.0)) > FOREIGN_LIMIT
+def watch_other_programs(cores: list[int]) -> Callable[[], Disturbance]:
+    """Begins to watch what neither this process nor anything that it started does on the cores in use;
+    what it returns ends it and tells."""
+    busy, own, began = _busy(cores), _own(), time.monotonic()
+
+    def finish() -> Disturbance:
+        seconds = time.monotonic() - began
+        foreign = (_busy(cores) - busy) - (_own() - own)
+        return Disturbance(seconds, min(1.0, max(0.0, foreign / (seconds * len(cores)))))
+
+    return finish
 
 
-class OtherPrograms:
-    """Watches what neither this process nor anything that it started does on the cores in use."""
+def _busy(cores: list[int]) -> float:
+    """CPU-seconds that cores have spent on anything at all, the hypervisor's theft included."""
+    times = psutil.cpu_times(percpu=True)
+    # Guests are counted among user time already.
+    return sum(sum(times[core][:8]) - times[core].idle - times[core].iowait for core in cores)
 
-    def __init__(self, cores: list[int]) -> None:
-        self._cores = cores
 
-    def watch(self) -> Callable[[], Disturbance]:
-        """Begins to watch; what it returns ends it and tells."""
-        busy, own, began = self._busy(), self._own(), time.monotonic()
-
-        def finish() -> Disturbance:
-            seconds = time.monotonic() - began
-            foreign = (self._busy() - busy) - (self._own() - own)
-            return Disturbance(seconds, min(1.0, max(0.0, foreign / (seconds * len(self._cores)))))
-
-        return finish
-
-    def _busy(self) -> float:
-        """CPU-seconds that the cores in use have spent on anything at all, the hypervisor's theft
-        included."""
-        times = psutil.cpu_times(percpu=True)
-        # Guests are counted among user time already.
-        return sum(sum(times[core][:8]) - times[core].idle - times[core].iowait for core in self._cores)
-
-    @staticmethod
-    def _own() -> float:
-        """CPU-seconds of this process and all below it, ended ones included."""
-        process, total = psutil.Process(), 0.0
-        for member in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(member.cpu_times()[:4])
-        return total
+def _own() -> float:
+    """CPU-seconds of this process and all below it, ended ones included."""
+    process, total = psutil.Process(), 0.0
+    for member in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(member.cpu_times()[:4])
+    return total

@@ -1,5 +1,5 @@
-"""What a release manager does to a running gateway: publishes versions, waits until they are READY, promotes
-them, rolls back."""
+"""What a release manager does to a running gateway: publishes versions, waits until they are READY,
+promotes them, rolls back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import math
 import shutil
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
-from neurogate_client import Client
-from neurogate_client.errors import NeurogateError
-from neurogate_client.results_models import ModelVersion, VersionState
+import grpc
+from neurogate.v1 import model_pb2, model_pb2_grpc
 from neurogate_core.manifest import read_manifest
 from neurogate_core.repository import ModelRepository
 
@@ -25,60 +24,47 @@ class Publisher:
     def __init__(self, models: Models, repository: Path) -> None:
         self._models, self._repository = models, ModelRepository(repository)
         self._manifest = read_manifest(models.optimised / "1")
-        self._count = 0
 
     def publish(self) -> int:
         """One more version; returns its number."""
-        self._count += 1
-        with self._repository.staging(self._models.model, f"copy-{self._count}") as staged:
+        with self._repository.staging(self._models.model, "copy") as staged:
             shutil.copytree(self._models.optimised / "1", staged, dirs_exist_ok=True)
             return self._repository.publish(self._models.model, staged, self._manifest).version
 
 
-class Readiness:
-    """Follows a gateway's versions and keeps the spans of time in which each was READY."""
+class ReleaseManager(AbstractContextManager["ReleaseManager"]):
+    """A gateway's ModelService: follows its versions, keeping the spans of time in which each was READY,
+    and changes the release."""
 
     def __init__(self, address: str) -> None:
-        self._client = Client(address)
+        self._channel = grpc.insecure_channel(address)
+        self._stub = model_pb2_grpc.ModelServiceStub(self._channel)
         self._changed = threading.Condition()
         self._spans: dict[int, list[tuple[float, float]]] = {}
         self._rejected: dict[int, str] = {}
         self._ended = ""
+        self._watch = self._stub.WatchModelVersions(model_pb2.WatchModelVersionsRequest())
         self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._watch.cancel()
         self._thread.join(timeout=10)
+        self._channel.close()
 
-    def _follow(self) -> None:
-        ended = "the gateway ended it"
-        try:
-            for event in self._client.watch_model_versions():
-                if event.version is not None:
-                    self._note(event.version)
-        except NeurogateError as error:
-            ended = str(error)
-        with self._changed:
-            self._ended = ended
-            self._changed.notify_all()
+    def promote(self, version: int) -> float:
+        """Makes a READY version "stable", whatever the gate says; returns when it was asked for."""
+        called = time.monotonic()
+        self._stub.PromoteModelVersion(
+            model_pb2.PromoteModelVersionRequest(version=version, reason="benchmark", force=True), timeout=30
+        )
+        return called
 
-    def _note(self, version: ModelVersion) -> None:
-        now = time.monotonic()
-        with self._changed:
-            spans = self._spans.setdefault(version.version, [])
-            ready = version.state is VersionState.READY
-            running = bool(spans) and spans[-1][1] == math.inf
-            if ready and not running:
-                spans.append((now, math.inf))
-            elif not ready and running:
-                spans[-1] = (spans[-1][0], now)
-            if version.state is VersionState.REJECTED:
-                self._rejected[version.version] = version.state_reason
-            self._changed.notify_all()
+    def roll_back(self) -> tuple[int, float]:
+        """Makes "previous" the "stable" version; returns it, and when it was asked for."""
+        called = time.monotonic()
+        reply = self._stub.RollbackModel(model_pb2.RollbackModelRequest(reason="benchmark"), timeout=30)
+        return reply.release.labels["stable"], called
 
     def wait(self, version: int, *, seconds: float) -> None:
         """Until the version is READY.
@@ -97,10 +83,6 @@ class Readiness:
                 if not self._changed.wait(deadline - time.monotonic()):
                     raise TimeoutError(f"version {version} was not READY after {seconds:.0f} s")
 
-    def _is_ready(self, version: int) -> bool:
-        spans = self._spans.get(version, [])
-        return bool(spans) and spans[-1][1] == math.inf
-
     def was_ready(self, version: int, since: float, until: float, *, slack: float) -> bool:
         """Whether the version was READY at some moment between the two, give or take `slack` seconds: the
         watch tells of a change later than it happens."""
@@ -108,20 +90,31 @@ class Readiness:
             spans = self._spans.get(version, [])
             return any(begun - slack <= until and since <= ended + slack for begun, ended in spans)
 
+    def _follow(self) -> None:
+        ended = "the gateway ended it"
+        try:
+            for response in self._watch:
+                if response.HasField("version"):
+                    self._note(response.version)
+        except grpc.RpcError as error:
+            ended = str(error)
+        with self._changed:
+            self._ended = ended
+            self._changed.notify_all()
 
-class Releases:
-    """Promotions and rollbacks, each with the moment at which it was asked for."""
+    def _note(self, version: model_pb2.ModelVersion) -> None:
+        now, number = time.monotonic(), version.version
+        with self._changed:
+            spans = self._spans.setdefault(number, [])
+            ready = version.state == model_pb2.MODEL_VERSION_STATE_READY
+            if ready and not self._is_ready(number):
+                spans.append((now, math.inf))
+            elif not ready and self._is_ready(number):
+                spans[-1] = (spans[-1][0], now)
+            if version.state == model_pb2.MODEL_VERSION_STATE_REJECTED:
+                self._rejected[number] = version.state_reason
+            self._changed.notify_all()
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def promote(self, version: int) -> float:
-        """Makes a READY version "stable", whatever the gate says; returns when it was asked for."""
-        called = time.monotonic()
-        self._client.promote(version, reason="benchmark", force=True)
-        return called
-
-    def roll_back(self) -> tuple[int, float]:
-        """Makes "previous" the "stable" version; returns it, and when it was asked for."""
-        called = time.monotonic()
-        return self._client.rollback(reason="benchmark").release.labels["stable"], called
+    def _is_ready(self, version: int) -> bool:
+        spans = self._spans.get(version, [])
+        return bool(spans) and spans[-1][1] == math.inf

@@ -1,17 +1,20 @@
-"""The form of a result file, its check, and how it is written."""
+"""The form of a result file, how targets are judged, and how files are written and read."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from neurogate_bench.stats import Figure
 
 SCHEMA = 2
-_BACKENDS = ("embedded", "tensorflow-serving", "null", "none")
+# A larger share of the cores in other hands makes times and rates those of a busy machine.
+FOREIGN_LIMIT = 0.1
+VOID, UNKNOWN, MET, MISSED, UNDECIDED = "void", "not measured", "met", "missed", "undecided"
+_NUMBERS = {"median", "min", "max", "value"}
 
 
 class Target(TypedDict):
@@ -67,46 +70,41 @@ def target(
     spread: Sequence[float] = (),
 ) -> Target:
     """Judges a value against its limit; comparison is "<=" or ">="."""
-    if comparison not in {"<=", ">="}:
-        raise ValueError(f"comparison must be <= or >=, not {comparison!r}")
-    holds = value <= limit if comparison == "<=" else value >= limit
-    met = None if math.isnan(value) else holds
+    holds = {"<=": value <= limit, ">=": value >= limit}[comparison]
     return Target(
         name=name,
         comparison=comparison,
         limit=limit,
         value=value,
         unit=unit,
-        met=met,
+        met=None if math.isnan(value) else holds,
         absolute=absolute,
         spread=list(spread),
     )
 
 
-def check_result(result: object) -> Result:
-    """Confirms that a decoded file is a result of this form.
+def is_disturbed(checks: Mapping[str, Any]) -> bool:
+    """Whether other programs took more of the cores than a result's times and rates can stand."""
+    return float(checks.get("other_programs", {}).get("mean", 0.0)) > FOREIGN_LIMIT
 
-    Raises:
-        ValueError: names the first thing that is wrong.
+
+def standing(result: Result, entry: Target) -> str:
+    """What became of a promise, in view of how disturbed the measuring was.
+
+    Undecided is only what a disturbed scenario cannot tell: a time or rate that was missed, which the other
+    programs alone may have done, and a comparison whose runs lie on both sides of the limit.
     """
-    if not isinstance(result, dict):
-        raise ValueError("a result must be a JSON object")  # noqa: TRY004 - the content is wrong, not the call
-    missing = sorted(set(Result.__annotations__) - result.keys())
-    if missing:
-        raise ValueError(f"fields are missing: {', '.join(missing)}")
-    if result["schema"] != SCHEMA:
-        raise ValueError(f"schema {result['schema']} is not {SCHEMA}: measure again")
-    if result["backend"] not in _BACKENDS:
-        raise ValueError(f"backend {result['backend']!r} is none of {', '.join(_BACKENDS)}")
-    for entry in result["targets"]:
-        if lacking := sorted(set(Target.__annotations__) - entry.keys()):
-            raise ValueError(f"target {entry.get('name', '?')!r} lacks {', '.join(lacking)}")
-    for figure in result["figures"]:
-        lacking = sorted(set(Figure.__annotations__) - figure.keys())
-        if lacking:
-            raise ValueError(f"figure {figure.get('metric', '?')!r} lacks {', '.join(lacking)}")
-    checked: Result = result  # type: ignore[assignment]  # every field has just been looked at
-    return checked
+    if result["void"]:
+        return VOID
+    if entry["met"] is None:
+        return UNKNOWN
+    if is_disturbed(result["checks"]):
+        low, high = entry["spread"] or (entry["value"], entry["value"])
+        if (entry["absolute"] and not entry["met"]) or (
+            not entry["absolute"] and low < entry["limit"] < high
+        ):
+            return UNDECIDED
+    return MET if entry["met"] else MISSED
 
 
 def save(result: Result, folder: Path) -> Path:
@@ -123,18 +121,16 @@ def load_all(folder: Path) -> dict[str, Result]:
     """Every result in the folder by scenario.
 
     Raises:
-        ValueError: a file is not a result; the message names it.
+        ValueError: a file is not a result of this form; the message names it.
     """
     found: dict[str, Result] = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            if isinstance(content, dict) and "schema" not in content:
-                continue  # what a program of its own was told to write here
-            result = check_result(_numbers(content))
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from error
-        found[result["scenario"]] = result
+        content = json.loads(path.read_text(), object_hook=_numbers)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(f"{path.name} is no result of schema {SCHEMA}: measure again")
+        if missing := sorted(Result.__annotations__.keys() - content.keys()):
+            raise ValueError(f"{path.name} lacks {', '.join(missing)}")
+        found[content["scenario"]] = Result(**content)  # type: ignore[typeddict-item]
     return found
 
 
@@ -149,13 +145,11 @@ def _plain(value: object) -> object:
     return value
 
 
-def _numbers(result: object) -> object:
+def _numbers(content: dict[str, Any]) -> dict[str, Any]:
     """Undoes `_plain` where a number is expected."""
-    if isinstance(result, dict):
-        for entry in [*result.get("figures", []), *result.get("targets", [])]:
-            for key in ("median", "min", "max", "value"):
-                if key in entry and entry[key] is None:
-                    entry[key] = math.nan
-            if "runs" in entry:
-                entry["runs"] = [math.nan if run is None else run for run in entry["runs"]]
-    return result
+    for key in _NUMBERS & content.keys():
+        if content[key] is None:
+            content[key] = math.nan
+    if isinstance(content.get("runs"), list):
+        content["runs"] = [math.nan if run is None else run for run in content["runs"]]
+    return content

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Sequence
 from typing import TypedDict
 
 
@@ -23,12 +24,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest measured value that at least `percent` per cent of all do not exceed (nearest rank).
 
     NaN for no values: a run without a single answer has no latency.
-
-    Raises:
-        ValueError: `percent` is not within 0..100.
     """
-    if not 0 <= percent <= 100:
-        raise ValueError(f"percent must be within 0..100, not {percent}")
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -38,12 +34,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value; the mean of the two middle ones when their number is even."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    """The middle value; NaN for no values."""
+    return statistics.median(values) if values else math.nan
 
 
 def figure(series: str, metric: str, unit: str, runs: Sequence[float]) -> Figure:
@@ -64,16 +56,6 @@ def figure(series: str, metric: str, unit: str, runs: Sequence[float]) -> Figure
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """Run by run, so that a slow minute of the machine slows both sides of a ratio."""
     return [over / under if under else math.nan for over, under in zip(numerators, denominators, strict=True)]
-
-
-def highest_passing(rates: Sequence[float], passes: Callable[[float], bool]) -> float:
-    """The highest rate below the first that fails: a pass above a failure is luck. 0 if the lowest fails."""
-    best = 0.0
-    for rate in sorted(rates):
-        if not passes(rate):
-            break
-        best = rate
-    return best
 
 
 def _rounded(value: float) -> float:

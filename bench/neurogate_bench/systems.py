@@ -4,7 +4,6 @@ with."""
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shlex
 import subprocess
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from neurogate_bench import processes
 from neurogate_bench.machine import ROOT
 from neurogate_bench.processes import Server, free_port, installed
 
@@ -29,26 +27,21 @@ TFS_FLAGS = "NEUROGATE_TFS_FLAGS"
 
 @dataclass(frozen=True)
 class Models:
-    """What was prepared for a side of `side` pixels: see `prepare.py`."""
+    """What was prepared for a side of `side` pixels, in a folder of the form that `make_models` writes."""
 
-    side: int
+    folder: Path
     model: str
-    optimised: Path
-    plain: Path
-    keras: Path
-    onnx: Path
-    tflite: Path
-    plain_input: str
-    origin: str
+    side: int
 
-    @classmethod
-    def read(cls, folder: Path) -> Models:
-        """From the folder that the preparation left."""
-        stored: dict[str, Any] = json.loads((folder / "models.json").read_text())
-        paths = {
-            name: folder / stored.pop(name) for name in ("optimised", "plain", "keras", "onnx", "tflite")
-        }
-        return cls(**paths, **stored)
+    @property
+    def optimised(self) -> Path:
+        """The project's export, version 1 of a repository."""
+        return self.folder / "models" / self.model
+
+    @property
+    def plain(self) -> Path:
+        """What `keras.Model.export` writes."""
+        return self.folder / "plain"
 
 
 @dataclass
@@ -82,123 +75,107 @@ def backend_kind() -> str:
     return "embedded" if "Neurogate" in said else "tensorflow-serving"
 
 
-def start_model_server(
-    name: str, models: Models, base_path: Path, flags: Sequence[str]
-) -> tuple[Server, str]:
-    """A model server that has loaded the newest version; returns its address too."""
+def start_model_server(name: str, base_path: Path, flags: Sequence[str]) -> tuple[Server, str]:
+    """A model server that has loaded the newest version of the model that the folder is named after;
+    returns its address too."""
     port = free_port()
     command = model_server_command(
-        f"--port={port}", f"--model_name={models.model}", f"--model_base_path={base_path}", *flags
+        f"--port={port}", f"--model_name={base_path.name}", f"--model_base_path={base_path}", *flags
     )
     server = Server(name, command)
-    server.wait_for_line(r"Running gRPC ModelServer at")
+    server.wait_until(lambda: "Running gRPC ModelServer at" in server.output())
     return server, f"127.0.0.1:{port}"
 
 
 def start_null_backend(model: str, side: int, images: Sequence[Path]) -> tuple[Server, str]:
     """The model server that computes nothing."""
     port = free_port()
-    command = [sys.executable, "-m", "neurogate_bench.null_backend", f"--port={port}", f"--model={model}"]
-    command += [f"--side={side}", "--images", *(str(path) for path in images[:4])]
+    command = [sys.executable, "-m", "neurogate_bench.null_backend", str(port), model, str(side)]
+    command += [str(path) for path in images[:4]]
     server = Server("null-backend", command, env={**os.environ, "PYTHONPATH": str(ROOT / "bench")})
-    server.wait_for_line("Running null model server")
+    server.wait_until(lambda: "Running null model server" in server.output())
     return server, f"127.0.0.1:{port}"
+
+
+def gateway_command(model: str, port: int, backend: str, flags: Sequence[str] = ()) -> list[str]:
+    """The command that starts a gateway."""
+    addresses = [f"--listen=127.0.0.1:{port}", f"--backend-address={backend}"]
+    return [installed("neurogate-gateway"), *addresses, f"--model-name={model}", *flags]
 
 
 def start_gateway(model: str, backend: str, flags: Sequence[str] = ()) -> tuple[Server, str]:
     """A gateway that has proven a version."""
     port = free_port()
-    command = [installed("neurogate-gateway"), f"--listen=127.0.0.1:{port}", f"--backend-address={backend}"]
-    server = Server("gateway", [*command, f"--model-name={model}", *flags])
     address = f"127.0.0.1:{port}"
+    server = Server("gateway", gateway_command(model, port, backend, flags))
     server.wait_until(lambda: is_serving(address))
     return server, address
 
 
 def is_serving(address: str) -> bool:
     """What the gateway's own health says."""
+    request = health_pb2.HealthCheckRequest(service="neurogate.v1.ClassificationService")
     with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
         try:
-            reply = check(
-                health_pb2.HealthCheckRequest(service="neurogate.v1.ClassificationService"), timeout=1
-            )
+            reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)
         except grpc.RpcError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def start_http(name: str, command: Sequence[str], port: int, models: Models) -> Server:
-    """An HTTP baseline that answers its health check."""
-    threads = {
-        "BENCH_NETWORK": str(models.keras),
+def http_baselines(models: Models) -> list[Contender]:
+    """FastAPI as most write it, FastAPI tuned, and LitServe, each running and warm."""
+    python = installed("python", environment="build/bench-venv")
+    uvicorn = [python, "-m", "uvicorn", "--app-dir", str(BASELINES), "--log-level=warning"]
+    fastapi = {"call": "http", "body": "bytes", "path": "/classify"}
+    baselines: dict[str, tuple[list[str], dict[str, Any]]] = {
+        # It resizes from the full picture, as most do, so its pixels and probabilities are others.
+        "FastAPI + model.predict": ([*uvicorn, "fastapi_keras:app"], {**fastapi, "tolerance": 1.0}),
+        "FastAPI tuned": ([*uvicorn, "fastapi_tuned:app"], fastapi),
+        "LitServe": (
+            [python, str(BASELINES / "litserve_app.py")],
+            {"call": "http", "body": "json", "path": "/predict"},
+        ),
+    }
+    env = {
+        "BENCH_NETWORK": str(models.folder / "network.keras"),
         "BENCH_SIDE": str(models.side),
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
-    server = Server(name, command, env={**os.environ, **threads})
-    server.wait_until(lambda: _healthy(port), every=0.1)
-    return server
-
-
-def http_baselines(models: Models) -> list[Contender]:
-    """FastAPI as most write it, FastAPI tuned, and LitServe, each running and warm."""
-    uvicorn = installed("uvicorn", environment="build/bench-venv")
-    python = installed("python", environment="build/bench-venv")
     contenders = []
-    for name, module in (("FastAPI + model.predict", "fastapi_keras"), ("FastAPI tuned", "fastapi_tuned")):
+    for name, (command, job) in baselines.items():
         port = free_port()
-        command = [
-            uvicorn,
-            "--app-dir",
-            str(BASELINES),
-            f"{module}:app",
-            f"--port={port}",
-            "--log-level=warning",
-        ]
-        server = start_http(module, command, port, models)
-        job: dict[str, Any] = {"call": "http_bytes", "path": "/classify", "target": f"127.0.0.1:{port}"}
-        if module == "fastapi_keras":
-            # It resizes from the full picture, as most do, so its pixels and probabilities are others.
-            job["tolerance"] = 1.0
-        contenders.append(Contender(name, job, [server]))
-    port = free_port()
-    server = start_http(
-        "litserve", [python, str(BASELINES / "litserve_app.py"), f"--port={port}"], port, models
-    )
-    job = {"call": "http_json", "path": "/predict", "target": f"127.0.0.1:{port}"}
-    contenders.append(Contender("LitServe", job, [server]))
+        server = Server(name, [*command, f"--port={port}"], env=env)
+        server.wait_until(functools.partial(_healthy, port), every=0.1)
+        contenders.append(Contender(name, {**job, "target": f"127.0.0.1:{port}"}, [server]))
     return contenders
 
 
-def direct(name: str, models: Models, address: str, servers: list[Server], *, in_call: bool) -> Contender:
+def direct(name: str, models: Models, address: str, server: Server, *, in_call: bool = False) -> Contender:
     """Predict straight to the model server: D0, or D1 with the transform in the client."""
-    call = "predict_transform" if in_call else "predict"
-    job = {"call": call, "target": address, "side": models.side, "model": models.model}
-    return Contender(name, job, servers, client_is_part=in_call)
-
-
-def plain_export(models: Models, address: str, servers: list[Server]) -> Contender:
-    """D0 against what `keras.Model.export` writes, which takes float32 under the input layer's own name."""
     job = {
         "call": "predict",
+        "in_call": in_call,
         "target": address,
         "side": models.side,
         "model": models.model,
-        "dtype": "float32",
-        "input": models.plain_input,
-        # What the export promises: folding changes no probability by more.
+    }
+    return Contender(name, job, [server], client_is_part=in_call)
+
+
+def plain_export(name: str, models: Models, address: str, server: Server) -> Contender:
+    """D0 against what `keras.Model.export` writes."""
+    contender = direct(name, models, address, server)
+    # Folding promises to change no probability by more than the tolerance.
+    contender.job |= {
+        "model": models.plain.name,
+        "plain_input": (models.folder / "plain_input").read_text(),
         "tolerance": 1e-3,
     }
-    return Contender("plain export", job, servers)
+    return contender
 
 
 def _healthy(port: int) -> bool:
-    if not processes.accepts_connections(port):
-        return False
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
             return bool(reply.status == 200)

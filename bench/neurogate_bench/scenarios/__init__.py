@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from neurogate_bench.context import Context
+from neurogate_bench.context import Context, Settings
 from neurogate_bench.scenarios import (
     bulk,
-    cold,
     contenders,
     cost,
     limits,
     network,
-    script,
+    serving_flags,
     soak,
     swap,
     threads,
 )
 
-Settings = Mapping[str, Any]
 KINDS: dict[str, Callable[[Context, Settings], None]] = {
     "null": cost.null,
     "payload": cost.payload,
     "startup": cost.startup,
+    "cold_start": cost.cold_start,
+    "serving_flags": serving_flags.serving_flags,
     "network": network.network,
     "contenders": contenders.contenders,
     "server": limits.server,
@@ -31,9 +30,7 @@ KINDS: dict[str, Callable[[Context, Settings], None]] = {
     "offline": bulk.offline,
     "batch": bulk.batch,
     "stream_count": bulk.stream_count,
-    "swap": swap.swap,
     "threads": threads.threads,
-    "cold_start": cold.cold_start,
-    "script": script.script,
+    "swap": swap.swap,
     "soak": soak.soak,
 }

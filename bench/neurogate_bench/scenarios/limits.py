@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import itertools
 
-from neurogate_bench.context import Context
-from neurogate_bench.generator import Load
-from neurogate_bench.stats import highest_passing, percentile
+from neurogate_bench.context import Context, Settings
+from neurogate_bench.load import Load
+from neurogate_bench.stats import percentile
 from neurogate_bench.systems import Contender
 
 
@@ -17,7 +16,7 @@ def capacity(context: Context, gateway: Contender, seconds: float, *, concurrenc
     return load.per_second
 
 
-def server(context: Context, settings: Mapping[str, Any]) -> None:
+def server(context: Context, settings: Settings) -> None:
     """The highest rate whose p99 stays under the limit with hardly an error."""
     gateway = context.gateway(*settings["gateway_flags"])
     context.load(gateway, counted=False, mode="closed", concurrency=4, seconds=settings["warm_up"])
@@ -38,10 +37,7 @@ def server(context: Context, settings: Mapping[str, Any]) -> None:
             record.add(series, "p99", "ms", load.latency(99))
             record.add(series, "errors", "%", 100 * load.error_share)
             record.add(series, "sent late, p99", "ms", percentile(load.lateness_ms, 99))
-        passing = {
-            share for share, load in steps.items() if load.latency(99) <= limit and load.error_share < 0.001
-        }
-        best = highest_passing(list(steps), passing.__contains__)
+        best = highest_passing(steps, limit)
         record.add("highest that passes", "rate", "images/s", best * able)
         record.add("highest that passes", "share of capacity", "%", 100 * best)
         context.step(run, settings["runs"], f"capacity {able:.0f}/s, passes at {best:.0%}")
@@ -50,7 +46,16 @@ def server(context: Context, settings: Mapping[str, Any]) -> None:
     )
 
 
-def overload(context: Context, settings: Mapping[str, Any]) -> None:
+def highest_passing(steps: dict[float, Load], limit_ms: float) -> float:
+    """The highest share of the capacity below the first that fails: a pass above a failure is luck. 0 if
+    the lowest fails."""
+    passing = itertools.takewhile(
+        lambda step: step[1].latency(99) <= limit_ms and step[1].error_share < 0.001, sorted(steps.items())
+    )
+    return max((share for share, _ in passing), default=0.0)
+
+
+def overload(context: Context, settings: Settings) -> None:
     """Twice what the system can do: what is accepted must still be answered well, the rest refused at
     once."""
     gateway = context.gateway(*settings["gateway_flags"])

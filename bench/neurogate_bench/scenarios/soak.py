@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from neurogate_bench.context import Context
+from neurogate_bench.context import Context, Settings
 from neurogate_bench.record import Record
 from neurogate_bench.scenarios.limits import capacity
 
 
-def soak(context: Context, settings: Mapping[str, Any]) -> None:
+def soak(context: Context, settings: Settings) -> None:
     """Steady callers, some of them with streams, take a share of the capacity for `minutes`.
 
     Memory is read after each chunk; growth counts after the first sixth (five minutes of thirty), when caches
@@ -27,7 +24,7 @@ def soak(context: Context, settings: Mapping[str, Any]) -> None:
     chunks = max(6, round(60 * settings["minutes"] / chunk))
     samples: list[dict[str, float]] = []
     for number in range(chunks):
-        load, _ = context.load(gateway, call="callers", mode="callers", **callers, rate=rate, seconds=chunk)
+        load, _ = context.load(gateway, mode="callers", **callers, rate=rate, seconds=chunk)
         sample = {
             "minutes": round((number + 1) * chunk / 60, 2),
             "gateway_mib": round(front.resident_mib(), 2),
@@ -61,8 +58,8 @@ def _judge(record: Record, samples: list[dict[str, float]]) -> None:
         record.add(name, "growth", "%", 100 * (largest / settled - 1))
     minutes = f"{samples[first - 1]['minutes']:.0f} of {samples[-1]['minutes']:.0f} minutes"
     title = f"growth of the gateway's memory after {minutes}"
-    record.judge(title, "<=", 2, record.median("gateway", "growth"), "%")
+    record.judge(title, "<=", 2, record.figure("gateway", "growth")["median"], "%")
     record.judge("failed requests", "<=", 0, sum(record.runs("callers", "failed")))
     # Callers that had to wait made less load than the soak is about.
-    kept = record.median("callers", "achieved") / record.median("callers", "rate")
+    kept = record.figure("callers", "achieved")["median"] / record.figure("callers", "rate")["median"]
     record.judge("load that was kept up, achieved / wanted", ">=", 0.95, kept, absolute=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 from neurogate.v1 import model_pb2, model_pb2_grpc
-from neurogate_bench.generator import Load
-from neurogate_bench.release import Readiness, Releases
+from neurogate_bench.load import Load
+from neurogate_bench.release import ReleaseManager
 from neurogate_bench.scenarios.swap import Change, first_answer
-from neurogate_client import Client
 
 LOADING = model_pb2.MODEL_VERSION_STATE_LOADING
 READY = model_pb2.MODEL_VERSION_STATE_READY
@@ -61,46 +59,45 @@ def serving(*states):
 
 def test_a_version_was_ready_in_its_spans_and_at_no_other_time():
     states = [(1, READY, ""), (2, LOADING, ""), (1, RETIRED, ""), (2, READY, "")]
-    with serving(*states) as (_, address), Readiness(address) as readiness:
-        readiness.wait(2, seconds=10)
-        assert readiness.was_ready(2, 0, math.inf, slack=0)
-        assert readiness.was_ready(1, 0, math.inf, slack=0)
+    with serving(*states) as (_, address), ReleaseManager(address) as manager:
+        manager.wait(2, seconds=10)
+        assert manager.was_ready(2, 0, math.inf, slack=0)
+        assert manager.was_ready(1, 0, math.inf, slack=0)
         # Long before anything was told, and of a version that never was.
-        assert not readiness.was_ready(2, -200, -100, slack=1)
-        assert not readiness.was_ready(1, 1e12, 1e12, slack=1)
-        assert not readiness.was_ready(3, 0, math.inf, slack=1)
+        assert not manager.was_ready(2, -200, -100, slack=1)
+        assert not manager.was_ready(1, 1e12, 1e12, slack=1)
+        assert not manager.was_ready(3, 0, math.inf, slack=1)
 
 
 def test_a_rejected_version_is_not_waited_for():
     with (
         serving((7, REJECTED, "goldens disagree")) as (_, address),
-        Readiness(address) as readiness,
+        ReleaseManager(address) as manager,
         pytest.raises(RuntimeError, match="version 7 was rejected: goldens disagree"),
     ):
-        readiness.wait(7, seconds=10)
+        manager.wait(7, seconds=10)
 
 
 def test_a_watch_that_ends_is_noticed():
-    with serving() as (service, address), Readiness(address) as readiness:
+    with serving() as (service, address), ReleaseManager(address) as manager:
         service.open.set()
         with pytest.raises(RuntimeError, match="the watch is over: the gateway ended it"):
-            readiness.wait(1, seconds=10)
+            manager.wait(1, seconds=10)
 
 
 def test_a_version_that_does_not_come_is_not_waited_for_without_end():
     with (
         serving((1, LOADING, "")) as (_, address),
-        Readiness(address) as readiness,
+        ReleaseManager(address) as manager,
         pytest.raises(TimeoutError, match="version 1 was not READY"),
     ):
-        readiness.wait(1, seconds=0.01)
+        manager.wait(1, seconds=0.01)
 
 
 def test_promotions_overrule_the_gate_and_rollbacks_say_where_they_led():
-    with serving() as (service, address), Client(address) as client:
-        releases = Releases(client)
-        called = releases.promote(5)
-        version, later = releases.roll_back()
+    with serving() as (service, address), ReleaseManager(address) as manager:
+        called = manager.promote(5)
+        version, later = manager.roll_back()
     assert service.asked[0].version == 5
     assert service.asked[0].force
     assert version == 4
@@ -108,18 +105,7 @@ def test_promotions_overrule_the_gate_and_rollbacks_say_where_they_led():
 
 
 def test_the_first_answer_is_of_a_call_that_began_after_the_change():
-    load = Load(
-        seconds=1.0,
-        images=4,
-        latencies_ms=[1.0] * 4,
-        finished=[10.2, 10.4, 10.3, 10.6],
-        refusals=Counter(),
-        refusal_ms=[],
-        wrong=Counter(),
-        versions=Counter(),
-        # The first belongs to a stream that was opened long ago and keeps its version.
-        opened=[1.0, 10.3, 10.1, 10.5],
-        answered_by=[2, 2, 1, 2],
-    )
+    # The first belongs to a stream that was opened long ago and keeps its version.
+    load = Load(finished=[10.2, 10.4, 10.3, 10.6], opened=[1.0, 10.3, 10.1, 10.5], answered_by=[2, 2, 1, 2])
     assert first_answer(load, Change(version=2, began=9.0, called=10.0)) == 10.4
     assert first_answer(load, Change(version=3, began=9.0, called=10.0)) == math.inf

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
-from types import SimpleNamespace
 
 import ghz
 import k6
 import pytest
+from google.protobuf import proto
 from neurogate.v1 import classification_pb2
-from neurogate_bench import images, payloads
+from neurogate_bench import images
 from neurogate_bench.record import Record
 
 CONFIGURATIONS = {
@@ -24,7 +25,7 @@ def test_a_configuration_names_a_method_and_files_that_are_made(name, tmp_path):
     service, _, method = configuration["call"].rpartition("/")
     assert service == SERVICE.full_name
     assert method in SERVICE.methods_by_name
-    payloads.write_payloads([images.slice_like(0, side=32)], tmp_path)
+    ghz.write_payloads([images.slice_like(0, side=32)], tmp_path)
     made = {f"build/bench/ghz/{path.name}" for path in tmp_path.iterdir()}
     assert configuration["binary-file"] in made
     assert configuration.get("protoset", "proto/neurogate.binpb") == "proto/neurogate.binpb"
@@ -33,6 +34,14 @@ def test_a_configuration_names_a_method_and_files_that_are_made(name, tmp_path):
 def test_single_calls_and_streams_are_run_with_and_without_reflection():
     kinds = {(entry["call"].rpartition("/")[2], "protoset" in entry) for entry in CONFIGURATIONS.values()}
     assert {(method, known) for method in ("Classify", "StreamClassify") for known in (True, False)} <= kinds
+
+
+def test_ghz_is_sent_length_delimited_messages():
+    messages = [classification_pb2.ClassifyRequest(image=b"x" * size) for size in (0, 1, 124, 125, 70_000)]
+    data = io.BytesIO(ghz.delimited(messages))
+    found = [proto.parse_length_prefixed(classification_pb2.ClassifyRequest, data) for _ in messages]
+    assert found == messages
+    assert not data.read()
 
 
 def ghz_report(**statuses):
@@ -46,20 +55,20 @@ def ghz_report(**statuses):
 
 
 def test_ghz_counts_a_stream_as_one_request_of_many_pictures():
-    context = SimpleNamespace(record=Record())
-    ghz.book(context, ghz_report(OK=10))
-    assert context.record.median("streams", "images") == 2 * payloads.STREAM_LENGTH
-    assert context.record.median("streams", "p99") == 5.0
-    assert context.record.void == []
+    record = Record()
+    ghz.book(record, ghz_report(OK=10))
+    assert record.figure("streams", "images")["median"] == 2 * ghz.STREAM_LENGTH
+    assert record.figure("streams", "p99")["median"] == 5.0
+    assert record.void == []
 
 
 def test_what_ghz_saw_shed_is_told_and_what_failed_makes_it_void():
-    context = SimpleNamespace(record=Record())
-    ghz.book(context, ghz_report(OK=10, ResourceExhausted=3))
-    assert context.record.median("streams", "not OK") == 3
-    assert context.record.void == []
-    ghz.book(context, ghz_report(OK=10, Unavailable=1))
-    assert context.record.void == ["requests failed: Unavailable"]
+    record = Record()
+    ghz.book(record, ghz_report(OK=10, ResourceExhausted=3))
+    assert record.figure("streams", "not OK")["median"] == 3
+    assert record.void == []
+    ghz.book(record, ghz_report(OK=10, Unavailable=1))
+    assert record.void == ["requests failed: Unavailable"]
 
 
 def k6_metrics(**changes):
@@ -75,14 +84,14 @@ def k6_metrics(**changes):
     return {**made, **changes}
 
 
-@pytest.mark.parametrize("script", k6.TITLES)
+@pytest.mark.parametrize("script", k6.KINDS)
 def test_every_k6_script_is_there_and_its_answers_count(script):
     assert (k6.SCRIPTS / f"{script}.js").exists()
-    context = SimpleNamespace(record=Record())
-    k6.book(context, script, k6_metrics())
-    assert context.record.checks["requests"] == 5
-    assert context.record.checks["answers"] == (5 if script == "classify" else 40)
-    assert context.record.void == []
+    record = Record()
+    k6.book(record, script, k6_metrics())
+    assert record.checks["requests"] == 5
+    assert record.checks["answers"] == (5 if script == "classify" else 40)
+    assert record.void == []
 
 
 @pytest.mark.parametrize(
@@ -94,7 +103,7 @@ def test_every_k6_script_is_there_and_its_answers_count(script):
     ],
 )
 def test_what_k6_found_wrong_makes_it_void(changes, reason):
-    context = SimpleNamespace(record=Record())
-    k6.book(context, "classify", k6_metrics(**changes))
-    assert len(context.record.void) == 1
-    assert context.record.void[0].startswith(reason)
+    record = Record()
+    k6.book(record, "classify", k6_metrics(**changes))
+    assert len(record.void) == 1
+    assert record.void[0].startswith(reason)

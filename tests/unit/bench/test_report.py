@@ -6,13 +6,12 @@ import json
 import math
 
 import pytest
-from neurogate_bench import results, tables
+from neurogate_bench import results
 from neurogate_bench.stats import figure
-from neurogate_bench.verdicts import verdict
-from report import write_report
+from report import number, pivot, verdict, write_report
 
-QUIET = {"mean": 0.02, "worst": 0.04, "time_disturbed": 0.0}
-BUSY = {"mean": 0.4, "worst": 0.9, "time_disturbed": 0.8}
+QUIET = {"mean": 0.02, "worst": 0.04}
+BUSY = {"mean": 0.4, "worst": 0.9}
 
 
 def result(scenario="null", **changes):
@@ -74,10 +73,8 @@ def test_a_file_is_json_that_other_programs_read(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda content: content.pop("figures"), "fields are missing: figures"),
-        (lambda content: content.update(schema=0), f"schema 0 is not {results.SCHEMA}"),
-        (lambda content: content.update(backend="magic"), "backend 'magic'"),
-        (lambda content: content["figures"][0].pop("unit"), "lacks unit"),
+        (lambda content: content.pop("figures"), "lacks figures"),
+        (lambda content: content.update(schema=0), f"is no result of schema {results.SCHEMA}"),
     ],
 )
 def test_a_spoilt_file_is_refused_by_name(tmp_path, spoil, message):
@@ -85,7 +82,7 @@ def test_a_spoilt_file_is_refused_by_name(tmp_path, spoil, message):
     content = json.loads(path.read_text())
     spoil(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"null\.json: .*{message}"):
+    with pytest.raises(ValueError, match=rf"null\.json {message}"):
         results.load_all(tmp_path)
 
 
@@ -95,11 +92,6 @@ def test_a_spoilt_file_is_refused_by_name(tmp_path, spoil, message):
 )
 def test_a_target_is_judged(comparison, value, met):
     assert results.target("any", comparison, 2.0, value)["met"] is met
-
-
-def test_a_target_needs_a_known_comparison():
-    with pytest.raises(ValueError, match="<= or >="):
-        results.target("any", "<", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +107,7 @@ def test_a_target_needs_a_known_comparison():
     ],
 )
 def test_numbers_have_three_digits(value, text):
-    assert tables.number(value) == text
+    assert number(value) == text
 
 
 def test_series_that_share_a_metric_share_a_table():
@@ -125,7 +117,7 @@ def test_series_that_share_a_metric_share_a_table():
         figure("b", "p99", "ms", [9.0]),
         figure("a / b", "ratio", "", [0.5]),
     ]
-    assert tables.pivot(figures).splitlines() == [
+    assert pivot(figures).splitlines() == [
         "| | p50, ms | p99, ms |",
         "|---|---|---|",
         "| a | 1 |  |",
@@ -137,27 +129,31 @@ def test_series_that_share_a_metric_share_a_table():
     ]
 
 
+def page_of(tmp_path, **changes):
+    results.save(result(**changes), tmp_path / "results")
+    return write_report(tmp_path / "results", tmp_path / "docs").read_text()
+
+
 def test_the_page_says_what_was_measured_on_which_backend(tmp_path):
-    results.save(result(), tmp_path / "results")
-    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    page = page_of(tmp_path)
     assert "a model server that answers constants" in page
     assert "Some CPU" in page
     assert "0123456789ab" in page
     assert "at most 2 CPU-ms | 1.5 CPU-ms | met |" in page
     assert "2 (1 to 3)" in page
+    # Every server's flags, without the port, which is chance.
+    assert "- gateway: `neurogate-gateway --listen=127.0.0.1:…`" in page
 
 
 def test_what_is_void_is_never_said_to_be_met(tmp_path):
-    results.save(result(void=["answers were wrong"]), tmp_path / "results")
-    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    page = page_of(tmp_path, void=["answers were wrong"])
     assert "**Void:** answers were wrong." in page
     assert "| void |" in page
     assert "| met |" not in page
 
 
 def test_the_embedded_server_is_not_called_tensorflow_serving(tmp_path):
-    results.save(result(backend="embedded"), tmp_path / "results")
-    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    page = page_of(tmp_path, backend="embedded")
     assert "Backend: the embedded model server (not TensorFlow Serving)." in page
 
 
@@ -201,15 +197,11 @@ def test_a_verdict_says_how_far_and_claims_no_more_than_the_machine_could_tell(e
 
 
 def test_the_page_says_how_disturbed_the_machine_was(tmp_path):
-    results.save(result(checks={"other_programs": BUSY, "niceness": 10}), tmp_path / "results")
-    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    page = page_of(tmp_path, checks={"other_programs": BUSY, "niceness": 10})
     assert "**disturbed**: other programs took 40% of the cores on average, 90% at worst" in page
     assert "niceness 10" in page
-    assert "more than 10% on average is *disturbed*" in " ".join(page.split())
 
 
 def test_targets_show_the_runs_extremes(tmp_path):
-    entry = results.target("ratio", ">=", 0.85, 0.9, spread=[0.7, 1.25])
-    results.save(result(targets=[entry]), tmp_path / "results")
-    page = write_report(tmp_path / "results", tmp_path / "docs").read_text()
+    page = page_of(tmp_path, targets=[results.target("ratio", ">=", 0.85, 0.9, spread=[0.7, 1.25])])
     assert "at least 0.85 | 0.9 (0.7 to 1.25) | met |" in page
