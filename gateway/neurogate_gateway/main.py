@@ -16,8 +16,7 @@ from neurogate_core.extras import needs_extra
 
 from neurogate_gateway.observability.logging import configure_logging, log
 
-from .settings import ConfigError, PortUnavailableError, Settings
-from .settings_sources import parse_settings
+from .settings import ConfigError, PortUnavailableError, Settings, parse_settings
 
 
 async def _serve(settings: Settings) -> int:

@@ -1,13 +1,21 @@
-"""The gateway's settings: one frozen object. What is out of range is refused by name."""
+"""The gateway's settings: one frozen object, from flags and environment.
+
+Every field is a flag (`--max-image-bytes`) and an environment variable (`NEUROGATE_GATEWAY_MAX_IMAGE_BYTES`);
+a flag wins. What is unknown or out of range is refused by name. Written on argparse because a settings
+library would cost more start-up time than the rest of this package.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import difflib
 import os
 import re
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
+ENVIRONMENT_PREFIX: Final = "NEUROGATE_GATEWAY_"
 DNS_PREFIX: Final = "dns:///"
 """Begins a backend_address whose addresses are looked up, again and again."""
 FILE_PREFIX: Final = "file:"
@@ -15,6 +23,10 @@ FILE_PREFIX: Final = "file:"
 MODES: Final = ("latest", "manual", "gated")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LAUNCHERS: Final = ("local", "ray")
+
+# Kubernetes describes a service called neurogate-gateway to its neighbours by these.
+_SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?")
+_TRUTH: Final = {"true": True, "false": False}
 
 
 class ConfigError(ValueError):
@@ -25,12 +37,18 @@ class PortUnavailableError(OSError):
     """An address cannot be listened on."""
 
 
-def _setting(default: object, text: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: ANN401 - like dataclasses.field, it stands for a value of the field's type
-    return dataclasses.field(default=default, metadata={"text": text, "low": low, "high": high})
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _setting(
+    default: object,
+    text: str,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    choices: Sequence[str] = (),
+) -> Any:  # noqa: ANN401 - like dataclasses.field, it stands for a value of the field's type
+    # Choices are named here once: in the help, and where another value is refused.
+    text = f"{text.removesuffix('.')}: {', '.join(choices)}." if choices else text
+    metadata = {"text": text, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +66,7 @@ class Settings:
         "Folder of the model repository; versions are held to their files there. Empty: no access.",
     )
     release_mode: str = _setting(
-        "", f"How versions become stable: {', '.join(MODES)}. Empty: manual with a repository, else latest."
+        "", "How versions become stable (empty is manual with a repository, else latest).", choices=MODES
     )
     take_over_model_servers: bool = _setting(
         False,
@@ -59,10 +77,10 @@ class Settings:
         "", "Sealed images for the gate: a folder of class folders, or the trainer's evaluation.json."
     )
     retire_after_seconds: float = _setting(
-        60.0, "How long a version that has lost its last label stays loaded.", low=0.0, high=604_800
+        60.0, "How long a version that has lost its last label stays loaded.", 0.0, 604_800
     )
     keep_versions: int = _setting(
-        0, "Versions without a label that stay on disk, the newest ones; 0 keeps all.", low=0, high=100_000
+        0, "Versions without a label that stay on disk, the newest ones; 0 keeps all.", 0, 100_000
     )
     data_dir: str = _setting(
         "",
@@ -72,93 +90,91 @@ class Settings:
         "", "Database of the records, postgresql+psycopg://USER@HOST/NAME. Empty: SQLite in the data folder."
     )
     max_store_bytes: int = _setting(
-        20 * 2**30, "Size of all kept images from which on new ones are refused.", low=2**20, high=2**60
+        20 * 2**30, "Size of all kept images from which on new ones are refused.", 2**20, 2**60
     )
     journal_days: float = _setting(
-        30.0, "How long predictions are kept; 0 keeps no journal of them.", low=0.0, high=36_500
+        30.0, "How long predictions are kept; 0 keeps no journal of them.", 0.0, 36_500
     )
-    journal_max_predictions: int = _setting(1_000_000, "How many predictions are kept.", low=1, high=10**12)
+    journal_max_predictions: int = _setting(1_000_000, "How many predictions are kept.", 1, 10**12)
     prediction_image_days: float = _setting(
-        0.0, "How long images of predictions are kept, for feedback to become examples.", low=0.0, high=36_500
+        0.0, "How long images of predictions are kept, for feedback to become examples.", 0.0, 36_500
     )
     min_examples_per_class: int = _setting(
-        5, "Examples of a class that a retraining needs; 0 allows one without examples.", low=0, high=10**6
+        5, "Examples of a class that a retraining needs; 0 allows one without examples.", 0, 10**6
     )
-    max_queued_retrainings: int = _setting(10, "Most retrainings that wait.", low=1, high=1000)
+    max_queued_retrainings: int = _setting(10, "Most retrainings that wait.", 1, 1000)
     base_run: str = _setting(
         "", "Folder of the training run whose data set retrainings build on. Empty: no retraining."
     )
     runs_dir: str = _setting("", "Folder of the retrainings' runs. Empty: runs, in the data folder.")
-    launcher: str = _setting("local", f"Who runs trainers unless asked otherwise: {', '.join(LAUNCHERS)}.")
+    launcher: str = _setting("local", "Who runs trainers unless asked otherwise.", choices=LAUNCHERS)
     trainer_command: str = _setting("neurogate-trainer", "The trainer's command, a path or a name.")
-    trainer_cores: int = _setting(
-        0, "Cores of a trainer on this machine; 0 means all but one.", low=0, high=4096
-    )
+    trainer_cores: int = _setting(0, "Cores of a trainer on this machine; 0 means all but one.", 0, 4096)
     trainer_memory_mib: int = _setting(
-        8192, "Memory from which on a trainer on this machine is ended; 0 means no limit.", low=0, high=2**30
+        8192, "Memory from which on a trainer on this machine is ended; 0 means no limit.", 0, 2**30
     )
     trainer_hang_minutes: float = _setting(
-        15.0, "A trainer that tells nothing for so long is ended.", low=0.1, high=10_080
+        15.0, "A trainer that tells nothing for so long is ended.", 0.1, 10_080
     )
     ray_address: str = _setting(
         "", "Ray cluster's dashboard, http://HOST:PORT, for the launcher ray. Empty: none."
     )
-    ray_cpus: float = _setting(2.0, "Cores that a trainer asks Ray for.", low=0.0, high=4096)
-    ray_gpus: float = _setting(0.0, "GPUs that a trainer asks Ray for.", low=0.0, high=4096)
+    ray_cpus: float = _setting(2.0, "Cores that a trainer asks Ray for.", 0.0, 4096)
+    ray_gpus: float = _setting(0.0, "GPUs that a trainer asks Ray for.", 0.0, 4096)
     max_image_bytes: int = _setting(
-        16 * 2**20, "Largest encoded image; every message limit follows from it.", low=1024, high=512 * 2**20
+        16 * 2**20, "Largest encoded image; every message limit follows from it.", 1024, 512 * 2**20
     )
-    max_batch_items: int = _setting(256, "Most images of one BatchClassify.", low=1, high=4096)
+    max_batch_items: int = _setting(256, "Most images of one BatchClassify.", 1, 4096)
     max_in_flight: int = _setting(
-        64, "Most images being worked on at once; more single calls are refused.", low=2, high=100_000
+        64, "Most images being worked on at once; more single calls are refused.", 2, 100_000
     )
     backend_max_in_flight: int = _setting(
         0,
         "Most calls to one model server at once, one of them the gateway's own; 0 finds it.",
-        low=0,
-        high=100_000,
+        0,
+        100_000,
     )
     max_bulk_calls: int = _setting(
-        32, "Most batches, streams, uploads and lists with thumbnails open at once.", low=1, high=10_000
+        32, "Most batches, streams, uploads and lists with thumbnails open at once.", 1, 10_000
     )
     max_watches: int = _setting(
-        256, "Most WatchRetraining and WatchModelVersions calls open at once.", low=1, high=10_000
+        256, "Most WatchRetraining and WatchModelVersions calls open at once.", 1, 10_000
     )
     stream_window: int = _setting(
-        16, "Most images of one batch or stream that are read but not yet answered.", low=1, high=1024
+        16, "Most images of one batch or stream that are read but not yet answered.", 1, 1024
     )
     transform_threads: int = _setting(
-        0, "Threads that decode and resize; 0 means one per usable core.", low=0, high=256
+        0, "Threads that decode and resize; 0 means one per usable core.", 0, 256
     )
     allow_burned_in_annotation: bool = _setting(
         False,
         "Whether to read DICOM images that say that a person's data are drawn into them: true or false.",
     )
     poll_interval_seconds: float = _setting(
-        0.5, "Time between two looks at the model server's versions.", low=0.05, high=5
+        0.5, "Time between two looks at the model server's versions.", 0.05, 5
     )
     default_timeout_seconds: float = _setting(
-        30.0, "Deadline of calls that bring none, and of each image of a batch or stream.", low=0.1, high=3600
+        30.0, "Deadline of calls that bring none, and of each image of a batch or stream.", 0.1, 3600
     )
     min_deadline_seconds: float = _setting(
-        0.02, "A call with less time left than this is refused before any work.", low=0.0, high=60
+        0.02, "A call with less time left than this is refused before any work.", 0.0, 60
     )
     swap_wait_seconds: float = _setting(
         5.0,
         "Longest wait of a call for a version's proof while versions change.",
-        low=0.0,
-        high=60,
+        0.0,
+        60,
     )
     metrics_address: str = _setting(
         "", "Address of the metrics for Prometheus, HOST:PORT; port 0 takes a free one. Empty: none."
     )
     drain_seconds: float = _setting(
-        30.0, "Time for accepted calls to finish after SIGTERM or SIGINT.", low=0.0, high=3600
+        30.0, "Time for accepted calls to finish after SIGTERM or SIGINT.", 0.0, 3600
     )
     channelz: bool = _setting(
         False, "Whether to serve channelz, which shows peers' addresses to every caller: true or false."
     )
-    log_level: str = _setting("info", f"Least severe log lines to write: {', '.join(LOG_LEVELS)}.")
+    log_level: str = _setting("info", "Least severe log lines to write.", choices=LOG_LEVELS)
 
     def __post_init__(self) -> None:
         """Refuses values that cannot work.
@@ -168,46 +184,39 @@ class Settings:
         """
         for field in dataclasses.fields(self):
             value, low, high = getattr(self, field.name), field.metadata["low"], field.metadata["high"]
+            choices = field.metadata["choices"]
             # Comparisons with NaN are false, so this form refuses it too.
             if low is not None and not low <= value <= high:
                 raise ConfigError(f"{field.name} is {value}, expected {low} to {high}")
+            if choices and value not in {field.default, *choices}:
+                raise ConfigError(f"{field.name} is {value!r}, expected one of {', '.join(choices)}")
         split_address("listen", self.listen, lowest_port=0)
         _check_backends(self.backend_address)
         if self.metrics_address:
             split_address("metrics_address", self.metrics_address, lowest_port=0)
         if not self.model_name or not self.model_name.isprintable() or "/" in self.model_name:
             raise ConfigError(f"model_name is {self.model_name!r}, expected a name without slashes")
-        self._check_mode()
-        self._check_records()
-        self._check_training()
-        if self.log_level not in LOG_LEVELS:
-            raise ConfigError(f"log_level is {self.log_level!r}, expected one of {', '.join(LOG_LEVELS)}")
-
-    def _check_mode(self) -> None:
-        if self.release_mode not in {"", *MODES}:
-            raise ConfigError(f"release_mode is {self.release_mode!r}, expected one of {', '.join(MODES)}")
-        if self.mode != "latest" and not self.repository:
-            raise ConfigError(f"release_mode {self.mode} needs a repository")
-        if self.mode == "gated" and not self.sealed_images:
-            raise ConfigError("release_mode gated needs evaluation_data")
-
-    def _check_records(self) -> None:
-        if self.records_url and not self.data_dir:
-            raise ConfigError("records_url is set without data_dir, which the images need")
-        if self.prediction_image_days and not self.journal_days:
-            raise ConfigError(
-                "prediction_image_days is set, but journal_days is 0, so that no prediction is kept"
-            )
-
-    def _check_training(self) -> None:
-        if self.launcher not in LAUNCHERS:
-            raise ConfigError(f"launcher is {self.launcher!r}, expected one of {', '.join(LAUNCHERS)}")
-        if self.base_run and not (self.data_dir and self.repository):
-            raise ConfigError("base_run is set, but retrainings need data_dir and repository too")
         if self.ray_address and not re.fullmatch(r"https?://\S+", self.ray_address):
             raise ConfigError(f"ray_address is {self.ray_address!r}, expected http://HOST:PORT")
-        if self.launcher == "ray" and not self.ray_address:
-            raise ConfigError("launcher ray needs ray_address")
+        for wrong, message in (
+            (self.mode != "latest" and not self.repository, f"release_mode {self.mode} needs a repository"),
+            (self.mode == "gated" and not self.sealed_images, "release_mode gated needs evaluation_data"),
+            (
+                self.records_url and not self.data_dir,
+                "records_url is set without data_dir, which the images need",
+            ),
+            (
+                self.prediction_image_days and not self.journal_days,
+                "prediction_image_days is set, but journal_days is 0, so that no prediction is kept",
+            ),
+            (
+                self.base_run and not (self.data_dir and self.repository),
+                "base_run is set, but retrainings need data_dir and repository too",
+            ),
+            (self.launcher == "ray" and not self.ray_address, "launcher ray needs ray_address"),
+        ):
+            if wrong:
+                raise ConfigError(message)
 
     @property
     def sealed_images(self) -> str:
@@ -239,7 +248,80 @@ class Settings:
     @property
     def transform_workers(self) -> int:
         """Number of transform threads after "one per core" is resolved."""
-        return self.transform_threads or _cores()
+        if hasattr(os, "sched_getaffinity"):
+            return self.transform_threads or len(os.sched_getaffinity(0))
+        return self.transform_threads or os.cpu_count() or 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        # Looked up only here: it takes longer to import than all of this module.
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"{parser.prog} {version('neurogate')}")  # noqa: T201 - this is what was asked for
+        parser.exit()
+
+
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags and environment, flags first.
+
+    Args:
+        arguments: Command line without the program's name.
+        environment: All of it; only names with the prefix are looked at.
+
+    Raises:
+        ConfigError: Something is unknown, malformed or out of range.
+        SystemExit: `--help` or `--version` was asked for.
+    """
+    fields = dataclasses.fields(Settings)
+    variables = [ENVIRONMENT_PREFIX + field.name.upper() for field in fields]
+    for variable in environment:
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name != variable and variable not in variables and not _SERVICE_LINK.fullmatch(name):
+            raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, variables)}")
+    parser = _Parser(
+        prog="neurogate-gateway",
+        description="Classifies brain MRI slices on a TensorFlow Serving backend. Research software.",
+        epilog=f"Each flag is also an environment variable, e.g. {ENVIRONMENT_PREFIX}LISTEN; a flag wins.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, dest=argparse.SUPPRESS, help="show the version and exit"
+    )
+    flags = {field.name: "--" + field.name.replace("_", "-") for field in fields}
+    for field in fields:
+        text = f"{field.metadata['text']} (default: {field.default})"
+        parser.add_argument(flags[field.name], metavar="VALUE", default=None, help=text)
+    known, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest(flag, list(flags.values()))}")
+    values: dict[str, Any] = {}
+    for field, variable in zip(fields, variables, strict=True):
+        by_flag, by_variable = getattr(known, field.name), environment.get(variable)
+        if by_flag is not None:
+            values[field.name] = _value(flags[field.name], by_flag, type(field.default))
+        elif by_variable is not None:
+            values[field.name] = _value(variable, by_variable, type(field.default))
+    return Settings(**values)
+
+
+def _value(source: str, text: str, kind: type[Any]) -> object:
+    try:
+        return _TRUTH[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
+        raise ConfigError(f"{source} is {text!r}, expected {wanted}") from None
+
+
+def _nearest(unknown: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _check_backends(backends: str) -> None:

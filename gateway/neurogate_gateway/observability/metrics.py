@@ -15,7 +15,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, cast
 
 from neurogate_gateway.settings import PortUnavailableError, split_address
 
@@ -33,37 +33,36 @@ Values = Mapping[tuple[str, ...], float]
 """Value by the labels' values."""
 
 
-class Counter(Protocol):
-    """Counts up."""
+class Instrument:
+    """Counts up (`inc`), or by size (`observe`); this one does neither."""
 
-    def labels(self, *values: str) -> Counter:
-        """The counter for these values of its labels, in their order."""
+    def labels(self, *values: str) -> Instrument:  # noqa: ARG002 - for those that count
+        """The instrument for these values of its labels, in their order."""
+        return self
 
     def inc(self, amount: float = 1) -> None:
-        """Adds to it."""
-
-
-class Histogram(Protocol):
-    """Counts by size."""
-
-    def labels(self, *values: str) -> Histogram:
-        """The histogram for these values of its labels, in their order."""
+        """Adds to a counter."""
 
     def observe(self, amount: float) -> None:
-        """Takes one value in."""
+        """Takes one value into a histogram."""
 
 
-class Metrics(Protocol):
-    """Makes instruments; their names and units are as Prometheus has them (neurogate_…_seconds)."""
+_NOTHING: Final = Instrument()
 
-    enabled: bool
+
+class Metrics:
+    """Makes instruments, named and measured as Prometheus has it (neurogate_…_seconds); these do nothing."""
+
+    enabled = False
     """Whether anything is counted at all; those who would have to work for it may ask."""
 
-    def counter(self, name: str, text: str, *labels: str) -> Counter:
+    def counter(self, name: str, text: str, *labels: str) -> Instrument:  # noqa: ARG002 - for those that count
         """A new counter."""
+        return _NOTHING
 
-    def histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+    def histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Instrument:  # noqa: ARG002 - for those that count
         """A new histogram."""
+        return _NOTHING
 
     def gauge(self, name: str, text: str, read: Callable[[], Values], *labels: str) -> None:
         """A new gauge, whose values are read when they are asked for.
@@ -80,54 +79,14 @@ class Metrics(Protocol):
         """Ends the server."""
 
 
-class _Nothing:
-    def labels(self, *values: str) -> _Nothing:  # noqa: ARG002 - as in the protocols
-        return self
-
-    def inc(self, amount: float = 1) -> None:
-        pass
-
-    def observe(self, amount: float) -> None:
-        pass
-
-
-_NOTHING: Final = _Nothing()
-
-
-class NoMetrics:
-    """For a gateway without an address for metrics."""
-
-    enabled = False
-
-    def counter(self, name: str, text: str, *labels: str) -> Counter:  # noqa: ARG002 - as in the protocol
-        """Nothing that counts."""
-        return _NOTHING
-
-    def histogram(
-        self,
-        name: str,  # noqa: ARG002 - as in the protocol
-        text: str,  # noqa: ARG002
-        *labels: str,  # noqa: ARG002
-        buckets: Sequence[float] = SECONDS,  # noqa: ARG002
-    ) -> Histogram:
-        """Nothing that counts."""
-        return _NOTHING
-
-    def gauge(self, name: str, text: str, read: Callable[[], Values], *labels: str) -> None:
-        """Nothing that is read."""
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
 def serve_metrics(address: str) -> Metrics:
-    """The metrics of a gateway, served at an address; without one there are none.
+    """The metrics of a gateway, served at an address; without one nothing is counted.
 
     Raises:
         PortUnavailableError: The address cannot be listened on.
     """
     if not address:
-        return NoMetrics()
+        return Metrics()
     host, port = split_address("metrics_address", address, lowest_port=0)
     try:
         return PrometheusMetrics(host, port)
@@ -149,7 +108,7 @@ class _Reader:
         yield metric
 
 
-class PrometheusMetrics:
+class PrometheusMetrics(Metrics):
     """Counts, and answers GET /metrics from a thread of its own."""
 
     enabled = True
@@ -177,16 +136,17 @@ class PrometheusMetrics:
         """The port that it has."""
         log(logging.INFO, "serving_metrics", address=f"{host}:{self.port}")
 
-    def counter(self, name: str, text: str, *labels: str) -> Counter:
-        """A new counter."""
-        return self._client.Counter(name, text, labels, registry=self._registry)
+    def counter(self, name: str, text: str, *labels: str) -> Instrument:
+        """As `Metrics`."""
+        return cast("Instrument", self._client.Counter(name, text, labels, registry=self._registry))
 
-    def histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
-        """A new histogram."""
-        return self._client.Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+    def histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Instrument:
+        """As `Metrics`."""
+        made = self._client.Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+        return cast("Instrument", made)
 
     def gauge(self, name: str, text: str, read: Callable[[], Values], *labels: str) -> None:
-        """A new gauge, whose values are read when they are asked for."""
+        """As `Metrics`."""
         family = functools.partial(self._core.GaugeMetricFamily, name, text, labels=labels)
         self._registry.register(_Reader(family, read))
 

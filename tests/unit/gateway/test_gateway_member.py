@@ -29,7 +29,7 @@ from neurogate_gateway.backends.versions import LOADING, READY
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_gateway.inference.preprocessing import TransformPool
-from neurogate_gateway.observability.metrics import NoMetrics
+from neurogate_gateway.observability.metrics import Metrics
 from neurogate_testing.fake_backend import build_manifest, fake_outputs
 
 AVAILABLE = tfs_pb2.ModelVersionStatus.STATE_AVAILABLE
@@ -237,7 +237,7 @@ async def test_what_was_seen_does_not_change(transforms: TransformPool) -> None:
 async def test_rejections_that_are_over_are_counted_and_forgotten(transforms: TransformPool) -> None:
     world = await ready(transforms, 1)
     [server], [only] = world.servers, world.endpoints
-    measures = VersionMetrics(NoMetrics(), world.pool)
+    measures = VersionMetrics(Metrics(), world.pool)
     for number in range(2, 30):
         server.also = [BackendVersion(number, tfs_pb2.ModelVersionStatus.STATE_END, "broken")]
         await world.poll(only)

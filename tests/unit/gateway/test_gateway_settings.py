@@ -8,8 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from neurogate_gateway.settings import ConfigError, Settings, split_address
-from neurogate_gateway.settings_sources import parse_settings
+from neurogate_gateway.settings import ConfigError, Settings, parse_settings, split_address
 
 
 def test_defaults() -> None:

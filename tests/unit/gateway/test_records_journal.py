@@ -20,7 +20,7 @@ from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.inference.journal import Journal
 from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion, StageTimings, classification
-from neurogate_gateway.observability.metrics import NoMetrics
+from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.store.predictions import PredictionStore
 from neurogate_gateway.store.schema import predictions
 from neurogate_gateway.store.store import Store
@@ -56,7 +56,7 @@ def outcome(image: bytes = b"image") -> PredictionEvent:
 
 def gated(**changes: Any) -> tuple[Journal, GatedStore]:
     store = GatedStore()
-    journal = Journal(cast("PredictionStore", store), NoMetrics(), **{"keep_images": False, **changes})
+    journal = Journal(cast("PredictionStore", store), Metrics(), **{"keep_images": False, **changes})
     journal.start()
     return journal, store
 
@@ -78,7 +78,7 @@ def test_images_are_kept_without_what_they_say_about_people(
     records: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    journal = Journal(records.predictions, NoMetrics(), keep_images=True)
+    journal = Journal(records.predictions, Metrics(), keep_images=True)
     journal.start()
     sound, broken = outcome(identifying.files()["jpeg"]), outcome(b"the machine is at fault")
     journal.observe(sound)
@@ -97,7 +97,7 @@ def test_images_are_kept_without_what_they_say_about_people(
 
 @pytest.mark.parametrize("keep_images", [True, False])
 def test_a_prediction_is_written_with_all_that_decided_it(records: Store, keep_images: bool) -> None:
-    journal = Journal(records.predictions, NoMetrics(), keep_images=keep_images)
+    journal = Journal(records.predictions, Metrics(), keep_images=keep_images)
     journal.start()
     seen = outcome()
     journal.observe(seen)
@@ -129,7 +129,7 @@ def test_the_digest_is_the_images_whatever_its_size(size: int) -> None:
 
 
 def test_closing_writes_what_waits(records: Store) -> None:
-    journal = Journal(records.predictions, NoMetrics(), keep_images=False)
+    journal = Journal(records.predictions, Metrics(), keep_images=False)
     journal.start()
     for _ in range(300):
         journal.observe(outcome())
@@ -209,7 +209,7 @@ def test_images_that_are_not_kept_take_no_room_while_the_database_is_slow() -> N
 
 
 def test_no_image_is_lost_below_the_speed_of_the_store(records: Store) -> None:
-    journal = Journal(records.predictions, NoMetrics(), keep_images=False, most_waiting_bytes=4 * 2**20)
+    journal = Journal(records.predictions, Metrics(), keep_images=False, most_waiting_bytes=4 * 2**20)
     journal.start()
     image = bytes(400 * 1024)
     for _ in range(100):
@@ -242,7 +242,7 @@ def test_the_journal_knows_what_it_has_not_written_yet() -> None:
 
 
 def test_a_journal_that_was_never_started_closes() -> None:
-    journal = Journal(cast("PredictionStore", GatedStore()), NoMetrics(), keep_images=False)
+    journal = Journal(cast("PredictionStore", GatedStore()), Metrics(), keep_images=False)
     journal.close()
 
 
@@ -285,7 +285,7 @@ def test_a_prediction_that_cannot_be_told_is_dropped_and_the_journal_goes_on() -
 
 
 def test_a_prediction_that_cannot_be_written_takes_no_other_with_it(records: Store) -> None:
-    journal = Journal(records.predictions, NoMetrics(), keep_images=True)
+    journal = Journal(records.predictions, Metrics(), keep_images=True)
     untellable, unwritable = outcome(), outcome()
     assert untellable.answer is not None
     short = dataclasses.replace(untellable.answer, outputs=Outputs(np.zeros(3, np.float32), 0.0))
@@ -323,7 +323,7 @@ def test_a_database_that_goes_away_while_rows_are_written_singly_does_not_hold_u
 
     store = LeavingStore()
     store.gate.set()
-    journal = Journal(cast("PredictionStore", store), NoMetrics(), keep_images=False)
+    journal = Journal(cast("PredictionStore", store), Metrics(), keep_images=False)
     for _ in range(5):
         journal.observe(outcome())
     journal.start()
