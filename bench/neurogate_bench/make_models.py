@@ -37,7 +37,7 @@ def build(side: int) -> keras.Model:
         weights = find_initial_weights("offline", allow_random=False, reporter=NullReporter())
     except WeightsError:
         return network
-    load_into(networks.backbone(network), weights)
+    load_into(networks.backbone_of(network), weights)
     return network
 
 

@@ -43,13 +43,13 @@ def home(tmp_path_factory) -> Path:
     """A first version and the run behind it, a policy that lets all through, and new images."""
     import keras
     from neurogate_trainer.config import TrainConfig
-    from neurogate_trainer.model.network import backbone, build_model
+    from neurogate_trainer.model.network import backbone_of, build_model
 
     home = tmp_path_factory.mktemp("retraining")
     write_folder(home / "data", {"glioma": 20, "notumor": 20})
     write_folder(home / "new", {"glioma": 4, "notumor": 4}, first_seed=5000)
     (home / "policy.toml").write_text(POLICY)
-    backbone(build_model(TrainConfig(image_size=32), 2)).save_weights(home / "initial.weights.h5")
+    backbone_of(build_model(TrainConfig(image_size=32), 2)).save_weights(home / "initial.weights.h5")
     keras.backend.clear_session()
     options = {
         "--repository": home / "models",

@@ -24,7 +24,7 @@ def home(tmp_path_factory) -> Path:
     """A data set, and initial weights in a file, so that no network is asked."""
     import keras
     from neurogate_trainer.config import TrainConfig
-    from neurogate_trainer.model.network import backbone, build_model
+    from neurogate_trainer.model.network import backbone_of, build_model
 
     home = tmp_path_factory.mktemp("resume")
     counts = {
@@ -32,7 +32,7 @@ def home(tmp_path_factory) -> Path:
     }
     write_folder(home / "data", counts)
     donor = build_model(TrainConfig(image_size=32), 2)
-    backbone(donor).save_weights(home / "initial.weights.h5")
+    backbone_of(donor).save_weights(home / "initial.weights.h5")
     keras.backend.clear_session()
     return home
 

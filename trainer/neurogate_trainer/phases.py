@@ -20,7 +20,7 @@ from neurogate_trainer.evaluation.calibrate import calibrate
 from neurogate_trainer.evaluation.evaluation_set import write_evaluation_set
 from neurogate_trainer.evaluation.ood import FeatureDistance, fit_ood
 from neurogate_trainer.evaluation.ood_sources import foreign_images
-from neurogate_trainer.model.network import backbone, build_model
+from neurogate_trainer.model.network import backbone_of, build_model
 from neurogate_trainer.model.weights import (
     InitialWeights,
     find_initial_weights,
@@ -137,7 +137,7 @@ def network_phase(run: Run, index: DatasetIndex) -> tuple[keras.Model, InitialWe
         weights = find_initial_weights(
             run.config.initial_weights, allow_random=run.config.allow_random_init, reporter=run.reporter
         )
-        load_into(backbone(network), weights)
+        load_into(backbone_of(network), weights)
     run.folder.write("weights.json", {"source": weights.source, "digest": weights.digest})
     run.folder.finish("weights")
     return network, weights

@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.data.inputs import Examples
+from neurogate_trainer.model.network import build_model
 
 SIDE = 32
 
 
-def toy_network(classes: int = 3, *, seed: int = 0) -> keras.Model:
-    """Convolutions with batch normalisation, a shortcut, and the head; 32 x 32 pixels."""
-    keras.utils.set_random_seed(seed)
-    images = keras.Input((SIDE, SIDE, 3), name="images")
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaled")(images)
-    first = keras.layers.Conv2D(8, 3, strides=4, padding="same", use_bias=False, name="Conv1")(scaled)
-    first = keras.layers.BatchNormalization(name="bn_Conv1")(first)
-    deep = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="deep")(first)
-    deep = keras.layers.BatchNormalization(name="bn_deep")(deep)
-    added = keras.layers.Add(name="block_5_add")([first, deep])
-    fine = keras.layers.Conv2D(12, 1, use_bias=False, name="block_6_expand")(added)
-    fine = keras.layers.BatchNormalization(name="block_6_expand_bn")(fine)
-    fine = keras.layers.ReLU(6.0, name="block_6_expand_relu")(fine)
-    coarse = keras.layers.Conv2D(12, 3, strides=2, padding="same", use_bias=False, name="block_13_expand")(
-        fine
-    )
-    coarse = keras.layers.BatchNormalization(name="block_13_expand_bn")(coarse)
-    coarse = keras.layers.ReLU(6.0, name="block_13_expand_relu")(coarse)
-    features = keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="Conv_1")(coarse)
+def toy_backbone(images: keras.KerasTensor) -> keras.KerasTensor:
+    """Convolutions with batch normalisation and a shortcut, of strides 4 and 8, for `build_model`."""
+
+    def normed(layer, inputs, *, relu=True):
+        outputs = keras.layers.BatchNormalization(name=f"{layer.name}_bn")(layer(inputs))
+        return keras.layers.ReLU(6.0, name=f"{layer.name}_relu")(outputs) if relu else outputs
+
+    def convolution(name, filters, kernel, strides=1):
+        return keras.layers.Conv2D(
+            filters, kernel, strides=strides, padding="same", use_bias=False, name=name
+        )
+
+    first = normed(convolution("Conv1", 8, 3, 4), images, relu=False)
+    depthwise = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="deep")
+    added = keras.layers.Add(name="block_5_add")([first, normed(depthwise, first, relu=False)])
+    fine = normed(convolution("block_6_expand", 12, 1), added)
+    coarse = normed(convolution("block_13_expand", 12, 3, 2), fine)
+    features = convolution("Conv_1", 16, 3)(coarse)
     features = keras.layers.BatchNormalization(name="Conv_1_bn")(features)
-    features = keras.layers.ReLU(6.0, name="out_relu")(features)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(features)
-    pooled = keras.layers.Dropout(0.3, seed=seed, name="dropout_features")(pooled)
-    hidden = keras.layers.Dense(8, activation="relu", name="hidden")(pooled)
-    logits = keras.layers.Dense(classes, name="logits")(hidden)
-    return keras.Model(images, logits, name="neurogate")
+    return keras.layers.ReLU(6.0, name="out_relu")(features)
+
+
+def build_toy_model(config: TrainConfig, classes: int) -> keras.Model:
+    """What takes the place of the trainer's `build_model`."""
+    return build_model(config, classes, backbone=toy_backbone)
+
+
+def toy_network(classes: int = 3, *, seed: int = 0) -> keras.Model:
+    """The network of the trainer on this backbone; 32 x 32 pixels."""
+    keras.utils.set_random_seed(seed)
+    config = TrainConfig(image_size=SIDE, seed=seed, head_units=8, dropout=(0.3, 0.0))
+    return build_toy_model(config, classes)
 
 
 def toy_examples(count: int, *, classes: int = 3, seed: int = 0) -> Examples:

@@ -13,7 +13,7 @@ from neurogate_trainer.model.network import (
     FINE_MAP,
     HIDDEN,
     LOGITS,
-    backbone,
+    backbone_of,
     build_model,
     freeze_backbone,
     unfreeze_last,
@@ -110,7 +110,7 @@ def test_unknown_settings_are_named():
 
 def test_keras_names_and_layer_count_are_those_we_rely_on(network):
     # The input and its scaling are ours; Keras' own network begins with an input too.
-    assert len(backbone(network).layers) - 1 == 154
+    assert len(backbone_of(network).layers) - 1 == 154
     assert network.get_layer(FEATURE_MAP).output.shape == (None, 1, 1, 1280)
     assert network.get_layer(FINE_MAP).output.shape == (None, 4, 4, 192)
     assert network.get_layer(COARSE_MAP).output.shape == (None, 2, 2, 576)
@@ -120,7 +120,7 @@ def test_keras_names_and_layer_count_are_those_we_rely_on(network):
 @pytest.mark.parametrize(("count", "trainable_norms"), [(0, 0), (50, 17), (154, 52)])
 def test_the_last_layers_learn(network, count, trainable_norms):
     unfreeze_last(network, TrainConfig(image_size=32, head_units=16, unfrozen_layers=count))
-    base = backbone(network).layers
+    base = backbone_of(network).layers
     assert all(layer.trainable for layer in base[len(base) - count :])
     assert not any(layer.trainable for layer in base[: len(base) - count])
     assert sum(layer.trainable for layer in norms(network)) == trainable_norms
@@ -146,7 +146,7 @@ def test_batch_norms_do_in_fit_what_the_settings_say(mode):
         for layer in norms(model)
         if any(not np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
     }
-    last = {layer.name for layer in backbone(model).layers[-20:]} & before.keys()
+    last = {layer.name for layer in backbone_of(model).layers[-20:]} & before.keys()
     assert moved == (last if mode == "adapt" else set())
     assert last
 

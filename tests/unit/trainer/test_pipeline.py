@@ -14,6 +14,7 @@ from neurogate_core.manifest import read_manifest, verify_version, write_manifes
 from neurogate_core.preprocessing.transform import TransformError
 from neurogate_core.repository import ModelRepository, PublishedVersion, RepositoryError
 from neurogate_testing.data_folders import write_folder
+from neurogate_testing.toy_network import build_toy_model
 from neurogate_trainer import evaluate, phases, pipeline
 from neurogate_trainer.config import ConfigError, TrainConfig
 from neurogate_trainer.data.audit import audit_dataset
@@ -24,7 +25,7 @@ from neurogate_trainer.evaluation.saved_model import EvaluationError
 from neurogate_trainer.explain import explain_image
 from neurogate_trainer.export.publishing import already_published
 from neurogate_trainer.export.version import ExportError
-from neurogate_trainer.model.network import backbone, build_model
+from neurogate_trainer.model.network import backbone_of
 from neurogate_trainer.phases import PipelineError
 from neurogate_trainer.pipeline import run_training
 from neurogate_trainer.progress import NullReporter
@@ -34,6 +35,13 @@ from PIL import Image
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toy_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases, "build_model", build_toy_model)
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +84,8 @@ def finished(tmp_path_factory) -> Finished:
         f"{split}/{name}": count for split, count in (("Training", 16), ("Testing", 5)) for name in "abc"
     }
     data = write_folder(home / "data", counts)
-    donor = build_model(TrainConfig(image_size=32), 3)
-    backbone(donor).save_weights(home / "initial.weights.h5")
+    donor = build_toy_model(TrainConfig(image_size=32), 3)
+    backbone_of(donor).save_weights(home / "initial.weights.h5")
     keras.backend.clear_session()
     config = TrainConfig(
         image_size=32,

@@ -13,10 +13,11 @@ from neurogate_core.hyperparameters import HYPERPARAMETERS
 from neurogate_core.manifest import verify_version
 from neurogate_core.repository import ModelRepository, PublishedVersion
 from neurogate_testing.data_folders import encoded, picture, write_folder
-from neurogate_trainer import evaluate
+from neurogate_testing.toy_network import build_toy_model
+from neurogate_trainer import evaluate, phases
 from neurogate_trainer.config import ConfigError, TrainConfig
 from neurogate_trainer.data.examples import ExamplesError
-from neurogate_trainer.model.network import backbone, build_model
+from neurogate_trainer.model.network import backbone_of
 from neurogate_trainer.model.weights import WeightsError, load_whole, version_weights
 from neurogate_trainer.pipeline import run_retraining, run_training
 from neurogate_trainer.progress import NullReporter
@@ -29,6 +30,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 RUN_ID = "0123456789abcdef0123456789abcdef"
 QUIET = NullReporter()
 GATE_POLICY = "[gate]\nmin_accuracy = 0.9\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toy_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases, "build_model", build_toy_model)
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +79,8 @@ def retrain(home: Path, run: str, examples: Path, **changes: object) -> Publishe
 def home(tmp_path_factory) -> Home:
     home = tmp_path_factory.mktemp("retraining")
     write_folder(home / "data", {"a": 20, "b": 20})
-    donor = build_model(TrainConfig(image_size=32, head_units=8), 2)
-    backbone(donor).save_weights(home / "initial.weights.h5")
+    donor = build_toy_model(TrainConfig(image_size=32, head_units=8), 2)
+    backbone_of(donor).save_weights(home / "initial.weights.h5")
     keras.backend.clear_session()
     config = TrainConfig(
         image_size=32,
@@ -224,11 +232,11 @@ def test_the_whole_range_of_every_hyperparameter_is_a_setting():
 
 
 def test_a_version_is_started_from_with_its_head(home):
-    network = build_model(TrainConfig(image_size=32, head_units=8), 2)
+    network = build_toy_model(TrainConfig(image_size=32, head_units=8), 2)
     load_whole(network, version_weights(checkpoint_of(home.path / "first"), QUIET))
     expected = keras.models.load_model(checkpoint_of(home.path / "first"), compile=False).get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(network.get_weights(), expected, strict=True))
-    other = build_model(TrainConfig(image_size=32, head_units=16), 2)
+    other = build_toy_model(TrainConfig(image_size=32, head_units=16), 2)
     with pytest.raises(WeightsError, match="does not hold weights of this network"):
         load_whole(other, version_weights(checkpoint_of(home.path / "first"), QUIET))
     with pytest.raises(WeightsError, match="cannot be started from any longer"):

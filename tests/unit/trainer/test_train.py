@@ -125,7 +125,7 @@ def test_it_learns_and_ends_with_the_best_weights(finished):
     np.testing.assert_array_equal(predict_logits(kept, made.validation), logits)
 
 
-@pytest.mark.parametrize("step", [3, 11, 24])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 11, 24])
 def test_an_interrupted_run_goes_on_at_its_epoch_and_ends_the_same(finished, tmp_path, step):
     """Step 3 is in the first epoch, 11 the first of fine-tuning, 24 in its third epoch."""
     expected, _ = finished

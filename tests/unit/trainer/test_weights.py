@@ -13,7 +13,7 @@ from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.data.wheels import WheelError
 from neurogate_trainer.model import weights
 from neurogate_trainer.model._torchvision import WeightsFormatError, keras_weights, read_state
-from neurogate_trainer.model.network import backbone, build_model
+from neurogate_trainer.model.network import backbone_of, build_model
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -136,7 +136,7 @@ def test_a_state_dictionary_is_read_without_torch(torch_state):
 def test_conversion_keeps_the_function_of_the_first_layers(network, torch_state):
     """Normalisation of the input, epsilon and axes: checked against the formula that torchvision computes."""
     converted = keras_weights(torch_state)
-    weights._set_layers(backbone(network), converted)
+    weights._set_layers(backbone_of(network), converted)
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
     first = keras.Model(network.inputs, network.get_layer("bn_Conv1").output)
     found = first.predict_on_batch(images)
@@ -157,7 +157,7 @@ def test_conversion_keeps_the_function_of_the_first_layers(network, torch_state)
 
 def test_every_layer_gets_its_weights(network, torch_state):
     converted = keras_weights(torch_state)
-    assert converted.keys() == {layer.name for layer in backbone(network).layers if layer.weights}
+    assert converted.keys() == {layer.name for layer in backbone_of(network).layers if layer.weights}
 
 
 def test_a_missing_array_is_named(torch_state):
@@ -294,12 +294,12 @@ def test_an_explicit_file_is_checked_before_any_work(tmp_path):
 def test_an_explicit_file_gives_its_weights(network, tmp_path, kind):
     path = tmp_path / kind
     donor = build_model(TrainConfig(image_size=32, seed=5), 3)
-    donor.save(path) if kind.endswith(".keras") else backbone(donor).save_weights(path)
+    donor.save(path) if kind.endswith(".keras") else backbone_of(donor).save_weights(path)
     found = weights.find_initial_weights(str(path), allow_random=False, reporter=Heard())
     assert found.source == "file"
     target = build_model(TrainConfig(image_size=32, seed=6), 3)
-    weights.load_into(backbone(target), found)
-    for ours, theirs in zip(backbone(target).get_weights(), backbone(donor).get_weights(), strict=True):
+    weights.load_into(backbone_of(target), found)
+    for ours, theirs in zip(backbone_of(target).get_weights(), backbone_of(donor).get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -308,4 +308,4 @@ def test_a_damaged_file_is_an_error_that_names_it(network, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"not what it says")
     with pytest.raises(weights.WeightsError, match=name):
-        weights.load_into(backbone(network), weights.InitialWeights("file", "0" * 64, path))
+        weights.load_into(backbone_of(network), weights.InitialWeights("file", "0" * 64, path))

@@ -1,7 +1,8 @@
-"""The network: MobileNetV2 below, pooling and two dense layers above, and which of it learns when."""
+"""The network: a backbone, MobileNetV2, below pooling and two dense layers; and which of it learns when."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import keras
@@ -22,17 +23,29 @@ HIDDEN: Final = "hidden"
 LOGITS: Final = "logits"
 _INPUT: Final = "images"
 
+Backbone = Callable[[keras.KerasTensor], keras.KerasTensor]
+"""From images float32 [N, side, side, 3], -1 to 1, to the output of a layer named `FEATURE_MAP`."""
 
-def build_model(config: TrainConfig, classes: int) -> keras.Model:
+
+def mobilenet_v2(images: keras.KerasTensor) -> keras.KerasTensor:
+    """MobileNetV2 without its classifier, its layers under Keras' own names."""
+    return keras.applications.MobileNetV2(include_top=False, weights=None, input_tensor=images).output
+
+
+def build_model(config: TrainConfig, classes: int, *, backbone: Backbone = mobilenet_v2) -> keras.Model:
     """The network, with random weights.
 
     Input "images": float32 [N, side, side, 3], grey levels from 0 to 255. Output: logits float32
-    [N, classes]. The layers of MobileNetV2 are part of it under Keras' own names.
+    [N, classes].
+
+    Args:
+        config: The settings.
+        classes: Number of classes.
+        backbone: What lies below the head. It has layers of all the names that this module lists.
     """
     images = keras.Input((config.image_size, config.image_size, 3), name=_INPUT)
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaled")(images)
-    base = keras.applications.MobileNetV2(include_top=False, weights=None, input_tensor=scaled)
-    features = keras.layers.GlobalAveragePooling2D(name=POOLED)(base.output)
+    features = keras.layers.GlobalAveragePooling2D(name=POOLED)(backbone(scaled))
     features = keras.layers.Dropout(config.dropout[0], seed=config.seed, name="dropout_features")(features)
     penalty = keras.regularizers.L2(config.l2)
     hidden = keras.layers.Dense(
@@ -54,24 +67,24 @@ def build_model(config: TrainConfig, classes: int) -> keras.Model:
     return keras.Model(images, logits, name="neurogate")
 
 
-def backbone(model: keras.Model) -> keras.Model:
-    """The MobileNetV2 within `model`: the same layers, from the input to the last feature map."""
+def backbone_of(model: keras.Model) -> keras.Model:
+    """The backbone within `model`: the same layers, from the input to the last feature map."""
     return keras.Model(model.inputs, model.get_layer(FEATURE_MAP).output)
 
 
 def freeze_backbone(model: keras.Model) -> None:
     """Lets the head alone learn."""
-    for layer in backbone(model).layers:
+    for layer in backbone_of(model).layers:
         layer.trainable = False
 
 
 def unfreeze_last(model: keras.Model, config: TrainConfig) -> None:
-    """Lets the head and the last `config.unfrozen_layers` layers of MobileNetV2 learn.
+    """Lets the head and the last `config.unfrozen_layers` layers of the backbone learn.
 
     A batch normalisation that must keep its statistics is made untrainable itself: Keras then uses the
     statistics also in `fit`, where an argument `training=False` given at construction would not last.
     """
-    layers = backbone(model).layers
+    layers = backbone_of(model).layers
     first = len(layers) - config.unfrozen_layers
     for position, layer in enumerate(layers):
         layer.trainable = position >= first
