@@ -5,7 +5,7 @@ CODE := core serving gateway trainer clients tests bench
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-loop up test test-all check format gen released lock bench bench-ghz bench-k6 bench-environment clean
+.PHONY: help demo demo-loop up test test-all check check-deploy format gen released lock bench bench-ghz bench-k6 bench-environment clean
 
 help:
 	@echo "make demo    data, training, model server, gateway, classified images; about ten minutes the first time"
@@ -13,7 +13,8 @@ help:
 	@echo "make up      model server and gateway over what the demo left"
 	@echo "make test    the tests but the slow ones"
 	@echo "make test-all    all tests"
-	@echo "make check   formatting, lint, types, import rules, contract, images"
+	@echo "make check   formatting, lint, types, import rules, contract, images; needs nothing but .venv"
+	@echo "make check-deploy    clients in Go and TypeScript, built and run; needs go and npx"
 	@echo "make bench   what docs/performance.md states, measured on this machine"
 
 demo: .venv/.installed
@@ -37,6 +38,10 @@ test-all: test
 
 check: .venv/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash .ci/check
+
+# What needs more than .venv: `go` and `npx`, which .ci/run installs where they are missing.
+check-deploy: .venv/.installed
+	$(BIN)/python -m pytest tests/deploy
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix $(CODE)
