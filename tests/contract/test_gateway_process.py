@@ -291,8 +291,8 @@ async def test_whatever_the_end_of_the_drain_cuts_is_told_why() -> None:
 @pytest.mark.parametrize(
     "fails",
     [
-        "neurogate_gateway.release.module.Lifecycle.start",
-        "neurogate_gateway.retraining.module.TrainingPart.start",
+        "neurogate_gateway.release.module.ReleaseModule.start",
+        "neurogate_gateway.retraining.module.RetrainingModule.start",
         "grpc.aio._server.Server.start",
     ],
 )

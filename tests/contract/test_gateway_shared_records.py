@@ -34,7 +34,7 @@ async def gateways(tmp_path: Path, records_url: str) -> AsyncIterator[tuple[Harn
         for gateway in pair:
             await gateway.until_ready(1)
             assert gateway.gateway.training is not None
-            gateway.gateway.training.servicer._retrainings._launchers = ("local",)
+            gateway.gateway.training.retrainings._launchers = ("local",)
         yield pair[0], pair[1]
 
 

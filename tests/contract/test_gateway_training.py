@@ -44,7 +44,7 @@ async def training_gateway(tmp_path: Path, **changes: Any) -> AsyncIterator[Harn
     settings = {"data_dir": str(tmp_path / "data"), "min_examples_per_class": 2} | changes
     async with serving_gateway(**settings) as (gateway, _):
         assert gateway.gateway.training is not None
-        retrainings = gateway.gateway.training.servicer._retrainings
+        retrainings = gateway.gateway.training.retrainings
         retrainings._launchers = ("local", "ray")
         retrainings._base_versions = lambda: [1]
         yield gateway
@@ -231,7 +231,7 @@ async def test_thumbnails_queue_one_by_one_before_the_threads_of_the_callers(
 ) -> None:
     async with training_gateway(tmp_path) as gateway:
         await add(gateway, 6, "glioma")
-        transforms = gateway.gateway.training.servicer._transforms
+        transforms = gateway.gateway._transforms
         thumbnail, running, most = transforms.thumbnail, 0, 0
 
         async def counted(image: bytes, side: int) -> bytes:
@@ -350,10 +350,10 @@ async def test_the_queue_is_bounded_and_launchers_are_needed(tmp_path: Path) -> 
         await started(gateway, from_scratch=True)
         assert (await failure(start(gateway))).reason == "RETRAINING_QUEUE_FULL"
         assert gateway.gateway.training is not None
-        gateway.gateway.training.servicer._retrainings._launchers = ()
+        gateway.gateway.training.retrainings._launchers = ()
         assert (await failure(start(gateway))).reason == "LAUNCHER_NOT_CONFIGURED"
-        gateway.gateway.training.servicer._retrainings._base_versions = None
-        gateway.gateway.training.servicer._retrainings._launchers = ("local",)
+        gateway.gateway.training.retrainings._base_versions = None
+        gateway.gateway.training.retrainings._launchers = ("local",)
         assert (await failure(start(gateway))).reason == "BASE_VERSION_NOT_FOUND"
 
 
@@ -478,7 +478,7 @@ async def test_watches_end_with_the_reason_when_the_records_cannot_be_read(
         watch = gateway.training.WatchRetraining(request)
         await watch.read()
         assert gateway.gateway.training is not None
-        watching = gateway.gateway.training._watching
+        watching = gateway.gateway.training.watching
         polling = watching._polling
         assert polling is not None
         await asyncio.to_thread(runs.transition, run_id, {QUEUED}, RunState.CANCELLED)

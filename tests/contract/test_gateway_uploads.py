@@ -171,7 +171,7 @@ async def test_a_caller_that_does_not_read_is_not_read_either(
         channel = grpc.aio.insecure_channel(gateway.gateway.address, options=options)
         await stack.enter_async_context(channel)
         assert gateway.gateway.training is not None
-        server = gateway.gateway.training._uploads
+        server = gateway.gateway._uploads
         keep, begun = server._uploads.keep, 0
 
         async def counted(*arguments: Any) -> Kept:
@@ -221,7 +221,7 @@ async def test_a_stop_acknowledges_what_was_read_and_says_so(tmp_path: Path) -> 
         await call.write(Request(class_id="glioma", data=sample_image()))
         assert (await call.read()).HasField("example")
         assert gateway.gateway.training is not None
-        assert gateway.gateway.training.stop_reading()
+        assert gateway.gateway._stop_reading()
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call.read()
         assert failure_of(error.value).reason == "SHUTTING_DOWN"

@@ -73,7 +73,7 @@ async def gateway_with_everything(tmp_path: Path) -> AsyncIterator[Harness]:
     }
     async with released_gateway(tmp_path / "models", 2, **changes) as at:
         assert at.gateway.gateway.training is not None
-        retrainings = at.gateway.gateway.training.servicer._retrainings
+        retrainings = at.gateway.gateway.training.retrainings
         retrainings._launchers = ("local", "ray")
         retrainings._base_versions = lambda: [1, 2]
         yield at.gateway

@@ -280,6 +280,7 @@ async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
             max_image_bytes=10**6, max_in_flight=2, max_bulk_calls=1, max_watches=1, min_deadline=0
         ),
         router=VersionRouter(pool, model="brain_tumor", swap_wait=1),
+        backends=pool,
         transforms=transforms,
         image_timeout=30,
         window=2,
