@@ -39,14 +39,12 @@ async def _serve(settings: Settings) -> int:
         loop.add_signal_handler(number, on_signal, number)
     try:
         gateway = Gateway(settings)
-    except PortUnavailableError as error:
-        log(logging.ERROR, "port_unavailable", message=str(error))
-        return 1
     except ConfigError as error:
         log(logging.ERROR, "setting_unusable", message=str(error))
         return 2
-    except RecordsSetupError as error:
-        log(logging.ERROR, "records_unusable", message=str(error))
+    except (PortUnavailableError, RecordsSetupError) as error:
+        event = "port_unavailable" if isinstance(error, PortUnavailableError) else "records_unusable"
+        log(logging.ERROR, event, message=str(error))
         return 1
 
     def on_hangup() -> None:

@@ -83,26 +83,26 @@ class Window:
         self._sum = values if self._sum is None or self._sum.shape != values.shape else self._sum + values
 
     @property
-    def error_rate(self) -> float:
-        """Share of images that the version failed on."""
-        return self._errors / self.images if self.images else 0.0
-
-    @property
-    def abstention_rate(self) -> float:
-        """Share of answers that abstain."""
-        answered = self.images - self._errors
-        return self._abstained / answered if answered else 0.0
-
-    @property
-    def latency(self) -> float:
-        """95th percentile, in milliseconds."""
-        return float(np.quantile(self._milliseconds, 0.95)) if self._milliseconds else 0.0
-
-    @property
     def mean(self) -> Floats | None:
         """Mean probabilities, f64 [C]; None without an answer."""
+        return None if self._sum is None else self._sum / (self.images - self._errors)
+
+    def measure(self, reference: Floats | None) -> dict[str, float]:
+        """What each guard looks at, of a window with at least one image.
+
+        Args:
+            reference: Mean probabilities of the version that it is compared with, f64 [C]; None for none.
+        """
         answered = self.images - self._errors
-        return self._sum / answered if self._sum is not None and answered else None
+        values = {
+            ERROR_RATE: self._errors / self.images,
+            LATENCY: float(np.quantile(self._milliseconds, 0.95)),
+            ABSTENTION_RATE: self._abstained / answered if answered else 0.0,
+        }
+        mean = self.mean
+        if mean is not None and reference is not None and mean.shape == reference.shape:
+            values[PROBABILITY_SHIFT] = float(np.abs(mean - reference).sum() / 2)
+        return values
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,14 +127,9 @@ class Firing:
 class Guards:
     """Watches one version, against the images that another one answers."""
 
-    def __init__(self, version: int, policy: GuardPolicy, reference: Floats | None = None) -> None:
-        """Begins with an empty window.
-
-        Args:
-            version: Number of the version that is watched.
-            policy: Limits.
-            reference: Mean probabilities of the version it is compared with, f64 [C]; None until `compare`.
-        """
+    def __init__(self, version: int, policy: GuardPolicy) -> None:
+        self.reference: Floats | None = None
+        """Mean probabilities of the version that it is compared with, f64 [C]; None while unknown."""
         self.version = version
         self._policy = policy
         self._limits: dict[str, float] = {
@@ -146,16 +141,11 @@ class Guards:
         self._breaches = dict.fromkeys(NAMES, 0)
         self._values = dict.fromkeys(NAMES, 0.0)
         self._window = Window()
-        self._reference = reference
 
     @property
     def breaches(self) -> tuple[int, ...]:
         """Breaches in a row, in the order of `NAMES`."""
         return tuple(self._breaches[name] for name in NAMES)
-
-    def compare(self, reference: Floats) -> None:
-        """Takes over what the other version says on average, f64 [C]."""
-        self._reference = reference
 
     def add(self, sample: Sample) -> Firing | None:
         """Takes one image; what has fired, when this image ended a window and a guard fires."""
@@ -164,7 +154,7 @@ class Guards:
             return None
         window, self._window = self._window, Window()
         fired = None
-        for name, value in self._measure(window).items():
+        for name, value in window.measure(self.reference).items():
             limit = self._limits[name]
             self._values[name] = value
             if value > limit:
@@ -174,17 +164,6 @@ class Guards:
             if fired is None and self._breaches[name] >= self._policy.breaches_to_fire:
                 fired = Firing(name, self.version, value, limit, self._breaches[name], window.images)
         return fired
-
-    def _measure(self, window: Window) -> dict[str, float]:
-        values = {
-            ERROR_RATE: window.error_rate,
-            LATENCY: window.latency,
-            ABSTENTION_RATE: window.abstention_rate,
-        }
-        mean = window.mean
-        if mean is not None and self._reference is not None and mean.shape == self._reference.shape:
-            values[PROBABILITY_SHIFT] = float(np.abs(mean - self._reference).sum() / 2)
-        return values
 
     def states(self) -> list[model_pb2.GuardState]:
         """What every guard saw in its last whole window, and how full the present one is."""
@@ -242,8 +221,7 @@ class GuardWatch:
             guards = self._guards = None
         number = outcome.choice.version.number
         if guards is not None and number == guards.version:
-            if self._compared_with in self._means:
-                guards.compare(self._means[self._compared_with or 0])
+            guards.reference = self._means.get(self._compared_with or 0, guards.reference)
             before = guards.breaches
             fired = guards.add(sample)
             if guards.breaches != before:

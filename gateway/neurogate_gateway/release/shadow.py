@@ -44,11 +44,6 @@ class Agreement:
         """Images that both have answered."""
         return int(self._counts.sum())
 
-    @property
-    def agreed(self) -> int:
-        """Images on which both name the same class."""
-        return int(np.trace(self._counts))
-
     def add(self, stable: Floats, shadow: Floats) -> None:
         """Takes two answers to one image, each f32 [C]."""
         row, column = int(stable.argmax()), int(shadow.argmax())

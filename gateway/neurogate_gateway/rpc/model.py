@@ -18,8 +18,8 @@ from neurogate_gateway.release.router import VersionRouter, check_number
 from .paging import UNFILTERED, Pages
 from .requests import Context, deadline_of, take_request_id
 
-_VERSIONS: Final = Pages("versions", default=50, largest=100)
-_CHANGES: Final = Pages("changes", default=50, largest=100)
+_VERSIONS: Final = Pages("versions", default=50, max_size=100)
+_CHANGES: Final = Pages("changes", default=50, max_size=100)
 _MAX_REASON: Final = 512
 _UNLIMITED_SECONDS: Final = 24 * 3600.0
 """An evaluation takes as long as it takes, where its caller sets no deadline."""

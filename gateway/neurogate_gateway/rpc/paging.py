@@ -24,13 +24,13 @@ class Pages:
     Args:
         kind: Which, for the tokens.
         default: Size where none is asked for.
-        largest: Size that is given at most.
+        max_size: Size that is given at most.
     """
 
-    def __init__(self, kind: str, *, default: int, largest: int) -> None:
+    def __init__(self, kind: str, *, default: int, max_size: int) -> None:
         self._kind = kind
         self._default = default
-        self._largest = largest
+        self._max_size = max_size
 
     def size(self, asked: int) -> int:
         """Entries of a page.
@@ -39,12 +39,8 @@ class Pages:
             GatewayError (PAGE_INVALID): It is negative.
         """
         if asked < 0:
-            raise GatewayError(
-                error_pb2.ERROR_REASON_PAGE_INVALID,
-                f"page_size is {asked}, expected 0 to {self._largest}",
-                field="page_size",
-            )
-        return min(asked or self._default, self._largest)
+            raise _invalid("page_size", f"is {asked}, expected 0 to {self._max_size}")
+        return min(asked or self._default, self._max_size)
 
     def token(self, chosen: bytes, below: int) -> str:
         """The token of the page that follows.
@@ -53,7 +49,7 @@ class Pages:
             chosen: The filter, serialized.
             below: Number of the last entry so far. Not a position, so that entries that come shift no page.
         """
-        return base64.urlsafe_b64encode(f"{self._kind}:{_short(chosen)}:{below}".encode()).decode()
+        return base64.urlsafe_b64encode(f"{self._kind}:{_digest(chosen)}:{below}".encode()).decode()
 
     def below(self, chosen: bytes, token: str) -> int | None:
         """The number below which a page begins; None for the first.
@@ -70,19 +66,15 @@ class Pages:
         match = _TOKEN.fullmatch(text)
         # A number that no database holds was not issued either.
         if match is None or match[1] != self._kind or int(match[3]) >= 2**63:
-            raise GatewayError(
-                error_pb2.ERROR_REASON_PAGE_INVALID,
-                "page_token was not issued by this service",
-                field="page_token",
-            )
-        if match[2] != _short(chosen):
-            raise GatewayError(
-                error_pb2.ERROR_REASON_PAGE_INVALID,
-                "page_token was issued for another filter",
-                field="page_token",
-            )
+            raise _invalid("page_token", "was not issued by this service")
+        if match[2] != _digest(chosen):
+            raise _invalid("page_token", "was issued for another filter")
         return int(match[3])
 
 
-def _short(chosen: bytes) -> str:
+def _digest(chosen: bytes) -> str:
     return hashlib.sha256(chosen).hexdigest()[:16]
+
+
+def _invalid(field: str, complaint: str) -> GatewayError:
+    return GatewayError(error_pb2.ERROR_REASON_PAGE_INVALID, f"{field} {complaint}", field=field)

@@ -27,8 +27,8 @@ from .upload_examples import UploadServer
 _LONGEST_REASON: Final = 512
 _THUMBNAIL_SIDE: Final = 96
 _RETRAINING_ID: Final = re.compile(r"[0-9a-f]{32}")
-_EXAMPLES: Final = Pages("examples", default=50, largest=500)
-_RETRAININGS: Final = Pages("retrainings", default=50, largest=100)
+_EXAMPLES: Final = Pages("examples", default=50, max_size=500)
+_RETRAININGS: Final = Pages("retrainings", default=50, max_size=100)
 
 
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):

@@ -44,10 +44,7 @@ def limit_repeated(raw: bytes, field: int, max_elements: int) -> None:
                 case 5:
                     position += 4
                 case _:
-                    raise GatewayError(
-                        error_pb2.ERROR_REASON_REQUEST_MALFORMED,
-                        "the request has groups, which no message of proto3 has",
-                    )
+                    raise _malformed("the request has groups, which no message of proto3 has")
             if tag >> 3 == field:
                 items += 1
             else:
@@ -60,29 +57,22 @@ def limit_repeated(raw: bytes, field: int, max_elements: int) -> None:
                     metadata={"max_batch_items": str(max_elements)},
                 )
             if others > _OTHER_FIELDS:
-                raise GatewayError(
-                    error_pb2.ERROR_REASON_REQUEST_MALFORMED,
-                    f"the request has more than {_OTHER_FIELDS} fields beside its items",
-                )
+                raise _malformed(f"the request has more than {_OTHER_FIELDS} fields beside its items")
     except IndexError:
-        raise GatewayError(
-            error_pb2.ERROR_REASON_REQUEST_MALFORMED, "the request ends in the middle of a field"
-        ) from None
+        raise _malformed("the request ends in the middle of a field") from None
 
 
 def _varint(raw: bytes, position: int) -> tuple[int, int]:
     """The number at a position, and the position after it."""
-    value = raw[position]
-    position += 1
-    if value < 0x80:
-        return value, position
-    value &= 0x7F
-    for shift in range(7, 70, 7):
+    value = 0
+    for shift in range(0, 70, 7):
         byte = raw[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise GatewayError(
-        error_pb2.ERROR_REASON_REQUEST_MALFORMED, "a number in the request is longer than any can be"
-    )
+    raise _malformed("a number in the request is longer than any can be")
+
+
+def _malformed(message: str) -> GatewayError:
+    return GatewayError(error_pb2.ERROR_REASON_REQUEST_MALFORMED, message)

@@ -5,7 +5,7 @@ import base64
 from neurogate_gateway.rpc.paging import Pages
 from neurogate_testing.refusals import refused
 
-PAGES = Pages("examples", default=50, largest=500)
+PAGES = Pages("examples", default=50, max_size=500)
 
 
 def test_a_token_leads_below_the_last_entry_of_the_same_filter():
