@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_gateway.errors import EvaluationImpossibleError
 from neurogate_gateway.release import controller
 from neurogate_gateway.release.controller import NothingDueError
-from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_testing.fake_backend import CLASSES, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure
 from neurogate_testing.releases import Released, publish_fake, released_gateway, until_judged
@@ -124,12 +121,12 @@ async def test_who_is_stable_already_does_not_stand_before_the_gate(
         for force in (False, True):
             assert not (await at.promote(2, force=force)).HasField("change")
         # As another gateway makes another version "stable" that this one has not seen yet.
-        manager = at.gateway.gateway.release_module.controller
-        assert manager is not None
-        monkeypatch.setattr(manager, "_take", lambda *_: None)
-        manager.release = dataclasses.replace(
-            manager.release,
-            state=dataclasses.replace(manager.release.state, labels={"stable": 1, "previous": 2}),
+        controlling = at.gateway.gateway.release_module.controller
+        assert controlling is not None
+        monkeypatch.setattr(controlling, "_take", lambda *_: None)
+        controlling.release = dataclasses.replace(
+            controlling.release,
+            state=dataclasses.replace(controlling.release.state, labels={"stable": 1, "previous": 2}),
         )
         assert (await failure(at.promote(1))).reason == "ETAG_MISMATCH"
 
@@ -206,19 +203,19 @@ async def test_a_candidate_that_went_while_it_was_judged_is_promoted_when_it_is_
 ) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, release_mode="gated", **settings(tmp_path, right_for=2)) as at:
-        desk, manager = (
+        service, controlling = (
             at.gateway.gateway.release_module.service,
             at.gateway.gateway.release_module.controller,
         )
-        assert desk is not None
-        assert manager is not None
-        evaluate, change = desk.evaluate, manager.change
+        assert service is not None
+        assert controlling is not None
+        evaluate, change = service.evaluate, controlling.change
         nothing_due = asyncio.Event()
         is_gone = False
 
-        async def gone(version: int, also: str = "") -> model_pb2.GateReport:
+        async def gone(version: int, extra_policy: str = "") -> model_pb2.GateReport:
             nonlocal is_gone
-            report = await evaluate(version, also)
+            report = await evaluate(version, extra_policy)
             if not is_gone:
                 # Nor does it come back at once, though the model server is told to load it.
                 at.backend.reloads_answered.clear()
@@ -235,8 +232,8 @@ async def test_a_candidate_that_went_while_it_was_judged_is_promoted_when_it_is_
                     nothing_due.set()
                 raise
 
-        monkeypatch.setattr(desk, "evaluate", gone)
-        monkeypatch.setattr(manager, "change", noted)
+        monkeypatch.setattr(service, "evaluate", gone)
+        monkeypatch.setattr(controlling, "change", noted)
         publish_fake(root)
         async with asyncio.timeout(60):
             await nothing_due.wait()
@@ -254,36 +251,6 @@ async def test_a_version_that_was_rolled_back_is_not_promoted_again(tmp_path: Pa
         assert publish_fake(root) == 3
         await until_judged(at, 3)
         assert dict((await at.release()).labels) == {"stable": 1, "previous": 2, "candidate": 3}
-
-
-async def test_a_list_of_images(tmp_path: Path) -> None:
-    images = sealed_images(tmp_path / "data", right_for=2)
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path, _ in images]
-    document = {
-        "revision": 1,
-        "root": str(tmp_path / "data"),
-        "digest": hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
-        "images": [
-            {"path": str(path.relative_to(tmp_path / "data")), "class": name, "sha256": digest}
-            for (path, name), digest in zip(images, digests, strict=True)
-        ],
-    }
-    source = tmp_path / "evaluation.json"
-    source.write_text(json.dumps(document))
-    root = tmp_path / "models"
-    data = {"evaluation_data": str(source), "policy": policy(tmp_path / "p.toml")}
-    async with released_gateway(root, 2, **data) as at:
-        report = await evaluate(at, 2)
-        assert (report.accepted, report.images_digest) == (True, document["digest"])
-        # Where an image is another one by now, there is no verdict rather than a wrong one.
-        path, _ = images[0]
-        content = path.read_bytes()
-        path.write_bytes(sample_image(999))
-        source.write_text(json.dumps({**document, "images": document["images"][:-1]}))
-        assert (await failure_of_evaluation(at)) == "EVALUATION_IMPOSSIBLE"
-        path.write_bytes(content)
-        source.write_text(json.dumps(document))
-        assert (await evaluate(at, 2)).accepted
 
 
 async def failure_of_evaluation(at: Released) -> str:
@@ -325,17 +292,3 @@ async def test_images_that_are_repaired_lead_to_a_verdict(
         assert await failure_of_evaluation(at) == "EVALUATION_IMPOSSIBLE"
         (tmp_path / "gone").rename(sealed)
         await at.until_labels(stable=2, previous=1)
-
-
-async def test_what_a_retraining_uses(tmp_path: Path) -> None:
-    root = tmp_path / "models"
-    async with released_gateway(root, **settings(tmp_path, right_for=2)) as at:
-        desk = at.gateway.gateway.release_module.service
-        assert desk is not None
-        waiting = asyncio.create_task(desk.until_ready(2, seconds=30))
-        publish_fake(root)
-        await waiting
-        assert (await desk.evaluate(2)).accepted
-        changed = await desk.promote(2, ChangeRequest(actor="retraining r-1", reason="r-1"))
-        assert changed.change.actor == "retraining r-1"
-        assert (await at.release()).labels["stable"] == 2

@@ -201,33 +201,12 @@ async def test_a_port_that_is_taken_is_named() -> None:
         assert backend.address in process.lines[-1]["message"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "environment", "message"),
-    [
-        (["--lisen", "x:1"], {}, "unknown argument '--lisen'; did you mean --listen?"),
-        ([], {"NEUROGATE_GATEWAY_MAX_IMAGE_BYTE": "1"}, "did you mean NEUROGATE_GATEWAY_MAX_IMAGE_BYTES?"),
-        (["--max-in-flight", "many"], {}, "--max-in-flight is 'many', expected a whole number"),
-        ([], {"NEUROGATE_GATEWAY_LISTEN": "nowhere"}, "listen is 'nowhere', expected HOST:PORT"),
-    ],
-)
-async def test_wrong_settings(arguments: list[str], environment: dict[str, str], message: str) -> None:
-    async with command(*arguments, **environment) as process:
+async def test_a_wrong_setting_ends_it_with_a_message() -> None:
+    async with command(NEUROGATE_GATEWAY_LISTEN="nowhere") as process:
         assert process.process.stderr is not None
         told = (await process.process.stderr.read()).decode()
-        assert told.startswith("neurogate-gateway: ")
-        assert message in told
-        assert "Traceback" not in told
+        assert told == "neurogate-gateway: listen is 'nowhere', expected HOST:PORT\n"
         assert await process.process.wait() == 2
-
-
-async def test_flags_beat_the_environment() -> None:
-    environment = {"NEUROGATE_GATEWAY_LISTEN": "127.0.0.1:0", "NEUROGATE_GATEWAY_MODEL_NAME": "liver"}
-    async with command("--model-name", "lung", "--backend-address", "127.0.0.1:1", **environment) as process:
-        settings = (await process.until("starting"))["settings"]
-        assert (settings["listen"], settings["model_name"]) == ("127.0.0.1:0", "lung")
-        await process.until("listening")
-        process.process.terminate()
-        assert await process.end() == 0
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from neurogate_gateway.release.sealed_images import ImagesError, fingerprint, load_images
-from neurogate_testing.sealed_images import sealed_folder
+from neurogate_testing.sealed_images import sealed_folder, write_list
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return sealed_folder(tmp_path)
-
-
-def write_list(folder: Path, change: Callable[[dict[str, object]], object]) -> Path:
-    paths = sorted(folder.rglob("*.png"))
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    document: dict[str, object] = {
-        "revision": 1,
-        "root": folder.name,
-        "digest": hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
-        "images": [
-            {"path": str(path.relative_to(folder)), "class": path.parent.name, "sha256": digest}
-            for path, digest in zip(paths, digests, strict=True)
-        ],
-    }
-    change(document)
-    path = folder.parent / "evaluation.json"
-    path.write_text(json.dumps(document))
-    return path
 
 
 def test_a_list_and_its_folder_are_the_same_images(folder: Path) -> None:
