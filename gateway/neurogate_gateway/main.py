@@ -1,7 +1,7 @@
 """The command `neurogate-gateway`: reads settings, starts the gateway, ends it on a signal.
 
-The only place that looks at the environment. What needs gRPC is imported late: a wrong setting is told in an
-instant, and gRPC reads its own environment when it is imported.
+The only place that looks at the environment. What needs gRPC is imported late: a wrong setting is reported
+at once, and gRPC reads its own environment when it is imported.
 """
 
 from __future__ import annotations

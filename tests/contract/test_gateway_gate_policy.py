@@ -12,7 +12,7 @@ import pytest
 from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate.v1 import training_pb2 as pb
 from neurogate_gateway.errors import EvaluationImpossibleError, GateRefusedError
-from neurogate_gateway.release.controller import Candidates
+from neurogate_gateway.release.controller import CandidateJudge
 from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_testing.fake_backend import CLASSES, sample_image
 from neurogate_testing.gateway_harness import failure
@@ -75,14 +75,14 @@ async def ended(at: Released, retraining_id: str) -> pb.Retraining:
     return last.state_change.retraining
 
 
-async def judging(at: Released) -> Candidates:
+async def judging(at: Released) -> CandidateJudge:
     """What a gateway in mode gated does with candidates by itself, once all are READY."""
     release_module = at.gateway.gateway.release_module
     assert release_module.controller is not None
     assert release_module.service is not None
     for version in (await at.release()).labels.values():
         await at.gateway.until_ready(version)
-    return Candidates(
+    return CandidateJudge(
         release_module.controller, at.gateway.gateway.pool, release_module.service, promote=True
     )
 

@@ -93,10 +93,10 @@ class RefusalLog:
         self._counts.clear()
 
     def _write(self) -> None:
-        low_priority = not self._counts
+        idle = not self._counts
         self._timer = None
         self.flush()
-        if not low_priority:
+        if not idle:
             self._timer = asyncio.get_running_loop().call_later(1, self._write)
 
 

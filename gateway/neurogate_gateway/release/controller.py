@@ -1,7 +1,7 @@
 """The release as this gateway knows it: read from the repository, handed to the router, changed on request.
 
-The document in the repository is the truth. It is looked at several times a second, so that gateways agree,
-and a change that is made here counts here at once. When it cannot be read, what was known last goes on.
+The document in the repository is the truth. Every gateway reads it several times a second, so that all agree,
+and applies its own changes at once. While the document cannot be read, the last state that was read is used.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _REPAIRED_SECONDS: Final = 60.0
 
 
 class NothingDueError(Exception):
-    """What was to be changed is no longer so; somebody else was faster."""
+    """The change is no longer due; another gateway has made it."""
 
 
 class ReleaseController:
@@ -261,7 +261,7 @@ class ReleaseController:
 
         if now_due(self.release, self._router.pool.seen) is None:
             return
-        # Whoever cannot write says so once; the next look tries again.
+        # The log has a failed write once; the next look tries again.
         with contextlib.suppress(NothingDueError, ReleaseUnavailableError):
             await self.change(decide)
 
@@ -273,9 +273,8 @@ class ReleaseController:
             return transitions.versions_to_prune(release, published=published, loaded=loaded, keep=self._keep)
 
         def remove(release: Release) -> list[int]:
-            # Under the lock of the release: nobody can give one of them a label meanwhile, and what another
-            # gateway has just removed is not seen again.
-            # What is no whole version is not the gateway's to remove.
+            # Under the lock of the release no gateway labels or removes one of them meanwhile. The gateway
+            # removes whole versions only.
             published = frozenset(self._repository.versions(model)) & self.published
             return [self._repository.withdraw(model, version) for version in old(release, published)]
 
@@ -316,8 +315,8 @@ class ReleaseController:
             ) from error
 
 
-class Candidates:
-    """Judges candidates one after another; `run` does it until cancelled."""
+class CandidateJudge:
+    """Has the gate judge each candidate that is READY, and in mode "gated" promotes what it accepts."""
 
     def __init__(
         self, controller: ReleaseController, pool: BackendPool, service: VersionPromoter, *, promote: bool
@@ -330,7 +329,7 @@ class Candidates:
         self._due = asyncio.Event()
 
     async def run(self) -> None:
-        """Looks whenever a version or the release has changed."""
+        """Judges whenever a version or the release has changed, until cancelled."""
         forget = [
             self._pool.subscribe(lambda _: self._due.set()),
             self._controller.changed.add(lambda _: self._due.set()),
@@ -354,10 +353,10 @@ class Candidates:
         if candidate is None or version is None or self._judged == (version.digest, stable):
             return None
         if stable is not None and self._pool.ready(stable) is None:
-            # Nobody is promoted by default for want of something to compare with.
+            # No version is promoted only because there is nothing to compare it with.
             return _AGAIN_SECONDS
         try:
-            # From the manifest, so that a gateway that knows nothing of the retraining keeps to it as well.
+            # From the manifest, so that gateways without the retraining's records apply it too.
             report = await self._service.evaluate(candidate, version.manifest.lineage.gate_policy)
             if self._promote and report.accepted:
                 await self._promote_it(version, stable, report)
@@ -367,12 +366,12 @@ class Candidates:
             return _AGAIN_SECONDS
         except EvaluationImpossibleError as error:
             log(logging.ERROR, "evaluation_impossible", version=candidate, message=error.message)
-            # Nobody repairs the version's own gate policy: it is part of its manifest.
+            # The version's own gate policy is part of its manifest, so it cannot be repaired.
             if not isinstance(error.__cause__, PolicyError):
                 return _REPAIRED_SECONDS
         except GatewayError as error:
             log(logging.WARNING, "evaluation_interrupted", version=candidate, message=error.message)
-            # What breaks on one of the images will do so again, and each attempt asks about all of them.
+            # A server that breaks on one image breaks again, and each attempt sends all of them.
             return _REPAIRED_SECONDS if isinstance(error, InternalError) else _AGAIN_SECONDS
         self._judged = (version.digest, stable)
         return None
@@ -386,7 +385,7 @@ class Candidates:
             labels = release.state.labels
             if (labels.get(CANDIDATE), labels.get(STABLE)) != (number, stable):
                 raise NothingDueError
-            # Measuring and judging have taken their time.
+            # Measuring takes long, and the version may be gone by now.
             served = seen.ready(number)
             if served is None or served.digest != version.digest:
                 raise NothingDueError

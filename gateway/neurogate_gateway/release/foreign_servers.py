@@ -1,7 +1,7 @@
-"""Tells somebody else's model servers from the gateway's own, before one is given a configuration.
+"""Tells foreign model servers from the gateway's own, before one is sent a configuration.
 
 A configuration replaces all that a server serves. So what it serves under the model's name is first held to
-the repository. A server is a stranger when it serves there a version that does not describe itself, or one
+the repository. A server is foreign when it serves there a version that does not describe itself, or one
 whose manifest is another than the repository's of that number. It is left alone; versions on it that are
 proven, and so the repository's, may answer.
 """

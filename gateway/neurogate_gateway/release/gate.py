@@ -44,7 +44,7 @@ class Evaluator:
         self,
         source: Path,
         versions: BackendPool,
-        runner: BackgroundInference,
+        background: BackgroundInference,
         policy: Policy,
         *,
         seconds: float,
@@ -54,13 +54,13 @@ class Evaluator:
         Args:
             source: Folder of class folders, or list of images; read anew when it has changed.
             versions: Which are READY.
-            runner: Who asks them.
+            background: Asks them.
             policy: What the gate wants of every version.
             seconds: Time for each image.
         """
         self._source = source
         self._versions = versions
-        self._runner = runner
+        self._background = background
         self.policy = policy
         self._seconds = seconds
         self._images: tuple[Fingerprint, SealedImages] | None = None
@@ -146,7 +146,7 @@ class Evaluator:
         self._known.move_to_end(key)
         while len(self._known) > _REMEMBERED and next(iter(self._known.values())).done():
             self._known.popitem(last=False)
-        # Others may wait for it too, so that a caller who goes away does not end it.
+        # Other callers may wait for it too, so cancelling one does not end it.
         return await asyncio.shield(task)
 
     async def _measure(self, version: ServedVersion, images: SealedImages) -> Measured:
@@ -187,7 +187,7 @@ class Evaluator:
             pressing = time.monotonic() - came >= _PATIENCE_SECONDS
             begun = time.perf_counter()
             try:
-                answer = await self._runner.run(
+                answer = await self._background.run(
                     version.number, content, seconds=self._seconds, pressing=pressing
                 )
             except OverloadedError as error:
@@ -227,7 +227,7 @@ def _interrupted(version: ServedVersion, error: GatewayError) -> GatewayError:
 
 
 def _look_at(task: asyncio.Task[Measured]) -> None:
-    # Whoever waits has the error; without this, asyncio complains where nobody waits any more.
+    # The callers that wait get the error; without this, asyncio warns when none does.
     if not task.cancelled():
         task.exception()
 

@@ -185,7 +185,7 @@ _REMEMBERED: Final = 8
 
 
 class GuardWatch:
-    """Observes outcomes; what a guard that fires means is done in the background."""
+    """Counts the images of the version that is watched; ends the canary or rolls back when a guard fires."""
 
     def __init__(self, controller: ReleaseController, policy: GuardPolicy) -> None:
         self._controller = controller
@@ -197,7 +197,7 @@ class GuardWatch:
         self._means: dict[int, Floats] = {}
         self._acting: set[asyncio.Task[None]] = set()
         self.noticed: Signal[[]] = Signal()
-        """Told whenever a guard counts a breach, or forgets its breaches."""
+        """Emitted when a guard counts a breach, or resets its count."""
         # What a version did in one role says nothing about it in the next.
         controller.changed.add(lambda _: self._renew())
 
@@ -208,9 +208,9 @@ class GuardWatch:
             return []
         return guards.states()
 
-    def observe(self, outcome: PredictionEvent) -> None:
+    def observe(self, event: PredictionEvent) -> None:
         """Counts an image for the version that was asked."""
-        sample = self._sample(outcome)
+        sample = self._sample(event)
         if sample is None:
             return
         guards = self._guards
@@ -219,7 +219,7 @@ class GuardWatch:
             and _watched(self._controller.release.state, self._policy.watch_seconds) is None
         ):
             guards = self._guards = None
-        number = outcome.choice.version.number
+        number = event.choice.version.number
         if guards is not None and number == guards.version:
             guards.reference = self._means.get(self._compared_with or 0, guards.reference)
             before = guards.breaches
@@ -261,16 +261,16 @@ class GuardWatch:
             while len(kept) > _REMEMBERED:
                 del kept[min(kept)]
 
-    def _sample(self, outcome: PredictionEvent) -> Sample | None:
+    def _sample(self, event: PredictionEvent) -> Sample | None:
         """The image as the guards count it; None when it says nothing about the version."""
-        milliseconds = outcome.seconds * 1000
-        if outcome.answer is not None:
-            verdict = outcome.answer.classification.verdict
+        milliseconds = event.seconds * 1000
+        if event.answer is not None:
+            verdict = event.answer.classification.verdict
             abstained = verdict != classification_pb2.VERDICT_CONFIDENT
-            return Sample(milliseconds, outcome.answer.outputs.probabilities, abstained)
-        if isinstance(outcome.error, BackendUnavailableError | OverloadedError):
+            return Sample(milliseconds, event.answer.outputs.probabilities, abstained)
+        if isinstance(event.error, BackendUnavailableError | OverloadedError):
             return None
-        if isinstance(outcome.error, DeadlineTooShortError) and milliseconds <= self._policy.max_latency_ms:
+        if isinstance(event.error, DeadlineTooShortError) and milliseconds <= self._policy.max_latency_ms:
             # The caller had no time; that the version was slow is not said.
             return None
         return Sample(milliseconds, None)

@@ -42,7 +42,7 @@ _LOCK: Final = ".models.config.lock"
 _PAUSE_SECONDS: Final = 0.5
 _AFTER_FAILURE_SECONDS: Final = 2.0
 _TELL_AGAIN_SECONDS: Final = 60.0
-"""Somebody else may have told a server something different."""
+"""Another program may have sent the server another configuration."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +72,23 @@ def wanted_step(state: State, published: frozenset[int], broken: frozenset[int] 
     return Step(versions=tuple(sorted({*labels.values(), *(usable & state.draining.keys())})), labels=labels)
 
 
-def plan(wanted: Step, loaded: frozenset[int], present: Step) -> tuple[Step, ...]:
-    """The steps from here to what is wanted, as far as can be known now.
+def next_step(wanted: Step, loaded: frozenset[int], present: Step) -> Step:
+    """The next configuration on the way to what is wanted.
 
     Args:
         wanted: Where to go.
-        loaded: Versions that are loaded on every model server.
-        present: What the model servers were told last.
-
-    Returns:
-        The steps. All but the first count on versions that are not loaded yet.
+        loaded: Versions that are loaded.
+        present: What the model server was told last.
     """
     if not wanted.versions:
-        return (wanted,)
+        return wanted
     # Without a version of the wanted ones, the server keeps what serves now.
-    settled = Step(versions=wanted.versions, labels=_loaded(wanted.labels, loaded))
+    settled = _loaded(wanted.labels, loaded)
     if loaded.issuperset(wanted.versions):
-        return (settled,)
-    meanwhile = {**_loaded(present.labels, loaded), **settled.labels}
+        return Step(versions=wanted.versions, labels=settled)
+    meanwhile = {**_loaded(present.labels, loaded), **settled}
     kept = {label: version for label, version in meanwhile.items() if label in wanted.labels}
-    loading = Step(versions=tuple(sorted({*wanted.versions, *kept.values()})), labels=kept)
-    return (loading, wanted)
+    return Step(versions=tuple(sorted({*wanted.versions, *kept.values()})), labels=kept)
 
 
 def apply_step(config: tfs_pb2.ModelServerConfig, model: str, step: Step) -> tfs_pb2.ModelServerConfig:
@@ -188,7 +184,7 @@ class ModelServers:
             if address in self._telling or not self._foreign_servers.is_own(address):
                 continue
             present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
-            step = plan(wanted, loaded, present)[0]
+            step = next_step(wanted, loaded, present)
             again = now - at >= _TELL_AGAIN_SECONDS
             if (step != present or again) and now >= self._not_before.get(address, now):
                 # By themselves, so that one that hangs holds up no other.

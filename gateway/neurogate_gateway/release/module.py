@@ -1,4 +1,4 @@
-"""The life cycle of versions as one part of a gateway: what it consists of depends on the settings."""
+"""The release as one part of the gateway: assembles what the mode asks for, runs it, and publishes events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.settings import ConfigError, Settings
 
-from .controller import Candidates, ReleaseController
+from .controller import CandidateJudge, ReleaseController
 from .foreign_servers import ForeignServers
 from .gate import Evaluator
 from .guards import GuardWatch
@@ -36,18 +36,18 @@ _AFTER_DEFECT_SECONDS: Final = 1.0
 
 
 class ReleaseModule:
-    """Runs what the mode asks for, and tells what the release is.
+    """The release of one gateway.
 
     Attributes:
-        service: Where changes are asked for; None when the release is not managed.
+        service: Makes the changes that callers ask for; None when the release is not managed.
         controller: The release; None when it is not managed.
         policy: What gate and guards ask for.
         hub: Streams of what happens.
-        observers: To be told of outcomes.
+        observers: Get every `PredictionEvent`.
     """
 
     def __init__(
-        self, settings: Settings, router: VersionRouter, low_priority: BackgroundInference, metrics: Metrics
+        self, settings: Settings, router: VersionRouter, background: BackgroundInference, metrics: Metrics
     ) -> None:
         """Puts the parts together.
 
@@ -69,9 +69,9 @@ class ReleaseModule:
         self._newest: int | None = None
         router.pool.subscribe(lambda view: self._version_changed(view.number))
         if self.mode != "latest":
-            self._manage(settings, low_priority, metrics)
+            self._manage(settings, background, metrics)
 
-    def _manage(self, settings: Settings, low_priority: BackgroundInference, metrics: Metrics) -> None:
+    def _manage(self, settings: Settings, background: BackgroundInference, metrics: Metrics) -> None:
         repository, pool = Path(settings.repository), self._router.pool
         try:
             if settings.policy:
@@ -89,10 +89,10 @@ class ReleaseModule:
         seconds = settings.default_timeout_seconds
         if settings.sealed_images:
             source = Path(settings.sealed_images)
-            self._evaluator = Evaluator(source, pool, low_priority, self.policy, seconds=seconds)
+            self._evaluator = Evaluator(source, pool, background, self.policy, seconds=seconds)
             self._evaluator.reported.add(self._publish_version)
         self.service = service = ReleaseService(controller, self._router, self._evaluator, self.policy)
-        self._shadow = Shadow(controller, pool, low_priority, seconds=seconds)
+        self._shadow = Shadow(controller, pool, background, seconds=seconds)
         self._guard_watch = GuardWatch(controller, self.policy.guards)
         self.observers = (self._guard_watch, self._shadow)
         controller.changed.add(self._publish_release)
@@ -106,7 +106,7 @@ class ReleaseModule:
             self._shadow.run,
         ]
         if self._evaluator is not None:
-            self._runs.append(Candidates(controller, pool, service, promote=self.mode == "gated").run)
+            self._runs.append(CandidateJudge(controller, pool, service, promote=self.mode == "gated").run)
 
     async def start(self) -> None:
         """Learns what the release is, and begins."""

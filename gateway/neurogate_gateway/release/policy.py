@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from neurogate_core.manifest import LONGEST_GATE_POLICY
 
-_LARGEST_FILE: Final = 1 << 20
-_LONGEST_SHOWN: Final = 60
+_MAX_FILE_BYTES: Final = 1 << 20
+_MAX_SHOWN: Final = 60
 
 
 class PolicyError(ValueError):
@@ -115,11 +115,11 @@ def read_policy(path: Path) -> Policy:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+            content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise PolicyError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > _LARGEST_FILE:
-        raise PolicyError(f"{path} is larger than {_LARGEST_FILE} bytes")
+    if len(content) > _MAX_FILE_BYTES:
+        raise PolicyError(f"{path} is larger than {_MAX_FILE_BYTES} bytes")
     try:
         return parse_policy(content.decode())
     except (PolicyError, UnicodeDecodeError) as error:
@@ -253,4 +253,4 @@ def _shown(value: object) -> str:
 def _cut(text: str) -> str:
     """Text of a caller in an error: not too long, and one line."""
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

@@ -167,7 +167,7 @@ class VersionRouter:
         routing = self.routing
         if routing is None or CANARY not in routing.labels or not self.pool.ready(routing.labels[CANARY]):
             return STABLE
-        # Not for secrets: it only spreads callers who say nothing about themselves.
+        # No secret: it spreads callers that send no key.
         return routing.chosen_label(key or str(random.random()))  # noqa: S311
 
     def _number(self, label: str) -> int | None:
@@ -216,7 +216,7 @@ class VersionRouter:
             )
         view = self.pool.view(number)
         if view is not None and view.state == REJECTED:
-            # To try again helps nobody.
+            # A retry cannot help.
             return _not_answering(self.model, number, view)
         return GatewayError(
             error_pb2.ERROR_REASON_MODEL_NOT_READY,

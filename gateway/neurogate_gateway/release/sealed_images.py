@@ -26,7 +26,7 @@ _SUFFIXES: Final = frozenset(
 )
 _LEFTOVERS: Final = frozenset({"__macosx", "$recycle.bin", "@eadir", "lost+found"})
 """Folders that operating systems leave behind, in lower case."""
-_MOST_IMAGES: Final = 1_000_000
+_MAX_IMAGES: Final = 1_000_000
 
 
 class ImagesError(Exception):
@@ -133,7 +133,7 @@ def _from_list(path: Path) -> SealedImages:
     if not isinstance(document, dict) or document.get("revision") != REVISION:
         raise ImagesError(f"not a list of evaluation images of revision {REVISION}", path)
     root, entries = document.get("root"), document.get("images")
-    if not isinstance(root, str) or not isinstance(entries, list) or len(entries) > _MOST_IMAGES:
+    if not isinstance(root, str) or not isinstance(entries, list) or len(entries) > _MAX_IMAGES:
         raise ImagesError('the list has no "root", or no "images"', path)
     folder = _beside(path, document.get("root_beside")) or path.parent / root
     images = []

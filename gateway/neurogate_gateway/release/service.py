@@ -1,4 +1,4 @@
-"""Where changes of the release are asked for: by callers, by a retraining, by the gate and by the guards."""
+"""Makes the changes of the release that callers and retrainings ask for."""
 
 from __future__ import annotations
 
@@ -78,17 +78,17 @@ class ReleaseService:
         try:
             own = parse_extra_policy(extra_policy, self._policy) if extra_policy else None
         except PolicyError as error:
-            # Of a version that another release of the gateway has had trained, or that was trained by hand.
+            # A newer gateway may have started the retraining, or a person the trainer.
             raise EvaluationImpossibleError(
                 f"version {version} has a gate policy of its own that cannot be used: {error}"
             ) from error
         stable = self._controller.release.state.labels.get(STABLE)
-        # A "stable" that is not READY cannot be measured, and no reason to keep its successor out.
+        # A "stable" that is not READY cannot be measured, which must not keep its successor out.
         comparable = stable if stable is not None and self._router.pool.ready(stable) else None
         report = await self._evaluator.evaluate(version, comparable)
         if own is None:
             return report
-        # How much work a verdict may be is for this gateway to say, whichever has accepted the retraining.
+        # This gateway limits the work of a verdict, even if another one has accepted the retraining.
         most = self._policy.gate.resamples
         own = Policy(gate=dataclasses.replace(own.gate, resamples=min(own.gate.resamples, most)))
         return merge_reports(report, await self._evaluator.evaluate(version, comparable, own))
@@ -102,13 +102,13 @@ class ReleaseService:
             return repeated
         self._check_ready(version, self._router.pool.seen)
         stable = self._controller.release.state.labels.get(STABLE)
-        # Who is "stable" already has nothing to prove.
+        # The version that is "stable" already is not judged.
         report = (
             None
             if version == stable
             else await self._verdict(version, force=force, extra_policy=extra_policy)
         )
-        # Without a verdict the gate is overruled too: nobody has waited for it.
+        # A promotion that does not wait for a verdict overrules the gate too.
         overruled = force and self._evaluator is not None and (report is None or not report.accepted)
         if report is not None and not report.accepted and not force:
             rules = broken_rules(report)
@@ -198,7 +198,7 @@ class ReleaseService:
             return None
         if not force:
             return await self.evaluate(version, extra_policy)
-        # Who overrules the gate does not wait for it, but what it has said is put on record.
+        # A forced promotion does not wait for the gate, but records its last verdict.
         return self._evaluator.last_report(version) if self._evaluator is not None else None
 
     async def _change(
@@ -210,7 +210,7 @@ class ReleaseService:
         change = self._controller.change(
             decide, etag=request.etag, request_id=request.request_id, content=content
         )
-        # Once begun, a change is made; a caller who goes away must not leave it unseen here.
+        # The change goes on when its caller is cancelled, so that this gateway applies what it has written.
         task = asyncio.ensure_future(change)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)

@@ -1,4 +1,4 @@
-"""How often two versions agree on the same images."""
+"""The shadow: it gets copies of callers' images, and its answers are compared with those of "stable"."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ class Agreement:
         )
 
 
-_MOST_WAITING: Final = 64
-_MOST_BYTES: Final = 32 * 2**20
+_MAX_WAITING: Final = 64
+_MAX_WAITING_BYTES: Final = 32 * 2**20
 _WORKERS: Final = 2
 
 _Copy = tuple[bytes, Floats, Agreement]
 
 
 class Shadow:
-    """Observes outcomes and runs the copies; `run` does the work."""
+    """Sends copies of what "stable" has answered to the shadow, and counts how they agree."""
 
     def __init__(
         self,
         controller: ReleaseController,
         versions: BackendPool,
-        runner: BackgroundInference,
+        background: BackgroundInference,
         *,
         seconds: float,
     ) -> None:
@@ -88,12 +88,12 @@ class Shadow:
         Args:
             controller: Which version is the shadow.
             versions: Whether it is READY.
-            runner: Asks it.
+            background: Asks it.
             seconds: Time for each copy.
         """
         self._controller = controller
         self._versions = versions
-        self._runner = runner
+        self._background = background
         self._seconds = seconds
         self._agreement: Agreement | None = None
         self._waiting: deque[_Copy] = deque()
@@ -107,20 +107,20 @@ class Shadow:
         pair = (labels.get(STABLE), labels.get(SHADOW))
         return seen.message() if seen is not None and (seen.stable, seen.shadow) == pair else None
 
-    def observe(self, outcome: PredictionEvent) -> None:
+    def observe(self, event: PredictionEvent) -> None:
         """Takes a copy of an image that "stable" has answered."""
         labels = self._controller.release.state.labels
-        shadow, stable = labels.get(SHADOW), outcome.choice.version
-        if shadow is None or outcome.answer is None or stable.number != labels.get(STABLE):
+        shadow, stable = labels.get(SHADOW), event.choice.version
+        if shadow is None or event.answer is None or stable.number != labels.get(STABLE):
             return
         if self._versions.ready(shadow) is None:
             return
         agreement = self._of(stable, shadow)
-        if len(self._waiting) >= _MOST_WAITING or self._bytes + len(outcome.image) > _MOST_BYTES:
+        if len(self._waiting) >= _MAX_WAITING or self._bytes + len(event.image) > _MAX_WAITING_BYTES:
             agreement.dropped += 1
             return
-        self._waiting.append((outcome.image, outcome.answer.outputs.probabilities, agreement))
-        self._bytes += len(outcome.image)
+        self._waiting.append((event.image, event.answer.outputs.probabilities, agreement))
+        self._bytes += len(event.image)
         self._arrived.set()
 
     def _of(self, stable: ServedVersion, shadow: int) -> Agreement:
@@ -144,7 +144,7 @@ class Shadow:
             image, probabilities, agreement = self._waiting.popleft()
             self._bytes -= len(image)
             try:
-                answer = await self._runner.run(agreement.shadow, image, seconds=self._seconds)
+                answer = await self._background.run(agreement.shadow, image, seconds=self._seconds)
             except OverloadedError:
                 agreement.dropped += 1
             except GatewayError:

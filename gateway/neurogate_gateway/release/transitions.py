@@ -18,7 +18,7 @@ from neurogate_gateway.errors import GatewayError
 from .traffic_split import CANARY, CANDIDATE, PREVIOUS, SHADOW, STABLE
 
 GATEWAY = "gateway"
-"""Who changes the release when nobody asked."""
+"""The actor of changes that a gateway makes by itself."""
 
 
 def first(state: State, version: int, *, now: float) -> State:
@@ -32,7 +32,7 @@ def candidate(state: State, version: int, *, now: float) -> State:
 
 
 def promote(state: State, version: int, *, now: float) -> State:
-    """A version becomes "stable", the one before "previous". Who is "stable" already stays so."""
+    """A version becomes "stable", the one before "previous"; no change where it is "stable" already."""
     before = state.labels.get(STABLE)
     if before == version:
         return state
@@ -168,10 +168,10 @@ def next_change(
 def versions_to_prune(
     release: Release, *, published: frozenset[int], loaded: frozenset[int], keep: int
 ) -> list[int]:
-    """Versions on disk that nobody misses, oldest first.
+    """Versions to remove from the disk, oldest first.
 
-    Never one with a label, one that drains or is loaded, and never one above the highest that had a label: it
-    is news that nobody has looked at.
+    Never one that has a label, drains or is loaded, and never one above the highest that had a label: that
+    one becomes "candidate" first.
 
     Args:
         release: As it is.

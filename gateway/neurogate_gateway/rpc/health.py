@@ -1,4 +1,4 @@
-"""grpc.health.v1, told by the router.
+"""grpc.health.v1, by what the router says.
 
 "" and the classification service are SERVING while a call by default would be answered: a version is proven
 and the model server can be reached. The model service only reads the router, and the training service is

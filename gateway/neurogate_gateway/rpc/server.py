@@ -22,7 +22,7 @@ CLIENT_PING_SECONDS: Final = 30
 that run apart never count as abuse."""
 
 _OPTIONS: Final = (
-    # A second gateway on the same port is a mistake to be told, not a load balancer.
+    # Two gateways on one port are a mistake, which binding then reports.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_SECONDS * 1000 // 3),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -17,7 +17,7 @@ from neurogate_core.model_config import default_config, find_model, read_config
 from neurogate_core.release_store import State
 from neurogate_gateway.backends.tfserving import TensorFlowServing
 from neurogate_gateway.errors import BackendUnavailableError
-from neurogate_gateway.release.model_servers import ModelServers, Step, apply_step, plan, wanted_step
+from neurogate_gateway.release.model_servers import ModelServers, Step, apply_step, next_step, wanted_step
 
 STATE = State(labels={"stable": 2, "previous": 1})
 
@@ -63,7 +63,7 @@ async def test_what_was_told_to_servers_that_left_is_forgotten(
     state = types.SimpleNamespace(state=State(labels={"stable": 1}))
     controller = types.SimpleNamespace(release=state, published=frozenset({1}))
 
-    class Fleet:
+    class Pool:
         backends: ClassVar[dict[str, bool]] = {}
 
         def versions(self) -> list[Any]:
@@ -72,11 +72,11 @@ async def test_what_was_told_to_servers_that_left_is_forgotten(
         async def reload(self, config: tfs_pb2.ModelServerConfig, *, addresses: list[str]) -> Any:
             return dict.fromkeys(addresses, error)
 
-    Fleet.backends = {"a:1": True, "b:1": True}
-    servers = managed(tmp_path, controller, Fleet())
+    Pool.backends = {"a:1": True, "b:1": True}
+    servers = managed(tmp_path, controller, Pool())
     await servers._bring()
     await asyncio.gather(*servers._telling.values())
-    del Fleet.backends["a:1"]
+    del Pool.backends["a:1"]
     await servers._bring()
     assert servers._told.keys() | servers._not_before.keys() == {"b:1"}
     assert "a:1" not in servers._complaints
@@ -152,7 +152,7 @@ async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
     asked: list[str] = []
     told: list[list[str]] = []
 
-    class Fleet:
+    class Pool:
         async def knows(self, address: str, model: str) -> bool:
             asked.append(model)
             if len(told) > 1:
@@ -163,7 +163,7 @@ async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
             told.append([entry.name for entry in config.model_config_list.config])
             return dict.fromkeys(addresses)
 
-    servers = managed(tmp_path, None, Fleet())
+    servers = managed(tmp_path, None, Pool())
     for _ in range(3):
         servers._telling["a:1"] = cast("Any", None)
         await servers._tell("a:1", Step(versions=(1,)), config)
@@ -210,7 +210,7 @@ def test_every_step_is_accepted_and_the_last_one_is_what_was_wanted(
     server.labels = dict(before)
     wanted = wanted_step(State(labels=after), published)
     for turn in range(6):
-        step = plan(wanted, frozenset(server.loaded), present)[0]
+        step = next_step(wanted, frozenset(server.loaded), present)
         if step == present and server.loaded == set(step.versions):
             break
         kept = {label for label in before if label in after}
@@ -228,10 +228,9 @@ def test_every_step_is_accepted_and_the_last_one_is_what_was_wanted(
 def test_a_label_moves_by_two_configurations() -> None:
     present = Step(versions=(1,), labels={"stable": 1})
     wanted = Step(versions=(1, 2), labels={"stable": 2, "previous": 1})
-    first, second = plan(wanted, frozenset({1}), present)
+    first = next_step(wanted, frozenset({1}), present)
     assert first == Step(versions=(1, 2), labels={"stable": 1, "previous": 1})
-    assert second == wanted
-    assert plan(wanted, frozenset({1, 2}), first) == (wanted,)
+    assert next_step(wanted, frozenset({1, 2}), first) == wanted
 
 
 def test_a_version_that_failed_to_load_is_left_out() -> None:
@@ -242,7 +241,7 @@ def test_a_version_that_failed_to_load_is_left_out() -> None:
 
 def test_without_a_release_the_newest_is_served() -> None:
     wanted = wanted_step(State(), frozenset({1, 2}))
-    assert plan(wanted, frozenset({2}), Step(versions=(1,))) == (Step(),)
+    assert next_step(wanted, frozenset({2}), Step(versions=(1,))) == Step()
 
 
 def test_other_models_and_the_base_path_stay() -> None:
