@@ -1,4 +1,4 @@
-"""What a load owes to those who are served meanwhile: the processor first, and its memory afterwards.
+"""A load gives way to callers: it runs at a low priority, and gives its memory back afterwards.
 
 A load keeps a core busy for a second, callers' requests take milliseconds.
 """
@@ -19,12 +19,12 @@ _STEPS: Final = 10
 _LOWEST: Final = 19
 
 
-def at_once(work: Callable[[], ResultT]) -> ResultT:
+def run_at_once(work: Callable[[], ResultT]) -> ResultT:
     """Does the work here and now."""
     return work()
 
 
-def behind_others(work: Callable[[], ResultT]) -> ResultT:
+def run_low_priority(work: Callable[[], ResultT]) -> ResultT:
     """Does the work in a thread of low priority (Linux) and waits for it; passes on what it raises.
 
     For work that leaves the interpreter alone: a thread that waits for its turn while it holds the
@@ -41,7 +41,7 @@ def behind_others(work: Callable[[], ResultT]) -> ResultT:
             outcome.set_exception(error)
 
     # Not a pool's thread, which the interpreter joins before it exits.
-    threading.Thread(target=run, name="behind", daemon=True).start()
+    threading.Thread(target=run, name="low-priority", daemon=True).start()
     return outcome.result()
 
 

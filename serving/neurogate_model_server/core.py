@@ -5,44 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
-from .config import check_model_list, check_platforms_unchanged, monitored_models
 from .errors import ServingError, failed_precondition, invalid_argument
-from .manager import Manager, ManagerOptions
+from .flags import Flags
+from .manager import Manager, ServingMap
 from .servable import Servable
-from .serving_map import ServingMap
 from .source import FileSystemSource
-from .states import State, StateBus, StateMonitor, VersionId, VersionState
+from .states import State, StateMonitor, VersionId, VersionState
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class CoreOptions:
-    """How the server treats its models.
-
-    Attributes:
-        manager: How versions are loaded.
-        initial_load_threads: Threads that load at startup.
-        poll_seconds: Time between two looks at the base paths; 0 looks once, a negative number never.
-        allow_labels_for_unavailable: Whether a new label may name a version that is not available.
-        check_method: Whether a signature's method name must fit the call.
-        as_content: Whether results of Predict go out as packed bytes.
-    """
-
-    manager: ManagerOptions
-    initial_load_threads: int = 4
-    poll_seconds: float = 1
-    allow_labels_for_unavailable: bool = False
-    check_method: bool = False
-    as_content: bool = False
+_INITIAL_LOAD_THREADS = 8
+_PLATFORM = "tensorflow"
 
 
 class ServerCore:
@@ -50,16 +31,15 @@ class ServerCore:
 
     Args:
         load: Loads the version in a folder; raises `ServingError`.
-        options: How models are treated.
+        flags: How models are treated.
     """
 
-    def __init__(self, load: Callable[[VersionId, Path], Servable], options: CoreOptions) -> None:
-        self.options = options
-        self._bus = StateBus()
-        self.monitor: StateMonitor = self._bus.subscribe()
+    def __init__(self, load: Callable[[VersionId, Path], Servable], flags: Flags) -> None:
+        self.flags = flags
+        self.monitor = StateMonitor()
         self._serving_map = ServingMap()
-        self._manager = Manager(load, self._serving_map, self._bus, options.manager)
-        self._source = FileSystemSource(self._manager.aspire, options.poll_seconds)
+        self._manager = Manager(load, self._serving_map, self.monitor, flags)
+        self._source = FileSystemSource(self._manager.aspire, flags.file_system_poll_wait_seconds)
         self._config_lock = threading.Lock()
         self._config = config_pb2.ModelServerConfig()
         self._labels_lock = threading.Lock()
@@ -128,13 +108,13 @@ class ServerCore:
         if not self._started:
             self._started = True
             self._source.update(monitored)
-            self._manager.start(self.options.initial_load_threads)
+            self._manager.start(_INITIAL_LOAD_THREADS)
             self._source.start()
             reached = self.monitor.wait_until_available(monitored)
-            self._raise_if_failed({version for version, state in reached.items() if state.state is State.END})
+            _raise_if_failed({version for version, state in reached.items() if state.state is State.END})
             self._manager.end_initial_load()
             # Any version that cannot be loaded ends the start, even an old one beside a good new one.
-            self._raise_if_failed(
+            _raise_if_failed(
                 {
                     VersionId(name, number)
                     for name in monitored
@@ -144,19 +124,10 @@ class ServerCore:
             )
             return
         new = monitored.keys() - self._source.models
-        # A monitor of its own, so that the end of an earlier life of a model does not count.
-        monitor = self._bus.subscribe()
-        try:
-            self._source.update(monitored)
-            _raise_unless_available(monitor.wait_until_available(new))
-        finally:
-            self._bus.unsubscribe(monitor)
-
-    @staticmethod
-    def _raise_if_failed(versions: set[VersionId]) -> None:
-        if versions:
-            names = "".join(f"{version}, " for version in _in_order(versions))
-            raise ServingError(grpc.StatusCode.UNKNOWN, f"Some models did not become available: {{{names}}}")
+        # So that the end of an earlier life of a model does not count.
+        before = self.monitor.turn()
+        self._source.update(monitored)
+        _raise_unless_available(self.monitor.wait_until_available(new, before))
 
     # --- labels ------------------------------------------------------------------------------
 
@@ -178,7 +149,7 @@ class ServerCore:
             self._labels = labels
 
     def _may_label(self, name: str, label: str, version: int) -> bool:
-        if self.options.allow_labels_for_unavailable and self._labelled_version(name, label) in (
+        if self.flags.allow_version_labels_for_unavailable_models and self._labelled_version(name, label) in (
             None,
             version,
         ):
@@ -191,6 +162,12 @@ def _in_order(versions: Iterable[VersionId]) -> list[VersionId]:
     return sorted(versions, key=lambda version: (version.name, version.version))
 
 
+def _raise_if_failed(versions: set[VersionId]) -> None:
+    if versions:
+        names = "".join(f"{version}, " for version in _in_order(versions))
+        raise ServingError(grpc.StatusCode.UNKNOWN, f"Some models did not become available: {{{names}}}")
+
+
 def _raise_unless_available(reached: dict[VersionId, VersionState]) -> None:
     failed = _in_order([version for version, state in reached.items() if state.state is not State.AVAILABLE])
     if not failed:
@@ -200,3 +177,82 @@ def _raise_unless_available(reached: dict[VersionId, VersionState]) -> None:
         error = reached[version].error
         message += f"{{{version}{f' due to error: {error}' if error else ''}}}, "
     raise ServingError(grpc.StatusCode.UNKNOWN, message + "}")
+
+
+# --- what the real server checks of a configuration, with its texts ----------------------------
+
+
+def check_model_list(models: config_pb2.ModelConfigList) -> None:
+    """Refuses names that occur twice and base paths that are not absolute.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    names: set[str] = set()
+    for model in models.config:
+        if model.name in names:
+            raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
+        names.add(model.name)
+    for model in models.config:
+        if _is_relative(model.base_path):
+            raise invalid_argument(
+                f"Expected model {model.name} to have an absolute path or URI; "
+                f"got base_path()={model.base_path}"
+            )
+
+
+def check_platforms_unchanged(old: config_pb2.ModelConfigList, new: config_pb2.ModelConfigList) -> None:
+    """Refuses another platform for a model that stays.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT; also for a model of the old configuration without a platform, which
+            the real server trips over in the same way after such a configuration was refused.
+    """
+    platforms = {model.name: platform_of(model) for model in old.config}
+    for model in new.config:
+        before = platforms.get(model.name)
+        if before is not None and (after := platform_of(model)) != before:
+            raise invalid_argument(
+                f"Illegal to change a model's platform. For model {model.name} platform was {before} and new "
+                f"platform requested is {after}"
+            )
+
+
+def platform_of(model: config_pb2.ModelConfig) -> str:
+    """The platform of a model, which may be given in the deprecated way.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: it is given twice or not at all, or is not supported.
+    """
+    if model.model_type != config_pb2.MODEL_TYPE_UNSPECIFIED:
+        if model.model_platform:
+            raise invalid_argument(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+                "ModelServerConfig::model_platform."
+            )
+        if model.model_type != config_pb2.TENSORFLOW:
+            raise invalid_argument(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+        return _PLATFORM
+    if not model.model_platform:
+        raise invalid_argument(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            f"ModelServerConfig::model_platform, model name is {model.name}"
+        )
+    return str(model.model_platform)
+
+
+def monitored_models(models: config_pb2.ModelConfigList) -> Mapping[str, config_pb2.ModelConfig]:
+    """What the source has to watch for this configuration.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: a platform is missing or unknown.
+    """
+    for model in models.config:
+        if (platform := platform_of(model)) != _PLATFORM:
+            raise invalid_argument(f"Model {model.name} requests unsupported platform {platform}")
+    return {model.name: model for model in models.config}
+
+
+def _is_relative(base_path: str) -> bool:
+    parts = urlsplit(base_path)
+    return not parts.scheme and not parts.netloc and not base_path.startswith("/")

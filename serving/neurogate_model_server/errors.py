@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 import grpc
 
 # The real server cuts the text of every failed call here, so that it fits into HTTP/2 headers.
 MESSAGE_LIMIT: Final = 1024
 TRUNCATED: Final = b"...TRUNCATED"
-
-_BY_NUMBER: Final = {int(code.value[0]): code for code in grpc.StatusCode}
-
-
-class TensorFlowError(Protocol):
-    """The part of `tf.errors.OpError` that matters here, which need not be imported for it."""
-
-    @property
-    def error_code(self) -> int:
-        """TensorFlow's number of the code."""
-
-    @property
-    def message(self) -> str:
-        """The text."""
 
 
 class ServingError(Exception):
@@ -71,8 +57,3 @@ def failed_precondition(message: str) -> ServingError:
 def not_found(message: str) -> ServingError:
     """A call that names something that is not there."""
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
-
-
-def from_tensorflow(error: TensorFlowError) -> ServingError:
-    """The same failure as one of TensorFlow's `OpError`s, text untouched."""
-    return ServingError(_BY_NUMBER.get(int(error.error_code), grpc.StatusCode.UNKNOWN), str(error.message))

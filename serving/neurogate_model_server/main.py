@@ -63,10 +63,12 @@ def _serve(flags: Flags) -> int:
     # GPU is an error in its eyes, so where there is no driver for one, errors are left out too.
     driver = Path("/proc/driver/nvidia").exists()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if driver else "3")
-    from .runtime import use_bare_tensorflow  # noqa: PLC0415  (flags are judged before anything heavy)
+    # Only now: flags are judged before anything heavy.
+    from .tensorflow_runtime import load_bindings, use_bare_tensorflow  # noqa: PLC0415
 
     use_bare_tensorflow()
     with quiet_imports():
+        load_bindings()
         from .errors import ServingError  # noqa: PLC0415
         from .server import ModelServer  # noqa: PLC0415
         from .states import StoppedError  # noqa: PLC0415

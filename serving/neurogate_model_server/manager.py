@@ -1,14 +1,16 @@
 """Loads and unloads versions until what is served is what the source wants.
 
-One thread takes one decision after the other (see `policy`). With no load threads, as is the default, it also
-does the loading itself, so that nothing else is looked at meanwhile.
+One thread takes one decision after the other, by TensorFlow Serving's AvailabilityPreservingPolicy. With no
+load threads, as is the default, it loads as well, and nothing else is looked at meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,46 +18,132 @@ from pathlib import Path
 import grpc
 
 from .background import return_memory
-from .errors import ServingError
-from .policy import Action, Phase, Snapshot, next_action
-from .saved_file import check_folder
-from .servable import Servable
-from .serving_map import ServingMap
-from .states import State, StateBus, StoppedError, VersionId
+from .errors import ServingError, not_found
+from .flags import Flags
+from .servable import Servable, check_folder
+from .states import State, StateMonitor, StoppedError, VersionId
 
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class ManagerOptions:
-    """How versions are loaded.
+class Phase(enum.Enum):
+    """How far the manager has come with a version."""
+
+    NEW = enum.auto()
+    LOADING = enum.auto()
+    READY = enum.auto()
+    UNLOADING = enum.auto()
+    UNLOADED = enum.auto()
+    FAILED = enum.auto()
+
+
+@dataclass(eq=False)
+class LoaderHarness:
+    """One version under management.
 
     Attributes:
-        num_load_threads: Threads that load; 0 loads in the manager's own thread.
-        num_unload_threads: The same for unloading.
-        max_num_load_retries: Further attempts after a failed load.
-        load_retry_interval: Seconds between attempts.
+        id: The version.
+        path: Its folder.
+        phase: How far it is.
+        aspired: Whether the source wants it.
+        servable: Where it is loaded.
+        error: Why it could not be loaded.
     """
 
-    num_load_threads: int = 0
-    num_unload_threads: int = 0
-    max_num_load_retries: int = 5
-    load_retry_interval: float = 60.0
+    id: VersionId
+    path: Path
+    phase: Phase = Phase.NEW
+    aspired: bool = True
+    servable: Servable | None = None
+    error: ServingError | None = None
 
 
-class _Harness:
-    """One version under management."""
+def next_action(versions: Iterable[LoaderHarness]) -> tuple[LoaderHarness, bool] | None:
+    """The version of a model to load (True) or unload (False) next; None if all is as it should be.
 
-    def __init__(self, version: VersionId, path: Path) -> None:
-        self.id = version
-        self.path = path
-        self.phase = Phase.NEW
-        self.aspired = True
-        self.servable: Servable | None = None
-        self.error: ServingError | None = None
-        """Why it could not be loaded."""
+    A version that is no longer wanted goes when a wanted one is ready, when none is wanted, or when another
+    unwanted one still serves; so the last one that serves stays until its successor is ready. Unloading comes
+    before loading, the newest version is loaded first.
+    """
+    known = sorted(versions, key=lambda harness: harness.id.version)
+    aspired = [harness for harness in known if harness.aspired]
+    unwanted = [harness for harness in known if not harness.aspired and harness.phase is Phase.READY]
+    ready = any(harness.phase is Phase.READY for harness in aspired)
+    if unwanted and (not aspired or ready or len(unwanted) > 1):
+        return unwanted[0], False
+    new = [harness for harness in aspired if harness.phase is Phase.NEW]
+    return (new[-1], True) if new else None
+
+
+class _Map:
+    """One immutable map and the number of requests that hold it."""
+
+    def __init__(self, servables: Mapping[VersionId, Servable]) -> None:
+        self.servables = servables
+        self.latest: dict[str, int] = {}
+        for version in servables:
+            self.latest[version.name] = max(version.version, self.latest.get(version.name, version.version))
+        self.holders = 0
+        self.retired = False
+
+
+class ServingMap:
+    """Which versions answer requests; thread-safe.
+
+    It is swapped as a whole, and the swap ends once every request on the old map is done. So clients notice
+    nothing of a swap: a request holds the map that it was looked up in, and the version that it runs on stays
+    loaded until it ends. As in the real server, a long request, on any model, holds the swap half done.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._current = _Map({})
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def hold(self, name: str, version: int | None) -> Iterator[tuple[VersionId, Servable]]:
+        """A version (None: the latest) that stays loaded while the block runs.
+
+        Raises:
+            ServingError: NOT_FOUND: it is not loaded.
+        """
+        with self._changed:
+            held = self._current
+            found = held.latest.get(name) if version is None else version
+            key = None if found is None else VersionId(name, found)
+            servable = None if key is None else held.servables.get(key)
+            if key is None or servable is None:
+                request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+                raise not_found(f"Servable not found for request: {request}")
+            held.holders += 1
+        try:
+            yield key, servable
+        finally:
+            with self._changed:
+                held.holders -= 1
+                if held.retired and not held.holders:
+                    self._changed.notify_all()
+
+    def update(self, servables: Mapping[VersionId, Servable]) -> None:
+        """Answers from these servables from now on, and waits until no request holds the old ones.
+
+        Raises:
+            StoppedError: The server is stopping; the new map is in force.
+        """
+        with self._changed:
+            old, self._current = self._current, _Map(dict(servables))
+            old.retired = True
+            self._changed.wait_for(lambda: not old.holders or self._stopped)
+            if self._stopped and old.holders:
+                raise StoppedError
+
+    def stop(self) -> None:
+        """Lets `update` wait no longer."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
 
 class Manager:
@@ -64,29 +152,29 @@ class Manager:
     Args:
         load: Loads the version in a folder; raises `ServingError`.
         serving_map: Where versions that are ready go.
-        bus: Hears of every change of state.
-        options: How versions are loaded.
+        monitor: Hears of every change of state.
+        flags: How versions are loaded.
     """
 
     def __init__(
         self,
         load: Callable[[VersionId, Path], Servable],
         serving_map: ServingMap,
-        bus: StateBus,
-        options: ManagerOptions,
+        monitor: StateMonitor,
+        flags: Flags,
     ) -> None:
         self._load = load
         self._serving_map = serving_map
-        self._bus = bus
-        self._options = options
+        self._monitor = monitor
+        self._flags = flags
         # Held while the serving map waits for requests to end, so that no other decision is taken meanwhile.
         self._lock = threading.RLock()
-        self._managed: dict[str, dict[int, _Harness]] = {}
+        self._managed: dict[str, dict[int, LoaderHarness]] = {}
         self._wake = threading.Condition()
         self._pending: dict[str, list[tuple[int, Path]]] = {}
         self._stopping = threading.Event()
-        self._load_executor = _executor(options.num_load_threads, "load")
-        self._unload_executor = _executor(options.num_unload_threads, "unload")
+        self._load_executor = _executor(flags.num_load_threads, "load")
+        self._unload_executor = _executor(flags.num_unload_threads, "unload")
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
 
     def start(self, initial_load_threads: int) -> None:
@@ -99,10 +187,8 @@ class Manager:
         with self._wake:
             self._wake.wait_for(lambda: self._stopping.is_set() or not self._is_loading())
         with self._lock:
-            initial, self._load_executor = (
-                self._load_executor,
-                _executor(self._options.num_load_threads, "load"),
-            )
+            initial = self._load_executor
+            self._load_executor = _executor(self._flags.num_load_threads, "load")
         if initial is not None:
             initial.shutdown(wait=False)
 
@@ -124,7 +210,7 @@ class Manager:
         """Stops managing; versions that are loaded go on answering. Loads under way are not waited for."""
         self._stopping.set()
         self._serving_map.stop()
-        self._bus.stop()
+        self._monitor.stop()
         with self._wake:
             self._wake.notify_all()
         for executor in (self._load_executor, self._unload_executor):
@@ -156,13 +242,13 @@ class Manager:
         with self._lock:
             self._forget_unwanted()
             self._handle_pending()
-            name, action = self._next_action()
+            action = self._next_action()
             if action is None:
                 return False
-            harness = self._managed[name][action.version]
-            harness.phase = Phase.LOADING if action.load else Phase.UNLOADING
-            execute = self._execute_load if action.load else self._execute_unload
-            executor = self._load_executor if action.load else self._unload_executor
+            harness, load = action
+            harness.phase = Phase.LOADING if load else Phase.UNLOADING
+            execute = self._execute_load if load else self._execute_unload
+            executor = self._load_executor if load else self._unload_executor
             if executor is not None:
                 # With the lock: `end_initial_load` shuts an executor down once another one is in its place.
                 executor.submit(execute, harness)
@@ -196,45 +282,34 @@ class Manager:
                     harness.aspired = harness.id.version in numbers
                 for number, path in wanted:
                     if number not in managed:
-                        managed[number] = _Harness(VersionId(name, number), path)
-                        self._bus.publish(managed[number].id, State.START)
+                        managed[number] = LoaderHarness(VersionId(name, number), path)
+                        self._monitor.publish(managed[number].id, State.START)
                     elif managed[number].phase is Phase.READY:
                         # Said again for whoever waits: the model may have been removed and added while this
                         # thread was busy, and then nothing has changed.
-                        self._bus.publish(managed[number].id, State.AVAILABLE)
+                        self._monitor.publish(managed[number].id, State.AVAILABLE)
                 if all(managed[number].phase is Phase.FAILED for number in numbers):
                     # For the same reason: nothing of the model will be tried any more.
                     for number in numbers:
-                        self._bus.publish(managed[number].id, State.END, managed[number].error)
+                        self._monitor.publish(managed[number].id, State.END, managed[number].error)
 
-    def _next_action(self) -> tuple[str, Action | None]:
-        first_load: tuple[str, Action | None] = ("", None)
-        for name, versions in self._managed.items():
-            action = next_action(Snapshot(h.id.version, h.phase, h.aspired) for h in versions.values())
-            if action is not None and not action.load:
-                return name, action
-            if action is not None and first_load[1] is None:
-                first_load = name, action
-        return first_load
+    def _next_action(self) -> tuple[LoaderHarness, bool] | None:
+        actions = map(next_action, (versions.values() for versions in self._managed.values()))
+        # Unloading comes before loading.
+        return min(filter(None, actions), key=lambda action: action[1], default=None)
 
     # --- execution ---------------------------------------------------------------------------
 
-    def _execute_load(self, harness: _Harness) -> None:
-        try:
-            self._load_and_publish(harness)
-        finally:
-            return_memory()
-
-    def _load_and_publish(self, harness: _Harness) -> None:
+    def _execute_load(self, harness: LoaderHarness) -> None:
         try:
             check_folder(harness.id, harness.path)
-            self._bus.publish(harness.id, State.LOADING)
+            self._monitor.publish(harness.id, State.LOADING)
             servable = self._load_with_retries(harness)
             with self._lock:
                 harness.servable = servable
                 harness.phase = Phase.READY
                 self._update_serving_map()
-                self._bus.publish(harness.id, State.AVAILABLE)
+                self._monitor.publish(harness.id, State.AVAILABLE)
             _log.info("servable %s is available", harness.id)
         except StoppedError:
             return
@@ -244,40 +319,43 @@ class Manager:
         except Exception as error:  # noqa: BLE001  (a broken model must not take the manager with it)
             _log.exception("load of servable %s failed unexpectedly", harness.id)
             self._fail(harness, ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"))
+        finally:
+            return_memory()
         self._nudge()
 
-    def _fail(self, harness: _Harness, error: ServingError) -> None:
+    def _fail(self, harness: LoaderHarness, error: ServingError) -> None:
         with self._lock:
             harness.phase, harness.error = Phase.FAILED, error
-        self._bus.publish(harness.id, State.END, error)
+        self._monitor.publish(harness.id, State.END, error)
 
-    def _load_with_retries(self, harness: _Harness) -> Servable:
-        attempt = 0
-        while True:
+    def _load_with_retries(self, harness: LoaderHarness) -> Servable:
+        retries = max(0, self._flags.max_num_load_retries)
+        interval = max(0.0, self._flags.load_retry_interval_micros / 1e6)
+        for attempt in range(1, retries + 1):
             try:
                 return self._load(harness.id, harness.path)
             except ServingError as error:
-                if not harness.aspired or attempt >= self._options.max_num_load_retries:
+                if not harness.aspired:
                     raise
-                attempt += 1
                 _log.warning(
                     "load of servable %s failed, retry %d of %d in %g s: %s",
                     harness.id,
                     attempt,
-                    self._options.max_num_load_retries,
-                    self._options.load_retry_interval,
+                    retries,
+                    interval,
                     error,
                 )
-            if self._stopping.wait(max(0.0, self._options.load_retry_interval)):
+            if self._stopping.wait(interval):
                 raise StoppedError
+        return self._load(harness.id, harness.path)
 
-    def _execute_unload(self, harness: _Harness) -> None:
+    def _execute_unload(self, harness: LoaderHarness) -> None:
         try:
             with self._lock:
-                self._bus.publish(harness.id, State.UNLOADING)
+                self._monitor.publish(harness.id, State.UNLOADING)
                 self._update_serving_map()
             # No request holds the version any more, so it has ended for everyone; to free it may take time.
-            self._bus.publish(harness.id, State.END)
+            self._monitor.publish(harness.id, State.END)
             with self._lock:
                 servable, harness.servable = harness.servable, None
                 harness.phase = Phase.UNLOADED

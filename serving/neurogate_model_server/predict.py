@@ -1,22 +1,30 @@
-"""Predict: from a request to tensor names and values, and from results to a response."""
+"""Predict requests: those of callers, and those that warm a version up before it serves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import grpc
+from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from .errors import ServingError, failed_precondition, invalid_argument
 from .servable import Servable
-from .tensors import Array, decode_input, encode
+from .tensorflow_runtime import Array, read_records
+from .tensors import decode_input, encode
 
 DEFAULT_SIGNATURE = "serving_default"
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
+WARMUP_FILE = Path("assets.extra/tf_serving_warmup_requests")
+_MAX_RECORDS = 1000
+
+_log = logging.getLogger(__name__)
 
 
 def predict(
@@ -114,3 +122,55 @@ def _outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str]) -> l
 
 def _names(names: Iterable[str]) -> str:
     return f"{{{','.join(sorted(names))}}}"
+
+
+# --- warm-up ---------------------------------------------------------------------------------
+
+
+def warm_up(servable: Servable, version_dir: Path, *, iterations: int = 1, check_method: bool = False) -> int:
+    """Runs every request in the version's warm-up file, if it has one.
+
+    Returns:
+        The number of records; each ran `iterations` times.
+
+    Raises:
+        ServingError: The file is broken, or a request fails; either keeps the version from serving.
+    """
+    file = version_dir / WARMUP_FILE
+    if not file.exists():
+        return 0
+    count = 0
+    for record in _records(file):
+        log = prediction_log_pb2.PredictionLog()
+        try:
+            log.ParseFromString(record)
+        except DecodeError:
+            text = record.decode("utf-8", "surrogateescape")
+            raise invalid_argument(f"Failed to parse warmup record: {text} from {file}") from None
+        for _ in range(iterations):
+            _run(servable, log, check_method=check_method)
+        count += 1
+        if count > _MAX_RECORDS:
+            raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
+    _log.info("ran %d warm-up records of %s", count, version_dir)
+    return count
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    try:
+        yield from read_records(file)
+    except ServingError as error:
+        if error.code is grpc.StatusCode.DATA_LOSS:
+            error = ServingError(
+                error.code, f"{error.message}. Please verify your warmup data is in TFRecord format."
+            )
+        raise error from None
+
+
+def _run(servable: Servable, log: prediction_log_pb2.PredictionLog, *, check_method: bool) -> None:
+    kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        predict(servable, log.predict_log.request, version=None, check_method=check_method, as_content=False)
+    elif kind is not None:
+        number = log.DESCRIPTOR.fields_by_name[kind].number
+        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")

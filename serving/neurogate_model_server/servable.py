@@ -1,32 +1,43 @@
-"""One loaded SavedModel: its graph, its signatures, and a way to run them.
+"""One loaded SavedModel: its signatures, and a way to run them.
 
 The model is loaded as TensorFlow's C++ loader does it (graph, variables if there are any, initialisation) and
-run through a plain session with the signature's tensor names, by the bindings that `tf.compat.v1.Session` is
-made of. So every signature works, nothing is checked that the graph does not check, and errors carry
-TensorFlow's own texts; the Python front end would check, convert and annotate.
+run through a plain session with the signature's tensor names. So every signature works. What is wrong with a
+version's folder and file gets the codes and texts of TensorFlow's C++ code.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+import grpc
 import numpy as np
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
-from tensorflow.python import _pywrap_tfe  # noqa: F401 - the bindings of a session give out its TF_Function
-from tensorflow.python.client import pywrap_tf_session as tf_session
-from tensorflow.python.framework import errors
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import function_pb2, graph_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
-from .background import at_once
-from .errors import ServingError, from_tensorflow, not_found
-from .saved_file import SavedMetaGraph, read_meta_graph
-from .tensors import Array
+from .background import run_at_once
+from .errors import ServingError, not_found
+from .tensorflow_runtime import Array, Session
 
 _INIT_OP_KEY = "__saved_model_init_op"
 _INIT_OP_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+_META_GRAPHS: Final = saved_model_pb2.SavedModel.META_GRAPHS_FIELD_NUMBER
+_GRAPH_DEF: Final = meta_graph_pb2.MetaGraphDef.GRAPH_DEF_FIELD_NUMBER
+_LIBRARY: Final = graph_pb2.GraphDef.LIBRARY_FIELD_NUMBER
+_FUNCTION: Final = function_pb2.FunctionDefLibrary.FUNCTION_FIELD_NUMBER
+_LARGE_BYTES = 2**20
+# TensorFlow's codes for what most often keeps a folder from being looked at; others are not told apart here.
+_CODES: Final[dict[int | None, grpc.StatusCode]] = {
+    errno.ENOENT: grpc.StatusCode.NOT_FOUND,
+    errno.ENOTDIR: grpc.StatusCode.FAILED_PRECONDITION,
+    errno.EACCES: grpc.StatusCode.PERMISSION_DENIED,
+    errno.EPERM: grpc.StatusCode.PERMISSION_DENIED,
+    errno.ESTALE: grpc.StatusCode.ABORTED,
+}
 
 Run: TypeAlias = Callable[[Callable[[], None]], None]
 
@@ -35,120 +46,135 @@ class Servable:
     """A SavedModel that is ready to run; thread-safe.
 
     Attributes:
-        path: The folder of this version.
+        signatures: Every `SignatureDef`, by name.
+        run: As `Session.run`.
     """
 
-    def __init__(self, path: Path, saved: SavedMetaGraph, config: config_pb2.ConfigProto) -> None:
-        self.path = path
+    def __init__(self, session: Session, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
         # Copies: a part of a parsed message keeps the whole of it in memory, weights and all.
-        self._signatures = {
-            name: _copy(signature) for name, signature in saved.meta_graph.signature_def.items()
-        }
-        self._graph = tf_session.PyGraph()
-        self._operations = _import_graph(self._graph, saved)
-        options = tf_session.TF_NewSessionOptions(target=None, config=config)
-        try:
-            self._session = tf_session.TF_NewSessionRef(self._graph, options)
-        finally:
-            tf_session.TF_DeleteSessionOptions(options)
-        self._outputs: dict[str, tf_session.TF_Output] = {}
-
-    @property
-    def signatures(self) -> Mapping[str, meta_graph_pb2.SignatureDef]:
-        """Every `SignatureDef`, by name."""
-        return self._signatures
-
-    def run(
-        self,
-        feeds: Sequence[tuple[str, Array]],
-        fetches: Sequence[str],
-        *,
-        targets: Sequence[str] = (),
-        deadline: float | None = None,
-    ) -> list[Array]:
-        """Runs the part of the graph that `fetches` and `targets` need; other threads run meanwhile.
-
-        Args:
-            feeds: Tensor names and values.
-            fetches: Tensor names.
-            targets: Names of operations to run for their effect.
-            deadline: When TensorFlow gives up (DEADLINE_EXCEEDED), on the monotonic clock; None for never.
-
-        Raises:
-            ServingError: With the code and text that TensorFlow gives.
-        """
-        feed_dict = {
-            self._tensor(name, "FeedInputs: unable to find feed output "): value for name, value in feeds
-        }
-        outputs = [self._tensor(name, "FetchOutputs node ", ": not found") for name in fetches]
-        operations = [self._operation(name) for name in targets]
-        try:
-            with _run_options(deadline) as options:
-                results = tf_session.TF_SessionRun_wrapper(
-                    self._session, options, feed_dict, outputs, operations, None
-                )
-        except errors.OpError as error:
-            raise from_tensorflow(error) from None
-        return [_as_array(result) for result in results]
-
-    def close(self) -> None:
-        """Frees the session; the servable cannot run any more."""
-        tf_session.TF_CloseSession(self._session)
-        tf_session.TF_DeleteSession(self._session)
-        self._session = None
-
-    def _tensor(self, name: str, before: str, after: str = "") -> tf_session.TF_Output:
-        output = self._outputs.get(name)
-        if output is None:
-            operation, _, index = name.partition(":")
-            if operation not in self._operations or not (index or "0").isdigit():
-                raise not_found(f"{before}{name}{after}")
-            output = tf_session.TF_Output()
-            output.oper = self._operations[operation]
-            output.index = int(index or 0)
-            self._outputs[name] = output
-        return output
-
-    def _operation(self, name: str) -> tf_session.TF_Operation:
-        if name not in self._operations:
-            raise not_found(f"Operation {name} is not in the graph")
-        return self._operations[name]
+        self.signatures = {name: _copy(signature) for name, signature in meta_graph.signature_def.items()}
+        self.run = session.run
+        self.close = session.close
 
 
-def _copy(signature: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:
-    copied = meta_graph_pb2.SignatureDef()
-    copied.CopyFrom(signature)
-    return copied
+def load_servable(
+    path: Path, *, tags: Sequence[str], config: config_pb2.ConfigProto, run: Run = run_at_once
+) -> Servable:
+    """Loads the SavedModel in `path`.
 
+    Args:
+        path: Folder of one version.
+        tags: Which meta graph to load: the one with exactly these tags, in any order.
+        config: Threads and devices of its session.
+        run: How to do the part of it that leaves the interpreter alone.
 
-def _import_graph(graph: tf_session.PyGraph, saved: SavedMetaGraph) -> dict[str, tf_session.TF_Operation]:
-    """Fills a graph; returns the operations that signatures, variables, assets and start refer to."""
-    meta_graph = saved.meta_graph
-    wanted = sorted(_referenced_operations(meta_graph) & {node.name for node in meta_graph.graph_def.node})
-    functions, rest = saved.split_graph()
-    # One by one, as these calls let go of the interpreter and the import of a graph does not.
-    for function in functions:
-        imported = tf_session.TF_FunctionImportFunctionDef(function)
-        try:
-            tf_session.TF_GraphCopyFunction(graph, imported, None)
-        finally:
-            tf_session.TF_DeleteFunction(imported)
-    options = tf_session.TF_NewImportGraphDefOptions()
-    buffer = tf_session.TF_NewBufferFromString(rest)
+    Raises:
+        ServingError: It is not a loadable SavedModel; code and text as the real server has them.
+    """
+    # The file's content must not lie in memory beside the variables that are read now.
+    session, meta_graph = _open(path, tags, config)
     try:
-        tf_session.TF_ImportGraphDefOptionsSetPrefix(options, "")
-        for name in wanted:
-            tf_session.TF_ImportGraphDefOptionsAddReturnOperation(options, name)
-        results = tf_session.TF_GraphImportGraphDefWithResults(graph, buffer, options)
-        operations = tf_session.TF_ImportGraphDefResultsReturnOperations(results)
-        tf_session.TF_DeleteImportGraphDefResults(results)
-    finally:
-        tf_session.TF_DeleteImportGraphDefOptions(options)
-        tf_session.TF_DeleteBuffer(buffer)
-    return dict(zip(wanted, operations, strict=True))
+        run(lambda: _initialise(session, meta_graph, path))
+        return Servable(session, meta_graph)
+    except ServingError:
+        session.close()
+        raise
+
+
+def check_folder(servable: object, path: Path) -> None:
+    """What the real server does before a load: it adds up sizes, and so looks into every folder of a version.
+
+    Args:
+        servable: What is to be loaded, for the text.
+        path: Its folder.
+
+    Raises:
+        ServingError: There is no folder, or it cannot be looked at, or one in it cannot.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        path.stat()
+        for _ in os.walk(path, onerror=fail):
+            pass
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError) and error.filename == str(path)
+        reason = f"{path} not found" if missing else f"{error.filename}; {error.strerror}"
+        raise ServingError(
+            _CODES.get(error.errno, grpc.StatusCode.UNKNOWN),
+            f"Error while attempting to reserve resources to load servable {servable}: {reason}",
+        ) from None
+
+
+def _open(
+    path: Path, tags: Sequence[str], config: config_pb2.ConfigProto
+) -> tuple[Session, meta_graph_pb2.MetaGraphDef]:
+    data = _read(path)
+    saved_model = saved_model_pb2.SavedModel()
+    try:
+        saved_model.ParseFromString(data)
+    except DecodeError:
+        if is_cut_short(data):
+            raise ServingError(grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested") from None
+        raise ServingError(
+            grpc.StatusCode.DATA_LOSS, f"Can't parse {path / 'saved_model.pb'} as binary proto"
+        ) from None
+    for place, meta_graph in enumerate(saved_model.meta_graphs):
+        if set(meta_graph.meta_info_def.tags) == set(tags):
+            names = _referenced_operations(meta_graph) & {node.name for node in meta_graph.graph_def.node}
+            functions, graph_def = _split_graph(meta_graph, data, place)
+            return Session(functions, graph_def, sorted(names), config), meta_graph
+    raise not_found(
+        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}. To inspect "
+        "available tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
+    )
+
+
+def _read(path: Path) -> bytes:
+    file = path / "saved_model.pb"
+    if not file.is_file():
+        raise not_found(
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}"
+        )
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        code = _CODES.get(error.errno, grpc.StatusCode.UNKNOWN)
+        raise ServingError(code, f"{file}; {error.strerror}") from None
+
+
+def _split_graph(
+    meta_graph: meta_graph_pb2.MetaGraphDef, data: bytes, place: int
+) -> tuple[list[bytes], bytes]:
+    """The graph's large functions, each a serialized FunctionDef, and the GraphDef without them.
+
+    They are cut from the file, since to serialize them again would hold up all callers: Python's protobuf
+    keeps the interpreter meanwhile (14 MB of weights: 8 ms and more, against 1 ms for a copy). They are taken
+    out of `meta_graph` too.
+    """
+    graph = meta_graph.graph_def
+    try:
+        (whole,) = submessages(submessages(memoryview(data), _META_GRAPHS)[place], _GRAPH_DEF)
+        functions = [
+            function
+            for library in submessages(whole, _LIBRARY)
+            for function in submessages(library, _FUNCTION)
+        ]
+    except ValueError:
+        return [], bytes(graph.SerializeToString())
+    large = [number for number, function in enumerate(functions) if len(function) >= _LARGE_BYTES]
+    if not large:
+        return [], bytes(whole)
+    for number in reversed(large):
+        del graph.library.function[number]
+    return [bytes(functions[number]) for number in large], bytes(graph.SerializeToString())
 
 
 def _referenced_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
+    """What signatures, variables, assets and the start refer to."""
     tensors = [
         info.name
         for signature in meta_graph.signature_def.values()
@@ -160,88 +186,102 @@ def _referenced_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
     return {tensor.partition(":")[0] for tensor in tensors}
 
 
-def _as_array(result: object) -> Array:
-    # A result without dimensions comes as a plain value; NumPy would cut zero bytes off the end of a string.
-    return np.array(result, object) if isinstance(result, bytes) else np.asarray(result)
-
-
-@contextlib.contextmanager
-def _run_options(deadline: float | None) -> Iterator[tf_session.TF_Buffer | None]:
-    """Run options in the form that the C API takes, or None."""
-    if deadline is None:
-        yield None
-        return
-    # At least 1: a session takes 0 as no limit.
-    milliseconds = max(1, min(int((deadline - time.monotonic()) * 1000), 2**31 - 1))
-    buffer = tf_session.TF_NewBufferFromString(
-        config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
-    )
-    try:
-        yield buffer
-    finally:
-        tf_session.TF_DeleteBuffer(buffer)
-
-
-def load_servable(
-    path: Path, *, tags: Sequence[str], config: config_pb2.ConfigProto, run: Run = at_once
-) -> Servable:
-    """Loads the SavedModel in `path`.
-
-    Args:
-        path: Folder of one version.
-        tags: Which meta graph to load: the one with exactly these tags.
-        config: Threads and devices of its session.
-        run: How to do the part of it that leaves the interpreter alone.
-
-    Raises:
-        ServingError: It is not a loadable SavedModel; code and text as the real server has them.
-    """
-    saved = read_meta_graph(path, tags)
-    try:
-        servable = Servable(path, saved, config)
-    except errors.OpError as error:
-        raise from_tensorflow(error) from None
-    meta_graph = saved.meta_graph
-    # The file's content must not lie in memory beside the variables that are read now.
-    del saved
-    try:
-        run(lambda: _initialise(servable, meta_graph))
-    except ServingError:
-        servable.close()
-        raise
-    return servable
-
-
-def _initialise(servable: Servable, meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
-    assets: list[tuple[str, Array]] = [
-        (asset.tensor_info.name, _string(str(servable.path / "assets" / asset.filename)))
-        for asset in meta_graph.asset_file_def
+def _initialise(session: Session, meta_graph: meta_graph_pb2.MetaGraphDef, path: Path) -> None:
+    folder = path / "assets"
+    assets = [
+        (asset.tensor_info.name, _string(folder / asset.filename)) for asset in meta_graph.asset_file_def
     ]
-    variables = servable.path / "variables" / "variables"
+    variables = path / "variables" / "variables"
     # As in the real server, a model without a variables folder loads, and fails where it reads a variable.
     if variables.with_suffix(".index").exists():
         saver = meta_graph.saver_def
-        feeds = [(saver.filename_tensor_name, _string(str(variables))), *assets]
-        servable.run(feeds, [], targets=[saver.restore_op_name])
-    init_op = _init_op(meta_graph)
-    if init_op:
-        servable.run(assets, [], targets=[init_op])
+        feeds = [(saver.filename_tensor_name, _string(variables)), *assets]
+        session.run(feeds, [], targets=[saver.restore_op_name])
+    if init_op := _init_op(meta_graph):
+        session.run(assets, [], targets=[init_op])
 
 
 def _init_op(meta_graph: meta_graph_pb2.MetaGraphDef) -> str:
-    signature = meta_graph.signature_def.get(_INIT_OP_KEY)
-    if signature is not None:
-        return str(signature.outputs[_INIT_OP_KEY].name)
+    if _INIT_OP_KEY in meta_graph.signature_def:
+        return str(meta_graph.signature_def[_INIT_OP_KEY].outputs[_INIT_OP_KEY].name)
     for collection in _INIT_OP_COLLECTIONS:
-        names = (
-            meta_graph.collection_def[collection].node_list.value
-            if collection in meta_graph.collection_def
-            else ()
-        )
-        if names:
-            return str(names[0])
+        if collection in meta_graph.collection_def:
+            for name in meta_graph.collection_def[collection].node_list.value:
+                return str(name)
     return ""
 
 
-def _string(text: str) -> Array:
-    return np.array(text.encode(), object)
+def _string(path: Path) -> Array:
+    return np.array(str(path).encode(), object)
+
+
+def _copy(signature: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:
+    copied = meta_graph_pb2.SignatureDef()
+    copied.CopyFrom(signature)
+    return copied
+
+
+# --- protobuf's wire format, where the ready-made parser is not enough ------------------------
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether a message that does not parse ends too early, rather than being no message at all.
+
+    The real server reads a model file as a stream, so it reports the end of the file for the one and damage
+    for the other. Only the outermost level is looked at: a field that runs past the end is cut short.
+    """
+    try:
+        for _ in _fields(data):
+            pass
+    except EOFError:
+        return True
+    except ValueError:
+        pass
+    return False
+
+
+def submessages(data: memoryview, number: int) -> list[memoryview]:
+    """The serialized messages in the field `number` of a message that parses, in order and without a copy.
+
+    Raises:
+        ValueError: The message has groups, which nobody writes any more.
+    """
+    return [data[start:end] for tag, start, end in _fields(data) if tag == number << 3 | 2]
+
+
+def _fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+    """Tag, beginning and end of each field.
+
+    Raises:
+        EOFError: The message is cut short.
+        ValueError: It is no sequence of plain fields.
+    """
+    position = 0
+    while position < len(data):
+        tag, start = _varint(data, position)
+        kind = tag & 7
+        if kind not in (0, 1, 2, 5) or not tag >> 3:
+            raise ValueError("not a sequence of plain fields")
+        if kind == 2:
+            length, start = _varint(data, start)
+            position = start + length
+        elif kind == 0:
+            _, position = _varint(data, start)
+        else:
+            position = start + (8 if kind == 1 else 4)
+        if position > len(data):
+            raise EOFError
+        yield tag, start, position
+
+
+def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            raise EOFError
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number of more than 64 bits")

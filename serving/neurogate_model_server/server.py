@@ -7,28 +7,29 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
+from google.protobuf import text_format
+from google.protobuf.message import Message
 from tensorflow.core.protobuf import config_pb2 as session_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
-from .background import at_once, behind_others
-from .config import read_text_proto, single_model_config
-from .core import CoreOptions, ServerCore
-from .errors import ServingError, invalid_argument
+from .background import run_at_once, run_low_priority
+from .core import ServerCore
+from .errors import ServingError, invalid_argument, not_found
 from .flags import Flags
-from .manager import ManagerOptions
+from .predict import warm_up
 from .servable import Servable, load_servable
-from .services import Services
+from .services import Services, ThreadLimit
 from .states import StoppedError, VersionId
-from .thread_limit import ThreadLimit
-from .warmup import warm_up
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 _log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _MAX_SEND = "grpc.max_send_message_length"
-_INITIAL_LOAD_THREADS = 8
 # Beside those of the calls that run, and started as needed: a refused call takes one for a moment, a watch of
 # the health and a call whose message has not arrived as long as they last.
 _SPARE_THREADS = 1000
@@ -66,7 +67,7 @@ class ModelServer:
         )
         self._has_loaded = False
         self._tags = [tag for tag in flags.saved_model_tags.split(",") if tag]
-        self._core = ServerCore(self._load, _core_options(flags))
+        self._core = ServerCore(self._load, flags)
         self._channel_arguments = _channel_arguments(flags.grpc_channel_arguments)
         max_answer = self._channel_arguments[_MAX_SEND]
         self._services = Services(
@@ -134,29 +135,28 @@ class ModelServer:
 
     def _load(self, version: VersionId, path: Path) -> Servable:
         _log.info("loading servable %s from %s", version, path)
-        run = behind_others if self._loads_give_way and self._has_loaded else at_once
+        run = run_low_priority if self._loads_give_way and self._has_loaded else run_at_once
         servable = load_servable(path, tags=self._tags, config=self._session_config, run=run)
-        if self._flags.enable_model_warmup:
+        flags = self._flags
+        if flags.enable_model_warmup:
+            iterations = max(1, flags.num_request_iterations_for_warmup)
+            check = flags.enable_signature_method_name_check
             try:
-                run(lambda: self._warm_up(servable, path))
+                run(lambda: warm_up(servable, path, iterations=iterations, check_method=check))
             except ServingError:
                 servable.close()
                 raise
         self._has_loaded = True
         return servable
 
-    def _warm_up(self, servable: Servable, path: Path) -> None:
-        warm_up(
-            servable,
-            path,
-            iterations=max(1, self._flags.num_request_iterations_for_warmup),
-            check_method=self._flags.enable_signature_method_name_check,
-        )
-
     def _read_config(self) -> config_pb2.ModelServerConfig:
         if self._flags.model_config_file:
             return read_text_proto(Path(self._flags.model_config_file), config_pb2.ModelServerConfig())
-        return single_model_config(self._flags.model_name, self._flags.model_base_path)
+        config = config_pb2.ModelServerConfig()
+        config.model_config_list.config.add(
+            name=self._flags.model_name, base_path=self._flags.model_base_path, model_platform="tensorflow"
+        )
+        return config
 
     def _poll_config(self) -> None:
         while not self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
@@ -168,20 +168,26 @@ class ModelServer:
                 return
 
 
-def _core_options(flags: Flags) -> CoreOptions:
-    return CoreOptions(
-        manager=ManagerOptions(
-            num_load_threads=flags.num_load_threads,
-            num_unload_threads=flags.num_unload_threads,
-            max_num_load_retries=flags.max_num_load_retries,
-            load_retry_interval=flags.load_retry_interval_micros / 1e6,
-        ),
-        initial_load_threads=_INITIAL_LOAD_THREADS,
-        poll_seconds=flags.file_system_poll_wait_seconds,
-        allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
-        check_method=flags.enable_signature_method_name_check,
-        as_content=flags.enable_serialization_as_tensor_content,
-    )
+def read_text_proto(path: Path, message: MessageT) -> MessageT:
+    """Reads a message in text format from a file.
+
+    Raises:
+        ServingError: The file is missing, empty or not such a message.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise not_found(f"{path}; {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise invalid_argument(f"Invalid protobuf file: '{path}'") from None
+    if not text:
+        # The real server maps the file into memory, which an empty one cannot be.
+        raise invalid_argument(f"{path}; Invalid argument: the file is empty")
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise invalid_argument(f"Invalid protobuf file: '{path}': {error}") from None
+    return message
 
 
 def _session_config(flags: Flags) -> session_pb2.ConfigProto:

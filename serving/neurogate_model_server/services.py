@@ -6,6 +6,8 @@ server gives; for the same reason unknown methods are answered here.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +27,6 @@ from .core import ServerCore
 from .errors import ServingError, invalid_argument, not_found
 from .predict import predict
 from .states import StoppedError, VersionId, VersionState
-from .thread_limit import ThreadLimit
-from .wire import status_proto, version_status
 
 MessageT = TypeVar("MessageT", bound=Message)
 Call = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -38,6 +38,50 @@ _HEALTH = "/grpc.health.v1.Health/"
 _HEALTH_SERVICES = ("", "PredictionService", "ModelService")
 _HEALTH_NAME_LIMIT = 200
 _FOREVER_SECONDS = 1e8
+_CODE_TAG = b"\x08"  # field 1, a number
+
+
+class ThreadLimit:
+    """Counts the calls that hold a thread of the server; thread-safe.
+
+    Args:
+        threads: The limit. One of them listens, so that one call fewer runs at once. Negative: no limit.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._lock = threading.Lock()
+        self._free: float = math.inf if threads < 0 else threads - 1
+
+    @contextlib.contextmanager
+    def hold(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Holds a thread for a call that runs in the block.
+
+        It is free again when the block has ended *and* the call is over for its caller. So a cancelled call
+        goes on running and keeps its thread, and an answered one gives it back a moment after the answer.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED: all are taken.
+        """
+        with self._lock:
+            if self._free < 1:
+                raise ServingError(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            self._free -= 1
+        awaited = 2
+
+        def end() -> None:
+            nonlocal awaited
+            with self._lock:
+                awaited -= 1
+                if not awaited:
+                    self._free += 1
+
+        if not context.add_callback(end):
+            # Over for its caller before it began.
+            end()
+        try:
+            yield
+        finally:
+            end()
 
 
 class Services(grpc.GenericRpcHandler):
@@ -104,8 +148,8 @@ class Services(grpc.GenericRpcHandler):
                     servable,
                     request,
                     version=version.version,
-                    check_method=self._core.options.check_method,
-                    as_content=self._core.options.as_content,
+                    check_method=self._core.flags.enable_signature_method_name_check,
+                    as_content=self._core.flags.enable_serialization_as_tensor_content,
                     deadline=deadline,
                 )
             )
@@ -139,11 +183,11 @@ class Services(grpc.GenericRpcHandler):
             state = self._core.monitor.state(VersionId(spec.name, number))
             if state is None:
                 raise not_found(f"Could not find version {number} of model {spec.name}")
-            return _version_status(number, state)
+            return version_status(number, state)
         versions = self._core.monitor.versions(spec.name)
         if not versions:
             raise not_found(f"Could not find any versions of model {spec.name}")
-        return b"".join(_version_status(number, state) for number, state in versions)
+        return b"".join(version_status(number, state) for number, state in versions)
 
     def _reload(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
         request = _parse(model_management_pb2.ReloadConfigRequest(), data)
@@ -226,9 +270,30 @@ def _require_spec(request: Message) -> None:
         raise invalid_argument("Missing ModelSpec")
 
 
-def _version_status(number: int, state: VersionState) -> bytes:
-    status = get_model_status_pb2.ModelVersionStatus(version=number, state=int(state.state))
-    return version_status(status.SerializeToString(), status_proto(state.error))
+def version_status(number: int, state: VersionState) -> bytes:
+    """A serialized `model_version_status` field of GetModelStatusResponse.
+
+    The text of its `StatusProto` need not be UTF-8: the real server puts the raw bytes of a broken warm-up
+    record into it, which Python's protobuf would refuse.
+    """
+    fields = get_model_status_pb2.ModelVersionStatus(version=number, state=int(state.state))
+    status = b""
+    if state.error is not None:
+        text = state.error.message_bytes
+        status = _CODE_TAG + _varint(state.error.number) + (_field(2, text) if text else b"")
+    return _field(1, _serialized(fields) + _field(3, status))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
 def _health_service(data: bytes) -> str:

@@ -7,12 +7,12 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from tensorflow_serving.config import file_system_storage_path_source_pb2 as storage_path_pb2
+from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
 ServableVersionPolicy: TypeAlias = storage_path_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
@@ -23,15 +23,6 @@ _MAX_INT64 = 2**63 - 1
 
 Aspire = Callable[[str, Sequence[tuple[int, Path]]], None]
 """Called with a model's name and its wanted versions with their folders; the first of a number counts."""
-
-
-@dataclass(frozen=True)
-class MonitoredModel:
-    """A model whose base path is watched."""
-
-    name: str
-    base_path: str
-    policy: ServableVersionPolicy
 
 
 def version_number(name: str) -> int | None:
@@ -81,7 +72,7 @@ class FileSystemSource:
         self._aspire = aspire
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
-        self._models: dict[str, MonitoredModel] = {}
+        self._models: dict[str, config_pb2.ModelConfig] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="file-system-source", daemon=True)
 
@@ -91,7 +82,7 @@ class FileSystemSource:
         with self._lock:
             return frozenset(self._models)
 
-    def update(self, models: Mapping[str, MonitoredModel]) -> None:
+    def update(self, models: Mapping[str, config_pb2.ModelConfig]) -> None:
         """Watches these models from now on; models that are left out lose all their versions at once."""
         with self._lock:
             removed = sorted(self._models.keys() - models.keys())
@@ -129,7 +120,7 @@ class FileSystemSource:
                         "could not find base path %s for servable %s: %s", model.base_path, model.name, error
                     )
                     return
-                versions = wanted_versions(names, model.policy)
+                versions = wanted_versions(names, model.model_version_policy)
                 if not versions:
                     _log.warning("no versions of servable %s found under base path %s", model.name, base)
                 found[model.name] = [(number, base / name) for number, name in versions]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import ServingError
@@ -34,10 +34,11 @@ class VersionId:
 
 @dataclass(frozen=True, slots=True)
 class VersionState:
-    """The state of one version, and why it failed if it did."""
+    """The state of one version, and why it failed if it did; `turn` counts what the monitor has heard."""
 
     state: State
     error: ServingError | None = None
+    turn: int = 0
 
 
 class StoppedError(Exception):
@@ -45,20 +46,24 @@ class StoppedError(Exception):
 
 
 class StateMonitor:
-    """Remembers the last state of every version it heard of; thread-safe.
+    """Remembers the last state of every version that it heard of; thread-safe.
 
     A version once seen stays listed (as END when it is gone) for the life of the monitor.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # reentrant
         self._states: dict[str, dict[int, VersionState]] = {}
+        self._turn = 0
         self._stopped = False
 
-    def publish(self, version: VersionId, state: VersionState) -> None:
+    def publish(self, version: VersionId, state: State, error: ServingError | None = None) -> None:
         """Takes note of a new state."""
         with self._changed:
-            self._states.setdefault(version.name, {})[version.version] = state
+            self._turn += 1
+            self._states.setdefault(version.name, {})[version.version] = VersionState(
+                state, error, self._turn
+            )
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -66,6 +71,11 @@ class StateMonitor:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def turn(self) -> int:
+        """How many states were published."""
+        with self._changed:
+            return self._turn
 
     def state(self, version: VersionId) -> VersionState | None:
         """The state of a version, None if it was never seen."""
@@ -77,8 +87,12 @@ class StateMonitor:
         with self._changed:
             return sorted(self._states.get(name, {}).items(), key=lambda item: -item[0])
 
-    def wait_until_available(self, names: Iterable[str]) -> dict[VersionId, VersionState]:
+    def wait_until_available(self, names: Iterable[str], after: int = 0) -> dict[VersionId, VersionState]:
         """Waits until each model has a version that is AVAILABLE or has ended.
+
+        Args:
+            names: The models.
+            after: As `turn` was; what was published until then does not count.
 
         Returns:
             That version of each model and its state: the newest one, where there are several.
@@ -88,54 +102,15 @@ class StateMonitor:
         """
         names = list(names)
         with self._changed:
-            while True:
-                if self._stopped:
-                    raise StoppedError
-                settled = {name: self._settled(name) for name in names}
+            while not self._stopped:
+                settled = {name: self._settled(name, after) for name in names}
                 if all(settled.values()):
                     return {reached[0]: reached[1] for reached in settled.values() if reached is not None}
                 self._changed.wait()
+            raise StoppedError
 
-    def _settled(self, name: str) -> tuple[VersionId, VersionState] | None:
-        for version, state in sorted(self._states.get(name, {}).items(), key=lambda item: -item[0]):
-            if state.state in (State.AVAILABLE, State.END):
+    def _settled(self, name: str, after: int) -> tuple[VersionId, VersionState] | None:
+        for version, state in self.versions(name):
+            if state.state in (State.AVAILABLE, State.END) and state.turn > after:
                 return VersionId(name, version), state
         return None
-
-
-class StateBus:
-    """Hands every change of state to all monitors, in order; thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._monitors: list[StateMonitor] = []
-        self._stopped = False
-
-    def subscribe(self) -> StateMonitor:
-        """A monitor that hears of every change from now on."""
-        monitor = StateMonitor()
-        with self._lock:
-            if self._stopped:
-                monitor.stop()
-            self._monitors.append(monitor)
-        return monitor
-
-    def unsubscribe(self, monitor: StateMonitor) -> None:
-        """Ends a subscription."""
-        with self._lock:
-            self._monitors.remove(monitor)
-
-    def publish(self, version: VersionId, state: State, error: ServingError | None = None) -> None:
-        """Announces a new state."""
-        self._each(lambda monitor: monitor.publish(version, VersionState(state, error)))
-
-    def stop(self) -> None:
-        """Ends every wait on every monitor."""
-        with self._lock:
-            self._stopped = True
-        self._each(StateMonitor.stop)
-
-    def _each(self, action: Callable[[StateMonitor], None]) -> None:
-        with self._lock:
-            for monitor in self._monitors:
-                action(monitor)

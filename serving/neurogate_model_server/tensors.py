@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow.python.framework import dtypes
 
 from .errors import invalid_argument
-
-Array = npt.NDArray[Any]
+from .tensorflow_runtime import Array
 
 _MAX_INT64: Final = 2**63 - 1
 _MAX_DIMENSIONS: Final = 64  # NumPy's limit; TensorFlow's is 254
@@ -31,13 +29,20 @@ class MalformedTensorError(ValueError):
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one element type is laid out: the NumPy type, and the field that carries its values."""
+    """How one element type is laid out.
 
+    Attributes:
+        number: TensorFlow's of the type.
+        numpy: NumPy's name of it.
+        field: The field that carries its values.
+        carrier: The type of one value in the field, where it is not that of an element: bits of 16-bit
+            floats, halves of complex numbers.
+    """
+
+    number: int
     numpy: np.dtype[Any]
     field: str
-    # The type of one value in the field, where it is not that of an element: bits of 16-bit floats, halves of
-    # complex numbers.
-    carrier: np.dtype[Any] | None = None
+    carrier: type[Any] | None = None
 
     @property
     def is_string(self) -> bool:
@@ -45,29 +50,26 @@ class _Kind:
         return self.field == "string_val"
 
 
-def _kind(number: int, field: str, carrier: type[Any] | None = None) -> _Kind:
-    numpy_type = np.dtype(dtypes.as_dtype(number).as_numpy_dtype)
-    return _Kind(numpy_type, field, None if carrier is None else np.dtype(carrier))
-
-
-_KINDS: Final = {
-    types_pb2.DT_FLOAT: _kind(types_pb2.DT_FLOAT, "float_val"),
-    types_pb2.DT_DOUBLE: _kind(types_pb2.DT_DOUBLE, "double_val"),
-    types_pb2.DT_INT8: _kind(types_pb2.DT_INT8, "int_val"),
-    types_pb2.DT_INT16: _kind(types_pb2.DT_INT16, "int_val"),
-    types_pb2.DT_INT32: _kind(types_pb2.DT_INT32, "int_val"),
-    types_pb2.DT_INT64: _kind(types_pb2.DT_INT64, "int64_val"),
-    types_pb2.DT_UINT8: _kind(types_pb2.DT_UINT8, "int_val"),
-    types_pb2.DT_UINT16: _kind(types_pb2.DT_UINT16, "int_val"),
-    types_pb2.DT_UINT32: _kind(types_pb2.DT_UINT32, "uint32_val"),
-    types_pb2.DT_UINT64: _kind(types_pb2.DT_UINT64, "uint64_val"),
-    types_pb2.DT_BOOL: _kind(types_pb2.DT_BOOL, "bool_val"),
-    types_pb2.DT_HALF: _kind(types_pb2.DT_HALF, "half_val", np.uint16),
-    types_pb2.DT_BFLOAT16: _kind(types_pb2.DT_BFLOAT16, "half_val", np.uint16),
-    types_pb2.DT_COMPLEX64: _kind(types_pb2.DT_COMPLEX64, "scomplex_val", np.float32),
-    types_pb2.DT_COMPLEX128: _kind(types_pb2.DT_COMPLEX128, "dcomplex_val", np.float64),
-    types_pb2.DT_STRING: _Kind(np.dtype(object), "string_val"),
-}
+_TYPES: Final = (
+    _Kind(types_pb2.DT_FLOAT, np.dtype(np.float32), "float_val"),
+    _Kind(types_pb2.DT_DOUBLE, np.dtype(np.float64), "double_val"),
+    _Kind(types_pb2.DT_INT8, np.dtype(np.int8), "int_val"),
+    _Kind(types_pb2.DT_INT16, np.dtype(np.int16), "int_val"),
+    _Kind(types_pb2.DT_INT32, np.dtype(np.int32), "int_val"),
+    _Kind(types_pb2.DT_INT64, np.dtype(np.int64), "int64_val"),
+    _Kind(types_pb2.DT_UINT8, np.dtype(np.uint8), "int_val"),
+    _Kind(types_pb2.DT_UINT16, np.dtype(np.uint16), "int_val"),
+    _Kind(types_pb2.DT_UINT32, np.dtype(np.uint32), "uint32_val"),
+    _Kind(types_pb2.DT_UINT64, np.dtype(np.uint64), "uint64_val"),
+    _Kind(types_pb2.DT_BOOL, np.dtype(np.bool_), "bool_val"),
+    _Kind(types_pb2.DT_HALF, np.dtype(np.float16), "half_val", np.uint16),
+    _Kind(types_pb2.DT_BFLOAT16, np.dtype(ml_dtypes.bfloat16), "half_val", np.uint16),
+    _Kind(types_pb2.DT_COMPLEX64, np.dtype(np.complex64), "scomplex_val", np.float32),
+    _Kind(types_pb2.DT_COMPLEX128, np.dtype(np.complex128), "dcomplex_val", np.float64),
+    _Kind(types_pb2.DT_STRING, np.dtype(object), "string_val"),
+)
+_BY_NUMBER: Final = {kind.number: kind for kind in _TYPES}
+_BY_NUMPY: Final = {kind.numpy: kind for kind in _TYPES}
 
 
 def decode(proto: tensor_pb2.TensorProto) -> Array:
@@ -79,7 +81,7 @@ def decode(proto: tensor_pb2.TensorProto) -> Array:
         MalformedTensorError: The shape, the type or the length of the content is impossible.
     """
     shape, count = _shape(proto)
-    kind = _KINDS.get(proto.dtype)
+    kind = _BY_NUMBER.get(proto.dtype)
     if kind is None:
         raise MalformedTensorError(f"element type {proto.dtype} is not supported")
     if count * kind.numpy.itemsize > _PHYSICAL_MEMORY:
@@ -181,11 +183,10 @@ def _elements(values: Sequence[float], kind: _Kind) -> Array:
 
 def encode(array: Array, proto: tensor_pb2.TensorProto, *, as_content: bool) -> None:
     """Writes a result into `proto`: every value in its typed field, or all as packed bytes."""
-    number = int(dtypes.as_dtype(array.dtype).as_datatype_enum)
-    kind = _KINDS.get(number)
+    kind = _BY_NUMPY.get(array.dtype)
     if kind is None:
-        raise invalid_argument(f"results of type {dtypes.as_dtype(array.dtype).name} are not supported")
-    proto.dtype = number
+        raise invalid_argument(f"results of type {array.dtype} are not supported")
+    proto.dtype = kind.number
     proto.tensor_shape.SetInParent()
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)

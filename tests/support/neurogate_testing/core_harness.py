@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from neurogate_model_server.core import CoreOptions, ServerCore
+from neurogate_model_server.core import ServerCore
 from neurogate_model_server.errors import not_found
-from neurogate_model_server.manager import ManagerOptions
+from neurogate_model_server.flags import Flags
 from neurogate_model_server.states import State, VersionId
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
@@ -60,12 +60,12 @@ class Harness:
     def __init__(self, root: Path, **options: Any) -> None:
         self.root = root
         self.loader = Loader()
-        labels = options.pop("allow_labels", False)
-        manager = ManagerOptions(**{"max_num_load_retries": 0, "load_retry_interval": 0.0, **options})
-        self.core = ServerCore(
-            self.loader,
-            CoreOptions(manager=manager, poll_seconds=0.01, allow_labels_for_unavailable=labels),
-        )
+        usual = {
+            "max_num_load_retries": 0,
+            "load_retry_interval_micros": 0,
+            "file_system_poll_wait_seconds": 0.01,
+        }
+        self.core = ServerCore(self.loader, Flags(**{**usual, **options}))
 
     def add(self, *names: str) -> None:
         for name in names:

@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from neurogate_model_server.runtime import use_bare_tensorflow
+from neurogate_model_server.tensorflow_runtime import use_bare_tensorflow
 
 CHECK = """
 import sys
-from neurogate_model_server.runtime import use_bare_tensorflow
+from neurogate_model_server.tensorflow_runtime import use_bare_tensorflow
 use_bare_tensorflow()
 import neurogate_model_server.server
 import tensorflow

@@ -5,7 +5,7 @@ import sys
 import threading
 
 import pytest
-from neurogate_model_server.background import at_once, behind_others
+from neurogate_model_server.background import run_at_once, run_low_priority
 
 
 def _where() -> tuple[int, int]:
@@ -13,9 +13,9 @@ def _where() -> tuple[int, int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is that of a whole process")
-def test_work_behind_others_has_a_lower_priority_and_its_caller_keeps_its_own() -> None:
-    here, usual = at_once(_where)
-    there, lowered = behind_others(_where)
+def test_low_priority_work_has_a_lower_priority_and_its_caller_keeps_its_own() -> None:
+    here, usual = run_at_once(_where)
+    there, lowered = run_low_priority(_where)
     assert there != here == threading.get_native_id()
     assert lowered == min(19, usual + 10)
     assert _where() == (here, usual)
@@ -26,8 +26,8 @@ def test_what_the_work_raises_reaches_the_caller() -> None:
         raise KeyError("broken")
 
     with pytest.raises(KeyError, match="broken"):
-        behind_others(fail)
+        run_low_priority(fail)
 
 
 def test_the_end_of_the_process_does_not_wait_for_the_work() -> None:
-    assert behind_others(lambda: threading.current_thread().daemon)
+    assert run_low_priority(lambda: threading.current_thread().daemon)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 from neurogate_model_server.errors import ServingError
-from neurogate_model_server.thread_limit import ThreadLimit
+from neurogate_model_server.services import ThreadLimit
 
 
 class Call:
