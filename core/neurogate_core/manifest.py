@@ -8,17 +8,20 @@ whether every number in it makes sense, and `verify_version` whether it is about
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from neurogate.v1 import manifest_pb2
 
-from ._manifest_rules import MAX_GATE_POLICY, complaints
 from .files import replace_file
+from .names import CLASS_ID_RULE, MODEL_NAME_RULE, is_class_id, is_model_name
+from .preprocessing.transform import check_spec
 
 MANIFEST_FILE: Final = "assets/neurogate_manifest.binpb"
 """Where the manifest lies in a version's directory."""
@@ -26,8 +29,13 @@ MANIFEST_FILE: Final = "assets/neurogate_manifest.binpb"
 MANIFEST_REVISION: Final = 1
 """The revision of the manifest's meaning that this code reads and writes."""
 
-LONGEST_GATE_POLICY: Final = MAX_GATE_POLICY
-"""Characters of `lineage.gate_policy`."""
+LONGEST_GATE_POLICY: Final = 4096
+"""Characters of `lineage.gate_policy`, which comes with every event of a retraining, too."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_BASE_WEIGHTS: Final = ("file", "imagenet", "offline-imagenet", "version", "random")
+_MAX_GOLDEN_BYTES: Final = 256 * 1024
+_MAX_VERSION: Final = 2**63 - 1
 
 
 class ManifestError(ValueError):
@@ -52,27 +60,8 @@ def parse_manifest(data: bytes) -> manifest_pb2.ModelManifest:
         raise ManifestError(
             f"the manifest's {len(data)} bytes are not a serialized ModelManifest: {error}"
         ) from None
-    check_manifest(manifest)
+    _check(manifest)
     return manifest
-
-
-def check_manifest(manifest: manifest_pb2.ModelManifest) -> None:
-    """Refuses a manifest whose fields do not make sense by themselves or together.
-
-    Raises:
-        ManifestError: Every complaint, each naming its field, the value and what would be right.
-    """
-    if manifest.manifest_revision != MANIFEST_REVISION:
-        raise ManifestError(
-            f"manifest_revision is {manifest.manifest_revision}, this code knows only {MANIFEST_REVISION}"
-        )
-    found = list(complaints(manifest))
-    if manifest.model_digest != model_digest(manifest.files):
-        found.append("model_digest is not the digest of files")
-    if any(file.path == MANIFEST_FILE for file in manifest.files):
-        found.append(f"files lists the manifest itself ({MANIFEST_FILE})")
-    if found:
-        raise ManifestError("; ".join(found))
 
 
 def read_manifest(version_dir: Path) -> manifest_pb2.ModelManifest:
@@ -190,7 +179,7 @@ def write_manifest(version_dir: Path, manifest: manifest_pb2.ModelManifest) -> m
     del complete.files[:]
     complete.files.extend(digest_files(version_dir))
     complete.model_digest = model_digest(complete.files)
-    check_manifest(complete)
+    _check(complete)
     path = version_dir / MANIFEST_FILE
     path.parent.mkdir(exist_ok=True)
     replace_file(path, serialize_manifest(complete))
@@ -252,3 +241,141 @@ def _digest_file(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return file.tell(), digest.hexdigest()
+
+
+# --- what has to hold within a manifest: one sentence for each complaint -------------------------
+
+
+def _check(manifest: manifest_pb2.ModelManifest) -> None:
+    if manifest.manifest_revision != MANIFEST_REVISION:
+        raise ManifestError(
+            f"manifest_revision is {manifest.manifest_revision}, this code knows only {MANIFEST_REVISION}"
+        )
+    if found := [*_complaints(manifest)]:
+        raise ManifestError("; ".join(found))
+
+
+def _complaints(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
+    if not is_model_name(manifest.model_name):
+        yield f"model_name is {manifest.model_name!r}, expected {MODEL_NAME_RULE}"
+    if not 1 <= manifest.version <= _MAX_VERSION:
+        yield f"version is {manifest.version}, expected at least 1"
+    if not manifest.HasField("created_at") or manifest.created_at.seconds <= 0:
+        yield "created_at is not set"
+    elif not 0 <= manifest.created_at.nanos < 1_000_000_000:
+        yield f"created_at.nanos is {manifest.created_at.nanos}, expected 0 to 999999999"
+    yield from _files_complaints(manifest)
+    yield from _classes_complaints(manifest)
+    try:
+        check_spec(manifest.transform)
+    except ValueError as error:
+        yield str(error)
+    for part in ("calibration", "thresholds", "metrics", "localisation", "lineage"):
+        yield from _ranges(part, getattr(manifest, part))
+    temperature, thresholds = manifest.calibration.temperature, manifest.thresholds
+    if not (temperature > 0 and math.isfinite(temperature)):
+        yield f"calibration.temperature is {temperature:g}, expected a finite number above 0"
+    if thresholds.HasField("out_of_distribution_above"):
+        if not math.isfinite(limit := thresholds.out_of_distribution_above):
+            yield f"thresholds.out_of_distribution_above is {limit:g}, expected a finite number or none"
+        if not thresholds.ood_method:
+            yield "thresholds.ood_method is empty, expected the name of the score that the limit is for"
+    low, high = manifest.metrics.accuracy_ci_low, manifest.metrics.accuracy_ci_high
+    if low > high:
+        yield f"metrics.accuracy_ci_low is {low:g}, above accuracy_ci_high ({high:g})"
+    yield from _lineage_complaints(manifest.lineage)
+    yield from _goldens_complaints(manifest)
+
+
+def _files_complaints(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
+    paths = [file.path for file in manifest.files]
+    if not paths:
+        yield "files is empty, expected every file of the version"
+    if paths != sorted(set(paths)):
+        yield "files is not sorted by path, or names a path twice"
+    if MANIFEST_FILE in paths:
+        yield f"files lists the manifest itself ({MANIFEST_FILE})"
+    for file in manifest.files:
+        if not file.path.isprintable() or not {"", ".", ".."}.isdisjoint(file.path.split("/")):
+            yield f"files has path {file.path!r}, expected a relative path of plain parts"
+        if file.size_bytes < 0:
+            yield f"files[{file.path}].size_bytes is {file.size_bytes}, expected at least 0"
+        if not _SHA256.fullmatch(file.sha256):
+            yield f"files[{file.path}].sha256 is {file.sha256!r}, expected 64 lower-case hex digits"
+    if manifest.model_digest != model_digest(manifest.files):
+        yield "model_digest is not the digest of files"
+
+
+def _classes_complaints(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
+    if len(manifest.classes) < 2:
+        yield f"classes has {len(manifest.classes)} entries, expected at least 2"
+    indices = [entry.index for entry in manifest.classes]
+    if indices != list(range(len(indices))):
+        yield f"classes have indices {indices}, expected 0 to {len(indices) - 1} in order"
+    names = [entry.id for entry in manifest.classes]
+    for entry in manifest.classes:
+        if not is_class_id(entry.id):
+            yield f"classes[{entry.index}].id is {entry.id!r}, expected {CLASS_ID_RULE}"
+        if not entry.display_name.strip():
+            yield f"classes[{entry.index}].display_name is empty"
+    yield from (f"classes has id {name!r} twice" for name in sorted(set(names)) if names.count(name) > 1)
+    measured = [entry.class_id for entry in manifest.metrics.per_class]
+    if measured and measured != names:
+        yield f"metrics.per_class is about {measured}, expected {names}"
+
+
+_NO_SHARES: Final = ("temperature", "out_of_distribution_above")
+
+
+def _ranges(where: str, message: Message) -> Iterator[str]:
+    """Complaints about numbers: shares are 0 to 1, counts are not negative, all the way down."""
+    for field, value in message.ListFields():
+        name = f"{where}.{field.name}"
+        if field.type == field.TYPE_DOUBLE and field.name not in _NO_SHARES:
+            if not 0.0 <= value <= 1.0:  # also true of NaN
+                yield f"{name} is {value:g}, expected 0 to 1"
+        elif field.type == field.TYPE_INT64 and value < 0:
+            yield f"{name} is {value}, expected at least 0"
+        elif field.name == "per_class":
+            for entry in value:
+                yield from _ranges(f"{name}[{entry.class_id}]", entry)
+        elif isinstance(value, Message):
+            yield from _ranges(name, value)
+
+
+def _lineage_complaints(lineage: manifest_pb2.Lineage) -> Iterator[str]:
+    for name in ("dataset_digest", "base_weights_digest", "examples_digest"):
+        value = getattr(lineage, name)
+        if value and not _SHA256.fullmatch(value):
+            yield f"lineage.{name} is {value!r}, expected 64 lower-case hex digits or nothing"
+    if lineage.base_weights and lineage.base_weights not in _BASE_WEIGHTS:
+        yield f"lineage.base_weights is {lineage.base_weights!r}, expected one of {', '.join(_BASE_WEIGHTS)}"
+    if lineage.HasField("parent_version") and lineage.parent_version < 1:
+        yield f"lineage.parent_version is {lineage.parent_version}, expected at least 1 or none"
+    if (length := len(lineage.gate_policy)) > LONGEST_GATE_POLICY:
+        yield f"lineage.gate_policy has {length} characters, expected at most {LONGEST_GATE_POLICY}"
+
+
+def _goldens_complaints(manifest: manifest_pb2.ModelManifest) -> Iterator[str]:
+    if len(manifest.goldens) < len(manifest.classes):
+        yield f"goldens has {len(manifest.goldens)} entries, expected at least one per class"
+    seen = set()
+    for index, golden in enumerate(manifest.goldens):
+        where = f"goldens[{golden.name or index}]"
+        if not golden.name:
+            yield f"goldens[{index}].name is empty"
+        if golden.name in seen:
+            yield f"goldens has name {golden.name!r} twice"
+        seen.add(golden.name)
+        if not 1 <= len(golden.image) <= _MAX_GOLDEN_BYTES:
+            yield f"{where}.image has {len(golden.image)} bytes, expected 1 to {_MAX_GOLDEN_BYTES}"
+        if not _SHA256.fullmatch(golden.pixels_sha256):
+            yield f"{where}.pixels_sha256 is {golden.pixels_sha256!r}, expected 64 lower-case hex digits"
+        if len(golden.probabilities) != len(manifest.classes):
+            yield f"{where} has {len(golden.probabilities)} probabilities, expected {len(manifest.classes)}"
+        elif not all(0.0 <= value <= 1.0 for value in golden.probabilities):
+            yield f"{where} has a probability outside 0 to 1"
+        elif abs(sum(golden.probabilities) - 1.0) > 0.01:
+            yield f"{where} has probabilities that add up to {sum(golden.probabilities):g}, expected 1"
+        if not 0.0 <= golden.tolerance < 1.0:
+            yield f"{where}.tolerance is {golden.tolerance:g}, expected 0 (the default) or more, below 1"

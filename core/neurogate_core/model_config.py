@@ -16,7 +16,7 @@ from neurogate.tfs.v1 import tfs_pb2
 
 from .files import replace_file
 
-MODEL_PLATFORM: Final = "tensorflow"
+_PLATFORM: Final = "tensorflow"
 
 _MAX_INT64 = 2**63 - 1
 _MAX_UINT32 = 2**32 - 1
@@ -40,18 +40,8 @@ def parse_config(text: str) -> tfs_pb2.ModelServerConfig:
         config = text_format.Parse(text, tfs_pb2.ModelServerConfig())
     except text_format.ParseError as error:
         raise ModelConfigError(f"not a model server configuration: {error}") from None
-    check_config(config)
+    _check(config)
     return config
-
-
-def render_config(config: tfs_pb2.ModelServerConfig) -> str:
-    """The configuration as text; equal configurations give equal texts.
-
-    Raises:
-        ModelConfigError: TensorFlow Serving would refuse it.
-    """
-    check_config(config)
-    return text_format.MessageToString(config)
 
 
 def read_config(path: Path) -> tfs_pb2.ModelServerConfig:
@@ -76,17 +66,12 @@ def write_config(path: Path, config: tfs_pb2.ModelServerConfig) -> None:
         ModelConfigError: TensorFlow Serving would refuse the configuration.
         OSError: The file cannot be written; its old content is still there.
     """
-    replace_file(path, render_config(config).encode())
+    _check(config)
+    replace_file(path, text_format.MessageToString(config).encode())
 
 
-def check_config(config: tfs_pb2.ModelServerConfig) -> None:
-    """Refuses what TensorFlow Serving would refuse by itself.
-
-    Whether a label points to a version that is loaded depends on the server's state, so it is not asked here.
-
-    Raises:
-        ModelConfigError: The message names the model and the field.
-    """
+def _check(config: tfs_pb2.ModelServerConfig) -> None:
+    # Whether a label points to a loaded version depends on the server's state, so it is not asked here.
     if config.WhichOneof("config") != "model_config_list":
         raise ModelConfigError("the configuration has no model_config_list")
     seen = set()
@@ -100,9 +85,9 @@ def check_config(config: tfs_pb2.ModelServerConfig) -> None:
             raise ModelConfigError(
                 f"model {model.name!r} has base_path {model.base_path!r}, expected an absolute path or a URI"
             )
-        if model.model_platform != MODEL_PLATFORM:
+        if model.model_platform != _PLATFORM:
             raise ModelConfigError(
-                f"model {model.name!r} has platform {model.model_platform!r}, expected {MODEL_PLATFORM!r}"
+                f"model {model.name!r} has platform {model.model_platform!r}, expected {_PLATFORM!r}"
             )
 
 
@@ -118,9 +103,9 @@ def default_config(model: str, base_path: Path | str, *, latest: int = 1) -> tfs
         ModelConfigError: An argument is not valid.
     """
     config = tfs_pb2.ModelServerConfig()
-    config.model_config_list.config.add(name=model, base_path=str(base_path), model_platform=MODEL_PLATFORM)
+    config.model_config_list.config.add(name=model, base_path=str(base_path), model_platform=_PLATFORM)
     serve_latest(config, model, latest)
-    check_config(config)
+    _check(config)
     return config
 
 
@@ -146,13 +131,6 @@ def serve_latest(config: tfs_pb2.ModelServerConfig, model: str, count: int = 1) 
     )
 
 
-def serve_all(config: tfs_pb2.ModelServerConfig, model: str) -> None:
-    """Sets the policy of a model to every version that there is."""
-    find_model(config, model).model_version_policy.CopyFrom(
-        tfs_pb2.ServableVersionPolicy(all=tfs_pb2.ServableVersionPolicy.All())
-    )
-
-
 def serve_versions(config: tfs_pb2.ModelServerConfig, model: str, versions: Iterable[int]) -> None:
     """Sets the policy of a model to the given versions, at least one."""
     wanted = sorted(set(versions))
@@ -173,11 +151,6 @@ def set_label(config: tfs_pb2.ModelServerConfig, model: str, label: str, version
         )
     _check_version(model, version)
     find_model(config, model).version_labels[label] = version
-
-
-def remove_label(config: tfs_pb2.ModelServerConfig, model: str, label: str) -> None:
-    """Takes a label away; one that is not there is not missed."""
-    find_model(config, model).version_labels.pop(label, None)
 
 
 def _check_version(model: str, version: int) -> None:
