@@ -38,7 +38,7 @@ def frames(number: int) -> bytes:
 
 def png(data: bytes, frame: int = 0) -> bytes:
     file = io.BytesIO()
-    levels = decode_dicom(data, frame, max_pixels=10**6, max_side=10**4).levels
+    levels = decode_dicom(data, frame, max_pixels=10**6, max_side=10**4)[0]
     Image.fromarray(levels).save(file, "PNG")
     return file.getvalue()
 

@@ -25,51 +25,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ._containers import Container, describe_foreign, reduce_container, sniff
-from ._pixels import Samples, apply_window, flatten, gray_samples, picture, robust_window
+from ._pixels import Samples, flatten, gray_samples, picture
 from .dicom import decode_dicom
 from .errors import (
-    BurnedInAnnotationError,
-    DecoderLimitExceededError,
     FrameOutOfRangeError,
-    FrameRequiredError,
     ImageCorruptError,
     ImageEmptyError,
     ImageFormatUnsupportedError,
     ImageTooManyPixelsError,
-    NotMagneticResonanceError,
-    TransformError,
 )
-
-__all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "FORMATS",
-    "MAX_PIXELS_CEILING",
-    "MAX_SIDE",
-    "MAX_TARGET_SIDE",
-    "REVISIONS",
-    "TRANSFORM_REVISION",
-    "BurnedInAnnotationError",
-    "Decoded",
-    "DecoderLimitExceededError",
-    "FrameOutOfRangeError",
-    "FrameRequiredError",
-    "ImageCorruptError",
-    "ImageEmptyError",
-    "ImageFormatUnsupportedError",
-    "ImageTooManyPixelsError",
-    "NotMagneticResonanceError",
-    "Pixels",
-    "TransformError",
-    "apply_window",
-    "check_spec",
-    "decode",
-    "default_spec",
-    "pixels_digest",
-    "resize",
-    "robust_window",
-    "transform",
-    "upright_size",
-]
+from .errors import TransformError as TransformError  # noqa: PLC0414 - callers find it beside `transform`
 
 TRANSFORM_REVISION: Final = 2
 """Revision of what new versions are trained with; any change of a resulting pixel raises it."""
@@ -221,18 +186,19 @@ def decode(
     if frame < 0:
         raise FrameOutOfRangeError(f"frame {frame} is asked for, frames count from 1")
     if name == "DICOM":
-        found = decode_dicom(
+        levels, attributes = decode_dicom(
             data, frame, max_pixels=spec.max_pixels, max_side=MAX_SIDE, allow_burned_in=allow_burned_in
         )
-        return Decoded(Image.fromarray(found.levels), found.attributes)
+        return Decoded(Image.fromarray(levels), attributes)
     if frame > 1:
         raise FrameOutOfRangeError(f"frame {frame} is asked for, of {name} images only the first is read")
     container = reduce_container(name, data)
     _check_size(container.size, spec)
     try:
         upright = _decode(container, spec)
+        again = None
         if container.again is not None:
-            _check_whole(upright, _decode(dataclasses.replace(container, data=container.again), spec))
+            again = _decode(dataclasses.replace(container, data=container.again), spec)
     except (TransformError, MemoryError):
         raise
     except Exception as error:
@@ -240,6 +206,8 @@ def decode(
         # OverflowError, … and which one differs between releases. All mean the same to the caller.
         detail = str(error) or type(error).__name__
         raise ImageCorruptError(f"{name} image of {len(data)} bytes cannot be decoded: {detail}") from error
+    if again is not None and upright.tobytes() != again.tobytes():
+        raise ImageCorruptError("JPEG image is truncated: it has no end marker, and pixels are missing")
     return Decoded(upright, {})
 
 
@@ -280,11 +248,6 @@ def _check_size(size: tuple[int, int], spec: manifest_pb2.TransformSpec) -> None
         raise ImageTooManyPixelsError(
             f"the image has {width} x {height} pixels, expected at most {MAX_SIDE} a side"
         )
-
-
-def _check_whole(image: Image.Image, again: Image.Image) -> None:
-    if image.tobytes() != again.tobytes():
-        raise ImageCorruptError("JPEG image is truncated: it has no end marker, and pixels are missing")
 
 
 def _open(container: Container) -> ImageFile.ImageFile:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neurogate_core.preprocessing.dicom import DicomPool, decode_dicom, pool
-from neurogate_core.preprocessing.transform import (
+from neurogate_core.preprocessing.errors import (
     DecoderLimitExceededError,
     ImageCorruptError,
     ImageFormatUnsupportedError,
@@ -51,7 +51,7 @@ def test_one_child_decodes_one_file_after_another(single: DicomPool) -> None:
     child = child_of(single)
     with pytest.raises(ImageCorruptError):
         single.decode(SOUND[:-1000], 0, **LIMITS)
-    np.testing.assert_array_equal(single.decode(SOUND, 0, **LIMITS).levels, first.levels)
+    np.testing.assert_array_equal(single.decode(SOUND, 0, **LIMITS)[0], first[0])
     assert child_of(single) is child
 
 
@@ -83,7 +83,7 @@ def test_a_child_that_dies_over_an_image_costs_that_image_alone(single: DicomPoo
     child = child_of(single)
     with pytest.raises(ImageCorruptError, match="decoder ended"):
         single.decode(dicom_file(gradient(8, 9)), 0, **LIMITS)
-    assert single.decode(SOUND, 0, **LIMITS).levels.shape == (32, 48)
+    assert single.decode(SOUND, 0, **LIMITS)[0].shape == (32, 48)
     assert child_of(single) is not child
 
 
@@ -101,7 +101,7 @@ def test_a_child_that_died_between_images_costs_none(single: DicomPool) -> None:
     child = child_of(single)
     child.kill()
     child.wait(30)
-    assert single.decode(SOUND, 0, **LIMITS).levels.shape == (32, 48)
+    assert single.decode(SOUND, 0, **LIMITS)[0].shape == (32, 48)
 
 
 def test_a_child_that_is_late_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_a_child_that_is_late_is_replaced(monkeypatch: pytest.MonkeyPatch) -> No
         made.decode(SOUND, 0, **LIMITS)
     child.wait(30)
     monkeypatch.setattr(made, "_seconds", 30.0)
-    assert made.decode(SOUND, 0, **LIMITS).levels.shape == (32, 48)
+    assert made.decode(SOUND, 0, **LIMITS)[0].shape == (32, 48)
     made.close()
 
 
@@ -123,7 +123,7 @@ def test_memory_is_limited() -> None:
         made.decode(dicom_file(large, syntax=uid.RLELossless), 0, max_pixels=50_000_000, max_side=60_000)
     with pytest.raises(DecoderLimitExceededError, match="at most 15728640 are decoded"):
         made.decode(dicom_file(large), 0, max_pixels=50_000_000, max_side=60_000)
-    assert made.decode(SOUND, 0, **LIMITS).levels.shape == (32, 48)
+    assert made.decode(SOUND, 0, **LIMITS)[0].shape == (32, 48)
     made.close()
 
 
@@ -136,7 +136,7 @@ def test_what_interrupts_the_caller_leaves_no_answer_for_the_next(
     with pytest.raises(KeyboardInterrupt):
         single.decode(SOUND, 0, **LIMITS)
     other = dicom_file(gradient(8, 9), WindowCenter=2000, WindowWidth=4000)
-    assert single.decode(other, 0, **LIMITS).levels.shape == (8, 9)
+    assert single.decode(other, 0, **LIMITS)[0].shape == (8, 9)
 
 
 def test_a_closed_pool_has_no_children_and_starts_none(single: DicomPool) -> None:
@@ -167,7 +167,7 @@ def test_a_child_that_cannot_start_is_an_error_of_the_machine(
     with pytest.raises(OSError, match="does not start"):
         single.decode(SOUND, 0, **LIMITS)
     monkeypatch.delenv("PYTHONPATH")
-    assert single.decode(SOUND, 0, **LIMITS).levels.shape == (32, 48)
+    assert single.decode(SOUND, 0, **LIMITS)[0].shape == (32, 48)
 
 
 def test_many_threads_share_few_children() -> None:
@@ -176,7 +176,7 @@ def test_many_threads_share_few_children() -> None:
 
     def decode(rows: int) -> None:
         data = dicom_file(gradient(rows, 16), WindowCenter=2000, WindowWidth=4000)
-        shapes.extend(made.decode(data, 0, **LIMITS).levels.shape for _ in range(5))
+        shapes.extend(made.decode(data, 0, **LIMITS)[0].shape for _ in range(5))
 
     threads = [threading.Thread(target=decode, args=(rows,)) for rows in range(8, 16)]
     for thread in threads:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from neurogate_core.preprocessing._pixels import apply_window, robust_window
 from neurogate_core.preprocessing.dicom import decode_dicom
-from neurogate_core.preprocessing.transform import (
+from neurogate_core.preprocessing.errors import (
     BurnedInAnnotationError,
     DecoderLimitExceededError,
     FrameOutOfRangeError,
@@ -20,12 +21,8 @@ from neurogate_core.preprocessing.transform import (
     ImageFormatUnsupportedError,
     ImageTooManyPixelsError,
     NotMagneticResonanceError,
-    TransformError,
-    apply_window,
-    default_spec,
-    robust_window,
-    transform,
 )
+from neurogate_core.preprocessing.transform import TransformError, default_spec, transform
 from neurogate_testing.dicom_files import LOSSLESS, dicom_file, gradient, items
 from PIL import Image
 from pydicom import Dataset, uid
@@ -36,7 +33,7 @@ WINDOW = {"WindowCenter": 2000, "WindowWidth": 4000}
 
 def levels(data: bytes, frame: int = 0, **limits: Any) -> npt.NDArray[np.int64]:
     limits = {"max_pixels": 10_000_000, "max_side": 60_000} | limits
-    return decode_dicom(data, frame, **limits).levels.astype(np.int64)
+    return decode_dicom(data, frame, **limits)[0].astype(np.int64)
 
 
 def lookup(descriptor: list[int], table: list[int], kind: str = "US") -> Any:
@@ -238,7 +235,7 @@ def test_frames_of_enhanced_mr_have_windows_of_their_own() -> None:
         Manufacturer="GE",
     )
     assert [levels(data, frame).max() for frame in (1, 2)] == [255, 128]
-    assert decode_dicom(data, 2, max_pixels=10_000, max_side=100).attributes == {
+    assert decode_dicom(data, 2, max_pixels=10_000, max_side=100)[1] == {
         "Modality": "MR",
         "Manufacturer": "GE",
         "PixelSpacing": "0.5\\0.5",
@@ -376,7 +373,7 @@ def test_no_refusal_repeats_what_the_file_says_of_a_person(damage: int) -> None:
         data[place] = rng.integers(256)
     told = ""
     try:
-        told = str(decode_dicom(bytes(data), 0, max_pixels=10_000, max_side=100).attributes)
+        told = str(decode_dicom(bytes(data), 0, max_pixels=10_000, max_side=100)[1])
     except TransformError as error:
         told = str(error)
     assert told

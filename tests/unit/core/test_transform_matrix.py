@@ -17,12 +17,8 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from neurogate_core.preprocessing.transform import (
-    ImageFormatUnsupportedError,
-    TransformError,
-    default_spec,
-    transform,
-)
+from neurogate_core.preprocessing.errors import ImageFormatUnsupportedError
+from neurogate_core.preprocessing.transform import TransformError, default_spec, transform
 from neurogate_testing import images
 from PIL import Image
 

@@ -6,7 +6,8 @@ import io
 
 import numpy as np
 import pytest
-from neurogate_core.preprocessing.transform import apply_window, default_spec, robust_window, transform
+from neurogate_core.preprocessing._pixels import apply_window, robust_window
+from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_testing import images
 from PIL import Image
 
@@ -51,11 +52,6 @@ def test_a_slice_gives_the_same_picture_at_40_maxima() -> None:
     pictures = np.stack([shown(png(scaled(largest))) for largest in MAXIMA])
     assert np.abs(pictures - pictures[-1]).max() <= 2
     assert np.abs(pictures - pictures[-1]).mean() < 0.3
-
-
-def test_it_resembles_the_same_slice_of_8_bits() -> None:
-    eight = shown(images.encode(Image.fromarray(scaled(255).astype(np.uint8)), "PNG"))
-    assert np.abs(shown(png(scaled(4000))) - eight).mean() < 12
 
 
 @pytest.mark.parametrize(("below", "above"), [(255, 256), (4095, 4096), (16_383, 16_384)])
@@ -123,14 +119,6 @@ def test_ranks_and_rounding_are_exact() -> None:
     assert apply_window(np.array([9, 10, 11, 12, 994, 995]), 10, 12).tolist() == [0, 0, 128, 255, 255, 255]
     wide = np.array([0, 2**31, 2**32 - 1], np.uint32)
     assert apply_window(wide, 0, 2**32 - 1).tolist() == [0, 128, 255]
-
-
-def test_the_largest_samples_do_not_overflow() -> None:
-    samples = np.linspace(0, 2**32 - 1, 64 * 64).astype(np.uint32).reshape(64, 64)
-    tags = images.tiff_tags(64, 64, 32)
-    gray = transform(images.tiff(tags, samples.tobytes()), default_spec(64, 64))[:, :, 0].reshape(-1)
-    assert (np.diff(gray.astype(int)) >= 0).all()
-    assert (gray[0], gray[-1]) == (0, 255)
 
 
 def test_colours_share_one_window() -> None:

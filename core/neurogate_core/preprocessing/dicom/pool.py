@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import json
 import os
 import queue
@@ -68,17 +67,9 @@ _REASONS: Final = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Decoded:
-    """A frame as 8-bit gray levels, and what is kept of its header.
-
-    Attributes:
-        levels: uint8 [rows, columns], 0 black.
-        attributes: DICOM keywords of an allow-list, with their values.
-    """
-
-    levels: npt.NDArray[np.uint8]
-    attributes: Mapping[str, str]
+Levels = npt.NDArray[np.uint8]
+Decoded = tuple[Levels, Mapping[str, str]]
+"""A frame as uint8 [rows, columns], 0 black; DICOM keywords of an allow-list with their values."""
 
 
 def is_dicom(data: bytes) -> bool:
@@ -248,7 +239,7 @@ class _Child:
             raise _LostError("dead")
         levels = np.empty((rows, columns), np.uint8)
         self._fill(levels.data.cast("B"))
-        return Decoded(levels, {str(name): str(value) for name, value in answer.items()})
+        return levels, {str(name): str(value) for name, value in answer.items()}
 
     def kill(self) -> None:
         self._process.kill()

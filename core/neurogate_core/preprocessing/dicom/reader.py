@@ -57,6 +57,7 @@ _MAX_FRAMES: Final = 2**20
 _MAX_INFLATED_BYTES: Final = 2**26
 _BAND_PIXELS: Final = 2**18
 
+_Map = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 _Window = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.uint8]]
 
 
@@ -169,10 +170,8 @@ def _check_kind(dataset: pydicom.Dataset, *, allow_burned_in: bool) -> None:
         raise ImageFormatUnsupportedError("the DICOM object has no PixelData")
     if "PresentationLUTSequence" in dataset:
         raise ImageFormatUnsupportedError("a presentation LUT that is a table is not read")
-    photometric, samples = (
-        str(dataset.get("PhotometricInterpretation", "")),
-        _whole(dataset, "SamplesPerPixel", 1),
-    )
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    samples = _whole(dataset, "SamplesPerPixel", 1)
     if photometric not in {"MONOCHROME1", "MONOCHROME2"} or samples != 1:
         raise ImageFormatUnsupportedError(
             f"photometric interpretation {_code(photometric)} with {samples} samples is not read, expected "
@@ -285,10 +284,10 @@ def _levels(
     stored: npt.NDArray[Any],
     padding: npt.NDArray[np.bool_] | None,
 ) -> npt.NDArray[np.uint8]:
-    modality = _modality_lut(_macro(dataset, groups, "PixelValueTransformationSequence"), dataset)
+    modality, ranked = _modality_lut(_macro(dataset, groups, "PixelValueTransformationSequence"), dataset)
     window = _voi_lut(_macro(dataset, groups, "FrameVOILUTSequence"), dataset)
     if window is None:
-        values = modality.ranked(stored)
+        values = ranked(stored)
         if values is stored and stored.dtype == np.uint8 and dataset.BitsStored == 8:
             return stored.copy()
         return apply_window(values, *robust_window(values, None if padding is None else ~padding))
@@ -307,45 +306,25 @@ def _levels(
     return levels
 
 
-class _Rescale:
-    """A straight line from stored values to the scanner's own units."""
+def _modality_lut(item: pydicom.Dataset, dataset: pydicom.Dataset) -> tuple[_Map, _Map]:
+    """PS3.3 C.11.1: stored values to the scanner's own units.
 
-    def __init__(self, slope: float, intercept: float) -> None:
-        self._slope, self._intercept = slope, intercept
-
-    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        return values * self._slope + self._intercept
-
-    def ranked(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Integers that have the same picture as the units have by their own window."""
-        return stored if self._slope > 0 else ~stored
-
-
-class _Table:
-    """A table from stored values to the scanner's own units."""
-
-    def __init__(self, first: int, table: npt.NDArray[np.float64]) -> None:
-        self._first, self._table = first, table
-
-    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        return self._table[_places(values, self._first, len(self._table))]
-
-    def ranked(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The units themselves, which are whole numbers."""
-        return self(stored).astype(np.uint16)
-
-
-def _modality_lut(item: pydicom.Dataset, dataset: pydicom.Dataset) -> _Rescale | _Table:
-    """PS3.3 C.11.1: stored values to the scanner's own units."""
+    Returns:
+        That map, and one to integers that have the same picture by their own window.
+    """
     tables = item.get("ModalityLUTSequence")
     if tables:
         first, table, _ = _table(tables[0], dataset)
-        return _Table(first, table)
-    scale = _number(item.get("RescaleSlope"), 1.0, "RescaleSlope")
-    offset = _number(item.get("RescaleIntercept"), 0.0, "RescaleIntercept")
-    if scale == 0:
+        whole = table.astype(np.uint16)
+        return (
+            lambda stored: table[_places(stored, first, len(table))],
+            lambda stored: whole[_places(stored, first, len(table))],
+        )
+    slope = _number(item.get("RescaleSlope"), 1.0, "RescaleSlope")
+    intercept = _number(item.get("RescaleIntercept"), 0.0, "RescaleIntercept")
+    if slope == 0:
         raise ImageCorruptError("RescaleSlope is 0")
-    return _Rescale(scale, offset)
+    return lambda stored: stored * slope + intercept, lambda stored: stored if slope > 0 else ~stored
 
 
 def _voi_lut(item: pydicom.Dataset, dataset: pydicom.Dataset) -> _Window | None:
