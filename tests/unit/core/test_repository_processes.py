@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from neurogate_core.manifest import verify_version
 from neurogate_core.repository import ModelRepository
+from neurogate_testing.killing import reports, start
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 MODEL = "brain_tumor"
 
 PREAMBLE = """
-import fcntl, json, os, shutil, signal, sys
+import json, os, sys
 from pathlib import Path
 from neurogate_core.repository import ModelRepository
 from neurogate_testing.manifests import fill_version, sound_manifest
@@ -35,43 +34,17 @@ print(json.dumps(numbers))
 """
 )
 
-# Forks once per step, so that the imports are paid once. The child kills itself before or after the n-th
-# call of any function by which the file system changes.
 KILLED_AT_EVERY_STEP = (
     PREAMBLE
     + """
-def killing(function, budget, when):
-    def call(*args, **options):
-        if when == "before" and budget[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*args, **options)
-        if when == "after" and budget[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        budget[0] -= 1
-        return result
-    return call
+from neurogate_testing.killing import at_every_step
 
-sys.stdout.flush()
-for when in ("before", "after"):
-    step = 0
-    while True:
-        child = os.fork()
-        if not child:
-            budget = [step]
-            for name in ("mkdir", "open", "fsync", "fchmod", "rename", "replace", "unlink", "rmdir"):
-                setattr(os, name, killing(getattr(os, name), budget, when))
-            fcntl.flock = killing(fcntl.flock, budget, when)
-            with repository.staging("brain_tumor", "run") as staged:
-                fill_version(staged)
-                repository.publish("brain_tumor", staged, sound_manifest())
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        print(json.dumps({"when": when, "step": step, "killed": killed, "status": status}), flush=True)
-        sys.stdin.readline()
-        if not killed:
-            break
-        step += 1
+def publish(_):
+    with repository.staging("brain_tumor", "run") as staged:
+        fill_version(staged)
+        repository.publish("brain_tumor", staged, sound_manifest())
+
+at_every_step(publish)
 """
 )
 
@@ -85,21 +58,6 @@ with repository.staging("brain_tumor", "alive") as staged:
     print(repository.publish("brain_tumor", staged, sound_manifest()).version, flush=True)
 """
 )
-
-
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    support = Path(__file__).parents[2] / "support"
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import sys; sys.path.insert(0, {str(support)!r})\n{script}",
-            *map(str, arguments),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 def publish_here(repository: ModelRepository) -> int:
@@ -133,14 +91,9 @@ def test_publishers_in_many_processes_never_collide(tmp_path: Path) -> None:
 def test_a_publisher_killed_at_any_step_leaves_no_half_version(tmp_path: Path) -> None:
     repository = ModelRepository(tmp_path)
     publish_here(repository)
-    killer = start(KILLED_AT_EVERY_STEP, tmp_path)
-    assert killer.stdout is not None
-    assert killer.stdin is not None
-    steps = {"before": 0, "after": 0}
     outcomes = set()
     highest = 1
-    for line in killer.stdout:
-        report = json.loads(line)
+    for report in reports(start(KILLED_AT_EVERY_STEP, tmp_path)):
         known = repository.versions(MODEL)
         for version in known[-2:]:
             verify_version(repository.path(MODEL, version), model_name=MODEL)
@@ -153,20 +106,10 @@ def test_a_publisher_killed_at_any_step_leaves_no_half_version(tmp_path: Path) -
         assert repository.sweep(MODEL) == [] or report["killed"]
         assert staging_folders(repository) == []
         assert not list((tmp_path / MODEL).glob("*.tmp"))
-        if report["killed"]:
-            steps[report["when"]] += 1
-        else:
-            assert report["status"] == 0
         following = publish_here(repository)
         assert following > max(highest, known[-1])
         highest = following
-        killer.stdin.write("\n")
-        killer.stdin.flush()
-    assert killer.wait() == 0
-    killer.stdin.close()
-    killer.stdout.close()
     # The kills met every phase: before the folder existed, with it staged, and after the rename.
-    assert min(steps.values()) > 20
     assert {(False, False), (True, False), (False, True)} <= outcomes
 
 
