@@ -17,7 +17,7 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 TRAINER = """
 import json, os, pathlib, sys, time
-from neurogate.v1 import manifest_pb2
+from neurogate_testing.manifests import sound_manifest
 with open(os.environ["STEPS"], "a") as log:
     log.write(" ".join(sys.argv[1:3]) + "\\n")
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -36,6 +36,7 @@ if sys.argv[1:3] == ["data", "phantom"]:
     print("data made")
 elif sys.argv[1:3] == ["data", "dicom"]:
     pathlib.Path(sys.argv[4]).write_bytes(pathlib.Path(sys.argv[3]).read_bytes())
+    print(sys.argv[4], "written")
 else:
     options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
     if os.environ.get("TRAINING") == "fails":
@@ -49,8 +50,7 @@ else:
     version = repository / options["--model"] / "1"
     (version / "assets").mkdir(parents=True)
     (version / "saved_model.pb").write_text("graph")
-    manifest = manifest_pb2.ModelManifest(model_name=options["--model"], version=1)
-    manifest.files.add(path="saved_model.pb", size_bytes=5)
+    manifest = sound_manifest(model=options["--model"])
     (version / "assets/neurogate_manifest.binpb").write_bytes(manifest.SerializeToString())
     test = [{"path": f"Testing/{c}/{n}.jpg", "class": c, "sha256": ""} for c in CLASSES for n in range(5)]
     (run / "splits.json").write_text(json.dumps({"test": test}))
@@ -146,6 +146,7 @@ def test_the_whole_story_and_then_only_what_is_missing(demo: list[str], tmp_path
     made = ["data phantom", "train " + str(tmp_path / "demo/data"), "data dicom"]
     assert steps(tmp_path) == made
     assert "demo/slice.dcm: glioma (91.0%), a slice as DICOM" in output
+    assert output.count("slice.dcm") == 1
     for title in ("1. Data:", "2. Training:", "3. Servers:", "4. Answers:", "5. Accuracy:"):
         assert title in output
     lines = [line for line in output.splitlines() if ".jpg" in line]

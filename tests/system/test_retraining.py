@@ -8,9 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from neurogate_client import Client
-from neurogate_client.labelled import labelled_images
-from neurogate_client.results_training import Logged, PhaseBegan, Progressed, RetrainingState, StateChanged
+from neurogate_client import Client, enum_name, labelled_images
 from neurogate_core.manifest import verify_version
 from neurogate_core.preprocessing.privacy import deidentified
 from neurogate_core.repository import ModelRepository
@@ -89,24 +87,24 @@ def test_uploaded_images_become_the_next_stable_version(home: Path) -> None:
             promote=True,
             gate_policy=OWN_POLICY,
         )
-        assert (queued.state, queued.warm_start_version) == (RetrainingState.QUEUED, 1)
+        assert (enum_name(queued, "state"), queued.spec.warm_start_version) == ("QUEUED", 1)
         events = list(client.watch_retraining(queued.retraining_id))
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-        states = [event.state for event in events if isinstance(event, StateChanged)]
-        names = "QUEUED RUNNING EVALUATING PUBLISHING SUCCEEDED"
-        assert states == [RetrainingState(name) for name in names.split()], events[-1]
-        phases = [event.name for event in events if isinstance(event, PhaseBegan)]
+        states = [
+            enum_name(event.state_change, "state") for event in events if event.HasField("state_change")
+        ]
+        assert states == ["QUEUED", "RUNNING", "EVALUATING", "PUBLISHING", "SUCCEEDED"], events[-1]
+        phases = [event.phase.name for event in events if event.HasField("phase")]
         order = ["index", "weights", "inputs", "fine-tune", "export", "evaluate", "publish"]
         assert [name for name in phases if name in order] == order
-        figures = [event.metrics for event in events if isinstance(event, Progressed)]
+        figures = [event.progress.metrics for event in events if event.HasField("progress")]
         assert any("val_macro_f1" in each for each in figures)
-        lines = [event.text for event in events if isinstance(event, Logged)]
+        lines = [event.log.text for event in events if event.HasField("log")]
         assert any(line.startswith("left out as sealed: 1 examples") for line in lines)
         assert lines[-1] == "published: published version 2"
 
         ended = client.get_retraining(queued.retraining_id)
         assert (ended.version, ended.error) == (2, "")
-        assert ended.gate is not None
         assert ended.gate.accepted
         assert ended.gate.findings[-1].rule == "gate_policy.max_latency_p99_ms"
         assert labels_of(client) == {"stable": 2, "previous": 1}
@@ -115,7 +113,7 @@ def test_uploaded_images_become_the_next_stable_version(home: Path) -> None:
         manifest = verify_version(ModelRepository(home / "models").path(MODEL, 2), model_name=MODEL)
         lineage = manifest.lineage
         assert (lineage.run_id, lineage.parent_version) == (queued.retraining_id, 1)
-        assert lineage.gate_policy == ended.gate_policy == OWN_POLICY
+        assert lineage.gate_policy == ended.spec.gate_policy == OWN_POLICY
         digests = sorted(
             hashlib.sha256(deidentified(path.read_bytes())).hexdigest() for path in home.glob("new/*/*.jpg")
         )
@@ -125,10 +123,10 @@ def test_uploaded_images_become_the_next_stable_version(home: Path) -> None:
         # From the version that came out; ended while the trainer is at work.
         second = client.start_retraining(warm_start_version=2, hyperparameters={"epochs": 100})
         for event in client.watch_retraining(second.retraining_id):
-            if isinstance(event, PhaseBegan) and event.name == "index":
+            if event.phase.name == "index":
                 client.cancel_retraining(second.retraining_id)
         after = client.get_retraining(second.retraining_id)
-        assert (after.state, after.version) == (RetrainingState.CANCELLED, 0)
+        assert (enum_name(after, "state"), after.version) == ("CANCELLED", 0)
     folder = home / "records" / "runs" / second.retraining_id
     last = json.loads((folder / "events.jsonl").read_text().splitlines()[-1])
     assert (last["event"], last["outcome"]) == ("end", "stopped")

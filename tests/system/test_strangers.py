@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
-from neurogate_client import Client, VersionState
+from neurogate_client import Client, enum_name
 from neurogate_client.errors import BackendForeignError
 from neurogate_core.manifest import read_manifest, write_manifest
 from neurogate_testing import images
@@ -43,7 +43,9 @@ def test_it_is_left_alone_and_named(toy_repository: Path, untouched_repository: 
                 assert "its version 1 has a manifest with digest" in named.foreign_reason
                 rejected = eventually(
                     lambda: [
-                        each for each in client.list_model_versions() if each.state is VersionState.REJECTED
+                        each
+                        for each in client.list_model_versions()
+                        if enum_name(each, "state") == "REJECTED"
                     ]
                 )
                 assert [each.version for each in rejected] == [1]

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .commands import classify as cli_classify
-from .commands import compare as cli_compare
-from .commands import demo as cli_demo
-from .commands import examples as cli_examples
-from .commands import explain as cli_explain
-from .commands import health as cli_health
-from .commands import release as cli_release
-from .commands import retrain as cli_retrain
-from .commands import up as cli_up
-from .commands import upload as cli_upload
-from .commands import versions as cli_versions
+from .commands import (
+    classify,
+    compare,
+    demo,
+    examples,
+    explain,
+    health,
+    release,
+    retrain,
+    up,
+    upload,
+    versions,
+)
 from .common import EXIT_INTERRUPTED
 
 app = typer.Typer(
@@ -47,27 +49,27 @@ def options(
 
 _ASK, _VERSIONS, _LEARN, _RUN = "Ask", "Versions and release", "Learn from new images", "Run it here"
 for _name, _command, _panel in (
-    ("classify", cli_classify.classify, _ASK),
-    ("explain", cli_explain.explain, _ASK),
-    ("health", cli_health.health, _ASK),
-    ("versions", cli_versions.versions, _VERSIONS),
-    ("release", cli_release.release, _VERSIONS),
-    ("evaluate", cli_compare.evaluate, _VERSIONS),
-    ("compare", cli_compare.compare, _VERSIONS),
-    ("canary", cli_release.canary, _VERSIONS),
-    ("shadow", cli_release.shadow, _VERSIONS),
-    ("promote", cli_release.promote, _VERSIONS),
-    ("rollback", cli_release.rollback, _VERSIONS),
-    ("feedback", cli_upload.feedback, _LEARN),
-    ("upload", cli_upload.upload, _LEARN),
-    ("retrain", cli_retrain.retrain, _LEARN),
-    ("up", cli_up.up, _RUN),
-    ("demo", cli_demo.demo, _RUN),
+    ("classify", classify.classify, _ASK),
+    ("explain", explain.explain, _ASK),
+    ("health", health.health, _ASK),
+    ("versions", versions.versions, _VERSIONS),
+    ("release", release.release, _VERSIONS),
+    ("evaluate", compare.evaluate, _VERSIONS),
+    ("compare", compare.compare, _VERSIONS),
+    ("canary", release.canary, _VERSIONS),
+    ("shadow", release.shadow, _VERSIONS),
+    ("promote", release.promote, _VERSIONS),
+    ("rollback", release.rollback, _VERSIONS),
+    ("feedback", examples.feedback, _LEARN),
+    ("upload", upload.upload, _LEARN),
+    ("retrain", retrain.retrain, _LEARN),
+    ("up", up.up, _RUN),
+    ("demo", demo.demo, _RUN),
 ):
     app.command(_name, rich_help_panel=_panel)(_command)
-app.add_typer(cli_examples.example_app, name="example", rich_help_panel=_LEARN)
-app.add_typer(cli_examples.prediction_app, name="prediction", rich_help_panel=_LEARN)
-app.add_typer(cli_retrain.runs_app, name="runs", rich_help_panel=_LEARN)
+app.add_typer(examples.example_app, name="example", rich_help_panel=_LEARN)
+app.add_typer(examples.prediction_app, name="prediction", rich_help_panel=_LEARN)
+app.add_typer(retrain.runs_app, name="runs", rich_help_panel=_LEARN)
 
 
 def run() -> int:

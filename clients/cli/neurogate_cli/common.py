@@ -1,9 +1,8 @@
-"""What the commands share: where the gateway is, how failures end, how names are shown."""
+"""What the commands share: their options, the connection to the gateway, and how failures end."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 from collections import Counter
@@ -12,14 +11,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from neurogate.command import PLAIN
 from neurogate_client import errors
 from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
 from neurogate_client.client import Client
-from neurogate_client.results import Verdict
-from neurogate_client.results_models import VersionState
-from rich.console import Console
 from rich.text import Text
+
+from .render.output import printable, stderr, tell
 
 EXIT_FAILED = 1
 """Something has no answer, or is not healthy."""
@@ -30,13 +27,17 @@ EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
 """Ended by Ctrl-C."""
 
-TargetOption = Annotated[
+TARGET = "localhost:50051"
+MAX_IMAGE_BYTES = DEFAULT_MAX_IMAGE_BYTES
+STDIN = "-"
+
+Target = Annotated[
     str,
     typer.Option(
         "--target", "-t", envvar="NEUROGATE_TARGET", metavar="HOST:PORT", help="Where the gateway is."
     ),
 ]
-TlsOption = Annotated[
+Tls = Annotated[
     bool | None,
     typer.Option(
         "--tls/--plaintext",
@@ -45,17 +46,17 @@ TlsOption = Annotated[
         show_default=False,
     ),
 ]
-ModelVersionOption = Annotated[
+ModelVersion = Annotated[
     int | None,
     typer.Option(
         "--model-version", min=1, metavar="N", help="Version that is to answer.", show_default=False
     ),
 ]
-LabelOption = Annotated[
+Label = Annotated[
     str | None,
     typer.Option("--label", help="Or its label: stable (the default), latest, …", show_default=False),
 ]
-FrameOption = Annotated[
+Frame = Annotated[
     int | None,
     typer.Option(
         "--frame",
@@ -65,8 +66,7 @@ FrameOption = Annotated[
         show_default=False,
     ),
 ]
-
-MaxImageBytesOption = Annotated[
+MaxImageBytes = Annotated[
     int,
     typer.Option(
         "--max-image-bytes",
@@ -77,46 +77,13 @@ MaxImageBytesOption = Annotated[
         help="Largest image to send; as the gateway's setting of that name.",
     ),
 ]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Patience.")]
-
-DEFAULT_TARGET = "localhost:50051"
-
-_FILE_WIDTH = 180
-
-VERDICT_STYLES = {
-    Verdict.CONFIDENT: "green",
-    Verdict.ABSTAIN: "yellow",
-    Verdict.OUT_OF_DISTRIBUTION: "magenta",
-    Verdict.UNKNOWN: "dim",
-}
-STATE_STYLES = {VersionState.READY: "green", VersionState.REJECTED: "red", VersionState.RETIRED: "dim"}
-
-
-def stderr() -> Console:
-    """Where everything goes that is no result."""
-    return Console(stderr=True, highlight=False)
-
-
-def stdout() -> Console:
-    """Where results go. Names may hold bytes that are no text; they must not end the output."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors=PLAIN)
-    # A file is as wide as its tables; only terminals make them narrow.
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
-    return Console(highlight=False, width=wide)
-
-
-def printable(text: str) -> str:
-    """A name as it may be shown: control characters, which could drive the terminal, as escapes."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
-        for each in text
-    )
-
-
-def cell(text: str, style: str = "") -> Text:
-    """Text for a table, taken literally."""
-    return Text(printable(text), style=style)
+Timeout = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Patience.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="As JSON; what is followed, one event a line.")]
+Reason = Annotated[
+    str, typer.Option("--reason", "-m", metavar="TEXT", help="Why, for the record.", show_default=False)
+]
+PredictionId = Annotated[str, typer.Argument(metavar="PREDICTION_ID", help="Of the answer that was given.")]
 
 
 class LeftOutTally:
@@ -134,8 +101,7 @@ class LeftOutTally:
     def tell(self) -> None:
         """One line for each reason, on stderr."""
         for why, count in self.counts.most_common():
-            line = f"left out {count:,}: {why}, e.g. {self._examples[why]}"
-            stderr().print(cell(line, "yellow"), soft_wrap=True)
+            tell(stderr(), f"left out {count:,}: {why}, e.g. {self._examples[why]}", "yellow")
 
 
 def own_name() -> str:
@@ -147,16 +113,27 @@ def own_name() -> str:
     return str(called)
 
 
+def read_stdin(limit: int) -> bytes:
+    """An image from stdin. One byte more than the limit shows that there is too much."""
+    return sys.stdin.buffer.read(limit + 1)
+
+
+def one_selector(model_version: int | None, label: str | None) -> None:
+    """Ends the command where both a version and a label are asked for."""
+    if model_version is not None and label is not None:
+        fail("--model-version and --label exclude each other", EXIT_USAGE)
+
+
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     """Says on stderr what went wrong and ends the command."""
     lines = "\n".join(printable(line) for line in message.split("\n"))
-    stderr().print(Text.assemble(("error:", "bold red"), " ", lines), soft_wrap=True)
+    tell(stderr(), Text.assemble(("error:", "bold red"), " ", lines))
     raise typer.Exit(status)
 
 
 @contextlib.contextmanager
 def connected(
-    target: str, tls: bool | None, timeout: float, max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
+    target: str, tls: bool | None, timeout: float, max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> Iterator[Client]:
     """A client; failures of whole calls inside of the block end the command with their exit status."""
     try:
@@ -168,14 +145,10 @@ def connected(
             yield client
     except errors.GatewayUnreachableError as error:
         fail(f"{error.message}\nIs it running? `{own_name()} up` starts one here.", EXIT_UNREACHABLE)
-    except (errors.UnavailableError, errors.OverloadedError, errors.DeadlineExceededError) as error:
-        fail(_with_reason(error), EXIT_UNREACHABLE)
     except errors.NeurogateError as error:
-        fail(_with_reason(error))
+        wait = f"; try again in {error.retry_after:g} s" if error.retry_after is not None else ""
+        later = (errors.UnavailableError, errors.OverloadedError, errors.DeadlineExceededError)
+        status = EXIT_UNREACHABLE if isinstance(error, later) else EXIT_FAILED
+        fail(f"{error.message} ({error.reason or error.code.name}){wait}", status)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
-
-
-def _with_reason(error: errors.NeurogateError) -> str:
-    wait = f"; try again in {error.retry_after:g} s" if error.retry_after is not None else ""
-    return f"{error.message} ({error.reason or error.code.name}){wait}"

@@ -6,16 +6,38 @@
         answer = client.classify("slice.jpg")
         print(answer.top.class_id, answer.top.probability, answer.verdict)
 
-Importing it costs grpcio and protobuf and nothing else; the command line lives in modules of its own.
+Importing it costs grpcio and protobuf and nothing else.
 """
 
 from __future__ import annotations
 
+from neurogate.v1.model_pb2 import (
+    BackendVersion,
+    GateFinding,
+    GateReport,
+    GuardState,
+    ModelServer,
+    ModelVersion,
+    ModelVersionState,
+    Release,
+    ReleaseAction,
+    ReleaseChange,
+    ReleaseMode,
+    ShadowAgreement,
+)
+from neurogate.v1.training_pb2 import (
+    Example,
+    ExampleFilter,
+    ExampleSource,
+    Retraining,
+    RetrainingEvent,
+    RetrainingState,
+)
+
 from .client import Client
 from .errors import NeurogateError
-from .images import Frame, Image, folder_images
-from .labelled import labelled_images
-from .results import (
+from .images import Frame, Image, LabelledImage, folder_images, labelled_images
+from .types import (
     ActivationMap,
     Classification,
     Explanation,
@@ -25,86 +47,16 @@ from .results import (
     Result,
     Score,
     Timings,
-    Verdict,
-)
-from .results_models import (
-    BackendVersion,
-    ChangedRelease,
-    GateFinding,
-    GateReport,
-    GuardState,
-    ModelServer,
-    ModelVersion,
-    Release,
-    ReleaseAction,
-    ReleaseChange,
-    ReleaseMode,
-    ShadowAgreement,
-    VersionsEvent,
-    VersionState,
-)
-from .results_training import (
-    ErasedExample,
-    Example,
-    ExampleFilter,
-    ExamplePage,
-    ExampleSource,
-    Feedback,
-    LabelledImage,
-    Logged,
-    PhaseBegan,
-    Progressed,
-    Retraining,
-    RetrainingEvent,
-    RetrainingState,
-    StateChanged,
     UploadResult,
+    Verdict,
+    enum_name,
 )
 
 __all__ = [
-    "ActivationMap",
-    "BackendVersion",
-    "ChangedRelease",
-    "Classification",
-    "Client",
-    "ErasedExample",
-    "Example",
-    "ExampleFilter",
-    "ExamplePage",
-    "ExampleSource",
-    "Explanation",
-    "Feedback",
-    "Frame",
-    "GateFinding",
-    "GateReport",
-    "GuardState",
-    "Health",
-    "HealthStatus",
-    "Image",
-    "LabelledImage",
-    "Logged",
-    "ModelRef",
-    "ModelServer",
-    "ModelVersion",
-    "NeurogateError",
-    "PhaseBegan",
-    "Progressed",
-    "Release",
-    "ReleaseAction",
-    "ReleaseChange",
-    "ReleaseMode",
-    "Result",
-    "Retraining",
-    "RetrainingEvent",
-    "RetrainingState",
-    "Score",
-    "ShadowAgreement",
-    "StateChanged",
-    "Timings",
-    "UploadResult",
-    "Verdict",
-    "VersionState",
-    "VersionsEvent",
-    "folder_images",
-    "labelled_images",
-]
+    "ActivationMap", "BackendVersion", "Classification", "Client", "Example", "ExampleFilter",
+    "ExampleSource", "Explanation", "Frame", "GateFinding", "GateReport", "GuardState", "Health",
+    "HealthStatus", "Image", "LabelledImage", "ModelRef", "ModelServer", "ModelVersion", "ModelVersionState",
+    "NeurogateError", "Release", "ReleaseAction", "ReleaseChange", "ReleaseMode", "Result", "Retraining",
+    "RetrainingEvent", "RetrainingState", "Score", "ShadowAgreement", "Timings", "UploadResult", "Verdict",
+    "enum_name", "folder_images", "labelled_images",
+]  # fmt: skip

@@ -6,11 +6,11 @@ import ipaddress
 import json
 import math
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
+from neurogate.v1 import classification_pb2, model_pb2, training_pb2
 
 Tls = bool | grpc.ChannelCredentials | None
 
@@ -32,40 +32,18 @@ KEEPALIVE_SECONDS = 30
 _SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p|passthrough):")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:/\[\]@\s]+):(?P<port>[0-9]{1,5})")
 
+# Their second attempt could meet what the first has ended. Other changes carry a request_id, or set what is
+# set already, so that they happen once.
+_NOT_RETRIED = frozenset({"CancelRetraining", "DeleteExample", "DeletePrediction"})
+
 # Streams are left out: what was answered before the connection broke would be classified twice, and watches
-# and uploads go on by themselves. So is the health check, whose question is how things stand at this moment,
-# and CancelRetraining and the Delete calls, whose second attempt could meet what the first has ended. The
-# other changes carry a request_id, or set what is set already, so that they happen once.
+# and uploads resume by themselves. So is the health check, whose question is how things stand at this moment.
 _RETRIED = [
-    {"service": f"neurogate.v1.{service}", "method": method}
-    for service, methods in (
-        ("ClassificationService", ("Classify", "BatchClassify", "Explain")),
-        (
-            "ModelService",
-            (
-                "ListModelVersions",
-                "GetModelVersion",
-                "GetRelease",
-                "PromoteModelVersion",
-                "RollbackModel",
-                "SetTrafficSplit",
-                "EvaluateModelVersion",
-                "ListReleaseChanges",
-            ),
-        ),
-        (
-            "TrainingService",
-            (
-                "SubmitFeedback",
-                "ListExamples",
-                "UpdateExample",
-                "StartRetraining",
-                "GetRetraining",
-                "ListRetrainings",
-            ),
-        ),
-    )
-    for method in methods
+    {"service": service.full_name, "method": method.name}
+    for file in (classification_pb2.DESCRIPTOR, model_pb2.DESCRIPTOR, training_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
+    for method in service.methods
+    if not method.client_streaming and not method.server_streaming and method.name not in _NOT_RETRIED
 ]
 
 SERVICE_CONFIG = {
@@ -203,15 +181,3 @@ def deadline(timeout: float | None, default: float) -> float | None:
     chosen = default if timeout is None else timeout
     check_timeout("timeout", chosen)
     return None if math.isinf(chosen) else chosen
-
-
-class Until:
-    """When a call that begins again after a failure has to be over: `seconds` from now on."""
-
-    def __init__(self, seconds: float) -> None:
-        check_timeout("timeout", seconds)
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float | None:
-        """What gRPC takes as timeout of the next attempt: None for no limit."""
-        return None if math.isinf(self._end) else max(self._end - time.monotonic(), 0.001)

@@ -7,25 +7,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from neurogate.v1 import training_pb2 as pb
 
-from . import _channel, _wire_training
-from ._bridge import Deliver
-from ._status import from_rpc_error
-from ._steps import Reconnecting
+from ._streams import Deliver, Limits, Reconnecting, SendingCall, not_waiting, unreadable, wire_number
 from .errors import (
     CallCancelledError,
     DeadlineExceededError,
     NeurogateError,
     UnavailableError,
     UnexpectedError,
+    from_rpc_error,
+    from_status,
 )
-from .images import framed, load_image
-from .results_training import LabelledImage, UploadResult
+from .images import LabelledImage, framed, load_image
+from .types import UploadResult
 
 DEFAULT_WINDOW = 32
 """Images of an upload on their way at a time."""
@@ -39,35 +38,14 @@ _IDLE = "DEADLINE_TOO_SHORT"
 _END: Any = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadSettings:
-    """How one upload is to run.
-
-    Raises:
-        ValueError: a window or timeout that cannot work.
-    """
-
-    window: int
-    patience: float
-    idle_timeout: float
-    max_image_bytes: int
-    target: str
-
-    def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"window is {self.window}; it must be at least 1")
-        _channel.check_timeout("patience", self.patience)
-        _channel.check_timeout("idle_timeout", self.idle_timeout)
-
-
 @dataclass(slots=True)
 class _Item:
     number: int
     image: LabelledImage
-    sendings: int = field(default=0)
+    sendings: int = 0
 
 
-class UploadCall:
+class UploadCall(SendingCall[UploadResult]):
     """A running upload: one thread reads the source, gRPC's own sends, another receives and begins again.
 
     An image leaves the window only with its result, so what a broken connection leaves without one is sent
@@ -79,14 +57,12 @@ class UploadCall:
         self,
         images: Iterable[LabelledImage],
         start: Callable[[Iterator[pb.UploadExamplesRequest]], Any],
-        settings: UploadSettings,
+        limits: Limits,
         deliver: Deliver,
     ) -> None:
+        super().__init__(limits, deliver)
         self._images = iter(images)
         self._start = start
-        self._settings = settings
-        self._deliver = deliver
-        self._room = threading.Semaphore(settings.window)
         # Guards everything below; notified whenever something of it changes.
         self._changed = threading.Condition()
         self._attempt = 0
@@ -101,39 +77,10 @@ class UploadCall:
         for target in (self._read, self._run):
             threading.Thread(target=target, name="neurogate-upload", daemon=True).start()
 
-    def take(self, event: UploadResult | BaseException | None) -> UploadResult | None:
-        """The result for the caller; None at the end of the upload.
-
-        Raises:
-            NeurogateError: the upload failed.
-            BaseException: whatever the source of the images raised.
-        """
-        if isinstance(event, UploadResult):
-            self._room.release()
-            return event
-        if event is not None:
-            raise event
-        if self._source_error is not None:
-            raise self._source_error
-        return None
-
-    def patience(self) -> float:
-        """Seconds that the consumer may wait for the next event before it calls `check_patience`."""
+    def waiting(self) -> tuple[int, float]:
+        """How many images are out without a result, and for how many seconds none has come."""
         with self._changed:
-            idle = time.monotonic() - self._touched if self._out else 0.0
-            return self._settings.idle_timeout - idle
-
-    def check_patience(self) -> None:
-        """Does nothing while images are answered, or none is out.
-
-        Raises:
-            DeadlineExceededError: images are out, and no answer has come for longer than the settings allow.
-        """
-        if self.patience() <= 0:
-            raise DeadlineExceededError(
-                f"no answer from {self._settings.target} for {self._settings.idle_timeout:g} s, "
-                f"with {len(self._out)} images waiting"
-            )
+            return len(self._out), time.monotonic() - self._touched if self._out else 0.0
 
     def close(self) -> None:
         """Cancels the call, if it still runs, and stops reading the source."""
@@ -141,7 +88,7 @@ class UploadCall:
             self._stopped = True
             self._changed.notify_all()
             call = self._call
-        self._room.release()
+        self.window.release()
         if call is not None:
             call.cancel()
 
@@ -149,7 +96,7 @@ class UploadCall:
         # What the source raises is raised in the caller's loop, after the results of the images before.
         try:
             number = 0
-            while self._room.acquire() and not self._stopped:
+            while self.window.acquire() and not self._stopped:
                 if (image := next(self._images, _END)) is _END:
                     break
                 with self._changed:
@@ -164,7 +111,7 @@ class UploadCall:
                 self._changed.notify_all()
 
     def _run(self) -> None:
-        retry = Reconnecting(self._settings.patience)
+        retry = Reconnecting(self.limits.patience)
         # Whatever ends this thread has to reach the consumer, which would wait for ever.
         try:
             # No call without something to send: the gateway ends one that is silent.
@@ -182,13 +129,11 @@ class UploadCall:
                         if error.reason != _IDLE or (self._out and not self._answers):
                             raise
                         self._take_back()
-            self._deliver(None)
+            self.deliver(self._source_error)
         except NeurogateError as error:
-            self._deliver(error)
+            self.deliver(error)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
-            unexpected = UnexpectedError(f"an answer of the gateway cannot be read: {error!r}")
-            unexpected.__cause__ = error
-            self._deliver(unexpected)
+            self.deliver(unreadable(error))
 
     def _has_work(self) -> bool:
         """Waits for the next image; False when there is none, or nobody wants it any more."""
@@ -213,7 +158,7 @@ class UploadCall:
                 retry.worked()
                 self._answer(response)
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self._settings.target) from error
+            raise from_rpc_error(error, self.limits.target) from error
         with self._changed:
             left = len(self._out) + len(self._waiting)
             if left or not self._exhausted:
@@ -228,16 +173,12 @@ class UploadCall:
 
     def _answer(self, response: pb.UploadExamplesResponse) -> None:
         with self._changed:
-            number = int(response.key) if response.key.isascii() and response.key.isdigit() else -1
-            item = self._out.pop(number, None)
+            item = self._out.pop(wire_number(response.key), None)
             self._answers += 1
             self._touched = time.monotonic()
         if item is None:
-            raise UnexpectedError(
-                f"the gateway answered an image that was not waiting (key {response.key!r})"
-            )
-        image = item.image
-        self._deliver(_wire_training.upload_result(image.key, image.class_id, item.sendings > 1, response))
+            raise not_waiting(response.key)
+        self.deliver(_result(item, response))
 
     def _requests(self, attempt: int) -> Iterator[pb.UploadExamplesRequest]:
         while (item := self._next(attempt)) is not None:
@@ -247,12 +188,12 @@ class UploadCall:
     def _load(self, item: _Item) -> bytes | None:
         # An exception in here would only reach gRPC's log.
         try:
-            return load_image(item.image.image, self._settings.max_image_bytes)
+            return load_image(item.image.image, self.limits.max_image_bytes)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's loop, or a result
             with self._changed:
                 self._out.pop(item.number, None)
             image = item.image
-            self._deliver(
+            self.deliver(
                 UploadResult(image.key, image.class_id, error=error)
                 if isinstance(error, NeurogateError)
                 else error
@@ -279,6 +220,19 @@ def _checked(image: LabelledImage) -> LabelledImage:
     if not isinstance(image, LabelledImage):
         raise TypeError(f"upload_examples takes LabelledImage, not {type(image).__name__}")
     return image
+
+
+def _result(item: _Item, response: pb.UploadExamplesResponse) -> UploadResult:
+    key, class_id, resent = item.image.key, item.image.class_id, item.sendings > 1
+    if response.WhichOneof("result") == "example":
+        kept = response.example
+        return UploadResult(key, class_id, kept.example_id, kept.duplicate, resent)
+    error = (
+        from_status(response.error)
+        if response.WhichOneof("result") == "error"
+        else UnexpectedError("the gateway sent neither an example nor an error")
+    )
+    return UploadResult(key, class_id, resent=resent, error=error)
 
 
 def _messages(item: _Item, data: bytes) -> Iterator[pb.UploadExamplesRequest]:

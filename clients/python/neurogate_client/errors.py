@@ -1,52 +1,38 @@
 """What can go wrong, as exceptions that a program can act on.
 
-Catch the branch that says what to do:
+Catch the branch that says what to do; `BY_REASON` has the exception of each reason:
 
     NeurogateError
-    ├── InvalidRequestError            INVALID_ARGUMENT: the call itself has to change; REQUEST_MALFORMED
+    ├── InvalidRequestError            INVALID_ARGUMENT: the call itself has to change
     │   ├── ImageError                 this image has no answer; others may have
-    │   │   ├── ImageEmptyError        IMAGE_EMPTY
-    │   │   ├── ImageTooLargeError     IMAGE_TOO_LARGE (bytes), IMAGE_TOO_MANY_PIXELS,
-    │   │   │                          DECODER_LIMIT_EXCEEDED
-    │   │   ├── ImageFormatError       IMAGE_FORMAT_UNSUPPORTED, NOT_MAGNETIC_RESONANCE,
-    │   │   │                          BURNED_IN_ANNOTATION
-    │   │   ├── ImageCorruptError      IMAGE_CORRUPT
-    │   │   └── ImageUnreadableError   IMAGE_UNREADABLE: the file could not be read here; never sent
-    │   ├── InvalidOptionError         TOP_K_OUT_OF_RANGE, REQUEST_ID_INVALID, KEY_INVALID, PAGE_INVALID,
-    │   │                              MODEL_SELECTOR_INVALID, CLASS_NOT_FOUND, OVERLAY_INVALID,
-    │   │                              STREAM_CONFIG_NOT_FIRST, ROUTING_KEY_INVALID, REQUEST_ID_REUSED,
-    │   │                              TRAFFIC_SPLIT_INVALID, CHANGE_REASON_INVALID, RESUME_TOKEN_INVALID,
-    │   │                              UPLOAD_SEQUENCE_INVALID, EXAMPLE_DIGEST_MISMATCH, FEEDBACK_INVALID,
-    │   │                              FILTER_INVALID, HYPERPARAMETER_INVALID, EXAMPLE_NAME_INVALID,
-    │   │                              GATE_POLICY_INVALID, FRAME_REQUIRED, FRAME_OUT_OF_RANGE
-    │   └── BatchSizeError             BATCH_EMPTY, BATCH_TOO_LARGE
+    │   │   ├── ImageEmptyError
+    │   │   ├── ImageTooLargeError
+    │   │   ├── ImageFormatError
+    │   │   ├── ImageCorruptError
+    │   │   └── ImageUnreadableError   the file could not be read here; nothing was sent
+    │   ├── InvalidOptionError
+    │   └── BatchSizeError
     ├── ModelError                     no version can answer as asked
-    │   ├── ModelNotFoundError         NOT_FOUND: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND,
-    │   │                              MODEL_LABEL_NOT_FOUND
-    │   ├── ModelRejectedError         FAILED_PRECONDITION: MODEL_VERSION_REJECTED
-    │   └── BackendForeignError        FAILED_PRECONDITION: BACKEND_FOREIGN
-    ├── ReleaseError                   FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK, RELEASE_NOT_MANAGED,
-    │   │                              MODEL_VERSION_NOT_READY, EVALUATION_IMPOSSIBLE
-    │   └── GateRefusedError           GATE_REFUSED
-    ├── ReleaseChangedError            ABORTED: ETAG_MISMATCH; read the release again, then decide again
-    ├── TrainingError                  FAILED_PRECONDITION: RECORDS_DISABLED, EXAMPLE_CONFLICT,
-    │                                  EXAMPLES_TOO_FEW, RETRAINING_ENDED, LAUNCHER_NOT_CONFIGURED
-    ├── RecordNotFoundError            NOT_FOUND: PREDICTION_NOT_FOUND, BASE_VERSION_NOT_FOUND,
-    │                                  RETRAINING_NOT_FOUND, EXAMPLE_NOT_FOUND
-    ├── UnavailableError               UNAVAILABLE: try again later (unary calls already were);
-    │   │                              RELEASE_UNAVAILABLE, RECORDS_UNAVAILABLE
-    │   ├── ModelNotReadyError         MODEL_NOT_READY
-    │   ├── BackendUnavailableError    BACKEND_UNAVAILABLE
-    │   ├── ModelRetiredError          MODEL_VERSION_RETIRED: begin the stream anew
-    │   ├── ShuttingDownError          SHUTTING_DOWN
+    │   ├── ModelNotFoundError         NOT_FOUND
+    │   ├── ModelRejectedError         FAILED_PRECONDITION
+    │   └── BackendForeignError        FAILED_PRECONDITION
+    ├── ReleaseError                   FAILED_PRECONDITION
+    │   └── GateRefusedError
+    ├── ReleaseChangedError            ABORTED: read the release again, then decide again
+    ├── TrainingError                  FAILED_PRECONDITION
+    ├── RecordNotFoundError            NOT_FOUND
+    ├── UnavailableError               UNAVAILABLE: try again later (unary calls already were)
+    │   ├── ModelNotReadyError
+    │   ├── BackendUnavailableError
+    │   ├── ModelRetiredError          begin the stream anew
+    │   ├── ShuttingDownError
     │   └── GatewayUnreachableError    nothing that speaks for a gateway answered
-    ├── OverloadedError                RESOURCE_EXHAUSTED: OVERLOADED; wait `retry_after` seconds;
-    │                                  RETRAINING_QUEUE_FULL, EXAMPLE_STORE_FULL
+    ├── OverloadedError                RESOURCE_EXHAUSTED: wait `retry_after` seconds
     ├── MessageTooLargeError           RESOURCE_EXHAUSTED: a message beyond the gateway's limit for messages
-    ├── DeadlineExceededError          DEADLINE_EXCEEDED: DEADLINE_TOO_SHORT, or no answer in time
-    ├── CallCancelledError             CANCELLED: CALL_CANCELLED, or the client was closed
+    ├── DeadlineExceededError          DEADLINE_EXCEEDED
+    ├── CallCancelledError             CANCELLED: or the client was closed
     ├── AccessDeniedError              UNAUTHENTICATED, PERMISSION_DENIED: a proxy in between refused
-    ├── InternalError                  INTERNAL: BACKEND_ANSWER_INVALID, INTERNAL
+    ├── InternalError                  INTERNAL
     └── UnexpectedError                any other status, or an answer that breaks the contract
 
 Every one carries `code`, `reason`, `message`, `metadata`, `retry_after` and `field_violations`. A reason that
@@ -55,11 +41,18 @@ is newer than this client becomes the general exception of its status.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
+
+_DOMAIN = "neurogate"
+_DETAILS_KEY = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +127,10 @@ class ImageCorruptError(ImageError):
 
 
 class ImageUnreadableError(ImageError):
-    """The file could not be read on this side; nothing was sent. `__cause__` is the `OSError`."""
+    """The file could not be read on this side; nothing was sent. `__cause__` is the `OSError`.
+
+    Its reason, IMAGE_UNREADABLE, is the client's own.
+    """
 
 
 class InvalidOptionError(InvalidRequestError):
@@ -156,7 +152,7 @@ class ModelNotFoundError(ModelError):
 
 
 class ModelRejectedError(ModelError):
-    """The gateway refused the version because it failed its proof."""
+    """The gateway rejected the version because its verification failed."""
 
     default_code = StatusCode.FAILED_PRECONDITION
 
@@ -190,7 +186,7 @@ class TrainingError(NeurogateError):
 
 
 class RecordNotFoundError(NeurogateError):
-    """There is no such prediction, retraining or base version."""
+    """There is no such prediction, example, retraining or base version."""
 
     default_code = StatusCode.NOT_FOUND
 
@@ -259,3 +255,126 @@ class InternalError(NeurogateError):
 
 class UnexpectedError(NeurogateError):
     """A status that the contract does not foresee, or an answer that breaks it."""
+
+
+_REASONS: dict[type[NeurogateError], str] = {
+    InvalidRequestError: "REQUEST_MALFORMED",
+    ImageEmptyError: "IMAGE_EMPTY",
+    ImageTooLargeError: "IMAGE_TOO_LARGE IMAGE_TOO_MANY_PIXELS DECODER_LIMIT_EXCEEDED",
+    ImageFormatError: "IMAGE_FORMAT_UNSUPPORTED NOT_MAGNETIC_RESONANCE BURNED_IN_ANNOTATION",
+    ImageCorruptError: "IMAGE_CORRUPT",
+    InvalidOptionError: (
+        "TOP_K_OUT_OF_RANGE FRAME_REQUIRED FRAME_OUT_OF_RANGE REQUEST_ID_INVALID KEY_INVALID "
+        "STREAM_CONFIG_NOT_FIRST PAGE_INVALID MODEL_SELECTOR_INVALID CLASS_NOT_FOUND OVERLAY_INVALID "
+        "ROUTING_KEY_INVALID REQUEST_ID_REUSED TRAFFIC_SPLIT_INVALID CHANGE_REASON_INVALID "
+        "RESUME_TOKEN_INVALID UPLOAD_SEQUENCE_INVALID EXAMPLE_DIGEST_MISMATCH FEEDBACK_INVALID "
+        "FILTER_INVALID HYPERPARAMETER_INVALID EXAMPLE_NAME_INVALID GATE_POLICY_INVALID"
+    ),
+    BatchSizeError: "BATCH_EMPTY BATCH_TOO_LARGE",
+    ModelNotFoundError: "MODEL_NOT_FOUND MODEL_VERSION_NOT_FOUND MODEL_LABEL_NOT_FOUND",
+    ModelRejectedError: "MODEL_VERSION_REJECTED",
+    BackendForeignError: "BACKEND_FOREIGN",
+    ReleaseError: "NOTHING_TO_ROLL_BACK RELEASE_NOT_MANAGED MODEL_VERSION_NOT_READY EVALUATION_IMPOSSIBLE",
+    GateRefusedError: "GATE_REFUSED",
+    ReleaseChangedError: "ETAG_MISMATCH",
+    TrainingError: (
+        "RECORDS_DISABLED EXAMPLE_CONFLICT EXAMPLES_TOO_FEW RETRAINING_ENDED LAUNCHER_NOT_CONFIGURED"
+    ),
+    RecordNotFoundError: (
+        "EXAMPLE_NOT_FOUND PREDICTION_NOT_FOUND BASE_VERSION_NOT_FOUND RETRAINING_NOT_FOUND"
+    ),
+    UnavailableError: "RELEASE_UNAVAILABLE RECORDS_UNAVAILABLE",
+    ModelNotReadyError: "MODEL_NOT_READY",
+    ModelRetiredError: "MODEL_VERSION_RETIRED",
+    BackendUnavailableError: "BACKEND_UNAVAILABLE",
+    ShuttingDownError: "SHUTTING_DOWN",
+    OverloadedError: "OVERLOADED RETRAINING_QUEUE_FULL EXAMPLE_STORE_FULL",
+    DeadlineExceededError: "DEADLINE_TOO_SHORT",
+    CallCancelledError: "CALL_CANCELLED",
+    InternalError: "BACKEND_ANSWER_INVALID INTERNAL",
+}
+
+BY_REASON = {reason: kind for kind, reasons in _REASONS.items() for reason in reasons.split()}
+"""The exception of each reason in `error.proto`."""
+
+_BY_CODE: dict[StatusCode, type[NeurogateError]] = {
+    StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    StatusCode.NOT_FOUND: ModelNotFoundError,
+    StatusCode.FAILED_PRECONDITION: ModelError,
+    StatusCode.ABORTED: ReleaseChangedError,
+    StatusCode.UNAVAILABLE: UnavailableError,
+    StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    StatusCode.CANCELLED: CallCancelledError,
+    StatusCode.UNAUTHENTICATED: AccessDeniedError,
+    StatusCode.PERMISSION_DENIED: AccessDeniedError,
+    StatusCode.INTERNAL: InternalError,
+}
+
+_CODES = {code.value[0]: code for code in StatusCode}
+
+
+def from_status(status: status_pb2.Status) -> NeurogateError:
+    """The exception for a `google.rpc.Status`, as one image of a batch or stream carries it."""
+    code = _CODES.get(status.code, StatusCode.UNKNOWN)
+    info = error_details_pb2.ErrorInfo()
+    retry = error_details_pb2.RetryInfo()
+    bad = error_details_pb2.BadRequest()
+    has_retry = False
+    for detail in status.details:
+        # A detail that cannot be read is none; the status itself still says what happened.
+        with contextlib.suppress(DecodeError):
+            if detail.Is(info.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Is(retry.DESCRIPTOR):
+                has_retry = detail.Unpack(retry)
+            elif detail.Is(bad.DESCRIPTOR):
+                detail.Unpack(bad)
+    reason = info.reason if info.domain == _DOMAIN else ""
+    kind = BY_REASON.get(reason) or _BY_CODE.get(code, UnexpectedError)
+    delay = retry.retry_delay
+    return kind(
+        status.message,
+        code=code,
+        reason=reason,
+        metadata=info.metadata,
+        # Not by a timedelta, which cannot hold every duration.
+        retry_after=delay.seconds + delay.nanos / 1e9 if has_retry else None,
+        field_violations=tuple(FieldViolation(each.field, each.description) for each in bad.field_violations),
+    )
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> NeurogateError:
+    """The exception for a failed call; `target` is named where no gateway has spoken."""
+    code = error.code()
+    text = error.details() or ""
+    status = _details(error)
+    if status is not None and status.code == code.value[0]:
+        return from_status(status)
+    if code is StatusCode.UNAVAILABLE:
+        return GatewayUnreachableError(f"no gateway answers at {target}: {text}")
+    if code is StatusCode.UNIMPLEMENTED:
+        return UnexpectedError(
+            f"what answers at {target} is no Neurogate gateway, or too old for this call (a gateway listens "
+            "on port 50051 unless told otherwise; 8500 is the model server's)",
+            code=code,
+        )
+    if code is StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceededError(f"no answer from {target} within the timeout")
+    if code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+        return MessageTooLargeError(
+            f"a message is too large for the gateway at {target} or for this client (max_image_bytes): {text}"
+        )
+    return _BY_CODE.get(code, UnexpectedError)(text or code.name, code=code)
+
+
+def _details(error: grpc.RpcError) -> status_pb2.Status | None:
+    # The two flavours of gRPC have types of their own for metadata; both are pairs.
+    pairs = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    for key, value in pairs:
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None

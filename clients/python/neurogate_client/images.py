@@ -1,4 +1,4 @@
-"""Where images come from: bytes, files, folders."""
+"""Where images come from: bytes, files, folders, folders of class folders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import ImageEmptyError, ImageTooLargeError, ImageUnreadableError
 
@@ -28,6 +29,24 @@ class Frame:
 
 Image = Encoded | Frame
 """An encoded image, or a frame of one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImage:
+    """One image to upload.
+
+    Attributes:
+        image: encoded bytes, or the path of a file.
+        class_id: class of the image, e.g. "glioma".
+        key: anything; comes back with the result.
+        group: a pseudonym of the patient or source whose images no split tears apart; up to 128 characters.
+    """
+
+    image: Image = dataclasses.field(repr=False)
+    class_id: str
+    key: Any = None
+    group: str = ""
+
 
 SUFFIXES = frozenset(
     {
@@ -54,8 +73,8 @@ def framed(image: Image, frame: int = 0) -> tuple[Encoded, int]:
     """An encoded image, and the number of the frame that is meant; 0 where none is named.
 
     Args:
-        image: Where it is a `Frame`, its number counts.
-        frame: What counts where it is none.
+        image: a `Frame`'s own number comes first.
+        frame: number of any other image.
     """
     return (image.image, image.number) if isinstance(image, Frame) else (image, frame)
 
@@ -120,6 +139,25 @@ def folder_images(
     root = Path(folder)
     for path in _walk(root, left_out or (lambda _, __: None), set()):
         yield path.relative_to(root), path
+
+
+def labelled_images(
+    folder: str | os.PathLike[str], *, left_out: LeftOut | None = None
+) -> Iterator[LabelledImage]:
+    """All images of a folder for `upload_examples`; the folders in it are their classes.
+
+    `scans/glioma/a/7.jpg` becomes class "glioma", with the key "glioma/a/7.jpg" where `scans` is the
+    folder. Order, links and what is left out are as in `folder_images`.
+
+    Raises:
+        ValueError: an image lies in the folder itself, so that it has no class.
+        NotADirectoryError, FileNotFoundError, PermissionError: from the first step on, where a folder cannot
+            be read.
+    """
+    for key, image in folder_images(folder, left_out=left_out):
+        if len(key.parts) == 1:
+            raise ValueError(f"{image} lies in no class folder, e.g. {image.with_name('glioma') / key}")
+        yield LabelledImage(image=image, class_id=key.parts[0], key=key)
 
 
 def _walk(folder: Path, left_out: LeftOut, seen: set[tuple[int, int]]) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import grpc
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
-from neurogate_client import Client, NeurogateError, Release, VersionState
+from neurogate_client import Client, NeurogateError, enum_name
 from neurogate_core.model_config import default_config, write_config
 
 from neurogate_testing.processes import (
@@ -77,8 +77,7 @@ def eventually(look: Callable[[], _T], *, seconds: float = 60) -> _T:
 
 def labels_of(client: Client) -> dict[str, int]:
     """Version by label, as a gateway tells it."""
-    release: Release = client.get_release()
-    return dict(release.labels)
+    return dict(client.get_release().labels)
 
 
 def until_ready(client: Client, version: int) -> None:
@@ -86,8 +85,8 @@ def until_ready(client: Client, version: int) -> None:
 
     def ready() -> bool:
         found = client.get_model_version(version)
-        assert found.state is not VersionState.REJECTED, found.state_reason
-        return bool(found.backends) and all(at.state is VersionState.READY for at in found.backends)
+        assert enum_name(found, "state") != "REJECTED", found.state_reason
+        return bool(found.backends) and all(enum_name(at, "state") == "READY" for at in found.backends)
 
     eventually(ready)
 

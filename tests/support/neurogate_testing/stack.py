@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurogate_cli.local_stack.servers import MODEL_SERVER_FLAGS
-from neurogate_client import Client, ModelVersion, NeurogateError, VersionState
+from neurogate_client import Client, ModelVersion, NeurogateError, enum_name
 from neurogate_core.manifest import MANIFEST_FILE, read_manifest
 from neurogate_core.model_config import default_config, write_config
 from neurogate_core.repository import ModelRepository
@@ -50,27 +50,26 @@ class Stack:
 
     def latest(self, client: Client) -> int:
         """The highest version that is READY."""
-        return max(
-            version.version for version in client.list_model_versions() if version.state is VersionState.READY
-        )
+        listed = client.list_model_versions()
+        return max(each.version for each in listed if enum_name(each, "state") == "READY")
 
     def wait_until_serving(self, client: Client, version: int, *, seconds: float = 60) -> ModelVersion:
         """Polls until the gateway has proven a version."""
-        return self._wait_for(client, version, VersionState.READY, seconds)
+        return self._wait_for(client, version, "READY", seconds)
 
     def wait_until_retired(self, client: Client, version: int, *, seconds: float = 60) -> ModelVersion:
         """Polls until the gateway has seen that a version was unloaded."""
-        return self._wait_for(client, version, VersionState.RETIRED, seconds)
+        return self._wait_for(client, version, "RETIRED", seconds)
 
-    def _wait_for(self, client: Client, version: int, state: VersionState, seconds: float) -> ModelVersion:
+    def _wait_for(self, client: Client, version: int, state: str, seconds: float) -> ModelVersion:
         deadline = time.monotonic() + seconds
         found: ModelVersion | None = None
         while time.monotonic() < deadline:
             with contextlib.suppress(NeurogateError):
                 found = client.get_model_version(version)
-                if found.state is state:
+                if enum_name(found, "state") == state:
                     return found
-                assert found.state is not VersionState.REJECTED, found.state_reason
+                assert enum_name(found, "state") != "REJECTED", found.state_reason
             time.sleep(0.02)
         log = self.gateway.output
         raise AssertionError(f"version {version} is not {state} after {seconds} s: {found}\n{log}")

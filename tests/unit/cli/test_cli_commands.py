@@ -16,7 +16,7 @@ import grpc
 import pytest
 from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate_cli.commands import classify as cli_classify
-from neurogate_cli.common import printable
+from neurogate_cli.render.output import printable
 from neurogate_testing.command_line import Run
 from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, status, version
 from neurogate_testing.processes import free_port, running, script

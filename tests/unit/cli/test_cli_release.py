@@ -174,7 +174,7 @@ def test_the_agreement_of_the_shadow(neurogate: Run, gateway: FakeGateway) -> No
     assert ["glioma", "8", "1"] in rows
     assert ["notumor", "0", "3"] in rows
     _, out, _ = neurogate("shadow", "--json", "-t", gateway.address)
-    assert json.loads(out)["counts"] == [[8, 1], [0, 3]]
+    assert json.loads(out)["counts"] == [8, 1, 0, 3]
 
 
 def test_the_release_on_one_page(neurogate: Run, gateway: FakeGateway) -> None:

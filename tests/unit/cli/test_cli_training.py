@@ -157,7 +157,7 @@ def test_a_gate_policy_is_a_file(neurogate: Run, gateway: FakeGateway, tmp_path:
     path.write_text("[gate]\nmin_accuracy = 0.9\n")
     command = ("retrain", "--detach", "-t", gateway.address, "--gate-policy")
     code, out, _ = neurogate(*command, path, "--json")
-    assert (code, json.loads(out)["gate_policy"]) == (0, path.read_text())
+    assert (code, json.loads(out)["spec"]["gate_policy"]) == (0, path.read_text())
     assert gateway.script.training.runs["r1"].spec.gate_policy == path.read_text()
     path.write_text("[gates]")
     code, _, err = neurogate(*command, path)
@@ -205,7 +205,7 @@ def test_detached_retrainings_are_listed_watched_and_cancelled(neurogate: Run, g
     assert (code, out) == (0, "retraining r1 CANCELLED\n")
     code, out, _ = neurogate("runs", "watch", "r1", "--json", "-t", gateway.address)
     assert code == 1
-    assert [json.loads(line)["state"] for line in out.splitlines()] == ["QUEUED", "CANCELLED"]
+    assert [json.loads(line)["state_change"]["state"] for line in out.splitlines()] == ["QUEUED", "CANCELLED"]
     _, out, _ = neurogate("runs", "--state", "cancelled", "--json", "-t", gateway.address)
     assert [each["retraining_id"] for each in json.loads(out)] == ["r1"]
     code, out, err = neurogate("runs", "--state", "failed", "-t", gateway.address)

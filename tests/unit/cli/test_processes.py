@@ -170,9 +170,9 @@ def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux")
 def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
-    leash = Path(processes.__file__).with_name("_exec_with_parent.py")
+    script = Path(processes.__file__).with_name("_exec_with_parent.py")
     stranger = subprocess.run(
-        [sys.executable, str(leash), "1", "/bin/echo", "hi"], capture_output=True, check=False
+        [sys.executable, str(script), "1", "/bin/echo", "hi"], capture_output=True, check=False
     )
     assert (stranger.returncode, stranger.stdout) == (1, b"")
 

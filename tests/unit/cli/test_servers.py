@@ -11,12 +11,13 @@ import grpc
 import pytest
 from grpc import StatusCode
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate.v1 import manifest_pb2
 from neurogate_cli.local_stack.processes import MissingProgramError, Supervisor, need
 from neurogate_cli.local_stack.servers import LATEST, MODEL_SERVER_FLAGS, NotServingError, Servers
 from neurogate_client import Client
+from neurogate_core.manifest import model_digest
 from neurogate_core.model_config import default_config, read_config, serve_versions, write_config
 from neurogate_testing.fake_gateway import FakeGateway, status, version
+from neurogate_testing.manifests import sound_manifest
 
 
 def test_the_version_that_answers_is_announced_and_no_other(gateway: FakeGateway) -> None:
@@ -36,8 +37,9 @@ def publish(repository: Path, version: int, *, model: str = "m", size: int = 5) 
     folder = repository / model / str(version)
     (folder / "assets").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph")
-    manifest = manifest_pb2.ModelManifest(model_name=model, version=version)
-    manifest.files.add(path="saved_model.pb", size_bytes=size)
+    manifest = sound_manifest(model=model, version=version)
+    manifest.files[0].size_bytes = size
+    manifest.model_digest = model_digest(manifest.files)
     (folder / "assets" / "neurogate_manifest.binpb").write_bytes(manifest.SerializeToString())
     return folder
 
@@ -151,8 +153,8 @@ def test_without_a_whole_version_each_is_named_with_what_it_lacks(tmp_path: Path
     servers = Servers(repository=tmp_path, model="m", port=1, model_server_port=2)
     with pytest.raises(
         NotServingError,
-        match=r"^no version of m is whole: version 2: assets/\S+: No such file or directory; "
-        r"version 1: saved_model\.pb has 5 bytes, expected 6$",
+        match=r"^no version of m is whole: version 1: saved_model\.pb has 5 bytes, its manifest says 6; "
+        r"version 2: it has no manifest",
     ):
         options(servers, tmp_path / "scratch")
 
@@ -178,7 +180,7 @@ def test_a_repository_of_any_name_is_known_again(tmp_path: Path, name: str) -> N
 def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
     servers = Servers(repository=tmp_path, model="m", port=1, model_server_port=2)
     (tmp_path / "models.config").write_text("model_config_list {")
-    with pytest.raises(NotServingError, match=r"models\.config is no configuration of a model server"):
+    with pytest.raises(NotServingError, match=r"models\.config: not a model server configuration: "):
         options(servers, tmp_path / "scratch")
     (tmp_path / "models.config").unlink()
     (tmp_path / "models.config").mkdir()
@@ -192,11 +194,11 @@ def test_latest_writes_nothing_into_the_repository_and_keeps_the_version_before_
 ) -> None:
     repository = tmp_path / name
     for number in (1, 2, 3):
-        publish(repository, number, model='odd "name"')
+        publish(repository, number, model="odd-name")
     (repository / "models.config").write_text("kept for managed modes")
     before = sorted(repository.iterdir())
     servers = Servers(
-        repository=repository, model='odd "name"', port=1, model_server_port=2, release_mode=LATEST
+        repository=repository, model="odd-name", port=1, model_server_port=2, release_mode=LATEST
     )
     with (
         model_server() as (port, reloads),
@@ -206,14 +208,14 @@ def test_latest_writes_nothing_into_the_repository_and_keeps_the_version_before_
         servers = dataclasses.replace(servers, model_server_port=port)
         given = options(servers, supervisor.folder)
         config = started_from(given)
-        assert (config.name, config.base_path) == ('odd "name"', str(repository / 'odd "name"'))
+        assert (config.name, config.base_path) == ("odd-name", str(repository / "odd-name"))
         assert list(config.model_version_policy.specific.versions) == [2, 3]
         assert not any("poll_wait" in each for each in given)
         assert not any("evaluation" in each for each in given)
         gateway.script.versions = [version(3, labels=("latest", "stable"))]
         servers.wait_until_ready(supervisor, client)
         (config,) = reloads[-1].config.model_config_list.config
-        assert (config.name, config.base_path) == ('odd "name"', str(repository / 'odd "name"'))
+        assert (config.name, config.base_path) == ("odd-name", str(repository / "odd-name"))
         assert config.model_version_policy.latest.num_versions == 2
         scratch = supervisor.folder
     assert sorted(repository.iterdir()) == before

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import model_pb2
-from neurogate_client import Client, ReleaseAction, ReleaseMode, VersionState, aio, errors
+from neurogate_client import Client, aio, enum_name, errors
 from neurogate_testing.fake_gateway import FakeGateway, status, version
 from neurogate_testing.fake_release import gate_report
 
@@ -29,17 +29,10 @@ def test_the_release_as_it_is(client: Any, gateway: FakeGateway) -> None:
     )
     release.guards.append(model_pb2.GuardState(name="latency", version=2, value=21, limit=40, breaches=1))
     found = client.get_release()
-    assert (found.stable, found.canary_percent, found.mode) == (1, 12.5, ReleaseMode.GATED)
-    assert found.shadow.counts == ((8, 1), (0, 3))
-    assert found.shadow.agreement == pytest.approx(11 / 12)
-    assert (found.guards[0].name, found.guards[0].value, found.guards[0].breaches) == ("latency", 21, 1)
-    assert found.last_change is None
-
-
-def test_a_matrix_that_is_none_breaks_the_contract(client: Any, gateway: FakeGateway) -> None:
-    gateway.script.release.agreement = model_pb2.ShadowAgreement(class_ids=["a", "b"], counts=[1, 2, 3])
-    with pytest.raises(errors.UnexpectedError, match="2 classes came with 3 counts"):
-        client.get_release()
+    assert (found.labels["stable"], found.canary_percent, enum_name(found, "mode")) == (1, 12.5, "GATED")
+    assert found.shadow == release.agreement
+    assert list(found.guards) == release.guards
+    assert not found.HasField("last_change")
 
 
 def test_versions_have_backends_and_the_gates_verdict(client: Any, gateway: FakeGateway) -> None:
@@ -49,34 +42,27 @@ def test_versions_have_backends_and_the_gates_verdict(client: Any, gateway: Fake
         address="10.0.0.7:8500", state="MODEL_VERSION_STATE_REJECTED", state_reason="weights differ"
     )
     found = client.list_model_versions()[0]
-    assert [(each.address, each.state, each.state_reason) for each in found.backends] == [
-        ("10.0.0.7:8500", VersionState.REJECTED, "weights differ")
-    ]
-    assert not found.gate.accepted
-    assert [each.rule for each in found.gate.broken] == ["recall_floor.glioma"]
-    assert found.gate.candidate.accuracy == pytest.approx(0.93)
+    assert found.backends == message.backends
+    assert found.gate == message.gate
 
 
 def test_promote_and_roll_back(client: Any, gateway: FakeGateway) -> None:
     seen = client.get_release()
     promoted = client.promote(2, etag=seen.etag, reason="better on glioma")
     assert promoted.release.labels == {"stable": 2, "previous": 1}
-    assert promoted.change.action is ReleaseAction.PROMOTE
+    assert enum_name(promoted.change, "action") == "PROMOTE"
     assert (promoted.change.reason, promoted.change.gate.accepted) == ("better on glioma", True)
     with pytest.raises(errors.ReleaseChangedError):
         client.promote(1, etag=seen.etag)
     back = client.rollback()
     assert back.release.labels == {"stable": 1, "previous": 2}
-    assert [each.action for each in client.list_release_changes()] == [
-        ReleaseAction.ROLLBACK,
-        ReleaseAction.PROMOTE,
-    ]
+    assert [enum_name(each, "action") for each in client.list_release_changes()] == ["ROLLBACK", "PROMOTE"]
 
 
 def test_what_is_so_already_is_no_change(client: Any) -> None:
     release = client.get_release()
     for done in (client.promote(1), client.set_traffic_split()):
-        assert (done.release, done.change) == (release, None)
+        assert (done.release, done.HasField("change")) == (release, False)
     assert client.list_release_changes() == []
 
 
@@ -93,7 +79,7 @@ def test_the_split_is_set_as_a_whole(client: Any) -> None:
     assert split.labels == {"stable": 1, "canary": 2, "shadow": 2}
     assert (split.canary_percent, split.shadow.shadow_version) == (10, 2)
     cleared = client.set_traffic_split().release
-    assert (cleared.labels, cleared.canary_percent, cleared.shadow) == ({"stable": 1}, 0, None)
+    assert (cleared.labels, cleared.canary_percent, cleared.HasField("shadow")) == ({"stable": 1}, 0, False)
     with pytest.raises(errors.InvalidOptionError, match="a canary wants a version"):
         client.set_traffic_split(canary_percent=10)
 
@@ -126,12 +112,16 @@ def test_changes_come_in_pages(client: Any, gateway: FakeGateway) -> None:
 def test_a_watch_begins_with_the_present_state_and_goes_on(client: Any, gateway: FakeGateway) -> None:
     events = client.watch_model_versions()
     present = [next(events) for _ in range(3)]
-    assert [each.version and each.version.version for each in present] == [2, 1, None]
+    assert [each.version.version for each in present[:2]] == [2, 1]
     assert all(each.snapshot for each in present)
-    assert present[2].release.stable == 1
+    assert present[2].release.labels == {"stable": 1}
     gateway.script.release.announce(version=version(3, state="LOADING"))
     change = next(events)
-    assert (change.version.version, change.version.state, change.snapshot) == (3, VersionState.LOADING, False)
+    assert (change.version.version, enum_name(change.version, "state"), change.snapshot) == (
+        3,
+        "LOADING",
+        False,
+    )
     events.close()
     assert gateway.script.cancelled.wait(10)
 

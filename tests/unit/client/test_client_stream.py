@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import classification_pb2 as pb
-from neurogate_client import Client, NeurogateError, _wire, errors, folder_images
-from neurogate_client._ledger import Ledger
+from neurogate_client import Client, NeurogateError, _calls, errors, folder_images
+from neurogate_client._streams import PendingResults
 from neurogate_testing.fake_gateway import CLASSES, FakeGateway, status
 
 
@@ -150,7 +150,7 @@ def test_an_answer_that_cannot_be_read_ends_the_stream(client: Any, monkeypatch:
     def unreadable(*_: object) -> None:
         raise OverflowError("a time beyond all calendars")
 
-    monkeypatch.setattr(_wire, "item_result", unreadable)
+    monkeypatch.setattr(_calls, "parse_result", unreadable)
     with pytest.raises(errors.UnexpectedError, match=r"cannot be read: OverflowError\('a time") as caught:
         list(client.stream_classify(images(3), idle_timeout=5))
     assert isinstance(caught.value.__cause__, OverflowError)
@@ -196,16 +196,16 @@ def test_a_gateway_that_stops_answering(client: Any, gateway: FakeGateway) -> No
 def test_sending_does_not_count_as_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    ledger = Ledger[str](pb.StreamClassifyConfig())
-    assert ledger.idle_seconds() == 0
-    first = ledger.send("a")
+    pending = PendingResults[str](pb.StreamClassifyConfig())
+    assert pending.waiting() == (0, 0)
+    first = pending.send("a")
     now += 3
-    ledger.send("b")
-    assert ledger.idle_seconds() == 3
-    ledger.answer(pb.StreamClassifyResponse(key=first))
-    assert ledger.idle_seconds() == 0
+    pending.send("b")
+    assert pending.waiting() == (2, 3)
+    pending.answer(pb.StreamClassifyResponse(key=first))
+    assert pending.waiting() == (1, 0)
     now += 2
-    assert ledger.idle_seconds() == 2
+    assert pending.waiting() == (1, 2)
 
 
 def test_a_slow_source_is_no_silent_gateway(client: Any) -> None:
@@ -269,14 +269,14 @@ def test_closing_the_client_ends_its_streams(gateway: FakeGateway) -> None:
 
 
 def test_an_answer_to_nothing_breaks_the_contract() -> None:
-    ledger = Ledger[str](pb.StreamClassifyConfig())
-    key = ledger.send("a")
+    pending = PendingResults[str](pb.StreamClassifyConfig())
+    key = pending.send("a")
     for strange in ("", "7", "-1", "²", "x"):
         with pytest.raises(errors.UnexpectedError, match="was not waiting"):
-            ledger.answer(pb.StreamClassifyResponse(key=strange))
-    ledger.send("b")
-    assert ledger.waiting() == 2
-    (result,) = ledger.answer(pb.StreamClassifyResponse(key=key))
+            pending.answer(pb.StreamClassifyResponse(key=strange))
+    pending.send("b")
+    assert pending.waiting()[0] == 2
+    (result,) = pending.answer(pb.StreamClassifyResponse(key=key))
     assert isinstance(result.error, errors.UnexpectedError)
     with pytest.raises(errors.UnexpectedError, match="was not waiting"):
-        ledger.answer(pb.StreamClassifyResponse(key=key))
+        pending.answer(pb.StreamClassifyResponse(key=key))

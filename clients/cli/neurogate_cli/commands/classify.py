@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
 from neurogate_client.errors import ImageUnreadableError
 from neurogate_client.images import Frame, Image, LeftOut, folder_images, framed
 from rich.cells import cell_len
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from neurogate_cli.common import (
-    DEFAULT_TARGET,
-    EXIT_FAILED,
-    EXIT_USAGE,
-    FrameOption,
-    LabelOption,
-    LeftOutTally,
-    MaxImageBytesOption,
-    ModelVersionOption,
-    TargetOption,
-    TimeoutOption,
-    TlsOption,
-    connected,
-    fail,
-    stderr,
-    stdout,
-)
+from neurogate_cli import common
+from neurogate_cli.render.output import progress, stderr, stdout, tell
 from neurogate_cli.render.predictions import Csv, JsonLines, Table
 
 FEW = 8
 """Up to so many images are answered before a progress bar would be read."""
-
-STDIN = "-"
-
-Show = Callable[[str | Text], None]
 
 
 def classify(
@@ -50,10 +26,10 @@ def classify(
         typer.Argument(metavar="PATH…", help="Images, folders (with all their sub-folders), or - for stdin."),
     ],
     *,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    model_version: ModelVersionOption = None,
-    label: LabelOption = None,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    model_version: common.ModelVersion = None,
+    label: common.Label = None,
     top_k: Annotated[
         int | None,
         typer.Option(
@@ -66,34 +42,36 @@ def classify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
-    frame: FrameOption = None,
-    max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
-    timeout: TimeoutOption = 60.0,
+    frame: common.Frame = None,
+    max_image_bytes: common.MaxImageBytes = common.MAX_IMAGE_BYTES,
+    timeout: common.Timeout = 60.0,
 ) -> None:
     """Classify images, in the order given and by one version.
 
     An image that cannot be classified is reported in its place; the others go on, and the status is 1.
     """
     if as_json and as_csv:
-        fail("--json and --csv exclude each other", EXIT_USAGE)
-    if model_version is not None and label is not None:
-        fail("--model-version and --label exclude each other", EXIT_USAGE)
-    if paths.count(STDIN) > 1:
-        fail("stdin (-) can be read only once", EXIT_USAGE)
-    left_out = LeftOutTally()
+        common.fail("--json and --csv exclude each other", common.EXIT_USAGE)
+    common.one_selector(model_version, label)
+    if paths.count(common.STDIN) > 1:
+        common.fail("stdin (-) can be read only once", common.EXIT_USAGE)
+    left_out = common.LeftOutTally()
     count, longest = _survey(paths, left_out)
     left_out.tell()
     if count == 0:
-        fail(f"no images in {', '.join(paths)}")
-    console = stdout()
+        common.fail(f"no images in {', '.join(paths)}")
+    console, log = stdout(), stderr()
     form = JsonLines() if as_json else Csv() if as_csv else Table(console, top_k or 1, longest)
+    # Where results and bar share a terminal, one console has to draw both.
+    shared = console if log.is_terminal and console.is_terminal else log
+    bar = progress("classifying", shared, enabled=count > FEW and log.is_terminal)
     failed = 0
     with (
-        connected(target, tls, timeout, max_image_bytes) as client,
-        _printer(console, count) as (show, step),
+        common.connected(target, tls, timeout, max_image_bytes) as client,
+        bar,
         contextlib.closing(
             client.stream_classify(
-                _frames(_images(paths, max_image_bytes), frame),
+                _images(paths, max_image_bytes, frame),
                 version=model_version,
                 label=label,
                 top_k=top_k or 0,
@@ -101,30 +79,29 @@ def classify(
             )
         ) as results,
     ):
+        task = bar.add_task("classifying", total=count)
         for number, result in enumerate(results):
             for line in [*(form.header() if number == 0 else []), *form.lines(result)]:
-                show(line)
+                if isinstance(line, str):
+                    console.out(line, highlight=False)
+                else:
+                    tell(console, line)
             failed += result.classification is None
-            step()
+            bar.advance(task)
     if failed:
-        stderr().print(f"{failed} of {count} images have no answer", style="red")
-        raise typer.Exit(EXIT_FAILED)
+        tell(log, f"{failed} of {count} images have no answer", "red")
+        raise typer.Exit(common.EXIT_FAILED)
 
 
-def _frames(images: Iterable[tuple[str, Image]], number: int | None) -> Iterator[tuple[str, Image]]:
-    for key, image in images:
-        yield key, Frame(framed(image)[0], number) if number else image
-
-
-def _images(paths: Iterable[str], limit: int) -> Iterator[tuple[str, Image]]:
+def _images(paths: Iterable[str], limit: int, frame: int | None) -> Iterator[tuple[str, Image]]:
     for given in paths:
-        if given == STDIN:
-            # One byte more than the limit shows that there is too much, without reading it all.
-            yield STDIN, sys.stdin.buffer.read(limit + 1)
+        pairs: Iterable[tuple[str, Image]] = [(given, given)]
+        if given == common.STDIN:
+            pairs = [(given, common.read_stdin(limit))]
         elif Path(given).is_dir():
-            yield from _folder(given)
-        else:
-            yield given, given
+            pairs = _folder(given)
+        for key, image in pairs:
+            yield key, Frame(framed(image)[0], frame) if frame else image
 
 
 def _folder(given: str, left_out: LeftOut | None = None) -> Iterator[tuple[str, Image]]:
@@ -142,41 +119,9 @@ def _survey(paths: Iterable[str], left_out: LeftOut) -> tuple[int, int]:
     count = longest = 0
     try:
         for given in paths:
-            if given != STDIN and Path(given).is_dir():
-                for name, _ in _folder(given, left_out):
-                    count, longest = count + 1, max(longest, cell_len(name))
-            else:
-                count, longest = count + 1, max(longest, cell_len(given))
+            folder = given != common.STDIN and Path(given).is_dir()
+            for name in (key for key, _ in _folder(given, left_out)) if folder else [given]:
+                count, longest = count + 1, max(longest, cell_len(name))
     except ImageUnreadableError as error:
-        fail(error.message)
+        common.fail(error.message)
     return count, longest
-
-
-@contextlib.contextmanager
-def _printer(console: Console, count: int) -> Iterator[tuple[Show, Callable[[], object]]]:
-    """How lines are shown, and what to call after each image. A bar is drawn only where somebody sees it."""
-
-    def show(line: str | Text) -> None:
-        if isinstance(line, Text):
-            console.print(line, soft_wrap=True)
-        else:
-            console.out(line, highlight=False)
-
-    errors = stderr()
-    if count <= FEW or not errors.is_terminal:
-        yield show, lambda: None
-        return
-    # Where results and bar share a terminal, one console has to draw both.
-    bar = Progress(
-        TextColumn("classifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console if console.is_terminal else errors,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    with bar:
-        task = bar.add_task("classifying", total=count)
-        yield show, lambda: bar.advance(task)

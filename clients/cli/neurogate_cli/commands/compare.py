@@ -6,34 +6,25 @@ import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from neurogate_client.client import Client
-from neurogate_client.images import folder_images
-from neurogate_client.results import Classification
-from neurogate_client.results_models import ModelVersion
+from neurogate_client import Classification, Client, ModelVersion, folder_images
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from neurogate_cli.common import (
-    DEFAULT_TARGET,
-    EXIT_FAILED,
-    EXIT_USAGE,
-    LeftOutTally,
-    TargetOption,
-    TimeoutOption,
-    TlsOption,
-    cell,
-    connected,
-    fail,
+from neurogate_cli import common
+from neurogate_cli.render.output import (
+    Column,
+    fitting,
+    heading,
+    print_json,
+    progress,
     stderr,
     stdout,
+    tell,
 )
-from neurogate_cli.render.json import dumped
 from neurogate_cli.render.release import gate_view, matrix, metrics_table
-from neurogate_cli.render.tables import Column, fitting, heading
 
 SHOWN_DISAGREEMENTS = 20
 
@@ -41,10 +32,10 @@ SHOWN_DISAGREEMENTS = 20
 def evaluate(
     version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Version to measure.")],
     *,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    timeout: TimeoutOption = 600.0,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 600.0,
 ) -> None:
     """Measure a version on the sealed images, and show what the gate makes of it; 1 if it refuses."""
     console, log = stdout(), stderr()
@@ -53,14 +44,14 @@ def evaluate(
         if log.is_terminal
         else contextlib.nullcontext()
     )
-    with connected(target, tls, timeout) as client, waiting:
+    with common.connected(target, tls, timeout) as client, waiting:
         report = client.evaluate_model_version(version, timeout=timeout)
     if as_json:
-        console.out(dumped(report), highlight=False)
+        print_json(console, report)
     else:
         console.print(gate_view(report))
     if not report.accepted:
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(common.EXIT_FAILED)
 
 
 @dataclass(slots=True)
@@ -82,11 +73,6 @@ class Agreement:
     right: list[int] = field(default_factory=lambda: [0, 0])
 
     @property
-    def compared(self) -> int:
-        """Images that both have an answer to."""
-        return self.pairs.total()
-
-    @property
     def same(self) -> int:
         """Images with the same class from both."""
         return sum(count for (first, second), count in self.pairs.items() if first == second)
@@ -101,51 +87,41 @@ def compare(
     ] = None,
     *,
     show_all: Annotated[bool, typer.Option("--all", help="List every disagreement.")] = False,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    timeout: TimeoutOption = 60.0,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 60.0,
 ) -> None:
     """Show two versions side by side: their test metrics, and on a folder of images where they differ."""
     count = 0
     if folder is not None:
         if not folder.is_dir():
-            fail(f"{folder} is no folder", EXIT_USAGE)
-        left_out = LeftOutTally()
+            common.fail(f"{folder} is no folder", common.EXIT_USAGE)
+        left_out = common.LeftOutTally()
         count = sum(1 for _ in folder_images(folder, left_out=left_out))
         left_out.tell()
         if not count:
-            fail(f"no images in {folder}")
+            common.fail(f"no images in {folder}")
     console = stdout()
     agreement = None
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         sides = [client.get_model_version(number) for number in (first, second)]
         if folder is not None:
             agreement = _agreement(client, folder, (first, second), count, timeout)
     if as_json:
-        console.out(dumped(_document(sides, agreement)), highlight=False)
+        print_json(console, {"versions": sides, "agreement": _document(agreement) if agreement else None})
     else:
         _show_metrics(console, sides)
         if agreement is not None:
             _show_agreement(console, agreement, first, second, show_all)
     if agreement is not None and agreement.failed:
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(common.EXIT_FAILED)
 
 
 def _agreement(
     client: Client, folder: Path, versions: tuple[int, int], count: int, timeout: float
 ) -> Agreement:
-    found = Agreement()
-    log = stderr()
-    bar = Progress(
-        TextColumn("classifying by both"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=log,
-        transient=True,
-        disable=not log.is_terminal,
-    )
+    found, log = Agreement(), stderr()
     with contextlib.ExitStack() as stack:
         streams = [
             stack.enter_context(
@@ -155,12 +131,11 @@ def _agreement(
             )
             for number in versions
         ]
-        stack.enter_context(bar)
+        bar = stack.enter_context(progress("classifying by both", log))
         for one, other in bar.track(zip(*streams, strict=True), total=count):
             if one.classification is None or other.classification is None:
                 found.failed += 1
-                error = one.error or other.error
-                log.print(cell(f"{one.key}: {error}", "red"), soft_wrap=True)
+                tell(log, f"{one.key}: {one.error or other.error}", "red")
                 continue
             answers = (one.classification, other.classification)
             classes = (answers[0].top.class_id, answers[1].top.class_id)
@@ -176,18 +151,13 @@ def _agreement(
 
 
 def _show_metrics(console: Console, sides: list[ModelVersion]) -> None:
-    measured = [
-        (f"version {each.version}", each.manifest.metrics)
-        for each in sides
-        if each.manifest is not None and each.manifest.HasField("metrics")
-    ]
-    if len(measured) < 2:
-        console.print("At least one manifest has no metrics to compare.", style="yellow")
+    manifests = [each.manifest for each in sides]
+    if not all(each.HasField("metrics") for each in manifests):
+        tell(console, "At least one manifest has no metrics to compare.", "yellow")
         return
     console.print(Text("Test metrics of the manifests", "bold"))
-    console.print(metrics_table(measured))
-    data = [each.manifest.lineage.dataset_digest for each in sides if each.manifest is not None]
-    supports = [metrics.support for _, metrics in measured]
+    console.print(metrics_table([(f"version {each.version}", each.manifest.metrics) for each in sides]))
+    supports = [each.metrics.support for each in manifests]
     if supports[0] != supports[1]:
         console.print(
             f"Measured on different images ({supports[0]} and {supports[1]}): figures of different tests do "
@@ -195,21 +165,22 @@ def _show_metrics(console: Console, sides: list[ModelVersion]) -> None:
             style="yellow",
             markup=False,
         )
-    elif data[0] != data[1]:
-        console.print("The versions learned from different data.", style="dim")
+    elif manifests[0].lineage.dataset_digest != manifests[1].lineage.dataset_digest:
+        tell(console, "The versions learned from different data.", "dim")
 
 
 def _show_agreement(console: Console, found: Agreement, first: int, second: int, show_all: bool) -> None:
-    console.print(heading(f"Agreement on {found.compared} images"))
-    if not found.compared:
+    compared = found.pairs.total()
+    console.print(heading(f"Agreement on {compared} images"))
+    if not compared:
         return
-    console.print(f"the same class for {found.same} of {found.compared} ({found.same / found.compared:.1%})")
+    tell(console, f"the same class for {found.same} of {compared} ({found.same / compared:.1%})")
     if found.labelled:
         shares = [
             f"version {number} {right} ({right / found.labelled:.1%})"
             for number, right in zip((first, second), found.right, strict=True)
         ]
-        console.print(f"right by the folders' names: {', '.join(shares)} of {found.labelled}")
+        tell(console, f"right by the folders' names: {', '.join(shares)} of {found.labelled}")
     names = sorted({name for pair in found.pairs for name in pair})
     counts = [[found.pairs[row, column] for column in names] for row in names]
     console.print()
@@ -218,44 +189,36 @@ def _show_agreement(console: Console, found: Agreement, first: int, second: int,
     if not shown:
         return
     console.print(heading("Where they differ"))
-    console.print(
-        fitting(
-            console,
-            [
-                Column("image", [name for name, _, _ in shown]),
-                Column(f"version {first}", [_answer(each) for _, each, _ in shown]),
-                Column(f"version {second}", [_answer(each) for _, _, each in shown]),
-            ],
-        )
-    )
+    columns = [
+        Column("image", [name for name, _, _ in shown]),
+        Column(f"version {first}", [_answer(each) for _, each, _ in shown]),
+        Column(f"version {second}", [_answer(each) for _, _, each in shown]),
+    ]
+    console.print(fitting(console, columns))
     if len(shown) < len(found.disagreements):
-        console.print(f"… and {len(found.disagreements) - len(shown)} more (--all)", style="dim")
+        tell(console, f"… and {len(found.disagreements) - len(shown)} more (--all)", "dim")
 
 
 def _answer(answer: Classification) -> str:
     return f"{answer.top.class_id} {answer.top.probability:.1%}"
 
 
-def _document(sides: list[ModelVersion], found: Agreement | None) -> dict[str, object]:
-    result: dict[str, object] = {"versions": sides, "agreement": None}
-    if found is not None:
-        result["agreement"] = {
-            "compared": found.compared,
-            "same": found.same,
-            "failed": found.failed,
-            "labelled": found.labelled,
-            "right": found.right,
-            "counts": [
-                {"first": first, "second": second, "images": count}
-                for (first, second), count in sorted(found.pairs.items())
-            ],
-            "disagreements": [
-                {
-                    "image": name,
-                    "first": {"class_id": one.top.class_id, "probability": one.top.probability},
-                    "second": {"class_id": other.top.class_id, "probability": other.top.probability},
-                }
-                for name, one, other in found.disagreements
-            ],
-        }
-    return result
+def _document(found: Agreement) -> dict[str, Any]:
+    def top(answer: Classification) -> dict[str, object]:
+        return {"class_id": answer.top.class_id, "probability": answer.top.probability}
+
+    return {
+        "compared": found.pairs.total(),
+        "same": found.same,
+        "failed": found.failed,
+        "labelled": found.labelled,
+        "right": found.right,
+        "counts": [
+            {"first": first, "second": second, "images": count}
+            for (first, second), count in sorted(found.pairs.items())
+        ],
+        "disagreements": [
+            {"image": name, "first": top(one), "second": top(other)}
+            for name, one, other in found.disagreements
+        ],
+    }

@@ -6,27 +6,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from neurogate_client.client import Client
-from neurogate_client.errors import NeurogateError
-from rich.text import Text
+from neurogate_client import Client, NeurogateError
 
-from neurogate_cli.common import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    fail,
-    own_name,
-    printable,
-    stderr,
-    stdout,
-)
+from neurogate_cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, own_name
 from neurogate_cli.demo import folder as demo_run
-from neurogate_cli.demo import loop as demo_loop
+from neurogate_cli.demo.loop import loop
 from neurogate_cli.demo.report import draw_evidence, show_samples, show_summary
-from neurogate_cli.demo.steps import MODEL, Steps, environment, make_dicom, make_images, train_first
+from neurogate_cli.demo.steps import (
+    MODEL,
+    Steps,
+    environment,
+    log_files,
+    make_images,
+    tell_next,
+    train_first,
+)
 from neurogate_cli.local_stack import processes
-from neurogate_cli.local_stack._version_files import published_versions
 from neurogate_cli.local_stack.servers import NotServingError, Servers
+from neurogate_cli.render.output import stderr, stdout, tell
 
 
 def demo(
@@ -72,17 +69,18 @@ def demo(
         with processes.Supervisor(env=environment(folder)) as supervisor:
             folder.mkdir(parents=True, exist_ok=True)
             if whole_loop:
-                good = demo_loop.loop(supervisor, steps, paths)
+                good = loop(supervisor, steps, paths)
             else:
                 wanted = {key: value for key, value in sizes.items() if value is not None}
                 _train(supervisor, steps, paths, wanted)
                 good = _serve(supervisor, steps, paths)
     except processes.Interrupted as stop:
-        log.print(f"\nstopped by {stop}; the next run goes on from here", style="yellow")
+        tell(log, "")
+        tell(log, f"stopped by {stop}; the next run goes on from here", "yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except processes.ChildFailedError as error:
         for line in error.child.tail:
-            log.print(Text(f"  {printable(line)}", style="dim"), soft_wrap=True)
+            tell(log, f"  {line}", "dim")
         fail(f"{error} (its last lines are above)")
     except (
         processes.MissingProgramError,
@@ -92,10 +90,6 @@ def demo(
         OSError,
     ) as error:
         fail(str(error))
-    if whole_loop:
-        demo_loop.tell_next(paths)
-    else:
-        _tell(paths)
     if not good:
         raise typer.Exit(EXIT_FAILED)
 
@@ -105,10 +99,9 @@ def _train(
 ) -> None:
     missing = demo_run.what_is_missing(paths, MODEL)
     if missing is None:
-        versions = published_versions(paths.models, MODEL)
+        version = demo_run.published_version(paths)
         steps.note(
-            f"version {versions[-1]} and its data are there: nothing to make; "
-            f"remove {paths.folder} for new ones"
+            f"version {version} and its data are there: nothing to make; remove {paths.folder} for new ones"
         )
         return
     options = [part for key, value in sizes.items() for part in (key, str(value))]
@@ -129,39 +122,32 @@ def _serve(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths
         port=processes.free_port(),
         model_server_port=processes.free_port(),
     )
-    with demo_run.log_files(paths.logs) as on_line, Client(servers.target) as client:
+    with log_files(paths.logs) as on_line, Client(servers.target) as client:
         with steps.step("Servers: model server and gateway on free ports of 127.0.0.1"):
             servers.start(supervisor, on_line)
             servers.wait_until_ready(supervisor, client)
             served = client.get_model_version(version)
         with steps.step("Answers: some held-out images of every class"):
-            show_samples(stdout(), client, held_out, version)
+            console = stdout()
+            show_samples(console, client, held_out, version)
+            console.print()
             if shows := draw_evidence(client, held_out, served, paths.evidence):
-                stdout().print(f"\n{paths.evidence}: {shows}", soft_wrap=True, markup=False)
+                tell(console, f"{paths.evidence}: {shows}")
             if not paths.dicom.exists():
-                make_dicom(supervisor, held_out[0].path, paths.dicom)
-            answer = client.classify(paths.dicom, version=version)
-            stdout().print(
-                f"{paths.dicom}: {answer.top.class_id} ({answer.top.probability:.1%}), a slice as DICOM",
-                soft_wrap=True,
-                markup=False,
-            )
+                # What it says of the file is said below.
+                trainer = processes.program("neurogate-trainer")
+                command = [trainer, "data", "dicom", str(held_out[0].path), str(paths.dicom)]
+                supervisor.run("neurogate-trainer data dicom", command, on_line=on_line)
+            answer = client.classify(paths.dicom, version=version).top
+            tell(console, f"{paths.dicom}: {answer.class_id} ({answer.probability:.1%}), a slice as DICOM")
         with steps.step(f"Accuracy: all {len(held_out)} held-out images, streamed"):
             answered = show_summary(stdout(), steps.log, client, held_out, served)
-    return answered
-
-
-def _tell(paths: demo_run.Paths) -> None:
-    name = own_name()
-    report = paths.run / "report.html"
-    stdout().print(
-        "\nNext:\n"
-        f"    {name} up --repository {paths.models}\n"
-        f"    {name} classify {paths.data / 'Testing' / 'glioma'}      (from another terminal)\n"
-        + (f"    and look at {report}, the report of the training\n" if report.exists() else "")
-        + "\n"
-        "Research software, not a medical device. The images are phantoms: how well a model does on them\n"
-        "says nothing about patients.",
-        soft_wrap=True,
-        markup=False,
+    name, report = own_name(), paths.run / "report.html"
+    tell_next(
+        [
+            f"{name} up --repository {paths.models}",
+            f"{name} classify {paths.data / 'Testing' / 'glioma'}      (from another terminal)",
+            *([f"and look at {report}, the report of the training"] if report.exists() else []),
+        ]
     )
+    return answered

@@ -1,4 +1,4 @@
-"""`neurogate example` and `neurogate prediction`: what was kept is corrected and erased."""
+"""`neurogate feedback`, `example` and `prediction`: what was answered and kept is corrected and erased."""
 
 from __future__ import annotations
 
@@ -6,98 +6,110 @@ from typing import Annotated
 
 import typer
 
-from neurogate_cli.common import (
-    DEFAULT_TARGET,
-    TargetOption,
-    TimeoutOption,
-    TlsOption,
-    cell,
-    connected,
-    stderr,
-    stdout,
-)
-from neurogate_cli.render.json import dumped
+from neurogate_cli import common
+from neurogate_cli.render.output import print_json, stderr, stdout, tell
 
 example_app = typer.Typer(help="Correct or erase an example.", no_args_is_help=True)
 prediction_app = typer.Typer(help="Erase a prediction.", no_args_is_help=True)
 
-ExampleArgument = Annotated[str, typer.Argument(metavar="EXAMPLE_ID", help="64 hexadecimal digits.")]
-ReasonOption = Annotated[
-    str, typer.Option("--reason", "-m", metavar="TEXT", help="Why, for the record.", show_default=False)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+ExampleId = Annotated[str, typer.Argument(metavar="EXAMPLE_ID", help="64 hexadecimal digits.")]
+
+
+def feedback(
+    prediction_id: common.PredictionId,
+    class_id: Annotated[
+        str, typer.Argument(metavar="[CLASS]", help="The right class.", show_default=False)
+    ] = "",
+    *,
+    not_mri: Annotated[bool, typer.Option("--not-mri", help="The image is no brain MRI slice.")] = False,
+    comment: Annotated[
+        str, typer.Option("--comment", "-m", metavar="TEXT", help="For people.", show_default=False)
+    ] = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 10.0,
+) -> None:
+    """Say what an answer should have been: its class, or --not-mri."""
+    if bool(class_id) == not_mri:
+        common.fail("give either the right class, or --not-mri", common.EXIT_USAGE)
+    console = stdout()
+    with common.connected(target, tls, timeout) as client:
+        done = client.submit_feedback(prediction_id, class_id=class_id, not_mri=not_mri, comment=comment)
+    if as_json:
+        print_json(console, done)
+        return
+    became = f"example {done.example_id[:12]}" if done.example_id else "no example (the image is not kept)"
+    verdict = "right" if done.confirmed else "wrong"
+    tell(console, f"noted: the answer had been {verdict}; it became {'no example' if not_mri else became}")
 
 
 @example_app.command("relabel")
 def relabel(
-    example_id: ExampleArgument,
+    example_id: ExampleId,
     class_id: Annotated[str, typer.Argument(metavar="CLASS", help="Its right class.")],
     *,
     expected: Annotated[
         str,
         typer.Option("--from", metavar="CLASS", help="Only if this is its class now.", show_default=False),
     ] = "",
-    reason: ReasonOption = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 10.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 10.0,
 ) -> None:
     """Correct the class of an example."""
     console = stdout()
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         done = client.update_example(example_id, class_id=class_id, expected_class_id=expected, reason=reason)
     if as_json:
-        console.out(dumped(done), highlight=False)
+        print_json(console, done)
     else:
-        console.print(cell(f"example {done.example_id[:12]} is {done.class_id}"), soft_wrap=True)
+        tell(console, f"example {done.example_id[:12]} is {done.class_id}")
 
 
 @example_app.command("delete")
 def delete_example(
-    example_id: ExampleArgument,
+    example_id: ExampleId,
     *,
-    reason: ReasonOption = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 10.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 10.0,
 ) -> None:
     """Erase an example with its image; versions that have learned from it are named and stay."""
-    console = stdout()
-    with connected(target, tls, timeout) as client:
+    console, log = stdout(), stderr()
+    with common.connected(target, tls, timeout) as client:
         done = client.delete_example(example_id, reason=reason)
     if as_json:
-        console.out(dumped(done), highlight=False)
+        print_json(console, done)
         return
-    console.print(cell(f"example {example_id[:12]} is erased"), soft_wrap=True)
+    tell(console, f"example {example_id[:12]} is erased")
     if done.versions:
-        listed = ", ".join(map(str, done.versions))
-        stderr().print(cell(f"versions that have learned from it stay: {listed}", "yellow"), soft_wrap=True)
+        tell(log, f"versions that have learned from it stay: {', '.join(map(str, done.versions))}", "yellow")
     if done.running_retraining_ids:
-        listed = ", ".join(done.running_retraining_ids)
-        stderr().print(cell(f"retrainings that go on with it: {listed}", "yellow"), soft_wrap=True)
+        tell(log, f"retrainings that go on with it: {', '.join(done.running_retraining_ids)}", "yellow")
 
 
 @prediction_app.command("delete")
 def delete_prediction(
-    prediction_id: Annotated[
-        str, typer.Argument(metavar="PREDICTION_ID", help="Of the answer that was given.")
-    ],
+    prediction_id: common.PredictionId,
     *,
-    reason: ReasonOption = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 10.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 10.0,
 ) -> None:
     """Erase a prediction with its image and all feedback on it."""
-    console = stdout()
-    with connected(target, tls, timeout) as client:
-        left = client.delete_prediction(prediction_id, reason=reason)
+    console, log = stdout(), stderr()
+    with common.connected(target, tls, timeout) as client:
+        done = client.delete_prediction(prediction_id, reason=reason)
     if as_json:
-        console.out(dumped({"example_ids": left}), highlight=False)
+        print_json(console, done)
         return
-    console.print(cell(f"prediction {prediction_id} is erased"), soft_wrap=True)
-    for example_id in left:
-        stderr().print(cell(f"the example made of it stays: {example_id}", "yellow"), soft_wrap=True)
+    tell(console, f"prediction {prediction_id} is erased")
+    for example_id in done.example_ids:
+        tell(log, f"the example made of it stays: {example_id}", "yellow")

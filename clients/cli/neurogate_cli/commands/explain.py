@@ -8,25 +8,10 @@ from typing import Annotated
 
 import typer
 from neurogate.command import OutputLostError, write_output
-from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
-from neurogate_client._wire import color_map_names
-from rich.text import Text
+from neurogate_client._calls import color_map_names
 
-from neurogate_cli.common import (
-    DEFAULT_TARGET,
-    EXIT_USAGE,
-    FrameOption,
-    LabelOption,
-    MaxImageBytesOption,
-    ModelVersionOption,
-    TargetOption,
-    TimeoutOption,
-    TlsOption,
-    connected,
-    fail,
-    printable,
-    stderr,
-)
+from neurogate_cli import common
+from neurogate_cli.render.output import stderr, tell
 
 _LIMITS = "The map points, it does not outline; in part it shows what is conspicuous, whatever the class."
 
@@ -51,24 +36,21 @@ def explain(
         str, typer.Option("--color-map", metavar="NAME", help=f"{', '.join(color_map_names())}.")
     ] = color_map_names()[0],
     alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map.")] = 0.5,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    model_version: ModelVersionOption = None,
-    label: LabelOption = None,
-    frame: FrameOption = None,
-    max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
-    timeout: TimeoutOption = 30.0,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    model_version: common.ModelVersion = None,
+    label: common.Label = None,
+    frame: common.Frame = None,
+    max_image_bytes: common.MaxImageBytes = common.MAX_IMAGE_BYTES,
+    timeout: common.Timeout = 30.0,
 ) -> None:
     """Show where in an image the evidence for a class lies."""
-    if model_version is not None and label is not None:
-        fail("--model-version and --label exclude each other", EXIT_USAGE)
-    if color_map.lower() not in color_map_names():
-        fail(f"no colour map {color_map!r}; there are {', '.join(color_map_names())}", EXIT_USAGE)
+    common.one_selector(model_version, label)
     if str(output) != "-" and not output.parent.is_dir():
-        fail(f"the folder {output.parent} of the picture does not exist", EXIT_USAGE)
-    with connected(target, tls, timeout, max_image_bytes) as client:
+        common.fail(f"the folder {output.parent} of the picture does not exist", common.EXIT_USAGE)
+    with common.connected(target, tls, timeout, max_image_bytes) as client:
         result = client.explain(
-            sys.stdin.buffer.read(max_image_bytes + 1) if image == "-" else image,
+            common.read_stdin(max_image_bytes) if image == common.STDIN else image,
             class_id=class_id,
             color_map=color_map,
             alpha=alpha,
@@ -77,17 +59,16 @@ def explain(
             label=label,
         )
     _write(output, result.overlay_png)
-    answer = result.classification
+    answer, log = result.classification, stderr()
     shown = {each.class_id: each.probability for each in answer.scores}.get(result.class_id, 0.0)
-    stderr().print(
+    tell(
+        log,
         f"{output}: evidence for {result.class_id} ({shown:.1%}) by version {answer.model.version}; "
         f"the answer is {answer.top.class_id} ({answer.top.probability:.1%}, {answer.verdict})",
-        soft_wrap=True,
-        markup=False,
     )
-    stderr().print(_LIMITS, style="dim", soft_wrap=True)
+    tell(log, _LIMITS, "dim")
     if result.map_caution:
-        stderr().print(Text(f"caution: {printable(result.map_caution)}", "yellow"), soft_wrap=True)
+        tell(log, f"caution: {result.map_caution}", "yellow")
 
 
 def _write(output: Path, picture: bytes) -> None:
@@ -102,4 +83,4 @@ def _write(output: Path, picture: bytes) -> None:
     try:
         write_output(output, picture)
     except OSError as error:
-        fail(f"cannot write {output}: {error.strerror}")
+        common.fail(f"cannot write {output}: {error.strerror}")

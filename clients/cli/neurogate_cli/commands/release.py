@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
+from neurogate.v1 import model_pb2
+from neurogate_client import Release, enum_name
 from neurogate_client.errors import GateRefusedError
-from neurogate_client.results_models import ChangedRelease, Release
 from rich.console import Console
 from rich.text import Text
 
-from neurogate_cli.common import (
-    DEFAULT_TARGET,
-    EXIT_FAILED,
-    EXIT_USAGE,
-    TargetOption,
-    TimeoutOption,
-    TlsOption,
-    cell,
-    connected,
-    fail,
-    own_name,
-    stderr,
-    stdout,
-)
-from neurogate_cli.render.json import dumped
+from neurogate_cli import common
+from neurogate_cli.render.output import cell, print_json, stderr, stdout, tell
 from neurogate_cli.render.release import gate_view, labels_line, release_view, shadow_view
 
 OFF = "off"
 
-ReasonOption = Annotated[
-    str, typer.Option("--reason", "-m", metavar="TEXT", help="Why, for the audit record.", show_default=False)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Changed: TypeAlias = (
+    model_pb2.PromoteModelVersionResponse
+    | model_pb2.RollbackModelResponse
+    | model_pb2.SetTrafficSplitResponse
+)
 
 
 def release(
@@ -40,18 +29,18 @@ def release(
     changes: Annotated[
         int, typer.Option("--changes", min=0, max=1000, metavar="N", help="How many past changes to show.")
     ] = 5,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 10.0,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 10.0,
 ) -> None:
     """Show which version each label means, split, guards, shadow, and the last changes."""
     console = stdout()
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         now = client.get_release()
         past = client.list_release_changes(limit=changes) if changes else []
     if as_json:
-        console.out(dumped({"release": now, "changes": past}), highlight=False)
+        print_json(console, {"release": now, "changes": past})
     else:
         console.print(release_view(console, now, past))
 
@@ -62,57 +51,49 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Although the gate refuses; wants --reason.")
     ] = False,
-    reason: ReasonOption = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 600.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 600.0,
 ) -> None:
     """Make a version stable, if the gate accepts it, and show what the gate found."""
     if force and not reason:
-        fail("--force wants a --reason; both go into the audit record", EXIT_USAGE)
+        common.fail("--force wants a --reason; both go into the audit record", common.EXIT_USAGE)
     console = stdout()
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         try:
             done = client.promote(version, reason=reason, force=force)
         except GateRefusedError as error:
-            report = None if as_json else client.get_model_version(version).gate
-            if report is not None and report.accepted:
-                # Of another judgement: it does not say what was refused.
-                report = None
-            if report is not None:
-                console.print(gate_view(report))
-            # The message has the findings too.
-            refusal = error.message if report is None else f"the gate refuses version {version}"
-            fail(f"{refusal}\n--force with a --reason overrules it.")
-    if as_json:
-        console.out(dumped(done), highlight=False)
-        return
-    if done.change is not None and done.change.gate is not None:
+            # The message has the findings too; a report that accepts is of another judgement.
+            refusal = error.message
+            seen = model_pb2.ModelVersion() if as_json else client.get_model_version(version)
+            if seen.HasField("gate") and not seen.gate.accepted:
+                console.print(gate_view(seen.gate))
+                refusal = f"the gate refuses version {version}"
+            common.fail(f"{refusal}\n--force with a --reason overrules it.")
+    if not as_json and done.change.HasField("gate"):
         console.print(gate_view(done.change.gate))
         console.print()
-    _tell(console, done)
-    if done.change is not None and "previous" in done.release.labels:
-        console.print(f"`{own_name()} rollback` goes back.", style="dim", markup=False)
+    _show(console, done, as_json)
+    if not as_json and done.HasField("change") and "previous" in done.release.labels:
+        tell(console, f"`{common.own_name()} rollback` goes back.", "dim")
 
 
 def rollback(
     *,
-    reason: ReasonOption = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 30.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 30.0,
 ) -> None:
     """Make the previous version stable again, at once."""
     console = stdout()
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         # Of the release as it is now: of two at the same moment, the second must not undo the first.
         done = client.rollback(reason=reason, etag=client.get_release().etag)
-    if as_json:
-        console.out(dumped(done), highlight=False)
-    else:
-        _tell(console, done)
+    _show(console, done, as_json)
 
 
 def canary(
@@ -124,31 +105,27 @@ def canary(
         ),
     ] = None,
     *,
-    reason: ReasonOption = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 30.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 30.0,
 ) -> None:
     """Give a share of stable's callers another version, or none any more; the shadow stays as it is."""
     percent = _percent(share)
-    if percent is None and version is not None:
-        fail("`canary off` takes no version", EXIT_USAGE)
+    if not percent and version is not None:
+        common.fail("`canary off` takes no version", common.EXIT_USAGE)
     console = stdout()
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         now = client.get_release()
-        chosen = 0 if percent is None else version or _candidate(now, share)
         done = client.set_traffic_split(
-            canary_version=chosen,
-            canary_percent=percent or 0.0,
+            canary_version=(version or _candidate(now, share)) if percent else 0,
+            canary_percent=percent,
             shadow_version=now.labels.get("shadow", 0),
             etag=now.etag,
             reason=reason,
         )
-    if as_json:
-        console.out(dumped(done), highlight=False)
-    else:
-        _tell(console, done)
+    _show(console, done, as_json)
 
 
 def shadow(
@@ -157,26 +134,27 @@ def shadow(
         typer.Argument(metavar="[VERSION|off]", help="Nothing shows what it has seen.", show_default=False),
     ] = "",
     *,
-    reason: ReasonOption = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 30.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 30.0,
 ) -> None:
     """Send copies of the traffic to a version and compare; without a version, show how often both agree."""
     if version not in {"", OFF} and not (version.isascii() and version.isdigit() and int(version) > 0):
-        fail(f"{version!r} is neither a version number nor {OFF}", EXIT_USAGE)
-    console = stdout()
-    with connected(target, tls, timeout) as client:
+        common.fail(f"{version!r} is neither a version number nor {OFF}", common.EXIT_USAGE)
+    console, name = stdout(), common.own_name()
+    with common.connected(target, tls, timeout) as client:
         now = client.get_release()
+        seen = now.shadow if now.HasField("shadow") else None
         if not version:
             if as_json:
-                console.out(dumped(now.shadow), highlight=False)
-            elif now.shadow is None:
-                stderr().print(f"no shadow; `{own_name()} shadow VERSION` sets one", markup=False)
-                raise typer.Exit(EXIT_FAILED)
+                print_json(console, seen)
+            elif seen is None:
+                tell(stderr(), f"no shadow; `{name} shadow VERSION` sets one")
+                raise typer.Exit(common.EXIT_FAILED)
             else:
-                console.print(shadow_view(now.shadow))
+                console.print(shadow_view(seen))
             return
         done = client.set_traffic_split(
             canary_version=now.labels.get("canary", 0),
@@ -185,52 +163,52 @@ def shadow(
             etag=now.etag,
             reason=reason,
         )
-    if as_json:
-        console.out(dumped(done), highlight=False)
-        return
-    if version == OFF and now.shadow is not None:
+    if version == OFF and seen is not None and not as_json:
         # What it has seen goes with it.
-        console.print(shadow_view(now.shadow))
+        console.print(shadow_view(seen))
         console.print()
-    _tell(console, done)
-    if version != OFF:
-        console.print(f"`{own_name()} shadow` shows how often both agree.", style="dim", markup=False)
+    _show(console, done, as_json)
+    if version != OFF and not as_json:
+        tell(console, f"`{name} shadow` shows how often both agree.", "dim")
 
 
-def _percent(share: str) -> float | None:
+def _percent(share: str) -> float:
+    """The share in percent; 0 for "off"."""
     if share == OFF:
-        return None
+        return 0.0
     try:
         percent = float(share.removesuffix("%"))
     except ValueError:
         percent = -1.0
     if not 0 < percent <= 100:
-        fail(f"{share!r} is neither a share above 0 to 100% nor {OFF}", EXIT_USAGE)
+        common.fail(f"{share!r} is neither a share above 0 to 100% nor {OFF}", common.EXIT_USAGE)
     return percent
 
 
 def _candidate(now: Release, share: str) -> int:
     """The version that a canary means where nobody named one; never one that callers were taken from."""
     found = now.labels.get("canary") or now.labels.get("candidate")
-    if found is None:
-        fail(f"there is no candidate; name the version, as in `{own_name()} canary {share} VERSION`")
+    if not found:
+        name = common.own_name()
+        common.fail(f"there is no candidate; name the version, as in `{name} canary {share} VERSION`")
     return found
 
 
-def _tell(console: Console, done: ChangedRelease) -> None:
-    change = done.change
-    if change is None:
-        console.print("nothing to do: it is so already", style="bold")
-        console.print(labels_line(done.release), soft_wrap=True)
+def _show(console: Console, done: Changed, as_json: bool) -> None:
+    if as_json:
+        print_json(console, done)
         return
-    moved = [
-        f"{name} {change.labels_before.get(name, '-')} → {change.labels_after.get(name, '-')}"
-        for name in ("stable", "previous", "canary", "shadow")
-        if change.labels_before.get(name) != change.labels_after.get(name)
-    ]
-    what = cell(change.action.value.replace("_", " ").lower(), "bold")
-    text = Text.assemble(what, ": ", cell(", ".join(moved) or "no label moved"))
-    if change.forced:
-        text.append("  forced", "yellow")
-    console.print(text, soft_wrap=True)
-    console.print(labels_line(done.release), soft_wrap=True)
+    if not done.HasField("change"):
+        tell(console, "nothing to do: it is so already", "bold")
+    else:
+        change = done.change
+        before, after = change.labels_before, change.labels_after
+        moved = [
+            f"{name} {before.get(name, '-')} → {after.get(name, '-')}"
+            for name in ("stable", "previous", "canary", "shadow")
+            if before.get(name) != after.get(name)
+        ]
+        what = cell(enum_name(change, "action").replace("_", " ").lower(), "bold")
+        text = Text.assemble(what, ": ", cell(", ".join(moved) or "no label moved"))
+        tell(console, text.append("  forced", "yellow") if change.forced else text)
+    tell(console, labels_line(done.release))

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import enum
+import time
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
-from neurogate_client.client import Client
-from neurogate_client.results_training import ExampleFilter, Retraining, RetrainingState
-from rich.console import Console
-from rich.text import Text
+from neurogate_client import Client, ExampleFilter, Retraining, enum_name
+from rich.console import Console, RenderableType
 
-from neurogate_cli.common import (
-    DEFAULT_TARGET,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    TargetOption,
-    TimeoutOption,
-    TlsOption,
+from neurogate_cli import common
+from neurogate_cli.render.follow import ENDED, STATE_STYLES, follow, tell_end
+from neurogate_cli.render.output import (
+    Column,
     cell,
-    connected,
-    fail,
-    own_name,
+    duration,
+    fitting,
+    moment,
+    print_json,
     stderr,
     stdout,
+    tell,
 )
-from neurogate_cli.render.follow import STATE_STYLES, follow, tell_end
-from neurogate_cli.render.json import dumped
-from neurogate_cli.render.tables import Column, duration, fitting, moment
 
 _LARGEST_POLICY: Final = 1 << 14
 """Bytes: the gateway takes 4096 characters, each of at most four."""
 
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON; what is followed, one event a line.")]
-RunArgument = Annotated[str, typer.Argument(metavar="ID", help="Identifier of the retraining.")]
+
+class State(enum.StrEnum):
+    """Where a retraining stands, as `--state` takes it."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    EVALUATING = "EVALUATING"
+    PUBLISHING = "PUBLISHING"
+    SUCCEEDED = "SUCCEEDED"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+RunId = Annotated[str, typer.Argument(metavar="ID", help="Identifier of the retraining.")]
 
 runs_app = typer.Typer(
     help="List retrainings; watch or cancel one.",
@@ -95,25 +102,27 @@ def retrain(
             show_default=False,
         ),
     ] = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 30.0,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.JsonLines = False,
+    timeout: common.Timeout = 30.0,
 ) -> None:
     """Train a new version from the examples and follow it; Ctrl-C ends the view, not the retraining.
 
     Exit status: 0 for a version that the gate accepts, 1 for any other end.
     """
     if warm_start is not None and from_scratch:
-        fail("--from and --from-scratch exclude each other", EXIT_USAGE)
+        common.fail("--from and --from-scratch exclude each other", common.EXIT_USAGE)
     hyperparameters = _settings(settings or [])
     own_policy = _policy(gate_policy) if gate_policy is not None else ""
     console = stdout()
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         run = client.start_retraining(
-            warm_start_version=None if from_scratch else warm_start or client.get_release().stable,
+            warm_start_version=None
+            if from_scratch
+            else warm_start or client.get_release().labels.get("stable"),
             from_scratch=from_scratch,
-            examples=ExampleFilter(class_ids=tuple(class_ids)) if class_ids else None,
+            examples=ExampleFilter(class_ids=class_ids) if class_ids else None,
             hyperparameters=hyperparameters,
             launcher=launcher,
             promote=promote,
@@ -122,14 +131,12 @@ def retrain(
         )
         if detach:
             if as_json:
-                console.out(dumped(run), highlight=False)
+                print_json(console, run)
             else:
-                console.print(cell(run.retraining_id))
-                stderr().print(_how_to_go_on(run.retraining_id), soft_wrap=True, style="dim")
+                tell(console, run.retraining_id)
+                tell(stderr(), _how_to_go_on(run.retraining_id), "dim")
             return
-        if not as_json:
-            console.print(_begun(run), soft_wrap=True)
-        _follow(client, run.retraining_id, console, as_json)
+        _follow(client, run, console, as_json)
 
 
 @runs_app.callback()
@@ -137,91 +144,89 @@ def runs(
     context: typer.Context,
     *,
     state: Annotated[
-        RetrainingState | None,
+        State | None,
         typer.Option("--state", case_sensitive=False, help="Only those in this state.", show_default=False),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=10_000, metavar="N", help="At most so many.")
     ] = 20,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    timeout: TimeoutOption = 10.0,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 10.0,
 ) -> None:
     """List retrainings, newest first; watch or cancel one."""
     if context.invoked_subcommand is not None:
         return
     console = stdout()
-    with connected(target, tls, timeout) as client:
-        listed = client.list_retrainings(state=state, limit=limit)
+    with common.connected(target, tls, timeout) as client:
+        wanted = f"RETRAINING_STATE_{state}" if state else None
+        listed = client.list_retrainings(state=wanted, limit=limit)
     if as_json:
-        console.out(dumped(listed), highlight=False)
+        print_json(console, listed)
     elif not listed:
-        stderr().print(f"no retrainings; `{own_name()} retrain` starts one", markup=False)
+        tell(stderr(), f"no retrainings; `{common.own_name()} retrain` starts one")
     else:
         console.print(_table(console, listed))
 
 
 @runs_app.command("watch")
 def watch(
-    run_id: RunArgument,
+    run_id: RunId,
     *,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = 10.0,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.JsonLines = False,
+    timeout: common.Timeout = 10.0,
 ) -> None:
     """Follow a retraining from its beginning; Ctrl-C ends the view, not the retraining."""
     console = stdout()
-    with connected(target, tls, timeout) as client:
-        run = client.get_retraining(run_id)
-        if not as_json:
-            console.print(_begun(run), soft_wrap=True)
-        _follow(client, run_id, console, as_json)
+    with common.connected(target, tls, timeout) as client:
+        _follow(client, client.get_retraining(run_id), console, as_json)
 
 
 @runs_app.command("cancel")
 def cancel(
-    run_id: RunArgument,
+    run_id: RunId,
     *,
-    reason: Annotated[
-        str, typer.Option("--reason", "-m", metavar="TEXT", help="Why, for the record.", show_default=False)
-    ] = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    timeout: TimeoutOption = 30.0,
+    reason: common.Reason = "",
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
+    as_json: common.Json = False,
+    timeout: common.Timeout = 30.0,
 ) -> None:
     """End a retraining that has not ended."""
     console = stdout()
-    with connected(target, tls, timeout) as client:
+    with common.connected(target, tls, timeout) as client:
         run = client.cancel_retraining(run_id, reason=reason)
     if as_json:
-        console.out(dumped(run), highlight=False)
+        print_json(console, run)
     else:
-        what = run.state.value if run.state.ended else f"is being ended (now {run.state.value})"
-        console.print(cell(f"retraining {run.retraining_id} {what}"), soft_wrap=True)
+        state = enum_name(run, "state")
+        what = state if state in ENDED else f"is being ended (now {state})"
+        tell(console, f"retraining {run.retraining_id} {what}")
 
 
-def _follow(client: Client, run_id: str, console: Console, as_json: bool) -> None:
+def _follow(client: Client, run: Retraining, console: Console, as_json: bool) -> None:
+    if not as_json:
+        examples = ", ".join(f"{count} {name}" for name, count in sorted(run.examples_by_class.items()))
+        learned = f" with {examples}" if examples else ""
+        tell(console, f"retraining {run.retraining_id} from {_base(run)}{learned}")
     try:
-        run = follow(client, run_id, console, as_json=as_json)
+        run = follow(client, run.retraining_id, console, as_json=as_json)
     except KeyboardInterrupt:
-        _stop_following(run_id)
+        tell(stderr(), "")
+        tell(stderr(), f"The retraining goes on. {_how_to_go_on(run.retraining_id)}", "yellow")
+        raise typer.Exit(common.EXIT_INTERRUPTED) from None
     if not as_json:
         tell_end(console, run)
-    if run.state is not RetrainingState.SUCCEEDED:
-        raise typer.Exit(EXIT_FAILED)
+    if enum_name(run, "state") != "SUCCEEDED":
+        raise typer.Exit(common.EXIT_FAILED)
 
 
-def _stop_following(run_id: str) -> NoReturn:
-    stderr().print(f"\nThe retraining goes on. {_how_to_go_on(run_id)}", soft_wrap=True, style="yellow")
-    raise typer.Exit(EXIT_INTERRUPTED)
-
-
-def _how_to_go_on(run_id: str) -> Text:
-    name = own_name()
-    return Text(f"`{name} runs watch {run_id}` follows it, `{name} runs cancel {run_id}` ends it.")
+def _how_to_go_on(run_id: str) -> str:
+    name = common.own_name()
+    return f"`{name} runs watch {run_id}` follows it, `{name} runs cancel {run_id}` ends it."
 
 
 def _settings(given: list[str]) -> dict[str, str]:
@@ -229,7 +234,7 @@ def _settings(given: list[str]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
-            fail(f"--set {text}: expected NAME=VALUE", EXIT_USAGE)
+            common.fail(f"--set {text}: expected NAME=VALUE", common.EXIT_USAGE)
         result[name] = value
     return result
 
@@ -240,53 +245,46 @@ def _policy(path: Path) -> str:
             content = file.read(_LARGEST_POLICY + 1)
         text = content.decode() if len(content) <= _LARGEST_POLICY else ""
     except OSError as error:
-        fail(f"cannot read the gate policy {path}: {error.strerror}", EXIT_USAGE)
+        common.fail(f"cannot read the gate policy {path}: {error.strerror}", common.EXIT_USAGE)
     except UnicodeDecodeError:
-        fail(f"the gate policy {path} is no text in UTF-8", EXIT_USAGE)
+        common.fail(f"the gate policy {path} is no text in UTF-8", common.EXIT_USAGE)
     if len(content) > _LARGEST_POLICY:
-        fail(f"the gate policy {path} is too long; at most 4096 characters are accepted", EXIT_USAGE)
+        common.fail(
+            f"the gate policy {path} is too long; at most 4096 characters are accepted", common.EXIT_USAGE
+        )
     if not text.strip():
-        fail(f"the gate policy {path} is empty; expected a table [gate]", EXIT_USAGE)
+        common.fail(f"the gate policy {path} is empty; expected a table [gate]", common.EXIT_USAGE)
     return text
 
 
-def _begun(run: Retraining) -> Text:
-    examples = ", ".join(f"{count} {name}" for name, count in sorted(run.examples_by_class.items()))
-    return cell(
-        f"retraining {run.retraining_id} from {_base(run)}" + (f" with {examples}" if examples else "")
-    )
-
-
 def _base(run: Retraining) -> str:
-    return f"version {run.warm_start_version}" if run.warm_start_version is not None else "initial weights"
+    warm = run.spec.WhichOneof("base") == "warm_start_version"
+    return f"version {run.spec.warm_start_version}" if warm else "initial weights"
 
 
-def _table(console: Console, listed: list[Retraining]) -> object:
-    return fitting(
-        console,
-        [
-            Column("id", [each.retraining_id for each in listed]),
-            Column("state", [cell(each.state.value, STATE_STYLES.get(each.state, "")) for each in listed]),
-            Column("version", [str(each.version or "") for each in listed], right=True),
-            Column("accuracy", [_accuracy(each) for each in listed], right=True, rank=1),
-            Column("took", [_took(each) for each in listed], right=True, rank=2),
-            Column("from", [_base(each) for each in listed], rank=3),
-            Column(
-                "examples", [str(sum(each.examples_by_class.values())) for each in listed], right=True, rank=4
-            ),
-            Column("queued (UTC)", [moment(each.create_time) for each in listed], rank=5),
-            Column("by", [each.actor for each in listed], rank=6),
-        ],
-    )
+def _table(console: Console, listed: list[Retraining]) -> RenderableType:
+    states = [enum_name(each, "state") for each in listed]
+    examples = [str(sum(each.examples_by_class.values())) for each in listed]
+    columns = [
+        Column("id", [each.retraining_id for each in listed]),
+        Column("state", [cell(state, STATE_STYLES.get(state, "")) for state in states]),
+        Column("version", [str(each.version or "") for each in listed], right=True),
+        Column("accuracy", [_accuracy(each) for each in listed], right=True, rank=1),
+        Column("took", [_took(each) for each in listed], right=True, rank=2),
+        Column("from", [_base(each) for each in listed], rank=3),
+        Column("examples", examples, right=True, rank=4),
+        Column("queued (UTC)", [moment(each.create_time) for each in listed], rank=5),
+        Column("by", [each.actor for each in listed], rank=6),
+    ]
+    return fitting(console, columns)
 
 
 def _accuracy(run: Retraining) -> str:
-    metrics = run.gate.candidate if run.gate is not None else None
-    return f"{metrics.accuracy:.1%}" if metrics is not None else ""
+    return f"{run.gate.candidate.accuracy:.1%}" if run.gate.HasField("candidate") else ""
 
 
 def _took(run: Retraining) -> str:
-    if run.start_time is None:
+    if not run.HasField("start_time"):
         return ""
-    end = run.end_time or dt.datetime.now(dt.UTC)
-    return duration((end - run.start_time).total_seconds())
+    end = run.end_time.seconds if run.HasField("end_time") else time.time()
+    return duration(end - run.start_time.seconds)

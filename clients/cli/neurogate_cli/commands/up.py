@@ -11,22 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from neurogate_client.client import Client
+from neurogate_client import Client
+from neurogate_core.repository import ModelRepository, RepositoryError
 from rich.console import Console
 from rich.text import Text
 
-from neurogate_cli.common import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    fail,
-    own_name,
-    printable,
-    stderr,
-    stdout,
-)
+from neurogate_cli.common import EXIT_INTERRUPTED, EXIT_USAGE, fail, own_name
 from neurogate_cli.local_stack import processes
-from neurogate_cli.local_stack._version_files import published_versions
 from neurogate_cli.local_stack.servers import (
     EVALUATION,
     GATEWAY,
@@ -36,6 +27,7 @@ from neurogate_cli.local_stack.servers import (
     NotServingError,
     Servers,
 )
+from neurogate_cli.render.output import printable, stderr, stdout, tell
 
 PREFIX_STYLES = {MODEL_SERVER: "magenta", GATEWAY: "cyan"}
 
@@ -111,7 +103,10 @@ def up(
         fail(f"--model-server-command: there is no program {command[0]}", EXIT_USAGE)
     if port == model_server_port:
         fail(f"gateway and model server cannot share port {port}", EXIT_USAGE)
-    versions = published_versions(repository, model)
+    try:
+        versions = ModelRepository(repository).versions(model)
+    except (RepositoryError, OSError) as error:
+        fail(str(error), EXIT_USAGE)
     if not versions:
         fail(
             f"there is no version of {model} in {repository}; make one with `{own_name()} demo` or "
@@ -154,11 +149,11 @@ def _serve(servers: Servers, log: Console) -> None:
     except processes.Interrupted:
         if supervisor.hurried:
             fail("what had not stopped yet was killed by another signal", EXIT_INTERRUPTED)
-        log.print("stopped", style="dim")
+        tell(log, "stopped", "dim")
     except processes.ChildFailedError as error:
-        fail(f"{error}; everything was stopped", EXIT_FAILED)
+        fail(f"{error}; everything was stopped")
     except (processes.MissingProgramError, NotServingError, OSError) as error:
-        fail(str(error), EXIT_FAILED)
+        fail(str(error))
 
 
 def _run_beside(folder: Path, log: Console) -> Path | None:
@@ -167,12 +162,12 @@ def _run_beside(folder: Path, log: Console) -> Path | None:
     if not _readable(run / EVALUATION):
         locked = os.path.lexists(run) and not os.access(run, os.X_OK)
         if locked or os.path.lexists(run / EVALUATION):
-            _note(log, f"no retraining and no gate here: {run} cannot be read")
+            tell(log, f"no retraining and no gate here: {run} cannot be read", "yellow")
         return None
     try:
         processes.program("neurogate-trainer")
     except processes.MissingProgramError as error:
-        _note(log, f"no retraining here: {error}")
+        tell(log, f"no retraining here: {error}", "yellow")
         return None
     return run
 
@@ -182,19 +177,12 @@ def _readable(path: Path) -> bool:
     return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113
 
 
-def _note(log: Console, message: str) -> None:
-    log.print(Text(message, style="yellow"), soft_wrap=True)
-
-
 def prefixed(log: Console) -> Callable[[str, str], None]:
     """Writes lines with the name of who wrote them in front."""
     width = max(map(len, PREFIX_STYLES))
 
     def write(name: str, line: str) -> None:
-        log.print(
-            Text.assemble((f"{name:{width}} │ ", PREFIX_STYLES.get(name, "")), printable(line)),
-            soft_wrap=True,
-        )
+        tell(log, Text.assemble((f"{name:{width}} │ ", PREFIX_STYLES.get(name, "")), printable(line)))
 
     return write
 

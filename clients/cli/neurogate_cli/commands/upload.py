@@ -1,45 +1,22 @@
-"""`neurogate upload` and `neurogate feedback`: what the next version is to learn from."""
+"""`neurogate upload`: labelled images for the next version."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from neurogate_client._channel import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_IMAGE_BYTES
-from neurogate_client.client import Client
-from neurogate_client.errors import NeurogateError
-from neurogate_client.images import Frame, framed, load_image
-from neurogate_client.labelled import labelled_images
-from neurogate_client.results_training import LabelledImage, UploadResult
+from neurogate_client import Client, Frame, LabelledImage, NeurogateError, UploadResult, labelled_images
+from neurogate_client.images import framed, load_image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from neurogate_cli.common import (
-    DEFAULT_TARGET,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    FrameOption,
-    LeftOutTally,
-    MaxImageBytesOption,
-    TargetOption,
-    TimeoutOption,
-    TlsOption,
-    cell,
-    connected,
-    fail,
-    own_name,
-    stderr,
-    stdout,
-)
-from neurogate_cli.render.json import dumped
-from neurogate_cli.render.tables import plain
+from neurogate_cli import common
+from neurogate_cli.render.output import cell, plain, print_json, progress, stderr, stdout, tell
 
 SHOWN_REFUSALS = 20
 SPLITS = frozenset({"test", "testing", "train", "training", "val", "valid", "validation"})
@@ -74,12 +51,12 @@ class Tally:
 def upload(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of class folders.")],
     *,
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
+    target: common.Target = common.TARGET,
+    tls: common.Tls = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
-    frame: FrameOption = None,
-    max_image_bytes: MaxImageBytesOption = DEFAULT_MAX_IMAGE_BYTES,
-    timeout: TimeoutOption = 60.0,
+    frame: common.Frame = None,
+    max_image_bytes: common.MaxImageBytes = common.MAX_IMAGE_BYTES,
+    timeout: common.Timeout = 60.0,
 ) -> None:
     """Send labelled images for retraining; the names of the folders in FOLDER are their classes.
 
@@ -87,20 +64,18 @@ def upload(
     command goes on after an interruption. An image that is refused is reported, the others go on, and the
     status is 1.
     """
-    left_out = LeftOutTally()
+    left_out = common.LeftOutTally()
     images = _images(folder, left_out)
     if frame:
         images = [replace(image, image=Frame(framed(image.image)[0], frame)) for image in images]
     console, tally = stdout(), Tally()
-    with connected(target, tls, timeout, max_image_bytes) as client:
+    with common.connected(target, tls, timeout, max_image_bytes) as client:
         try:
             send(client, images, tally, limit=max_image_bytes, timeout=timeout)
         except KeyboardInterrupt:
-            stderr().print(
-                f"stopped: {tally.kept.total()} images are kept; the same command goes on from here",
-                style="yellow",
-            )
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            kept = tally.kept.total()
+            tell(stderr(), f"stopped: {kept} images are kept; the same command goes on from here", "yellow")
+            raise typer.Exit(common.EXIT_INTERRUPTED) from None
         totals = client.list_examples(page_size=1).total_by_class
     if as_json:
         summary = {
@@ -119,28 +94,28 @@ def upload(
             "left_out": left_out.counts,
             "total_by_class": totals,
         }
-        console.out(dumped(summary), highlight=False)
+        print_json(console, summary)
     else:
-        show_upload(console, tally, dict(totals))
+        show_upload(console, tally, totals)
     if tally.refused:
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(common.EXIT_FAILED)
 
 
-def _images(folder: Path, left_out: LeftOutTally) -> list[LabelledImage]:
+def _images(folder: Path, left_out: common.LeftOutTally) -> list[LabelledImage]:
     # Paths only; the images themselves are read as they are sent.
     try:
         images = list(labelled_images(folder, left_out=left_out))
     except ValueError as error:
-        fail(str(error), EXIT_USAGE)
+        common.fail(str(error), common.EXIT_USAGE)
     except OSError as error:
-        fail(f"cannot read the folder {error.filename}: {error.strerror}", EXIT_USAGE)
+        common.fail(f"cannot read the folder {error.filename}: {error.strerror}", common.EXIT_USAGE)
     left_out.tell()
     if not images:
-        fail(f"no images in class folders of {folder}")
+        common.fail(f"no images in class folders of {folder}")
     if splits := sorted({each.class_id for each in images if each.class_id.lower() in SPLITS}):
-        fail(
+        common.fail(
             f"{folder} holds splits ({', '.join(splits)}) and no classes; give one: {folder / splits[-1]}",
-            EXIT_USAGE,
+            common.EXIT_USAGE,
         )
     return images
 
@@ -163,22 +138,12 @@ def send(
     images: list[LabelledImage],
     tally: Tally,
     *,
-    limit: int = DEFAULT_MAX_IMAGE_BYTES,
-    timeout: float = DEFAULT_IDLE_TIMEOUT,
+    limit: int = common.MAX_IMAGE_BYTES,
+    timeout: float = 60.0,
 ) -> None:
     """Sends what is not there yet, with a progress bar where somebody sees it."""
     known = _known(client)
-    log = stderr()
-    bar = Progress(
-        TextColumn("uploading"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=log,
-        transient=True,
-        disable=not log.is_terminal,
-    )
-    with bar:
+    with progress("uploading", stderr()) as bar:
         task = bar.add_task("uploading", total=len(images))
 
         def unknown() -> Iterator[LabelledImage]:
@@ -203,7 +168,7 @@ def _digest(image: LabelledImage, limit: int) -> str:
         return ""
 
 
-def show_upload(console: Console, tally: Tally, totals: dict[str, int]) -> None:
+def show_upload(console: Console, tally: Tally, totals: Mapping[str, int]) -> None:
     """What became of the images, and how many of each class there are now."""
     refused = Counter(each.class_id for each in tally.refused)
     figures = ("new", "there already", "refused", "kept in all")
@@ -220,41 +185,8 @@ def show_upload(console: Console, tally: Tally, totals: dict[str, int]) -> None:
     log = stderr()
     for each in tally.refused[:SHOWN_REFUSALS]:
         if each.error is not None:
-            log.print(cell(f"{each.key}: {each.error.reason}: {each.error.message}", "red"), soft_wrap=True)
+            tell(log, f"{each.key}: {each.error.reason}: {each.error.message}", "red")
     if len(tally.refused) > SHOWN_REFUSALS:
-        log.print(f"… and {len(tally.refused) - SHOWN_REFUSALS} more (--json lists all)", style="red")
+        tell(log, f"… and {len(tally.refused) - SHOWN_REFUSALS} more (--json lists all)", "red")
     if tally.kept:
-        console.print(f"`{own_name()} retrain` makes a version of them.", style="dim", markup=False)
-
-
-def feedback(
-    prediction_id: Annotated[
-        str, typer.Argument(metavar="PREDICTION_ID", help="Of the answer that was given.")
-    ],
-    class_id: Annotated[
-        str, typer.Argument(metavar="[CLASS]", help="The right class.", show_default=False)
-    ] = "",
-    *,
-    not_mri: Annotated[bool, typer.Option("--not-mri", help="The image is no brain MRI slice.")] = False,
-    comment: Annotated[
-        str, typer.Option("--comment", "-m", metavar="TEXT", help="For people.", show_default=False)
-    ] = "",
-    target: TargetOption = DEFAULT_TARGET,
-    tls: TlsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    timeout: TimeoutOption = 10.0,
-) -> None:
-    """Say what an answer should have been: its class, or --not-mri."""
-    if bool(class_id) == not_mri:
-        fail("give either the right class, or --not-mri", EXIT_USAGE)
-    console = stdout()
-    with connected(target, tls, timeout) as client:
-        done = client.submit_feedback(prediction_id, class_id=class_id, not_mri=not_mri, comment=comment)
-    if as_json:
-        console.out(dumped(done), highlight=False)
-        return
-    verdict = "the answer had been right" if done.confirmed else "the answer had been wrong"
-    became = f"example {done.example_id[:12]}" if done.example_id else "no example (the image is not kept)"
-    if not_mri:
-        became = "no example"
-    console.print(cell(f"noted: {verdict}; it became {became}"), soft_wrap=True)
+        tell(console, f"`{common.own_name()} retrain` makes a version of them.", "dim")

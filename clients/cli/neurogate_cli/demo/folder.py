@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from neurogate_cli.local_stack._version_files import published_versions
+from neurogate_core.repository import ModelRepository
 
 
 class DemoError(Exception):
@@ -24,56 +22,22 @@ class Missing(enum.Enum):
     VERSION = "a published version of a finished run"
 
 
-@dataclass(frozen=True, slots=True)
 class Paths:
     """Where things lie in the demo's folder."""
 
-    folder: Path
-
-    @property
-    def data(self) -> Path:
-        """The data set."""
-        return self.folder / "data"
-
-    @property
-    def models(self) -> Path:
-        """The model repository."""
-        return self.folder / "models"
-
-    @property
-    def run(self) -> Path:
-        """The training run."""
-        return self.folder / "run"
-
-    @property
-    def records(self) -> Path:
-        """What the gateway keeps: examples and retrainings."""
-        return self.folder / "records"
-
-    @property
-    def new(self) -> Path:
-        """Labelled images that come later, for the loop."""
-        return self.folder / "new"
-
-    @property
-    def policy(self) -> Path:
-        """What the loop's gate asks for."""
-        return self.folder / "policy.toml"
-
-    @property
-    def evidence(self) -> Path:
-        """The picture of an answer's evidence."""
-        return self.folder / "evidence.png"
-
-    @property
-    def dicom(self) -> Path:
-        """One of the held-out images as a DICOM file."""
-        return self.folder / "slice.dcm"
-
-    @property
-    def logs(self) -> Path:
-        """Logs of the servers."""
-        return self.folder / "logs"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.models = folder / "models"
+        self.run = folder / "run"
+        self.records = folder / "records"
+        self.logs = folder / "logs"
+        # The loop's: labelled images that come later, and what its gate asks for.
+        self.new = folder / "new"
+        self.policy = folder / "policy.toml"
+        # An answer's evidence, and one of the held-out images as a DICOM file.
+        self.evidence = folder / "evidence.png"
+        self.dicom = folder / "slice.dcm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +56,7 @@ def what_is_missing(paths: Paths, model: str) -> Missing | None:
         images = held_out_images(paths)
     except DemoError:
         return Missing.VERSION
-    if version not in published_versions(paths.models, model):
+    if version not in ModelRepository(paths.models).versions(model):
         return Missing.VERSION
     return None if all(each.path.is_file() for each in images) else Missing.IMAGES
 
@@ -138,23 +102,3 @@ def _read(path: Path) -> dict[str, Any]:
             f"cannot read {path} ({error}); remove {path.parent} and run the demo again"
         ) from error
     return document if isinstance(document, dict) else {}
-
-
-@contextlib.contextmanager
-def log_files(folder: Path) -> Iterator[Callable[[str, str], None]]:
-    """Writes lines into one file a process, begun anew."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as files:
-        opened: dict[str, TextIO] = {}
-
-        def write(name: str, line: str) -> None:
-            # Lines still arrive while the servers stop, and then nobody reads them any more.
-            with contextlib.suppress(ValueError, OSError):
-                if name not in opened:
-                    opened[name] = files.enter_context(
-                        (folder / f"{name}.log").open("w", encoding="utf-8", errors="backslashreplace")
-                    )
-                opened[name].write(f"{line}\n")
-                opened[name].flush()
-
-        yield write

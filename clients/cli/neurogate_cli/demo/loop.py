@@ -11,22 +11,19 @@ import contextlib
 import os
 import time
 
-from neurogate_client.client import Client
-from neurogate_client.errors import NeurogateError
-from neurogate_client.labelled import labelled_images
-from neurogate_client.results_training import Retraining, RetrainingState
-from rich.text import Text
+from neurogate_client import Client, NeurogateError, Retraining, enum_name, labelled_images
 
 from neurogate_cli.commands.upload import Tally, send, show_upload
-from neurogate_cli.common import own_name, printable, stdout
+from neurogate_cli.common import own_name
 from neurogate_cli.local_stack import processes
-from neurogate_cli.local_stack.servers import EVALUATION, Servers
-from neurogate_cli.render.follow import follow
+from neurogate_cli.local_stack.servers import EVALUATION, READY_SECONDS, Servers
+from neurogate_cli.render.follow import ENDED, follow
+from neurogate_cli.render.output import stdout, tell
 from neurogate_cli.render.release import gate_view
 
 from . import folder as demo_run
 from .report import Measured, measure, show_before_and_after
-from .steps import MODEL, Steps, make_images, train_first
+from .steps import MODEL, Steps, log_files, make_images, tell_next, train_first
 
 FEW = 30
 """Images a class that the first version learns from."""
@@ -48,7 +45,7 @@ min_accuracy = 0.75
 min_recall = 0.55
 """
 _CANCEL_SECONDS = 20.0
-_UNFINISHED = {RetrainingState.FAILED, RetrainingState.CANCELLED}
+_UNFINISHED = {"FAILED", "CANCELLED"}
 
 
 def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) -> bool:
@@ -76,41 +73,53 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
         trainer_cores=os.cpu_count() or 1,
     )
     console = stdout()
-    with demo_run.log_files(paths.logs) as on_line, Client(servers.target) as client:
+    with log_files(paths.logs) as on_line, Client(servers.target) as client:
         with steps.step("Servers: model server and gateway on free ports of 127.0.0.1"):
             servers.start(supervisor, on_line)
             servers.wait_until_ready(supervisor, client)
             # Where the demo was run before, it is not the stable one any more, and ready a little later.
-            servers.wait_for_version(supervisor, client, first)
+            supervisor.wait_until(lambda: _is_ready(client, first), READY_SECONDS, "the first version")
         with steps.step(f"Before: version {first} on {len(held_out)} sealed images"):
             before = measure(steps.log, client, held_out, first)
             console.print(_accuracy(before))
         with steps.step("Upload: new labelled images, over gRPC"):
             tally = Tally()
             send(client, list(labelled_images(paths.new / "Training")), tally)
-            show_upload(console, tally, dict(client.list_examples(page_size=1).total_by_class))
+            show_upload(console, tally, client.list_examples(page_size=1).total_by_class)
         with steps.step("Retraining: started and watched over gRPC"):
             run = _retrain(client, first)
-            console.print(Text(f"retraining {printable(run.retraining_id)}"))
+            tell(console, f"retraining {run.retraining_id}")
             try:
                 run = follow(client, run.retraining_id, console)
             except KeyboardInterrupt:
                 # A retraining outlives its gateway; a demo that was stopped is to leave nothing running.
                 _cancel(client, run.retraining_id)
                 raise
-        if run.state is not RetrainingState.SUCCEEDED:
-            _tell_failure(steps, run)
+        state = enum_name(run, "state")
+        if state != "SUCCEEDED":
+            if run.HasField("gate"):
+                console.print(gate_view(run.gate))
+            tell(steps.log, f"the retraining ended as {state}", "red")
+            for line in run.error.splitlines():
+                tell(steps.log, f"  {line}", "dim")
             return False
         with steps.step("Gate: both versions on the sealed images, through the gateway"):
-            if run.gate is not None:
-                console.print(gate_view(run.gate))
+            console.print(gate_view(run.gate))
         with steps.step(f"Promotion: version {run.version} becomes stable"):
-            if client.get_release().stable != run.version:
-                client.promote(run.version, reason="the demo's retraining, which the gate accepts")
-            console.print(f"stable is version {client.get_release().stable}")
+            reason = "the demo's retraining, which the gate accepts"
+            labels = client.promote(run.version, reason=reason).release.labels
+            console.print(f"stable is version {labels['stable']}")
         with steps.step(f"After: version {run.version} on the same {len(held_out)} sealed images"):
             after = measure(steps.log, client, held_out, None)
             show_before_and_after(console, before, after)
+    name = own_name()
+    tell_next(
+        [
+            f"{name} up --repository {paths.models} --policy {paths.policy}",
+            f"{name} release      (from another terminal: who is stable, and why)",
+            f"{name} rollback     (and back again)",
+        ]
+    )
     return before.failed == after.failed == 0 and after.accuracy > before.accuracy
 
 
@@ -129,9 +138,15 @@ def _first_version(supervisor: processes.Supervisor, steps: Steps, paths: demo_r
         make_images(supervisor, paths.new, [*sizes, *new])
 
 
+def _is_ready(client: Client, version: int) -> bool:
+    with contextlib.suppress(NeurogateError):
+        return enum_name(client.get_model_version(version), "state") == "READY"
+    return False
+
+
 def _retrain(client: Client, first: int) -> Retraining:
     # One that ended well is found again; after one that came to nothing there is another.
-    lost = sum(each.state in _UNFINISHED for each in client.list_retrainings(limit=1000))
+    lost = sum(enum_name(each, "state") in _UNFINISHED for each in client.list_retrainings(limit=1000))
     return client.start_retraining(warm_start_version=first, request_id=f"{_REQUEST_ID}-{lost}")
 
 
@@ -139,36 +154,12 @@ def _cancel(client: Client, run_id: str) -> None:
     end = time.monotonic() + _CANCEL_SECONDS
     with contextlib.suppress(NeurogateError):
         run = client.cancel_retraining(run_id, reason="the demo was interrupted")
-        while not run.state.ended and time.monotonic() < end:
+        while enum_name(run, "state") not in ENDED and time.monotonic() < end:
             time.sleep(0.2)
             run = client.get_retraining(run_id)
-
-
-def _tell_failure(steps: Steps, run: Retraining) -> None:
-    if run.gate is not None:
-        stdout().print(gate_view(run.gate))
-    steps.log.print(Text(f"the retraining ended as {run.state.value}", style="red"))
-    for line in run.error.splitlines():
-        steps.log.print(Text(f"  {printable(line)}", style="dim"), soft_wrap=True)
 
 
 def _accuracy(found: Measured) -> str:
     return (
         f"accuracy through the gateway: {found.accuracy:.1%} ({found.right.total()} of {found.seen.total()})"
-    )
-
-
-def tell_next(paths: demo_run.Paths) -> None:
-    """What to do with what the demo leaves."""
-    name = own_name()
-    stdout().print(
-        "\nNext:\n"
-        f"    {name} up --repository {paths.models} --policy {paths.policy}\n"
-        f"    {name} release      (from another terminal: who is stable, and why)\n"
-        f"    {name} rollback     (and back again)\n"
-        "\n"
-        "Research software, not a medical device. The images are phantoms: how well a model does on them\n"
-        "says nothing about patients.",
-        soft_wrap=True,
-        markup=False,
     )

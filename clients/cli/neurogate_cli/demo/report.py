@@ -7,17 +7,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neurogate_client.client import Client
-from neurogate_client.results import Verdict
-from neurogate_client.results_models import ModelVersion
+from neurogate_client import Client, ModelVersion, Verdict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from neurogate_cli.common import VERDICT_STYLES, cell
+from neurogate_cli.render.output import VERDICT_STYLES, cell, interval, plain, progress, signed, tell
 from neurogate_cli.render.predictions import milliseconds
-from neurogate_cli.render.tables import interval, plain, signed
 
 from .folder import HeldOut
 
@@ -29,11 +25,8 @@ _OTHER_COLUMNS = 68
 
 def show_samples(console: Console, client: Client, images: list[HeldOut], version: int) -> None:
     """Classifies the first few images of every class one by one and shows the answers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name in ("image", "truth", "answer", "probability", "verdict", "version", "ms"):
-        table.add_column(
-            name, justify="left" if name in {"image", "truth", "answer", "verdict"} else "right", no_wrap=True
-        )
+    figures = ("probability", "version", "ms")
+    table = plain("image", "truth", "answer", "probability", "verdict", "version", "ms", right=set(figures))
     # Where room is short, it is the names of the images that are cut, and at their less telling end.
     room = max(12, console.width - _OTHER_COLUMNS)
     for image in _samples(images):
@@ -68,7 +61,7 @@ def draw_evidence(client: Client, images: list[HeldOut], served: ModelVersion, p
     Returns:
         What the picture shows, for people; empty where no sample is answered so, and there is no picture.
     """
-    measured = served.manifest.localisation.per_class if served.manifest is not None else ()
+    measured = served.manifest.localisation.per_class
     lesions = {each.class_id for each in measured if each.HasField("pointing")}
     for image in _samples(images):
         if lesions and image.class_id not in lesions:
@@ -114,24 +107,14 @@ class Measured:
 def measure(log: Console, client: Client, images: list[HeldOut], version: int | None) -> Measured:
     """Streams every image through the gateway; without a version, "stable" answers."""
     found = Measured()
-    bar = Progress(
-        TextColumn("streaming"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=log,
-        transient=True,
-        disable=not log.is_terminal,
-        redirect_stdout=False,
-    )
     results = client.stream_classify(((image, image.path) for image in images), version=version, top_k=1)
-    with contextlib.closing(results), bar:
+    with contextlib.closing(results), progress("streaming", log) as bar:
         for result in bar.track(results, total=len(images)):
             class_id = result.key.class_id
             found.seen[class_id] += 1
             if result.classification is None:
                 found.failed += 1
-                log.print(Text(f"{result.key.name}: {result.error}", style="red"), soft_wrap=True)
+                tell(log, f"{result.key.name}: {result.error}", "red")
                 continue
             answer = result.classification
             hit = answer.top.class_id == class_id
@@ -145,11 +128,7 @@ def measure(log: Console, client: Client, images: list[HeldOut], version: int | 
 
 
 def show_summary(
-    console: Console,
-    log: Console,
-    client: Client,
-    images: list[HeldOut],
-    served: ModelVersion,
+    console: Console, log: Console, client: Client, images: list[HeldOut], served: ModelVersion
 ) -> bool:
     """Streams every image through the gateway, shows counts and accuracy; False when one has no answer."""
     found = measure(log, client, images, served.version)
@@ -157,7 +136,7 @@ def show_summary(
     total, right = found.seen.total(), found.right.total()
     lines = [f"\naccuracy through the gateway: {found.accuracy:.1%} ({right} of {total} images)"]
     manifest = served.manifest
-    if manifest is not None and manifest.HasField("metrics"):
+    if manifest.HasField("metrics"):
         lines.append(
             f"accuracy in the manifest:     {interval(manifest.metrics)} on {manifest.metrics.support} images"
         )
@@ -166,7 +145,7 @@ def show_summary(
             f"where the verdict is CONFIDENT: {found.trusted_right / found.trusted:.1%} "
             f"({found.trusted_right} of {found.trusted})"
         )
-    if manifest is not None and manifest.localisation.HasField("pointing"):
+    if manifest.localisation.HasField("pointing"):
         measured = manifest.localisation
         lines.append(
             f"evidence: points at the lesion in {measured.pointing.value:.1%} of {measured.support} right "

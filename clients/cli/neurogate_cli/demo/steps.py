@@ -1,18 +1,19 @@
-"""Headings, environment and trainer of both demos."""
+"""What both demos are made of: headings, the trainer's steps, logs of the servers, the last words."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
 from neurogate_cli.local_stack import processes
-from neurogate_cli.render.tables import duration
+from neurogate_cli.render.output import duration, stdout
 
 from .folder import Paths
 
@@ -27,11 +28,6 @@ class Steps:
         self._began = time.monotonic()
         self._number = 0
 
-    @property
-    def seconds(self) -> float:
-        """Time since the beginning."""
-        return time.monotonic() - self._began
-
     def note(self, text: str) -> None:
         """A remark."""
         self.log.print(Text(text, style="dim"))
@@ -40,7 +36,7 @@ class Steps:
     def step(self, title: str) -> Iterator[None]:
         """One step, with its heading before and the time that it took after it."""
         self._number += 1
-        heading = Text(f"{self._number}. {title}  [{duration(self.seconds)}]", style="bold")
+        heading = Text(f"{self._number}. {title}  [{duration(time.monotonic() - self._began)}]", style="bold")
         self.log.print(Rule(heading, align="left", style="cyan"))
         began = time.monotonic()
         yield
@@ -58,45 +54,46 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def make_images(supervisor: processes.Supervisor, folder: Path, options: Sequence[str]) -> None:
-    """Makes a phantom data set, or what is missing of it.
-
-    Raises:
-        MissingProgramError: the trainer is not installed.
-        ChildFailedError: it has failed.
-    """
+    """Makes a phantom data set, or what is missing of it; raises as `Supervisor.run`."""
     trainer = processes.program("neurogate-trainer")
     supervisor.run("neurogate-trainer data phantom", [trainer, "data", "phantom", str(folder), *options])
 
 
-def make_dicom(supervisor: processes.Supervisor, image: Path, dicom: Path) -> None:
-    """Writes an image as a DICOM file; raises as `make_images`."""
+def train_first(supervisor: processes.Supervisor, paths: Paths) -> None:
+    """Trains on the demo's data set and publishes the version; goes on where it was interrupted."""
     trainer = processes.program("neurogate-trainer")
-    supervisor.run("neurogate-trainer data dicom", [trainer, "data", "dicom", str(image), str(dicom)])
+    options = ["--repository", paths.models, "--model", MODEL, "--run-dir", paths.run, "--preset", "demo"]
+    command = [trainer, "train", paths.data, *options, "--keep-given-test"]
+    supervisor.run("neurogate-trainer train", [str(part) for part in command])
 
 
-def train_first(supervisor: processes.Supervisor, paths: Paths, options: Sequence[str] = ()) -> None:
-    """Trains on the demo's data set and publishes the version; goes on where it was interrupted.
-
-    Raises:
-        MissingProgramError: the trainer is not installed.
-        ChildFailedError: it has failed.
-    """
-    trainer = processes.program("neurogate-trainer")
-    supervisor.run(
-        "neurogate-trainer train",
-        [
-            trainer,
-            "train",
-            str(paths.data),
-            "--repository",
-            str(paths.models),
-            "--model",
-            MODEL,
-            "--run-dir",
-            str(paths.run),
-            "--preset",
-            "demo",
-            "--keep-given-test",
-            *options,
-        ],
+def tell_next(lines: Sequence[str]) -> None:
+    """What to do with what the demo leaves."""
+    listed = "".join(f"    {line}\n" for line in lines)
+    stdout().print(
+        f"\nNext:\n{listed}\n"
+        "Research software, not a medical device. The images are phantoms: how well a model does on them\n"
+        "says nothing about patients.",
+        soft_wrap=True,
+        markup=False,
     )
+
+
+@contextlib.contextmanager
+def log_files(folder: Path) -> Iterator[Callable[[str, str], None]]:
+    """Writes lines into one file a process, begun anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as files:
+        opened: dict[str, TextIO] = {}
+
+        def write(name: str, line: str) -> None:
+            # Lines still arrive while the servers stop, and then nobody reads them any more.
+            with contextlib.suppress(ValueError, OSError):
+                if name not in opened:
+                    opened[name] = files.enter_context(
+                        (folder / f"{name}.log").open("w", encoding="utf-8", errors="backslashreplace")
+                    )
+                opened[name].write(f"{line}\n")
+                opened[name].flush()
+
+        yield write

@@ -265,16 +265,19 @@ class Supervisor:
             raise Interrupted(self._pending)
         return child
 
-    def run(self, name: str, command: Sequence[str], *, stop_signal: int = signal.SIGINT) -> None:
-        """Runs a command to its end; it writes where this process writes.
+    def run(
+        self, name: str, command: Sequence[str], *, on_line: Callable[[str, str], None] | None = None
+    ) -> None:
+        """Runs a command to its end, with `on_line` as in `start`.
 
         Raises:
             ChildFailedError: its exit status is not 0.
         """
-        child = self.start(name, command, stop_signal=stop_signal)
+        child = self.start(name, command, on_line=on_line, stop_signal=signal.SIGINT)
         while child.status() is None:
             time.sleep(_POLL_SECONDS)
         self._children.pop()
+        child.drain()
         if child.status() != 0:
             raise ChildFailedError(child, child.describe_end())
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from google.protobuf import text_format
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_client.client import Client
-from neurogate_client.errors import NeurogateError
-from neurogate_client.results_models import VersionState
+from neurogate_client import Client, NeurogateError, enum_name
+from neurogate_core.model_config import (
+    ModelConfigError,
+    default_config,
+    read_config,
+    serve_versions,
+    write_config,
+)
+from neurogate_core.repository import Survey
 
 from . import processes
-from ._version_files import flaw, published_versions
 
 MODEL_SERVER = "model-server"
 GATEWAY = "gateway"
@@ -68,9 +72,7 @@ def _kept_config(path: Path, folder: Path) -> bool:
         NotServingError: It is none, or one of another folder.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        # A field that is not known here is for the model server to judge.
-        config = text_format.Parse(text, tfs_pb2.ModelServerConfig(), allow_unknown_field=True)
+        config = read_config(path)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -78,11 +80,8 @@ def _kept_config(path: Path, folder: Path) -> bool:
             f"{path} cannot be read ({error.strerror}); the gateway keeps the model server's configuration "
             "there"
         ) from None
-    except text_format.ParseError as error:
-        raise NotServingError(
-            f"{path} is no configuration of a model server ({error}). Remove the file; the gateway writes it "
-            "anew"
-        ) from None
+    except ModelConfigError as error:
+        raise NotServingError(f"{error}. Remove the file; the gateway writes it anew") from None
     models = [model for model in config.model_config_list.config if model.base_path == str(folder)]
     if not models:
         raise NotServingError(
@@ -154,46 +153,23 @@ class Servers:
         if self.release_mode != LATEST and _kept_config(config, folder):
             return [*options, f"--model_config_file={config.resolve()}"]
         # A model server that cannot load one of its first versions ends, so it gets none that is not whole.
+        first = default_config(self.model, folder)
+        serve_versions(first, self.model, self._whole(2 if self.release_mode == LATEST else 1))
         start = scratch / START_CONFIG
-        first = self._config(self._whole(2 if self.release_mode == LATEST else 1))
-        start.write_text(text_format.MessageToString(first), encoding="utf-8")
+        write_config(start, first)
         return [*options, f"--model_config_file={start}"]
 
-    def _whole(self, most: int) -> list[int]:
-        """The newest versions that have all of their files, newest first.
+    def _whole(self, count: int) -> list[int]:
+        """The newest versions that have all of their files, at most `count`.
 
         Raises:
-            NotServingError: There is none.
+            NotServingError: there is none.
         """
-        whole: list[int] = []
-        flaws: list[str] = []
-        for version in reversed(published_versions(self.repository, self.model)):
-            found = flaw(self.repository / self.model / str(version), self.model, version)
-            if found:
-                flaws.append(f"version {version}: {found}")
-            else:
-                whole.append(version)
-            if len(whole) == most:
-                break
-        if not whole:
+        found = Survey(self.repository, self.model).look()
+        if not found.whole:
+            flaws = [f"version {number}: {found.refused[number]}" for number in sorted(found.refused)]
             raise NotServingError(f"no version of {self.model} is whole: {'; '.join(flaws)}")
-        return whole
-
-    def _config(self, versions: Sequence[int] = ()) -> tfs_pb2.ModelServerConfig:
-        """A configuration of some versions; without any, of the two newest, whichever those are.
-
-        Two, so that streams end on the version that they began with.
-        """
-        config = tfs_pb2.ModelServerConfig()
-        folder = (self.repository / self.model).resolve()
-        model = config.model_config_list.config.add(
-            name=self.model, base_path=str(folder), model_platform="tensorflow"
-        )
-        if versions:
-            model.model_version_policy.specific.versions.extend(sorted(versions))
-        else:
-            model.model_version_policy.latest.num_versions = 2
-        return config
+        return sorted(found.whole)[-count:]
 
     def _gateway_options(self, trainer: str | None) -> list[str]:
         options = [
@@ -238,7 +214,7 @@ class Servers:
                 return True
             # What is on no model server has been refused for its files, and was not tried.
             tried = [each for each in versions if each.backends]
-            if tried and all(each.state is VersionState.REJECTED for each in tried):
+            if tried and all(enum_name(each, "state") == "REJECTED" for each in tried):
                 reasons = "; ".join(f"version {each.version}: {each.state_reason}" for each in tried)
                 raise NotServingError(f"the gateway refuses every version of {self.model}: {reasons}")
             return False
@@ -255,7 +231,7 @@ class Servers:
         return stable[0]
 
     def _follow_newest(self) -> None:
-        """Has the model server keep the two newest versions loaded, whichever those are.
+        """Has the model server keep the two newest versions loaded: streams end on the one they began with.
 
         Raises:
             NotServingError: it does not take that over.
@@ -266,28 +242,10 @@ class Servers:
                 request_serializer=tfs_pb2.ReloadConfigRequest.SerializeToString,
                 response_deserializer=tfs_pb2.ReloadConfigResponse.FromString,
             )
+            newest = default_config(self.model, (self.repository / self.model).resolve(), latest=2)
             try:
-                reload(tfs_pb2.ReloadConfigRequest(config=self._config()), timeout=_RELOAD_SECONDS)
+                reload(tfs_pb2.ReloadConfigRequest(config=newest), timeout=_RELOAD_SECONDS)
             except grpc.RpcError as error:
                 raise NotServingError(
                     f"the model server does not follow new versions: {error.details()}"
                 ) from None
-
-    def wait_for_version(self, supervisor: processes.Supervisor, client: Client, version: int) -> None:
-        """Returns when a version is READY.
-
-        Raises:
-            ChildFailedError: a server has ended.
-            NotServingError: it is not, in time.
-        """
-
-        def ready() -> bool:
-            try:
-                return client.get_model_version(version, timeout=2).state is VersionState.READY
-            except NeurogateError:
-                return False
-
-        try:
-            supervisor.wait_until(ready, READY_SECONDS, f"version {version} to be ready")
-        except TimeoutError as error:
-            raise NotServingError(f"{error}; the logs of the servers say more") from None

@@ -6,36 +6,28 @@ import contextlib
 from collections.abc import Callable
 from typing import Self
 
-from neurogate_client.client import Client
-from neurogate_client.results_training import (
-    Logged,
-    PhaseBegan,
-    Progressed,
-    Retraining,
-    RetrainingEvent,
-    RetrainingState,
-    StateChanged,
-)
+from neurogate.v1 import training_pb2
+from neurogate_client import Client, Retraining, RetrainingEvent, enum_name
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from neurogate_cli.common import cell, own_name, printable
+from neurogate_cli.common import own_name
 
-from .json import document, dumped
+from .output import duration, print_json, printable, tell
 from .release import gate_view
-from .tables import duration
 
 STATE_STYLES = {
-    RetrainingState.QUEUED: "dim",
-    RetrainingState.RUNNING: "cyan",
-    RetrainingState.EVALUATING: "cyan",
-    RetrainingState.PUBLISHING: "cyan",
-    RetrainingState.SUCCEEDED: "green",
-    RetrainingState.REFUSED: "yellow",
-    RetrainingState.FAILED: "red",
-    RetrainingState.CANCELLED: "yellow",
+    "QUEUED": "dim",
+    "RUNNING": "cyan",
+    "EVALUATING": "cyan",
+    "PUBLISHING": "cyan",
+    "SUCCEEDED": "green",
+    "REFUSED": "yellow",
+    "FAILED": "red",
+    "CANCELLED": "yellow",
 }
+ENDED = frozenset({"SUCCEEDED", "REFUSED", "FAILED", "CANCELLED"})
 _LOG_STYLES = {"warning": "yellow", "error": "red"}
 _SHOWN_FIGURES = 4
 _TELLING = ("val_accuracy", "val_macro_f1", "accuracy", "loss")
@@ -46,51 +38,42 @@ def follow(client: Client, run_id: str, console: Console, *, as_json: bool = Fal
     with contextlib.ExitStack() as stack:
         show: Callable[[RetrainingEvent], None]
         if as_json:
-            show = _json_lines(console)
+            show = lambda event: print_json(console, event, indent=None)  # noqa: E731
         elif console.is_terminal:
             show = stack.enter_context(_Bars(console)).show
         else:
             show = _Lines(console).show
-        events = stack.enter_context(contextlib.closing(client.watch_retraining(run_id)))
-        for event in events:
+        for event in stack.enter_context(contextlib.closing(client.watch_retraining(run_id))):
             show(event)
     return client.get_retraining(run_id)
 
 
 def tell_end(console: Console, run: Retraining) -> None:
     """How a retraining ended."""
-    took = ""
-    if run.start_time is not None and run.end_time is not None:
-        took = f" after {duration((run.end_time - run.start_time).total_seconds())}"
-    if run.gate is not None:
+    state = enum_name(run, "state")
+    if run.HasField("gate"):
         console.print(gate_view(run.gate))
         console.print()
-    line = Text(f"retraining {printable(run.retraining_id)} ").append(
-        run.state.value, f"bold {STATE_STYLES.get(run.state, '')}".strip()
-    )
-    line.append(f"{took}: version {run.version}" if run.version else took)
-    console.print(line, soft_wrap=True)
-    if run.error:
-        for each in run.error.splitlines():
-            console.print(cell(f"  {each}", "red"), soft_wrap=True)
-    if run.version and run.state is RetrainingState.SUCCEEDED and not run.promote:
-        console.print(f"`{own_name()} promote {run.version}` makes it stable.", style="dim", markup=False)
+    ended = run.HasField("start_time") and run.HasField("end_time")
+    took = f" after {duration(run.end_time.seconds - run.start_time.seconds)}" if ended else ""
+    line = Text(f"retraining {printable(run.retraining_id)} ").append(state, _style(state))
+    tell(console, line.append(f"{took}: version {run.version}" if run.version else took))
+    for each in run.error.splitlines():
+        tell(console, f"  {each}", "red")
+    if run.version and state == "SUCCEEDED" and not run.spec.promote:
+        tell(console, f"`{own_name()} promote {run.version}` makes it stable.", "dim")
 
 
-def figures(event: Progressed) -> str:
+def _style(state: str) -> str:
+    return f"bold {STATE_STYLES.get(state, '')}".strip()
+
+
+def _figures(progress: training_pb2.RetrainingProgress) -> str:
     """A few figures of a progress for people, the more telling ones first."""
-    first = [name for name in _TELLING if name in event.metrics]
-    names = [*first, *sorted(set(event.metrics) - set(first))][:_SHOWN_FIGURES]
-    shown = [f"{name.replace('_', ' ')} {event.metrics[name]:.3g}" for name in names]
-    return ", ".join([*([f"epoch {event.epoch}"] if event.epoch else []), *shown])
-
-
-def _json_lines(console: Console) -> Callable[[RetrainingEvent], None]:
-    def show(event: RetrainingEvent) -> None:
-        line = {"event": type(event).__name__, **document(event)}
-        console.out(dumped(line, indent=None), highlight=False)
-
-    return show
+    first = [name for name in _TELLING if name in progress.metrics]
+    names = [*first, *sorted(set(progress.metrics) - set(first))][:_SHOWN_FIGURES]
+    shown = [f"{name.replace('_', ' ')} {progress.metrics[name]:.3g}" for name in names]
+    return ", ".join([*([f"epoch {progress.epoch}"] if progress.epoch else []), *shown])
 
 
 class _Lines:
@@ -101,28 +84,28 @@ class _Lines:
         self._last: tuple[str, int] | None = None
 
     def show(self, event: RetrainingEvent) -> None:
-        if isinstance(event, StateChanged):
-            self._print(event.state.value)
-        elif isinstance(event, PhaseBegan):
-            self._print(f"phase {event.name}" + (f": {event.total} {event.unit}" if event.total else ""))
-        elif isinstance(event, Logged):
-            self._print(event.text)
-        elif isinstance(event, Progressed):
-            done = 0 < event.total <= event.step
-            if done or (event.phase, event.epoch) != self._last:
-                self._last = (event.phase, event.epoch)
-                of = f"/{event.total}" if event.total else ""
-                self._print(f"{event.phase} {event.step}{of} {figures(event)}".rstrip())
-
-    def _print(self, line: str) -> None:
-        self._console.print(cell(line), soft_wrap=True)
+        phase, progress = event.phase, event.progress
+        match event.WhichOneof("event"):
+            case "state_change":
+                tell(self._console, enum_name(event.state_change, "state"))
+            case "phase":
+                steps = f": {phase.total} {phase.unit}" if phase.total else ""
+                tell(self._console, f"phase {phase.name}{steps}")
+            case "log":
+                tell(self._console, event.log.text)
+            case "progress":
+                done = 0 < progress.total <= progress.step
+                if done or (progress.phase, progress.epoch) != self._last:
+                    self._last = (progress.phase, progress.epoch)
+                    of = f"/{progress.total}" if progress.total else ""
+                    line = f"{progress.phase} {progress.step}{of} {_figures(progress)}"
+                    tell(self._console, line.rstrip())
 
 
 class _Bars:
     """For terminals: a bar a phase; the trainer's log scrolls above."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
         # Where room is short, figures go before the bar does.
         wide = console.width >= 100
         columns = [
@@ -133,58 +116,58 @@ class _Bars:
             *([TextColumn("{task.fields[figures]}", style="dim", markup=False)] if wide else []),
             TimeElapsedColumn(),
         ]
-        self._progress = Progress(*columns, console=console, expand=wide)
+        self._bars = Progress(*columns, console=console, expand=wide)
         self._tasks: dict[str, TaskID] = {}
         self._units: dict[str, str] = {}
         self._over: set[TaskID] = set()
 
     def __enter__(self) -> Self:
-        self._progress.__enter__()
+        self._bars.__enter__()
         return self
 
     def __exit__(self, *what: object) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
     def show(self, event: RetrainingEvent) -> None:
-        if isinstance(event, StateChanged):
-            self._finish()
-            self._progress.console.print(
-                cell(event.state.value, f"bold {STATE_STYLES.get(event.state, '')}".strip())
-            )
-        elif isinstance(event, PhaseBegan):
-            self._finish()
-            self._units[event.name] = event.unit
-            self._task(event.name, event.total)
-        elif isinstance(event, Logged):
-            self._progress.console.print(
-                cell(event.text, _LOG_STYLES.get(event.level, "dim")), soft_wrap=True
-            )
-        elif isinstance(event, Progressed):
-            of = f"/{event.total}" if event.total else ""
-            unit = self._units.get(event.phase, "")
-            left = f"{duration(event.remaining)} left" if event.remaining is not None else ""
-            self._progress.update(
-                self._task(event.phase, event.total),
-                completed=event.step,
-                total=event.total or None,
-                steps=f"{event.step}{of} {unit}".rstrip(),
-                left=left,
-                figures=figures(event),
-            )
+        phase, progress, console = event.phase, event.progress, self._bars.console
+        match event.WhichOneof("event"):
+            case "state_change":
+                self._finish()
+                state = enum_name(event.state_change, "state")
+                tell(console, state, _style(state))
+            case "phase":
+                self._finish()
+                self._units[phase.name] = phase.unit
+                self._task(phase.name, phase.total)
+            case "log":
+                tell(console, event.log.text, _LOG_STYLES.get(event.log.level, "dim"))
+            case "progress":
+                of = f"/{progress.total}" if progress.total else ""
+                steps = f"{progress.step}{of} {self._units.get(progress.phase, '')}"
+                left = (
+                    f"{duration(progress.remaining.seconds)} left" if progress.HasField("remaining") else ""
+                )
+                self._bars.update(
+                    self._task(progress.phase, progress.total),
+                    completed=progress.step,
+                    total=progress.total or None,
+                    steps=steps.rstrip(),
+                    left=left,
+                    figures=_figures(progress),
+                )
 
     def _task(self, phase: str, total: int) -> TaskID:
         if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(
+            self._tasks[phase] = self._bars.add_task(
                 printable(phase), total=total or None, steps="", left="", figures=""
             )
         return self._tasks[phase]
 
     def _finish(self) -> None:
         """A phase is over when the next one begins."""
-        for task in self._progress.tasks:
-            if task.id in self._over:
-                continue
-            self._over.add(task.id)
-            done = task.completed or 1
-            self._progress.update(task.id, total=done, completed=done, left="")
-            self._progress.stop_task(task.id)
+        for task in self._bars.tasks:
+            if task.id not in self._over:
+                self._over.add(task.id)
+                done = task.completed or 1
+                self._bars.update(task.id, total=done, completed=done, left="")
+                self._bars.stop_task(task.id)

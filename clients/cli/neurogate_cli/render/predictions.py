@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
-from typing import Any, Protocol
+from typing import Any
 
-from neurogate_client.results import Classification, Result, Score
+from neurogate_client.types import Classification, Result, Score
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from neurogate_cli.common import VERDICT_STYLES, printable
+from .output import VERDICT_STYLES, printable
 
 _BAR_CELLS = 10
 _FIXED = (("answer", 17), ("probability", _BAR_CELLS + 7), ("verdict", 19), ("version", 7), ("ms", 7))
 _GAP = "  "
-
-
-class Format(Protocol):
-    """One way to show results: lines for the beginning, and lines for each result."""
-
-    def header(self) -> list[str | Text]:
-        """What stands before the first result."""
-
-    def lines(self, result: Result[str]) -> list[str | Text]:
-        """What one result becomes."""
+_CSV = (
+    "image", "class_id", "probability", "verdict", "ood_score", "model", "version", "label",
+    "prediction_id", "milliseconds", "error_code", "error_reason", "error_message",
+)  # fmt: skip
 
 
 class JsonLines:
@@ -38,109 +33,56 @@ class JsonLines:
 
     def lines(self, result: Result[str]) -> list[str | Text]:
         """One line. Names with bytes that are no text come out as JSON's own escapes."""
-        return [json.dumps(self._document(result))]
-
-    @staticmethod
-    def _document(result: Result[str]) -> dict[str, Any]:
-        if result.classification is None:
-            error = result.error
-            return {
-                "image": result.key,
-                "error": None
-                if error is None
-                else {
-                    "code": error.code.name,
-                    "reason": error.reason,
-                    "message": error.message,
-                    "metadata": error.metadata,
-                },
+        document: dict[str, Any] = {"image": result.key}
+        answer, error = result.classification, result.error
+        if answer is not None:
+            timings = dataclasses.asdict(answer.timings)
+            document |= {
+                "class_id": answer.top.class_id,
+                "probability": round(answer.top.probability, 6),
+                "verdict": answer.verdict.value,
+                "scores": [
+                    {**dataclasses.asdict(each), "probability": round(each.probability, 6)}
+                    for each in answer.scores
+                ],
+                "ood_score": round(answer.ood_score, 6),
+                "model": dataclasses.asdict(answer.model),
+                "prediction_id": answer.prediction_id,
+                "timings_ms": {name: milliseconds(seconds) for name, seconds in timings.items()},
             }
-        answer = result.classification
-        return {
-            "image": result.key,
-            "class_id": answer.top.class_id,
-            "probability": round(answer.top.probability, 6),
-            "verdict": answer.verdict.value,
-            "scores": [
-                {
-                    "class_id": each.class_id,
-                    "display_name": each.display_name,
-                    "index": each.index,
-                    "probability": round(each.probability, 6),
-                }
-                for each in answer.scores
-            ],
-            "ood_score": round(answer.ood_score, 6),
-            "model": {
-                "name": answer.model.name,
-                "version": answer.model.version,
-                "label": answer.model.label,
-                "manifest_digest": answer.model.manifest_digest,
-            },
-            "prediction_id": answer.prediction_id,
-            "timings_ms": {
-                "queue": milliseconds(answer.timings.queue),
-                "transform": milliseconds(answer.timings.transform),
-                "predict": milliseconds(answer.timings.predict),
-            },
-        }
+        elif error is not None:
+            document["error"] = {
+                "code": error.code.name,
+                "reason": error.reason,
+                "message": error.message,
+                "metadata": error.metadata,
+            }
+        return [json.dumps(document)]
 
 
 class Csv:
     """CSV with a header; an image without an answer has only its name and the last three columns."""
 
-    COLUMNS = (
-        "image",
-        "class_id",
-        "probability",
-        "verdict",
-        "ood_score",
-        "model",
-        "version",
-        "label",
-        "prediction_id",
-        "milliseconds",
-        "error_code",
-        "error_reason",
-        "error_message",
-    )
-
     def header(self) -> list[str | Text]:
         """The columns' names."""
-        return [self._line(self.COLUMNS)]
+        return [_csv_line(*_CSV)]
 
     def lines(self, result: Result[str]) -> list[str | Text]:
         """One row."""
         answer, error = result.classification, result.error
-        if answer is not None:
-            model = answer.model
-            return [
-                self._line(
-                    (
-                        result.key,
-                        answer.top.class_id,
-                        f"{answer.top.probability:.6f}",
-                        answer.verdict.value,
-                        f"{answer.ood_score:.6f}",
-                        model.name,
-                        model.version,
-                        model.label,
-                        answer.prediction_id,
-                        milliseconds(answer.timings.total),
-                        "",
-                        "",
-                        "",
-                    )
-                )
-            ]
         told = (error.code.name, error.reason, error.message) if error else ("", "", "")
-        return [self._line((result.key, *[""] * 9, *told))]
+        if answer is None:
+            return [_csv_line(result.key, *[""] * 9, *told)]
+        shown = (answer.top.class_id, f"{answer.top.probability:.6f}", answer.verdict.value)
+        model = (answer.model.name, answer.model.version, answer.model.label)
+        ends = (answer.prediction_id, milliseconds(answer.timings.total))
+        return [_csv_line(result.key, *shown, f"{answer.ood_score:.6f}", *model, *ends, *told)]
 
-    @staticmethod
-    def _line(values: tuple[object, ...]) -> str:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(values)
-        return line.getvalue()
+
+def _csv_line(*values: object) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
 
 
 class Table:
@@ -192,14 +134,9 @@ class Table:
 
     @staticmethod
     def _rest(answer: Classification) -> list[str | tuple[str, str]]:
-        return [
-            _GAP,
-            (set_cell_size(answer.verdict.value, 19), VERDICT_STYLES[answer.verdict]),
-            _GAP,
-            f"{answer.model.version:7d}",
-            _GAP,
-            f"{milliseconds(answer.timings.total):7.1f}",
-        ]
+        verdict = (set_cell_size(answer.verdict.value, 19), VERDICT_STYLES[answer.verdict])
+        figures = f"{_GAP}{answer.model.version:7d}{_GAP}{milliseconds(answer.timings.total):7.1f}"
+        return [_GAP, verdict, figures]
 
 
 def milliseconds(seconds: float) -> float:

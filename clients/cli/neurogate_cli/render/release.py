@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from neurogate.v1 import manifest_pb2
-from neurogate_client.results_models import (
+from neurogate_client import (
     GateReport,
     GuardState,
     ModelServer,
     Release,
     ReleaseChange,
     ShadowAgreement,
+    enum_name,
 )
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from neurogate_cli.common import cell
+from .output import Column, cell, facts, fitting, heading, moment, plain, signed
 
-from .tables import Column, facts, fitting, heading, moment, plain, signed
-
-LABEL_ORDER = ("stable", "canary", "candidate", "shadow", "previous")
-
+_LABEL_ORDER = ("stable", "canary", "candidate", "shadow", "previous")
 _BAR_CELLS = 12
 
 
@@ -32,15 +30,14 @@ def labels_line(release: Release) -> Text:
     for label in sorted(release.labels, key=_rank):
         share = f" {release.canary_percent:g}%" if label == "canary" else ""
         line.append(f"{label} ", "cyan").append(f"{release.labels[label]}{share}   ", "bold")
-    line.append(f"mode {release.mode.value.lower()}", "dim")
-    return line
+    return line.append(f"mode {enum_name(release, 'mode').lower()}", "dim")
 
 
 def _rank(label: str) -> tuple[int, str]:
-    return (LABEL_ORDER.index(label) if label in LABEL_ORDER else len(LABEL_ORDER), label)
+    return (_LABEL_ORDER.index(label) if label in _LABEL_ORDER else len(_LABEL_ORDER), label)
 
 
-def strangers(servers: Sequence[ModelServer]) -> list[Text]:
+def foreign_servers(servers: Iterable[ModelServer]) -> list[Text]:
     """A line for each model server that is somebody else's."""
     return [
         cell(
@@ -56,14 +53,22 @@ def release_view(console: Console, release: Release, changes: Sequence[ReleaseCh
     parts: list[RenderableType] = [labels_line(release)]
     if release.guards:
         parts += [heading("Live guards"), guards_table(release.guards)]
-    if release.shadow is not None:
+    if release.HasField("shadow"):
         parts += [heading("Shadow"), shadow_view(release.shadow)]
     if changes:
-        parts += [heading("Last changes"), changes_table(console, changes)]
+        columns = [
+            Column("#", [str(each.sequence) for each in changes], right=True),
+            Column("time (UTC)", [moment(each.time) for each in changes], rank=2),
+            Column("what", [_what(each) for each in changes]),
+            Column("labels", [_moves(each) for each in changes]),
+            Column("why", [each.reason for each in changes], rank=1),
+            Column("who", [each.actor for each in changes], rank=3),
+        ]
+        parts += [heading("Last changes"), fitting(console, columns)]
     return Group(*parts)
 
 
-def guards_table(guards: Sequence[GuardState]) -> Table:
+def guards_table(guards: Iterable[GuardState]) -> Table:
     """What each guard sees, and how near it is to its limit."""
     table = plain("guard", "version", "", "value", "limit", "breaches", "images", right={"version", "value"})
     for each in guards:
@@ -84,17 +89,20 @@ def guards_table(guards: Sequence[GuardState]) -> Table:
 
 def shadow_view(shadow: ShadowAgreement) -> RenderableType:
     """The agreement matrix: stable's class in rows, the shadow's in columns."""
-    agreement = shadow.agreement
+    size, total = len(shadow.class_ids), sum(shadow.counts)
+    compared = total > 0 and len(shadow.counts) == size * size
+    agreement = f"{sum(shadow.counts[:: size + 1]) / total:.1%}" if compared else "nothing compared yet"
     known = facts(
         ("stable", f"version {shadow.stable_version}"),
         ("shadow", f"version {shadow.shadow_version}"),
-        ("agreement", f"{agreement:.1%}" if agreement is not None else "nothing compared yet"),
+        ("agreement", agreement),
         ("probability shift", f"{shadow.mean_probability_shift:.4f} on average"),
         ("copies", f"{shadow.compared} compared, {shadow.dropped} dropped, {shadow.failed} failed"),
     )
-    if agreement is None:
+    if not compared:
         return known
-    return Group(known, Text(), matrix(shadow.class_ids, shadow.counts, "stable ↓  shadow →"))
+    rows = [shadow.counts[row * size : (row + 1) * size] for row in range(size)]
+    return Group(known, Text(), matrix(shadow.class_ids, rows, "stable ↓  shadow →"))
 
 
 def matrix(class_ids: Sequence[str], counts: Sequence[Sequence[int]], corner: str) -> Table:
@@ -111,23 +119,9 @@ def matrix(class_ids: Sequence[str], counts: Sequence[Sequence[int]], corner: st
     return table
 
 
-def changes_table(console: Console, changes: Sequence[ReleaseChange]) -> Table:
-    """The audit record, newest first."""
-    return fitting(
-        console,
-        [
-            Column("#", [str(each.sequence) for each in changes], right=True),
-            Column("time (UTC)", [moment(each.time) for each in changes], rank=2),
-            Column("what", [_what(each) for each in changes]),
-            Column("labels", [_moves(each) for each in changes]),
-            Column("why", [each.reason for each in changes], rank=1),
-            Column("who", [each.actor for each in changes], rank=3),
-        ],
-    )
-
-
 def _what(change: ReleaseChange) -> Text:
-    text = cell(change.action.value, "red" if change.action.value == "GUARD" else "")
+    action = enum_name(change, "action")
+    text = cell(action, "red" if action == "GUARD" else "")
     return text.append(" forced", "yellow") if change.forced else text
 
 
@@ -148,10 +142,7 @@ def _figure(value: float) -> str:
 def gate_view(report: GateReport) -> RenderableType:
     """The gate's verdict with every rule and both measurements."""
     against = f" against version {report.stable_version}" if report.stable_version else ""
-    verdict = Text(
-        "accepted" if report.accepted else "refused", "bold green" if report.accepted else "bold red"
-    )
-    title = Text(f"gate: version {report.version}{against} ").append(verdict)
+    verdict = ("accepted", "bold green") if report.accepted else ("refused", "bold red")
     table = plain("", "rule", "found", "wanted", "", right={"found", "wanted"})
     for each in report.findings:
         table.add_row(
@@ -164,10 +155,11 @@ def gate_view(report: GateReport) -> RenderableType:
     # The last column is words, and may take more lines.
     table.columns[-1].no_wrap = False
     table.columns[-1].overflow = "fold"
+    title = Text.assemble(f"gate: version {report.version}{against} ", verdict)
     parts: list[RenderableType] = [title, table]
-    if report.candidate is not None:
+    if report.HasField("candidate"):
         sides = [(f"version {report.version}", report.candidate)]
-        if report.stable is not None:
+        if report.HasField("stable"):
             sides.insert(0, (f"version {report.stable_version}", report.stable))
         parts += [
             heading(f"Measured through the gateway on {report.candidate.support} sealed images"),
@@ -183,11 +175,8 @@ def metrics_table(sides: Sequence[tuple[str, manifest_pb2.EvaluationMetrics]]) -
     table = plain("", *names, *(["difference"] if two else []), right={*names, "difference"})
 
     def row(name: str, values: Sequence[float], form: str, better: int = 1) -> None:
-        difference = signed((values[1] - values[0]) * better, form) if two else None
-        if difference is not None and better < 0:
-            difference = Text(f"{values[1] - values[0]:+{form}}", difference.style)
-        cells = [f"{value:{form}}" for value in values]
-        table.add_row(cell(name), *cells, *([difference] if difference is not None else []))
+        difference = [signed(values[1] - values[0], form, better)] if two else []
+        table.add_row(cell(name), *(f"{value:{form}}" for value in values), *difference)
 
     metrics = [each for _, each in sides]
     row("accuracy", [each.accuracy for each in metrics], ".1%")

@@ -1,18 +1,36 @@
-"""What the client returns: small immutable objects instead of protobuf messages.
+"""What the client returns: frozen dataclasses for answers and explanations, and for what it counts itself.
 
-They do not change when the wire does, compare and print well, and need no knowledge of protobuf. Versions and
-the release are in `results_models`, examples and retrainings in `results_training`.
+Versions, the release, examples and retrainings are the messages of `neurogate.v1` themselves
+(`model.proto`, `training.proto`), as the package exports them.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
 
 from .errors import NeurogateError
 
 K = TypeVar("K")
+
+
+def enum_name(message: Message, name: str) -> str:
+    """What an enumeration's field says, without the prefix of the contract: "READY", "MANUAL", "PROMOTE".
+
+    Returns:
+        "UNKNOWN" where the field is unset, or of a value that this client is too old to know.
+    """
+    described = message.DESCRIPTOR.fields_by_name[name].enum_type
+    if described is None:
+        raise TypeError(f"{name} is no enumeration")
+    number = getattr(message, name)
+    value = described.values_by_number.get(number) if number else None
+    # The value 0 is MODEL_VERSION_STATE_UNSPECIFIED, for example.
+    prefix = described.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return value.name.removeprefix(prefix) if value is not None else "UNKNOWN"
 
 
 class Verdict(enum.StrEnum):
@@ -173,3 +191,25 @@ class Health:
     def serving(self) -> bool:
         """True when it does."""
         return self.status is HealthStatus.SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class UploadResult:
+    """What became of one image of an upload: kept for good, or why not.
+
+    Attributes:
+        key: the caller's.
+        class_id: the class it was sent with.
+        example_id: hex SHA-256 of what is kept of the image; empty where it was not taken.
+        duplicate: whether the image was there already, under the same class.
+        resent: whether it had to be sent again after the connection broke. It may then be a duplicate of its
+            own first sending.
+        error: why it was not taken.
+    """
+
+    key: Any
+    class_id: str
+    example_id: str = ""
+    duplicate: bool = False
+    resent: bool = False
+    error: NeurogateError | None = None

@@ -1,29 +1,82 @@
-"""What a version's manifest says about it, for people."""
+"""Model versions for people: all of them in a table, and one with what its manifest says."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from neurogate.v1 import manifest_pb2
-from neurogate_client.results_models import ModelVersion, VersionState
-from rich.console import Group, RenderableType
+from neurogate_client import ModelVersion, enum_name
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from neurogate_cli.common import cell
+from .output import Column, cell, facts, fitting, heading, interval, moment, plain
 
-from .tables import facts, heading, interval, plain
+STATE_STYLES = {"READY": "green", "REJECTED": "red", "RETIRED": "dim"}
+
+
+def versions_table(console: Console, listed: list[ModelVersion]) -> RenderableType:
+    """All versions, newest first, with what is wrong with any below."""
+    states = [enum_name(each, "state") for each in listed]
+    servers = any(len(each.backends) > 1 for each in listed)
+    gates = any(each.HasField("gate") for each in listed)
+    manifests = [each.manifest for each in listed]
+    metrics = [each.metrics if each.HasField("metrics") else None for each in manifests]
+    accuracies = [f"{each.accuracy:.1%}" if each else "" for each in metrics]
+    columns = [
+        Column("version", [str(each.version) for each in listed], right=True),
+        Column("state", [cell(state, STATE_STYLES.get(state, "yellow")) for state in states]),
+        Column("servers", [_servers(each) for each in listed] if servers else []),
+        Column("labels", [cell(", ".join(each.labels), "cyan") for each in listed]),
+        Column("gate", [_gate(each) for each in listed] if gates else []),
+        Column("accuracy", accuracies, right=True, rank=1),
+        Column("macro F1", [f"{each.macro_f1:.3f}" if each else "" for each in metrics], right=True, rank=2),
+        Column("published", [moment(each.created_at, "%Y-%m-%d") for each in manifests], rank=3),
+        Column("manifest", [each.manifest_digest[:12] for each in listed], rank=4),
+    ]
+    return Group(fitting(console, columns), *_reasons(listed))
+
+
+def _servers(version: ModelVersion) -> Text:
+    if not version.backends:
+        return Text("-", "dim")
+    ready = sum(enum_name(each, "state") == "READY" for each in version.backends)
+    return cell(f"{ready}/{len(version.backends)}", "green" if ready == len(version.backends) else "yellow")
+
+
+def _gate(version: ModelVersion) -> Text:
+    if not version.HasField("gate"):
+        return Text("-", "dim")
+    return Text("accepted", "green") if version.gate.accepted else Text("refused", "red")
+
+
+def _reasons(listed: Iterable[ModelVersion]) -> Iterable[Text]:
+    for each in listed:
+        if each.state_reason:
+            yield cell(f"version {each.version}: {each.state_reason}", "red")
+        if len(each.backends) > 1:
+            for at in each.backends:
+                if (at.state, at.state_reason) != (each.state, each.state_reason):
+                    told = f"{enum_name(at, 'state')} {at.state_reason}".strip()
+                    yield cell(f"version {each.version} at {at.address}: {told}", "yellow")
+        if each.HasField("gate") and not each.gate.accepted:
+            for finding in each.gate.findings:
+                if not finding.passed:
+                    yield cell(f"version {each.version}, gate: {finding.message or finding.rule}", "yellow")
 
 
 def detail(version: ModelVersion) -> RenderableType:
     """A version with its manifest."""
+    state = enum_name(version, "state")
     known = facts(
         ("model", version.model),
         ("version", str(version.version)),
-        ("state", f"{version.state.value} {version.state_reason}".strip()),
+        ("state", f"{state} {version.state_reason}".strip()),
         ("labels", ", ".join(version.labels) or "none"),
         ("manifest", version.manifest_digest),
     )
-    if version.manifest is None:
-        refused = version.state is VersionState.REJECTED
-        missing = "No manifest of it could be read." if refused else "The manifest has not been read yet."
+    if not version.HasField("manifest"):
+        unread = "The manifest has not been read yet."
+        missing = "No manifest of it could be read." if state == "REJECTED" else unread
         return Group(known, Text(f"\n{missing}", style="dim"))
     manifest = version.manifest
     parts: list[RenderableType] = [
@@ -52,10 +105,7 @@ def _quality(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
     return [
         heading(f"Quality on {metrics.support} held-out images"),
         facts(
-            (
-                "accuracy",
-                interval(metrics),
-            ),
+            ("accuracy", interval(metrics)),
             ("macro F1", f"{metrics.macro_f1:.3f}"),
             ("macro ROC-AUC", f"{metrics.macro_roc_auc:.3f}"),
             ("calibration error", f"{metrics.ece:.3f}"),
@@ -134,7 +184,7 @@ def _origin(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
     return [
         heading("Origin"),
         facts(
-            ("published", f"{manifest.created_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"),
+            ("published", f"{moment(manifest.created_at)} UTC"),
             ("run", line.run_id),
             ("data set", f"{line.dataset} {line.dataset_digest[:12]}".strip()),
             (
