@@ -144,13 +144,13 @@ async def test_what_its_own_policy_refuses_is_not_promoted_by_any_gateway(home: 
         assert not [finding for finding in last.findings if finding.rule.startswith("gate_policy.")]
         assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
     # Neither after a restart, nor where nothing is known of the retraining.
-    stranger = {name: data[name] for name in ("evaluation_data", "policy", "release_mode")}
-    for again in (data, stranger):
+    without_records = {name: data[name] for name in ("evaluation_data", "policy", "release_mode")}
+    for again in (data, without_records):
         async with released_gateway(home.repository, **again) as at:
             assert (await until_judged(at, 2)).accepted
             assert await judged_for_promotion(at) is None
             assert dict((await at.release()).labels) == {"stable": 1, "candidate": 2}
-    async with released_gateway(home.repository, **stranger) as at:
+    async with released_gateway(home.repository, **without_records) as at:
         await until_judged(at, 2)
         publish_fake(home.repository)
         await at.until_labels(stable=3, previous=1)

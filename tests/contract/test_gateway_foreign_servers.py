@@ -8,7 +8,7 @@ import grpc
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_core.manifest import read_manifest
-from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
+from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import NOT_SERVING, Harness, failure, running_gateway
 from neurogate_testing.releases import MODEL, ManagedBackend, Released, publish_fake, released_gateway
 
@@ -31,88 +31,67 @@ async def reasons(gateway: Harness) -> dict[str, str]:
 
 async def test_another_manifest_under_a_number_of_the_repository(tmp_path: Path) -> None:
     publish_fake(tmp_path)
-    async with FakeBackend() as stranger:
-        stranger.add_version(1)
-        async with running_gateway(stranger, repository=str(tmp_path)) as gateway:
-            await until_foreign(gateway, stranger.address)
-            told = (await reasons(gateway))[stranger.address]
+    async with FakeBackend() as theirs:
+        theirs.add_version(1)
+        async with running_gateway(theirs, repository=str(tmp_path)) as gateway:
+            await until_foreign(gateway, theirs.address)
+            told = (await reasons(gateway))[theirs.address]
             assert told.startswith("its version 1 has a manifest with digest ")
             version = await gateway.until_state(1, REJECTED)
             assert "the repository's manifest has digest" in version.state_reason
             failed = await failure(gateway.classification.Classify(REQUEST))
             assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BACKEND_FOREIGN")
             assert told in failed.message
-            assert stranger.address not in failed.message
+            assert theirs.address not in failed.message
             assert await gateway.check() == NOT_SERVING
-            assert stranger.reloads == []
+            assert theirs.reloads == []
 
 
 async def test_no_server_is_known_before_the_repository_is(tmp_path: Path) -> None:
-    async with FakeBackend() as stranger:
-        stranger.add_version(1)
-        async with running_gateway(stranger, repository=str(tmp_path)) as gateway:
+    async with FakeBackend() as theirs:
+        theirs.add_version(1)
+        async with running_gateway(theirs, repository=str(tmp_path)) as gateway:
             pool = gateway.gateway.pool
             while not any(view.version for view in pool.versions()):
                 await pool._changed.wait()
             publish_fake(tmp_path)
-            await until_foreign(gateway, stranger.address)
-            assert stranger.reloads == []
+            await until_foreign(gateway, theirs.address)
+            assert theirs.reloads == []
 
 
 async def test_a_version_that_does_not_describe_itself(tmp_path: Path) -> None:
     publish_fake(tmp_path)
-    async with ManagedBackend(tmp_path) as stranger:
-        stranger.add_version(7, describes=False)
-        async with running_gateway(stranger, repository=str(tmp_path)) as gateway:
-            await until_foreign(gateway, stranger.address)
+    async with ManagedBackend(tmp_path) as theirs:
+        theirs.add_version(7, describes=False)
+        async with running_gateway(theirs, repository=str(tmp_path)) as gateway:
+            await until_foreign(gateway, theirs.address)
             assert await reasons(gateway) == {
-                stranger.address: "its version 7 does not describe itself",
+                theirs.address: "its version 7 does not describe itself",
             }
             # What it has of the repository's may answer.
-            stranger.add_version(1, read_manifest(tmp_path / MODEL / "1"))
-            await Released(tmp_path, gateway, stranger).until_labels(stable=1)
+            theirs.add_version(1, read_manifest(tmp_path / MODEL / "1"))
+            await Released(tmp_path, gateway, theirs).until_labels(stable=1)
             assert (await gateway.classification.Classify(REQUEST)).model.version == 1
-            assert stranger.reloads == []
+            assert theirs.reloads == []
 
 
-async def test_beside_a_stranger_the_own_server_is_configured_and_serves(tmp_path: Path) -> None:
+async def test_beside_a_foreign_server_the_own_server_is_configured_and_serves(tmp_path: Path) -> None:
     publish_fake(tmp_path)
-    async with FakeBackend() as stranger, ManagedBackend(tmp_path) as own:
+    async with FakeBackend() as theirs, ManagedBackend(tmp_path) as own:
         own.add_version(1, read_manifest(tmp_path / MODEL / "1"))
-        stranger.add_version(1)
-        async with running_gateway(stranger, own, repository=str(tmp_path)) as gateway:
+        theirs.add_version(1)
+        async with running_gateway(theirs, own, repository=str(tmp_path)) as gateway:
             await own.until(lambda: own.labels == {"stable": 1})
-            await until_foreign(gateway, stranger.address)
+            await until_foreign(gateway, theirs.address)
             assert (await reasons(gateway))[own.address] == ""
             for _ in range(4):
                 assert (await gateway.classification.Classify(REQUEST)).model.version == 1
             assert publish_fake(tmp_path) == 2
             await own.until(lambda: own.labels == {"stable": 1, "candidate": 2})
-            assert (stranger.reloads, stranger.predicts) == ([], [])
+            assert (theirs.reloads, theirs.predicts) == ([], [])
 
 
-async def test_numbers_that_the_repository_no_longer_has_prove_nothing(tmp_path: Path) -> None:
-    publish_fake(tmp_path)
-    async with ManagedBackend(tmp_path) as own:
-        own.add_version(1, read_manifest(tmp_path / MODEL / "1"))
-        own.add_version(9, build_manifest(9))
-        async with running_gateway(own, repository=str(tmp_path)) as gateway:
-            await own.until(lambda: own.labels == {"stable": 1})
-            assert gateway.gateway.pool.foreign == {}
-
-
-async def test_what_lies_in_the_repository_and_is_no_version_proves_nothing(tmp_path: Path) -> None:
-    publish_fake(tmp_path)
-    (tmp_path / MODEL / "1700000000").mkdir()
-    async with ManagedBackend(tmp_path) as own:
-        own.add_version(1, read_manifest(tmp_path / MODEL / "1"))
-        # As a model server has it that takes whatever is newest.
-        own.add_version(1700000000, describes=False)
-        async with running_gateway(own, repository=str(tmp_path)):
-            await own.until(lambda: own.labels == {"stable": 1})
-
-
-async def test_a_stranger_is_taken_over_where_a_setting_says_so(tmp_path: Path) -> None:
+async def test_a_foreign_server_is_taken_over_where_a_setting_says_so(tmp_path: Path) -> None:
     publish_fake(tmp_path)
     async with ManagedBackend(tmp_path) as server:
         server.add_version(1, read_manifest(tmp_path / MODEL / "1"))
