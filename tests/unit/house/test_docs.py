@@ -1,4 +1,4 @@
-"""The documentation's links lead somewhere, and the house keeps its own rules."""
+"""The documentation's links, paths, modules and make targets exist, and the house keeps its own rules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,35 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
+CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+FOLDERS = (
+    ".ci",
+    "bench",
+    "clients",
+    "core",
+    "docs",
+    "gateway",
+    "proto",
+    "requirements",
+    "serving",
+    "tests",
+    "trainer",
+)
+SOURCES = [
+    str(path.relative_to(ROOT))
+    for folder in FOLDERS
+    for end in ("py", "proto")
+    for path in (ROOT / folder).rglob(f"*.{end}")
+]
+PACKAGES = {
+    parts[-2]: ROOT.joinpath(*parts[:-2])
+    for parts in (Path(source).parts for source in SOURCES)
+    if parts[-1] == "__init__.py" and parts[-2].startswith("neurogate_")
+}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def anchors(page: Path) -> set[str]:
@@ -19,7 +48,30 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def is_path(name: str) -> bool:
+    """Whether a path, or a pattern of paths, leads to something from the root, or to sources anywhere."""
+    return any(ROOT.glob(name)) or any(f"/{name.rstrip('/')}/" in f"/{source}/" for source in SOURCES)
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a module, or what one defines; what is in `neurogate.` is the contract's."""
+    if name.startswith("neurogate."):
+        contract = "".join(path.read_text() for path in (ROOT / "proto/neurogate").rglob("*.proto"))
+        return all(re.search(rf"\b{part}\b", contract) for part in name.split("."))
+    package, *parts = name.split(".")
+    if package not in PACKAGES:
+        return False
+    path = PACKAGES[package] / package
+    for part in parts:
+        if (path / part).is_dir() or (path / f"{part}.py").is_file():
+            path = path / part
+        else:
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            return re.search(rf"\b{part}\b", file.read_text()) is not None
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
     broken = []
     for target in LINK.findall(page.read_text()):
@@ -32,6 +84,27 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
     assert not broken
 
 
+# What the changelog names may be gone.
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
+def test_paths_modules_and_targets_that_a_page_names_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    missing = []
+    for code in CODE.findall(page.read_text()):
+        for word in re.findall(r"[\w.*/{},…-]+", code):
+            name = word.strip(",.") if not word.startswith(".ci") else word.rstrip(",.")
+            if {"{", "…"} & set(name) or name.endswith(".ts"):
+                continue
+            known = name.split("/")[0] in {*FOLDERS, *PACKAGES} and "/" in name
+            if (known or name.endswith((".py", ".proto"))) and not is_path(name):
+                missing.append(name)
+            if re.fullmatch(r"neurogate(_\w+)?(\.\w+)+", name) and not is_module(name):
+                missing.append(name)
+        missing += [
+            f"make {name}" for name in re.findall(r"\bmake ([a-z][\w./-]*)", code) if name not in targets
+        ]
+    assert not missing
+
+
 def test_every_page_is_reachable_from_the_readme() -> None:
     linked = {
         (ROOT / target.partition("#")[0]).resolve()
@@ -42,11 +115,6 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 
 
 def test_source_files_stay_readable() -> None:
-    """About 300 lines: a file that wants more is two ideas, unless it is one class that stays whole."""
-    folders = ("core", "serving", "gateway", "trainer", "clients", "bench")
-    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    assert sources
-    long = {
-        str(path.relative_to(ROOT)): n for path in sources if (n := len(path.read_text().splitlines())) > 500
-    }
-    assert not long
+    """A file is one idea, and above 500 lines it is two."""
+    long = {source: n for source in SOURCES if (n := len((ROOT / source).read_text().splitlines())) > 500}
+    assert not {source: n for source, n in long.items() if not source.startswith(("tests/", "proto/"))}
