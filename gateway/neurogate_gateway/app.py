@@ -197,9 +197,9 @@ class Gateway:
             idle=self._settings.default_timeout_seconds,
         )
         servicer = TrainingServicer(
-            records=training.records,
+            store=training.store,
             uploads=uploads,
-            corrections=training.corrections,
+            feedback=training.feedback,
             retrainings=training.retrainings,
             watching=training.watching,
             transforms=self._transforms,

@@ -12,9 +12,7 @@ import grpc
 import pytest
 from neurogate.v1 import classification_pb2
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.store.leases import RunLeases
-from neurogate_gateway.store.run_states import RunState
-from neurogate_gateway.store.store import Store
+from neurogate_gateway.store.run import RunState
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, running_gateway
 
@@ -36,11 +34,6 @@ async def gateways(tmp_path: Path, records_url: str) -> AsyncIterator[tuple[Harn
             assert gateway.gateway.training is not None
             gateway.gateway.training.retrainings._launchers = ("local",)
         yield pair[0], pair[1]
-
-
-def records_of(gateway: Harness) -> Store:
-    assert gateway.gateway.training is not None
-    return gateway.gateway.training.records
 
 
 async def upload(gateway: Harness, seeds: range) -> list[pb.UploadExamplesResponse]:
@@ -84,13 +77,14 @@ async def test_a_retraining_of_one_is_watched_and_cancelled_at_the_other(
     run_id = (await gateways[0].training.StartRetraining(request)).retraining.retraining_id
     watch = gateways[1].training.WatchRetraining(pb.WatchRetrainingRequest(retraining_id=run_id))
     assert (await watch.read()).event.state_change.state == pb.RETRAINING_STATE_QUEUED
-    records = records_of(gateways[0])
-    claims: RunLeases = records.claims
-    assert await records.run(claims.claim_next, "owner", 60, launchers={"local"}) is not None
-    await records.run(records.runs.transition, run_id, {RunState.QUEUED}, RunState.RUNNING, owner="owner")
+    assert gateways[0].gateway.training is not None
+    store = gateways[0].gateway.training.store
+    assert await store.run(store.leases.take_next, "owner", 60, launchers={"local"}) is not None
+    await store.run(store.runs.transition, run_id, RunState.QUEUED, RunState.RUNNING, owner="owner")
     assert (await watch.read()).event.state_change.state == pb.RETRAINING_STATE_RUNNING
     await gateways[1].training.CancelRetraining(pb.CancelRetrainingRequest(retraining_id=run_id, reason="no"))
-    assert (await records.run(claims.renew, run_id, "owner", 60)).cancel_requested
-    await records.run(records.runs.transition, run_id, {RunState.RUNNING}, RunState.CANCELLED, owner="owner")
+    [run] = await store.run(store.leases.take_expired, "owner", 60, launchers={"local"})
+    assert run.cancel_requested
+    await store.run(store.runs.transition, run_id, RunState.RUNNING, RunState.CANCELLED, owner="owner")
     assert (await watch.read()).event.state_change.state == pb.RETRAINING_STATE_CANCELLED
     assert await watch.read() is grpc.aio.EOF

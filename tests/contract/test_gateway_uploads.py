@@ -142,7 +142,7 @@ async def test_a_database_that_is_away_refuses_for_a_retry(
 ) -> None:
     async with serving_gateway(data_dir=str(tmp_path)) as (gateway, _):
         assert gateway.gateway.training is not None
-        store = gateway.gateway.training.records.examples
+        store = gateway.gateway.training.store.examples
 
         def fail(_: Any) -> None:
             raise RecordsUnavailableError("away")

@@ -18,27 +18,29 @@ import pytest
 from neurogate.v1 import training_pb2 as pb
 from neurogate.v1 import training_pb2_grpc
 from neurogate_core.preprocessing.privacy import deidentified
-from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.run import RunState
 from neurogate_gateway.store.store import Store
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_command import serving_command
-from neurogate_testing.retrainings import Retrainings
+from neurogate_testing.stores import queue_run
 
 _IMAGES = 300
 _KILLS = 5
 _EVENTS = 2000
 
-_RELAY = """
+_READER = """
 import sys
-from neurogate_testing.retrainings import Retrainings, log_event
+from pathlib import Path
+from neurogate_gateway.store.store import Store
+from neurogate_testing.stores import log_event
 
-url, run_id, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
-records = Retrainings(url)
-# A relay that has lost its place begins again somewhere before it.
-begin = max(0, records.runs.get(run_id).trainer_sequence - 25)
+folder, url, run_id, last = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+runs = Store(folder, url, max_store_bytes=1).runs
+# A reader that has lost its place begins again somewhere before it.
+begin = max(0, runs.get(run_id).trainer_sequence - 25)
 for start in range(begin, last, 7):
     numbered = [(n, log_event(f"line {n}")) for n in range(start + 1, min(start + 8, last + 1))]
-    print(records.runs.append_trainer_events(run_id, numbered), flush=True)
+    print(runs.append_trainer_events(run_id, numbered), flush=True)
 """
 
 
@@ -92,51 +94,51 @@ async def test_uploads_lose_and_double_nothing(tmp_path: Path, records_url: str)
                 if attempt < _KILLS:
                     assert await process.wait() == -signal.SIGKILL
     assert len(acknowledged) == _IMAGES
-    records = Store(tmp_path, records_url, max_store_bytes=10**9)
-    kept = records.examples.page(pb.ExampleFilter(), below=None, limit=1000)
+    store = Store(tmp_path, records_url, max_store_bytes=10**9)
+    kept = store.examples.page(pb.ExampleFilter(), below=None, limit=1000)
     assert {example.example_id for example in kept} == {
         hashlib.sha256(deidentified(image)).hexdigest() for image in images.values()
     }
     assert len(kept) == _IMAGES
     for example in kept:
-        assert hashlib.sha256(records.images.read(example.example_id)).hexdigest() == example.example_id
-    records.close()
+        assert hashlib.sha256(store.images.read(example.example_id)).hexdigest() == example.example_id
+    store.close()
     assert not list((tmp_path / "images").glob(".incoming-*"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_relays_lose_and_double_no_event(records_url: str) -> None:
+async def test_readers_of_the_trainer_lose_and_double_no_event(tmp_path: Path, records_url: str) -> None:
     chance = random.Random(11)
-    records = Retrainings(records_url)
-    run_id = records.start().run_id
-    records.runs.transition(run_id, {RunState.QUEUED}, RunState.RUNNING)
+    store = Store(tmp_path, records_url, max_store_bytes=1)
+    run_id = queue_run(store).run_id
+    store.runs.transition(run_id, RunState.QUEUED, RunState.RUNNING)
     told = 0
     while told < _EVENTS:
-        relay = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _RELAY, records_url, run_id, str(_EVENTS)),
+        reader = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _READER, str(tmp_path), records_url, run_id, str(_EVENTS)),
             env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
             stdout=asyncio.subprocess.PIPE,
         )
-        assert relay.stdout is not None
+        assert reader.stdout is not None
         for _ in range(chance.randint(5, 90)):
-            line = await relay.stdout.readline()
+            line = await reader.stdout.readline()
             if not line:
                 break
             told = max(told, int(line))
-        if relay.returncode is None:
+        if reader.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                relay.send_signal(signal.SIGKILL)
-        await relay.communicate()
-        run = records.runs.get(run_id)
+                reader.send_signal(signal.SIGKILL)
+        await reader.communicate()
+        run = store.runs.get(run_id)
         assert run.trainer_sequence >= told
         assert run.last_sequence == run.trainer_sequence + 2
     events: list[pb.RetrainingEvent] = []
-    while page := records.runs.events_after(run_id, len(events)):
+    while page := store.runs.events_after(run_id, len(events)):
         events += page
     assert [event.sequence for event in events] == list(range(1, _EVENTS + 3))
     assert [event.log.text for event in events[2:]] == [f"line {n}" for n in range(1, _EVENTS + 1)]
-    records.close()
+    store.close()
 
 
 @pytest.mark.timeout(120)
@@ -150,12 +152,12 @@ async def test_the_end_of_a_gateway_writes_its_journal(tmp_path: Path) -> None:
             answers = [await stub.Classify(request) for _ in range(20)]
             command.process.terminate()
             assert await command.end() == 0
-    records = Store(tmp_path, "", max_store_bytes=10**9)
+    store = Store(tmp_path, "", max_store_bytes=10**9)
     for answer in answers:
-        found = records.predictions.find(answer.classification.prediction_id)
+        found = store.predictions.find(answer.classification.prediction_id)
         assert found is not None
         assert found.image_kept
-    records.close()
+    store.close()
 
 
 async def test_records_that_cannot_be_used_are_named(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from neurogate_core.manifest import verify_version
 from neurogate_core.repository import ModelRepository
-from neurogate_gateway.store.run import Run
-from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.store.run import Run, RunState
 from neurogate_gateway.store.store import Store
-from neurogate_testing.launching import MODEL, SUPPORT, Home, queue_run
+from neurogate_testing.launching import MODEL, SUPPORT, Home
 from neurogate_testing.processes import RunningProcess
+from neurogate_testing.stores import queue_run
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -30,7 +30,7 @@ EVENTS = 40
 @contextlib.contextmanager
 def gateway(home: Home) -> Iterator[RunningProcess]:
     process = RunningProcess(
-        [sys.executable, "-m", "neurogate_testing.runner_process", str(home.path)],
+        [sys.executable, "-m", "neurogate_testing.launching", str(home.path)],
         env={"PYTHONPATH": str(SUPPORT)},
     )
     try:
@@ -48,10 +48,10 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def records(home: Home) -> Iterator[Store]:
-    records = home.open()
-    yield records
-    records.close()
+def store(home: Home) -> Iterator[Store]:
+    store = home.open()
+    yield store
+    store.close()
 
 
 def poll(look: Callable[[], bool], *, seconds: float = 120, every: float = 0.005) -> None:
@@ -61,10 +61,10 @@ def poll(look: Callable[[], bool], *, seconds: float = 120, every: float = 0.005
         time.sleep(every)
 
 
-def wait_for_end(records: Store, run_id: str) -> Run:
+def wait_for_end(store: Store, run_id: str) -> Run:
     # A look at the database costs more than one at a file, and nothing happens while the lease lasts.
-    poll(lambda: records.runs.get(run_id).state.ended, every=0.1)
-    return records.runs.get(run_id)
+    poll(lambda: store.runs.get(run_id).state.ended, every=0.1)
+    return store.runs.get(run_id)
 
 
 def trainer_of(home: Home, run_id: str) -> int | None:
@@ -92,10 +92,10 @@ def published(home: Home, run_id: str) -> list[int]:
     return [n for n, manifest in manifests.items() if manifest.lineage.run_id == run_id]
 
 
-def check(home: Home, records: Store, run: Run) -> None:
+def check(home: Home, store: Store, run: Run) -> None:
     """What must hold of an ended retraining, whatever was killed when."""
     events = []
-    while page := records.runs.events_after(run.run_id, len(events)):
+    while page := store.runs.events_after(run.run_id, len(events)):
         events += page
     assert [event.sequence for event in events] == list(range(1, run.last_sequence + 1))
     kinds = [event.WhichOneof("event") for event in events]
@@ -115,40 +115,40 @@ def check(home: Home, records: Store, run: Run) -> None:
 
 
 @pytest.mark.parametrize("seed", MOMENTS)
-def test_a_killed_gateway_is_followed_by_one_that_goes_on(home, records, seed):
+def test_a_killed_gateway_is_followed_by_one_that_goes_on(home, store, seed):
     moment = random.Random(seed).randint(0, EVENTS)
-    run = queue_run(records)
+    run = queue_run(store)
     with gateway(home):
         poll(lambda: len(home.event_lines(run.run_id)) >= moment)
     with gateway(home):
-        ended = wait_for_end(records, run.run_id)
+        ended = wait_for_end(store, run.run_id)
     # The trainer did not notice.
     assert ended.state is RunState.SUCCEEDED
-    check(home, records, ended)
+    check(home, store, ended)
 
 
 @pytest.mark.parametrize("seed", MOMENTS)
-def test_a_killed_trainer_fails_unless_it_has_published(home, records, seed):
+def test_a_killed_trainer_fails_unless_it_has_published(home, store, seed):
     moment = random.Random(100 + seed).randint(1, EVENTS + 4)
-    run = queue_run(records)
+    run = queue_run(store)
     with gateway(home):
         poll(lambda: len(home.event_lines(run.run_id)) >= moment)
         kill(trainer_of(home, run.run_id))
-        ended = wait_for_end(records, run.run_id)
-        check(home, records, ended)
+        ended = wait_for_end(store, run.run_id)
+        check(home, store, ended)
         # Nothing stands in the way of the next one.
         home.script(events=1)
-        following = queue_run(records)
-        after = wait_for_end(records, following.run_id)
+        following = queue_run(store)
+        after = wait_for_end(store, following.run_id)
     assert after.state is RunState.SUCCEEDED
-    check(home, records, after)
+    check(home, store, after)
 
 
 @pytest.mark.parametrize("seed", MOMENTS)
-def test_both_killed_leave_the_right_state(home, records, seed):
+def test_both_killed_leave_the_right_state(home, store, seed):
     chance = random.Random(200 + seed)
     moment = chance.randint(1, EVENTS + 4)
-    run = queue_run(records)
+    run = queue_run(store)
     with gateway(home) as process:
         poll(lambda: len(home.event_lines(run.run_id)) >= moment)
         victims = [process.popen.pid, trainer_of(home, run.run_id)]
@@ -156,5 +156,5 @@ def test_both_killed_leave_the_right_state(home, records, seed):
         for victim in victims:
             kill(victim)
     with gateway(home):
-        ended = wait_for_end(records, run.run_id)
-    check(home, records, ended)
+        ended = wait_for_end(store, run.run_id)
+    check(home, store, ended)

@@ -1,4 +1,4 @@
-"""Trainers as jobs of a Ray cluster that is there already. All machines share the folders under one path."""
+"""Trainers as jobs of a Ray cluster that is there already; all machines share the folders under one path."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RayLauncher:
     """
 
     name: Final = "ray"
-    at_once: Final = 16
+    max_jobs: Final = 16
     """The cluster has a queue of its own; this only bounds what a gateway looks after."""
 
     def __init__(self, address: str, *, cpus: float, gpus: float) -> None:
@@ -46,9 +46,9 @@ class RayLauncher:
         self._cpus = cpus
         self._gpus = gpus
         self._client: Any = None
-        # Of its own: a dashboard that hangs must not take the threads by which the release is changed and
-        # files are read. One for each job that is looked after.
-        self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="ray-launcher")
+        # Of its own, one thread a job: a dashboard that hangs must not take the threads that change the
+        # release and read files.
+        self._threads = ThreadPoolExecutor(self.max_jobs, thread_name_prefix="ray-launcher")
 
     async def start(self, job: Job) -> str:
         """As `Launcher`; the handle is Ray's submission id, which is the retraining's own."""
@@ -73,7 +73,7 @@ class RayLauncher:
     async def status(self, handle: str) -> JobStatus:
         """As `Launcher`."""
 
-        def look(client: Any) -> JobStatus:  # noqa: ANN401 - as above
+        def ask(client: Any) -> JobStatus:  # noqa: ANN401 - as above
             try:
                 job = client.get_job_info(handle)
             except _JobGoneError:
@@ -82,27 +82,27 @@ class RayLauncher:
             ended = f"Ray says {job.status.value}: {job.message or 'nothing more'}"
             return JobStatus(state, ended if state is JobState.ENDED else "")
 
-        return await self._ask(look)
+        return await self._ask(ask)
 
     async def cancel(self, handle: str) -> None:
         """As `Launcher`; Ray sends SIGTERM, and SIGKILL some seconds later."""
         await self._ask(lambda client: client.stop_job(handle))
 
     def close(self) -> None:
-        """As `Launcher`; waits for no answer."""
+        """As `Launcher`; waits for no answer of the cluster."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ask(self, question: Callable[[Any], T]) -> T:
+    async def _ask(self, call: Callable[[Any], T]) -> T:
         def run() -> T:
             if self._client is None:
                 self._client = _client(self._address)
-            return question(self._client)
+            return call(self._client)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        # Ray tells everything by RuntimeError or ConnectionError, its HTTP client by kinds of OSError.
+        # Ray raises RuntimeError or ConnectionError for everything, its HTTP client kinds of OSError.
         except (RuntimeError, OSError) as error:
-            raise LaunchError(f"the Ray cluster at {self._address} says: {error}", passing=True) from error
+            raise LaunchError(f"the Ray cluster at {self._address} says: {error}", transient=True) from error
 
 
 def _client(address: str) -> Any:  # noqa: ANN401 - as above

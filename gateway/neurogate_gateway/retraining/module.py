@@ -1,4 +1,4 @@
-"""The part of a gateway that remembers and retrains: put together, started, and ended in order."""
+"""What remembers and retrains in a gateway: put together, started, and ended in order."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.release.promotion import StableResolver, VersionPromoter
 from neurogate_gateway.settings import Settings
+from neurogate_gateway.store.errors import RecordsSetupError
 from neurogate_gateway.store.store import Store
 
 from .feedback import FeedbackService
-from .launchers import build_launchers, build_runner, checkpoints_of
+from .launcher import Launcher, TrainerJobs
+from .launcher_local import LocalLauncher
+from .launcher_ray import RayLauncher
 from .service import RetrainingService
 from .uploads import Uploads
 from .watch import RetrainingWatch
+from .worker import RetrainingRunner, Setup, gateway_identity
 
 _SWEEP_SECONDS: Final = 3600.0
 
 
 class RetrainingModule:
-    """Records, their journal, and the use cases of TrainingService.
+    """The store, the journal, and the use cases of TrainingService.
 
     Raises:
         RecordsSetupError: The records cannot be used.
@@ -45,37 +49,48 @@ class RetrainingModule:
         promoter: VersionPromoter | None,
     ) -> None:
         self._settings = settings
-        self._launchers = launchers = build_launchers(settings)
-        checkpoints = checkpoints_of(settings)
-        self.records = Store(
-            Path(settings.data_dir), settings.records_url, max_store_bytes=settings.max_store_bytes
+        self._launchers = launchers = _launchers(settings)
+        data_dir = Path(settings.data_dir)
+        self.store = Store(data_dir, settings.records_url, max_store_bytes=settings.max_store_bytes)
+        jobs = TrainerJobs(
+            trainer=settings.trainer_command,
+            base_run=Path(settings.base_run),
+            runs_dir=Path(settings.runs_dir or data_dir / "runs"),
+            repository=Path(settings.repository),
+            model=settings.model_name,
+            image_path=self.store.images.path,
         )
-        self._runner = (
-            build_runner(settings, self.records, launchers, checkpoints, promoter) if launchers else None
+        setup = Setup(
+            store=self.store,
+            owner=gateway_identity(),
+            jobs=jobs,
+            promoter=promoter,
+            hang_seconds=settings.trainer_hang_minutes * 60,
         )
+        self._runner = RetrainingRunner(setup, launchers)
         self.journal = (
-            Journal(self.records.predictions, metrics, keep_images=settings.prediction_image_days > 0)
+            Journal(self.store.predictions, metrics, keep_images=settings.prediction_image_days > 0)
             if settings.journal_days
             else None
         )
-        self.uploads = Uploads(self.records, admission, transforms)
-        self.corrections = FeedbackService(self.records, router, self.journal)
+        self.uploads = Uploads(self.store, admission, transforms)
+        self.feedback = FeedbackService(self.store, router, self.journal)
         self.retrainings = RetrainingService(
-            self.records,
+            self.store,
             router,
-            base_versions=checkpoints.versions if settings.repository else None,
+            base_versions=jobs.versions if settings.repository else None,
             launchers=[launcher.name for launcher in launchers],
             min_examples_per_class=settings.min_examples_per_class,
-            most_queued=settings.max_queued_retrainings,
+            max_queued=settings.max_queued_retrainings,
             promoter=promoter,
         )
-        self.watching = RetrainingWatch(self.records)
+        self.watching = RetrainingWatch(self.store)
         self._sweeping: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
 
     @property
     def observers(self) -> tuple[PredictionObserver, ...]:
-        """Those that are to be told of every answer."""
+        """Who sees every answer."""
         return () if self.journal is None else (self.journal,)
 
     async def start(self) -> None:
@@ -83,7 +98,7 @@ class RetrainingModule:
         if self.journal is not None:
             self.journal.start()
         self._sweeping = asyncio.create_task(self._sweep())
-        if self._runner is not None:
+        if self._launchers:
             self._running = asyncio.create_task(self._runner.run())
 
     def drain(self) -> None:
@@ -93,7 +108,7 @@ class RetrainingModule:
             self._running.cancel()
 
     async def close(self) -> None:
-        """Writes what is not written yet and closes the records; no call may be running."""
+        """Writes what is not written yet and closes the store; no call may be running."""
         tasks = [task for task in (self._sweeping, self._running) if task is not None]
         for task in tasks:
             task.cancel()
@@ -103,17 +118,17 @@ class RetrainingModule:
             launcher.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
-        await asyncio.to_thread(self.records.close)
+        await asyncio.to_thread(self.store.close)
 
     async def _sweep(self) -> None:
         """Removes what is past its time, now and every hour."""
         settings = self._settings
         while True:
             try:
-                removed = await self.records.run(
-                    self.records.sweep,
+                removed = await self.store.run(
+                    self.store.sweep,
                     journal_days=settings.journal_days,
-                    journal_most=settings.journal_max_predictions,
+                    max_predictions=settings.journal_max_predictions,
                     image_days=settings.prediction_image_days,
                 )
                 log(logging.DEBUG, "records_swept", images_removed=removed)
@@ -122,3 +137,24 @@ class RetrainingModule:
             except Exception as error:  # noqa: BLE001 - the next sweep may find what this one did not
                 log(logging.ERROR, "records_not_swept", error=error)
             await asyncio.sleep(_SWEEP_SECONDS)
+
+
+def _launchers(settings: Settings) -> list[Launcher]:
+    """The launchers that are configured, the default first; none without a base run.
+
+    Raises:
+        RecordsSetupError: One needs a package that is not installed.
+    """
+    if not settings.base_run:
+        return []
+    memory_bytes = settings.trainer_memory_mib * 2**20
+    launchers: list[Launcher] = [LocalLauncher(cores=settings.trainer_cores, memory_bytes=memory_bytes)]
+    if settings.ray_address:
+        try:
+            ray = RayLauncher(settings.ray_address, cpus=settings.ray_cpus, gpus=settings.ray_gpus)
+        except ModuleNotFoundError as error:
+            raise RecordsSetupError(
+                "ray_address is set, but ray is not installed: pip install 'neurogate[ray]'"
+            ) from error
+        launchers.append(ray)
+    return sorted(launchers, key=lambda launcher: launcher.name != settings.launcher)

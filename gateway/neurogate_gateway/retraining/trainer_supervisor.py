@@ -1,18 +1,18 @@
-"""Keeps one trainer for a gateway that may not live as long: bounds it, ends it, notes how it ended.
+"""Runs one trainer for a gateway that may not live as long: bounds it, ends it, records how it ended.
 
-Run as a script, by `local`, in a session of its own. Its folder holds
+`launcher_local` runs this file as a script, in a session of its own. Its folder holds
 
-    job.json     what to run and within which bounds; written before
-    keeper.lock  locked for as long as the keeper lives, so that a second one goes away
-    keeper.json  {"pid", "start", "boot"}: by which the keeper is known
-    started      made when the trainer starts; until then it waits for its turn
-    exit.json    {"status", "reason"}: how the trainer ended
-    trainer.log  what the trainer wrote
+    job.json         what to run and within which bounds; written before
+    supervisor.lock  locked for as long as the supervisor lives, so that a second one goes away
+    supervisor.json  {"pid", "start", "boot"}: what tells the supervisor from other processes
+    started          made when the trainer starts; until then it waits for its turn
+    exit.json        {"status", "reason"}: how the trainer ended
+    trainer.log      what the trainer wrote
 
-SIGTERM is passed on to the trainer, which is killed when it does not end. The trainer dies with its keeper.
-It leads a process group, and whatever it has started there ends with it: a command may be a script that
-starts the program proper.
-The standard library alone, so that it costs next to nothing.
+SIGTERM is passed on to the trainer, which is killed when it does not end. The trainer dies with its
+supervisor. It leads a process group, and whatever it has started there ends with it: a command may be a
+script that starts the program proper. Nothing but the standard library is imported, which keeps the process
+small.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StoppedError(Exception):
     """SIGTERM came before the trainer was started."""
 
 
-class Keeper:
+class Supervisor:
     """One trainer, from its turn to its end."""
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
@@ -55,34 +55,34 @@ class Keeper:
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def run(self) -> None:
-        """Waits for the turn, runs the trainer, and notes how it ended."""
+        """Waits for its turn, runs the trainer, and records how it ended."""
         try:
             with self._turn():
                 (self._folder / "started").touch()
-                status = self._keep()
+                status = self._supervise()
         except StoppedError:
             status = -signal.SIGTERM
         except OSError as error:
             status, self._reason = 127, f"the trainer cannot be started: {error}"
-        note(self._folder / "exit.json", {"status": status, "reason": self._reason})
+        write_json(self._folder / "exit.json", {"status": status, "reason": self._reason})
 
     def _on_sigterm(self, *_: object) -> None:
         self._stop_at = self._stop_at or time.monotonic()
 
     @contextlib.contextmanager
     def _turn(self) -> Any:  # noqa: ANN401 - a context without a value
-        with Path(self._job["slot"]).open("ab") as slot:
+        with Path(self._job["turn_lock"]).open("ab") as lock:
             while True:
                 if self._stop_at is not None:
                     raise StoppedError
                 try:
-                    fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     self._sleep([self._wakeup])
             yield
 
-    def _keep(self) -> int:
+    def _supervise(self) -> int:
         with (self._folder / "trainer.log").open("ab") as log:
             child = subprocess.Popen(  # noqa: S603 - as the operator set it
                 self._job["command"],
@@ -94,19 +94,19 @@ class Keeper:
                 preexec_fn=self._bound,  # noqa: PLW1509 - safe in a process of one thread
             )
         ended = os.pidfd_open(child.pid)
-        told = False
+        asked = False
         while not self._over(child.pid):
             self._sleep([ended, self._wakeup])
-            if self._stop_at is not None and not told:
+            if self._stop_at is not None and not asked:
                 os.killpg(child.pid, signal.SIGTERM)
-                told = True
+                asked = True
             if self._stop_at is not None and time.monotonic() - self._stop_at > self._job["grace_seconds"]:
                 self._reason = "it did not end when it was asked to, so it was killed"
                 os.killpg(child.pid, signal.SIGKILL)
-            most = self._job["memory_bytes"]
-            if most and (used := resident_bytes(child.pid)) > most:
+            limit = self._job["memory_bytes"]
+            if limit and (used := resident_bytes(child.pid)) > limit:
                 self._reason = (
-                    f"it used {used >> 20} MiB of memory, the limit is {most >> 20} MiB, so it was killed"
+                    f"it used {used >> 20} MiB of memory, the limit is {limit >> 20} MiB, so it was killed"
                 )
                 os.killpg(child.pid, signal.SIGKILL)
         # Before the trainer is waited for, while nobody else can have its number.
@@ -121,7 +121,7 @@ class Keeper:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self._pid:
-            # The keeper was killed before it could be said that this one dies with it.
+            # The supervisor was killed before the trainer could be set to die with it.
             os._exit(128 + signal.SIGKILL)
         os.nice(19)
         with contextlib.suppress(OSError):
@@ -160,7 +160,7 @@ def identity(pid: int) -> dict[str, object] | None:
     return None if state in {"Z", "X"} else {"pid": pid, "start": int(start), "boot": boot}
 
 
-def note(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     """Writes a small file in one step, and to the disk."""
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -173,21 +173,21 @@ def note(path: Path, content: object) -> None:
 def main() -> None:
     """Argument: the job's folder."""
     folder = Path(sys.argv[1])
-    lock = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(folder / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
-    if (folder / "keeper.json").exists():
+    if (folder / "supervisor.json").exists():
         return
-    # Whoever started this waits for it; the keeper itself is nobody's child, so it leaves no zombie.
+    # Whoever started this waits for it; the supervisor itself is nobody's child, so it leaves no zombie.
     if os.fork():
         os._exit(0)
     os.setsid()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    keeper = Keeper(folder, job)
-    note(folder / "keeper.json", identity(os.getpid()))
-    keeper.run()
+    supervisor = Supervisor(folder, job)
+    write_json(folder / "supervisor.json", identity(os.getpid()))
+    supervisor.run()
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from neurogate.v1 import error_pb2, training_pb2
 
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import internal_error
-from neurogate_gateway.store.runs import Head
+from neurogate_gateway.store.run import Head
 from neurogate_gateway.store.store import Store
 
 _PAGE: Final = 200
 _POLL_SECONDS: Final = 1.0
-"""For changes by other gateways; those of this process are told at once."""
+"""For changes by other gateways; the notifier tells of this process's own at once."""
 
 _Page = list[training_pb2.RetrainingEvent]
 
@@ -55,8 +55,8 @@ class _Watched:
 class RetrainingWatch:
     """Streams events, each watcher at its own pace: what it has not read yet waits in the database."""
 
-    def __init__(self, records: Store) -> None:
-        self._records = records
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._watched: dict[str, _Watched] = {}
         self._polling: asyncio.Task[None] | None = None
         self._closed = False
@@ -72,7 +72,7 @@ class RetrainingWatch:
 
         Raises:
             GatewayError (FILTER_INVALID): `after` is negative.
-            RetrainingNotFoundError: There is no such retraining.
+            GatewayError (RETRAINING_NOT_FOUND): There is no such retraining.
             RecordsUnavailableError: The records cannot be read now.
             GatewayError (SHUTTING_DOWN): The gateway is going away; another one continues.
         """
@@ -82,7 +82,7 @@ class RetrainingWatch:
                 f"after_sequence is {after}, expected 0 (all events) or more",
                 field="after_sequence",
             )
-        run = await self._records.run(self._records.runs.get, run_id)
+        run = await self._store.run(self._store.runs.get, run_id)
         with self._watch(run_id, Head(run.last_sequence, run.state.ended)) as watched:
             while True:
                 changed, behind = watched.changed, after < watched.head.sequence
@@ -108,9 +108,8 @@ class RetrainingWatch:
         watched = self._watched.get(run_id)
         if watched is None or watched.error is not None:
             watched = self._watched[run_id] = _Watched(head)
-        elif watched.head != head:
-            # Whichever of the two is older, the poller finds out what is true now.
-            watched.head = max(watched.head, head)
+        elif head > watched.head:
+            watched.head = head
             watched.wake()
         watched.watchers += 1
         if self._polling is None:
@@ -128,29 +127,28 @@ class RetrainingWatch:
     async def _page(self, run_id: str, watched: _Watched, after: int) -> _Page:
         """The events behind a sequence number, read once for all who are there."""
         reads = watched.reads
-        read = reads.get(after)
-        if read is None:
-            work = self._records.run(self._records.runs.events_after, run_id, after, _PAGE)
-            read = reads[after] = asyncio.ensure_future(work)
-            read.add_done_callback(lambda _: reads.pop(after))
+        if after not in reads:
+            work = self._store.run(self._store.runs.events_after, run_id, after, _PAGE)
+            reads[after] = asyncio.ensure_future(work)
+            reads[after].add_done_callback(lambda _: reads.pop(after))
         # Others may wait for it too.
-        return await asyncio.shield(read)
+        return await asyncio.shield(reads[after])
 
     async def _poll(self) -> None:
-        with self._records.changes.waiter() as waiter:
+        with self._store.notifier.waiter() as wait:
             while True:
                 asked = dict(self._watched)
                 heads: dict[str, Head] = {}
                 error: GatewayError | None = None
                 try:
-                    heads = await self._records.run(self._records.runs.heads, list(asked))
+                    heads = await self._store.run(self._store.runs.heads, list(asked))
                 except GatewayError as refused:
                     error = refused
                 except Exception as defect:  # noqa: BLE001 - watchers must not wait for ever
                     error = internal_error(defect)
                 for run_id, watched in asked.items():
-                    head = heads.get(run_id, watched.head)
-                    if error is not None or head > watched.head:
-                        watched.head, watched.error = max(head, watched.head), error
+                    head = max(watched.head, heads.get(run_id, watched.head))
+                    if error is not None or head != watched.head:
+                        watched.head, watched.error = head, error
                         watched.wake()
-                await waiter.wait(_POLL_SECONDS)
+                await wait(_POLL_SECONDS)

@@ -12,7 +12,7 @@ from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.observability.logging import call_record, internal_error
-from neurogate_gateway.release.router import VersionRouter
+from neurogate_gateway.release.promotion import StableResolver
 from neurogate_gateway.retraining.uploads import Assembler, Item, Uploads
 
 from .requests import Context, deadline_of
@@ -31,7 +31,7 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
     def __init__(
         self,
         uploads: Uploads,
-        router: VersionRouter,
+        router: StableResolver,
         admission: Admission,
         *,
         max_image_bytes: int,
@@ -54,33 +54,20 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
         """
         with self._admission.bulk_call():
             version = await self._router.resolve_stable(deadline_of(context, math.inf))
-            upload = _Upload(
-                self._uploads,
-                version,
-                Assembler(self._max_image_bytes),
-                Window(_WINDOW_ITEMS, self._window_bytes),
-                idle=self._idle,
-                actor=call_record().caller(),
-            )
+            window = Window(_WINDOW_ITEMS, self._window_bytes)
+            upload = _Upload(self._uploads, version, self._max_image_bytes, window, idle=self._idle)
             await self._run(upload, requests, context, [])
 
 
 class _Upload(BidirectionalCall[Request, Item, Response]):
     def __init__(
-        self,
-        uploads: Uploads,
-        version: ServedVersion,
-        assembler: Assembler,
-        window: Window,
-        *,
-        idle: float,
-        actor: str,
+        self, uploads: Uploads, version: ServedVersion, max_image_bytes: int, window: Window, *, idle: float
     ) -> None:
         super().__init__(window, ordered=True, idle=idle)
         self._uploads = uploads
         self._version = version
-        self._assembler = assembler
-        self._actor = actor
+        self._assembler = Assembler(max_image_bytes)
+        self._actor = call_record().caller()
 
     def _take(self, message: Request) -> list[Item]:
         return self._assembler.feed(message)
@@ -96,5 +83,4 @@ class _Upload(BidirectionalCall[Request, Item, Response]):
         except Exception as defect:  # noqa: BLE001 - a defect that one item meets must not end the others
             return Response(key=item.key, error=internal_error(defect).to_status())
         call_record().images += 1
-        example = training_pb2.UploadedExample(example_id=kept.example_id, duplicate=kept.duplicate)
-        return Response(key=item.key, example=example)
+        return Response(key=item.key, example=training_pb2.UploadedExample(**kept._asdict()))

@@ -1,1 +1,1 @@
-"""What the gateway remembers: predictions, examples, feedback, retrainings and their events."""
+"""What a gateway remembers: predictions, feedback, examples, retrainings and their events."""

@@ -130,12 +130,8 @@ class ImageStore:
             size += len(data)
             wanted.append(digest)
         try:
-            written = dict(
-                zip(
-                    wanted, self._threads.map(lambda digest: self._write(images[digest]), wanted), strict=True
-                )
-            )
-            kept = {digest: aside for digest, aside in written.items() if aside is not None}
+            written = self._threads.map(lambda digest: self._write(images[digest]), wanted)
+            kept = {digest: aside for digest, aside in zip(wanted, written, strict=True) if aside}
             for digest, aside in kept.items():
                 aside.rename(self.path(digest))
             # Also of images that were there: another thread may have renamed them without having synced yet.

@@ -8,30 +8,36 @@ write, so that what they have read stays true. On PostgreSQL the same is asked f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from neurogate.v1 import error_pb2
+from neurogate_core.files import locked
 from sqlalchemy.dialects import postgresql, sqlite
 
 from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 
 from .errors import RecordsSetupError, SchemaTooNewError
+from .schema import audit
 
 _DRIVERS: Final = {"sqlite", "postgresql+psycopg"}
 _BUSY_SECONDS: Final = 20.0
 _WRITING: Final = "neurogate_writing"
+_UNAVAILABLE: Final = (
+    sa.exc.OperationalError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,
+    sa.exc.TimeoutError,
+)
 _DISK_FULL: Final = ("database or disk is full", "No space left on device")
 
 
@@ -59,13 +65,15 @@ class Database:
         self.is_postgresql = self._url.get_backend_name() == "postgresql"
         self.engine = self._make_engine()
         try:
-            with self._one_at_a_time():
+            # One process alone turns a new SQLite file into a database; PostgreSQL's own lock is below.
+            lock = Path(f"{self._url.database}.lock")
+            with contextlib.nullcontext() if self.is_postgresql else locked(lock):
                 self._migrate()
         except (sa.exc.DBAPIError, GatewayError, OSError) as error:
             self.engine.dispose()
             cause = error.__cause__ if isinstance(error, GatewayError) else error
-            told = cause.orig if isinstance(cause, sa.exc.DBAPIError) else cause
-            raise RecordsSetupError(f"the records at {self.name} cannot be opened: {told}") from error
+            reason = cause.orig if isinstance(cause, sa.exc.DBAPIError) else cause
+            raise RecordsSetupError(f"the records at {self.name} cannot be opened: {reason}") from error
         except BaseException:
             self.engine.dispose()
             raise
@@ -113,6 +121,13 @@ class Database:
             return moment.astimezone(UTC)
         return datetime.now(UTC)
 
+    def audit(
+        self, connection: sa.Connection, actor: str, action: str, subject: str, details: Mapping[str, Any]
+    ) -> None:
+        """Notes who did what to which subject; `details` repeat nothing of what was erased."""
+        row = {"actor": actor, "action": action, "subject": subject, "details": details}
+        connection.execute(sa.insert(audit).values(create_time=self.now(connection), **row))
+
     def insert_new(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT that leaves out rows which a unique constraint forbids."""
         if self.is_postgresql:
@@ -120,88 +135,65 @@ class Database:
         return sqlite.insert(table).on_conflict_do_nothing()
 
     def _make_engine(self) -> sa.Engine:
-        engine = self._new_engine()
-        # Many rows as one statement: the drivers let go of the interpreter for each statement, and to get it
-        # back from a busy event loop costs more than a row.
-        engine.dialect.use_insertmanyvalues_wo_returning = True
-        return engine
-
-    def _new_engine(self) -> sa.Engine:
         if self.is_postgresql:
-            return sa.create_engine(
+            engine = sa.create_engine(
                 self._url,
                 pool_size=8,
                 max_overflow=0,
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": 10},
             )
-        engine = sa.create_engine(
-            self._url, connect_args={"timeout": _BUSY_SECONDS}, poolclass=sa.pool.QueuePool, pool_size=8
-        )
-
-        @sa.event.listens_for(engine, "connect")
-        def prepare(connection: sqlite3.Connection, _: object) -> None:
-            # The driver's own transactions begin too late; SQLAlchemy's do it below.
-            connection.isolation_level = None
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.execute("PRAGMA foreign_keys=ON")
-            # What is erased is overwritten, not only taken off the list.
-            cursor.execute("PRAGMA secure_delete=ON")
-            cursor.close()
-
-        @sa.event.listens_for(engine, "begin")
-        def begin(connection: sa.Connection) -> None:
-            writing = connection.get_execution_options().get(_WRITING, False)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
+        else:
+            engine = sa.create_engine(
+                self._url, connect_args={"timeout": _BUSY_SECONDS}, poolclass=sa.pool.QueuePool, pool_size=8
+            )
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+            sa.event.listen(engine, "begin", _begin_sqlite)
+        # Many rows as one statement: the drivers let go of the interpreter for each statement, and to get it
+        # back from a busy event loop costs more than a row.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
         return engine
-
-    @contextlib.contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """Keeps two processes from turning a new SQLite file into a database at once."""
-        if self.is_postgresql:
-            yield
-            return
-        descriptor = os.open(f"{self._url.database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _migrate(self) -> None:
         config = Config()
-        config.set_main_option(
-            "script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%")
-        )
-        script = ScriptDirectory.from_config(config)
+        folder = str(Path(__file__).with_name("migrations"))
+        config.set_main_option("script_location", folder.replace("%", "%%"))
         with self.write("neurogate-migration") as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-            if current == script.get_current_head():
-                return
-            if current is not None and current not in {entry.revision for entry in script.walk_revisions()}:
-                raise SchemaTooNewError(
-                    f"the records at {self.name} have schema {current!r}, which this Neurogate does not know "
-                    f"(its own is {script.get_current_head()!r}); a newer one has migrated them, so run that"
-                )
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                head = ScriptDirectory.from_config(config).get_current_head()
+                raise SchemaTooNewError(
+                    f"a newer Neurogate has migrated the records at {self.name}, so run that: {error}; the "
+                    f"newest schema of this one is {head!r}"
+                ) from error
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # The driver's own transactions begin too late; `_begin_sqlite` begins them.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        # What is erased is overwritten, not only taken off the list.
+        "secure_delete=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writing = connection.get_execution_options().get(_WRITING, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (
-        sa.exc.OperationalError,
-        sa.exc.InterfaceError,
-        sa.exc.InternalError,
-        sa.exc.TimeoutError,
-    ) as error:
-        cause = str(error)
-        if any(words in cause for words in _DISK_FULL):
+    except _UNAVAILABLE as error:
+        if any(text in str(error) for text in _DISK_FULL):
             raise GatewayError(
                 error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL, "the disk of the records is full"
             ) from error

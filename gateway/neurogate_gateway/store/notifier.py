@@ -1,11 +1,11 @@
-"""Tells those who wait in this process that a retraining has changed; other processes' changes need polls."""
+"""Wakes those in this process who wait for changes of retrainings; changes by other processes need polls."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 
 class RunNotifier:
@@ -13,60 +13,32 @@ class RunNotifier:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiters: dict[Waiter, asyncio.AbstractEventLoop] = {}
+        self._waiters: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
-    def notify(self, run_id: str) -> None:
-        """Wakes whoever waits for this retraining, or for any."""
+    def notify(self) -> None:
+        """Ends the present wait of every waiter, or its next one at once."""
         with self._lock:
-            waiters = [
-                (waiter, loop) for waiter, loop in self._waiters.items() if waiter.run_id in {"", run_id}
-            ]
-        for waiter, loop in waiters:
+            waiters = list(self._waiters.items())
+        for changed, loop in waiters:
             # The loop may end at any moment, and with it the waiter.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(waiter.wake)
+                loop.call_soon_threadsafe(changed.set)
 
     @contextlib.contextmanager
-    def waiter(self, run_id: str = "") -> Iterator[Waiter]:
-        """Somebody who waits on the running loop; changes from now on are not missed.
+    def waiter(self) -> Iterator[Callable[[float], Awaitable[None]]]:
+        """A function that waits for a change since its last call, for so many seconds at most."""
+        changed = asyncio.Event()
 
-        Args:
-            run_id: Which retraining; empty for all.
-        """
-        waiter = Waiter(run_id)
+        async def wait(seconds: float) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await changed.wait()
+                changed.clear()
+
         with self._lock:
-            self._waiters[waiter] = asyncio.get_running_loop()
+            self._waiters[changed] = asyncio.get_running_loop()
         try:
-            yield waiter
+            yield wait
         finally:
             with self._lock:
-                del self._waiters[waiter]
-
-
-class Waiter:
-    """Made by `RunNotifier.waiter`."""
-
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
-        self._changed = asyncio.Event()
-
-    def wake(self) -> None:
-        """Ends the present wait, or the next one at once."""
-        self._changed.set()
-
-    async def wait(self, seconds: float) -> bool:
-        """Waits for a change since the wait before.
-
-        Args:
-            seconds: After which it is time for a look at the database anyway.
-
-        Returns:
-            Whether there was one.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        self._changed.clear()
-        return True
+                del self._waiters[changed]

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final, Generic, TypeVar
 
 import sqlalchemy as sa
+from google.protobuf.message import Message
+from neurogate.v1 import model_pb2, training_pb2
 
-from .run_states import RunState
+from .run import RunState
+
+_M = TypeVar("_M", bound=Message)
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
     """An aware moment in UTC with microseconds, on databases with time zones and without."""
 
-    impl = sa.DateTime
+    impl = sa.DateTime(timezone=True)
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """PostgreSQL's timestamptz, else a DateTime that holds UTC."""
-        return dialect.type_descriptor(sa.DateTime(timezone=dialect.name == "postgresql"))
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """What the database is given."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return value.astimezone(UTC).replace(tzinfo=None)
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 - the same for all
+        """What the database gets; SQLite stores the clock's reading alone."""
+        return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 - the same for all
         """What the database gave."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Serialized(sa.types.TypeDecorator[_M], Generic[_M]):
+    """A protobuf message of one type, as its bytes."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def __init__(self, kind: type[_M]) -> None:
+        super().__init__()
+        # By the argument's name, since SQLAlchemy caches by it.
+        self.kind = kind
+
+    def process_bind_param(self, value: _M | None, dialect: sa.Dialect) -> bytes | None:  # noqa: ARG002 - the same for all
+        """What the database gets."""
+        return None if value is None else value.SerializeToString()
+
+    def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> _M | None:  # noqa: ARG002 - the same for all
+        """What the database gave."""
+        return None if value is None else self.kind.FromString(value)
 
 
 metadata: Final = sa.MetaData(
@@ -140,8 +158,13 @@ runs: Final = sa.Table(
     sa.Column("run_id", sa.String(32), nullable=False, unique=True),
     sa.Column("request_id", sa.Text, unique=True, comment="The caller's; NULL where there was none."),
     sa.Column("request_digest", sa.String(64), nullable=False, comment="Of what was asked under request_id."),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("spec", sa.LargeBinary, nullable=False, comment="neurogate.v1.RetrainingSpec."),
+    sa.Column("state", sa.Enum(RunState, native_enum=False, length=16), nullable=False, index=True),
+    sa.Column(
+        "spec",
+        Serialized(training_pb2.RetrainingSpec),
+        nullable=False,
+        comment="neurogate.v1.RetrainingSpec.",
+    ),
     sa.Column("launcher", sa.Text, nullable=False),
     sa.Column("create_time", UtcTime, nullable=False),
     sa.Column("start_time", UtcTime),
@@ -149,7 +172,7 @@ runs: Final = sa.Table(
     sa.Column("last_sequence", sa.BigInteger, nullable=False, comment="Of its events."),
     sa.Column("trainer_sequence", sa.BigInteger, nullable=False, comment="Of the trainer's events, relayed."),
     sa.Column("version", sa.BigInteger, nullable=False, comment="That came out; 0 for none."),
-    sa.Column("gate", sa.LargeBinary, comment="neurogate.v1.GateReport."),
+    sa.Column("gate", Serialized(model_pb2.GateReport), comment="neurogate.v1.GateReport."),
     sa.Column("error", sa.Text, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("examples_digest", sa.String(64), nullable=False),
@@ -180,7 +203,12 @@ events: Final = sa.Table(
     sa.Column("trainer_sequence", sa.BigInteger, comment="Of the trainer's event; NULL for the gateway's."),
     sa.Column("create_time", UtcTime, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False, comment="Field of the oneof in RetrainingEvent."),
-    sa.Column("event", sa.LargeBinary, nullable=False, comment="neurogate.v1.RetrainingEvent."),
+    sa.Column(
+        "event",
+        Serialized(training_pb2.RetrainingEvent),
+        nullable=False,
+        comment="neurogate.v1.RetrainingEvent.",
+    ),
     sa.UniqueConstraint("run_id", "trainer_sequence"),
 )
 

@@ -1,4 +1,4 @@
-"""The records of one gateway, opened: database, images, and what is kept in them."""
+"""Everything that a gateway remembers: the database, the images, and what is kept in them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from neurogate_core.preprocessing.transform import upright_size
 
-from .amendments import Amendments
 from .blobs import ImageStore
 from .database import Database
 from .errors import RecordsSetupError
-from .examples import ExampleStore
-from .feedback import FeedbackStore
-from .leases import RunLeases
+from .examples import ExampleStore, wanted_images
 from .notifier import RunNotifier
 from .predictions import PredictionStore
-from .runs import RunStore
+from .runs import RunLeases, RunStore
 
 _THREADS: Final = 4
 """SQLite has one writer at a time; the others read."""
@@ -33,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class Store:
-    """Everything that a gateway remembers.
+    """The records of one gateway.
 
     Args:
         data_dir: Folder of the images, and of the database unless `url` names another.
@@ -58,14 +54,12 @@ class Store:
         except BaseException:
             self.images.close()
             raise
-        self.changes = RunNotifier()
-        self.runs = RunStore(self.database, self.changes)
-        self.claims = RunLeases(self.database, self.changes)
+        self.notifier = RunNotifier()
+        self.runs = RunStore(self.database, self.notifier)
+        self.leases = RunLeases(self.database, self.notifier)
         self.examples = ExampleStore(self.database, self.images)
         self.predictions = PredictionStore(self.database, self.images)
-        self.feedback = FeedbackStore(self.database, self.images, self.predictions, upright_size)
-        self.amendments = Amendments(self.database, self.images)
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="records")
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
 
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Runs work on the records in one of their threads.
@@ -81,22 +75,17 @@ class Store:
         self.database.close()
         self.images.close()
 
-    def sweep(self, *, journal_days: float, journal_most: int, image_days: float) -> int:
+    def sweep(self, *, journal_days: float, max_predictions: int, image_days: float) -> int:
         """Removes what is past its time: predictions, their images, and images that no row names.
 
         Args:
             journal_days: How long predictions are kept.
-            journal_most: How many predictions are kept.
+            max_predictions: How many predictions are kept.
             image_days: How long the images of predictions are kept.
 
         Returns:
             How many images were removed.
         """
-        self.predictions.forget(timedelta(days=journal_days), journal_most)
+        self.predictions.forget(timedelta(days=journal_days), max_predictions)
         self.predictions.forget_images(timedelta(days=image_days))
-        return self.images.remove_unless(self.amendments.wanted)
-
-
-def gateway_identity() -> str:
-    """A name of this process for claims, unlike every other one."""
-    return f"{os.uname().nodename}/{os.getpid()}/{os.urandom(4).hex()}"
+        return self.images.remove_unless(functools.partial(wanted_images, self.database))

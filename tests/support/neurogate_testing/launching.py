@@ -1,17 +1,21 @@
-"""Everything that a retraining runs on, over temporary folders, with a scripted trainer or none."""
+"""What a retraining runs on, over temporary folders, with a scripted trainer or none.
+
+Run as a script, it is a gateway's part in retrainings as a process of its own, to be killed: argument, a
+`Home`'s folder. It says "running" once it works.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 from pathlib import Path
 
-from neurogate.v1 import training_pb2
-from neurogate_gateway.retraining.checkpoints import Checkpoints
-from neurogate_gateway.retraining.jobs import JobMaker
-from neurogate_gateway.store.run import Run
-from neurogate_gateway.store.run_starts import NewRun
+from neurogate_gateway.observability.logging import configure_logging
+from neurogate_gateway.retraining import worker
+from neurogate_gateway.retraining.launcher import TrainerJobs
+from neurogate_gateway.retraining.launcher_local import LocalLauncher
 from neurogate_gateway.store.store import Store
 
 MODEL = "brain_tumor"
@@ -19,7 +23,7 @@ SUPPORT = Path(__file__).resolve().parents[1]
 
 
 class Home:
-    """Folders of one installation; `open` opens its records."""
+    """Folders of one installation; `open` opens its store."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,24 +48,19 @@ class Home:
         (self.path / "go").touch()
 
     def open(self) -> Store:
-        """The records; to be closed."""
+        """The store; to be closed."""
         return Store(self.path / "records", "", max_store_bytes=2**30)
 
-    def jobs(self, records: Store) -> JobMaker:
+    def jobs(self) -> TrainerJobs:
         """Makes jobs for the scripted trainer."""
-        return JobMaker(
+        return TrainerJobs(
             trainer=str(self.trainer),
             base_run=self.base_run,
             runs_dir=self.runs_dir,
             repository=self.repository,
             model=MODEL,
-            checkpoints=self.checkpoints(),
-            image_path=records.images.path,
+            image_path=self.path.joinpath,
         )
-
-    def checkpoints(self) -> Checkpoints:
-        """Where versions can be started from."""
-        return Checkpoints(self.repository, MODEL, base_run=self.base_run, runs_dir=self.runs_dir)
 
     def event_lines(self, run_id: str) -> list[dict[str, object]]:
         """What the trainer wrote, without a torn last line."""
@@ -69,17 +68,6 @@ class Home:
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-
-
-def queue_run(records: Store, *, launcher: str = "local", **spec: object) -> Run:
-    """A retraining that waits."""
-    new = NewRun(
-        spec=training_pb2.RetrainingSpec(**({"from_scratch": True} | spec)),
-        launcher=launcher,
-        actor="tester",
-    )
-    run, _ = records.runs.create(new, most_queued=100, check_counts=lambda _: None)
-    return run
 
 
 def alive(pid: int) -> bool:
@@ -90,3 +78,25 @@ def alive(pid: int) -> bool:
     except (OSError, IndexError):
         return False
     return state != "Z"
+
+
+async def main(path: Path) -> None:
+    home = Home(path)
+    # A killed gateway is waited for no longer than a test likes to.
+    worker._LEASE_SECONDS = 2.0
+    setup = worker.Setup(
+        store=home.open(),
+        owner=worker.gateway_identity(),
+        jobs=home.jobs(),
+        promoter=None,
+        hang_seconds=600,
+    )
+    runner = worker.RetrainingRunner(setup, [LocalLauncher(cores=0, memory_bytes=0)])
+    sys.stdout.write("running\n")
+    sys.stdout.flush()
+    await runner.run()
+
+
+if __name__ == "__main__":
+    configure_logging("info")
+    asyncio.run(main(Path(sys.argv[1])))

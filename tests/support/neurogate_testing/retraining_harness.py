@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from neurogate.v1 import model_pb2, training_pb2
 from neurogate_core.repository import ModelRepository
 from neurogate_gateway.retraining.launcher import EVENTS_FILE, Job, JobState, JobStatus, LaunchError
-from neurogate_gateway.retraining.runner import RetrainingRunner
-from neurogate_gateway.retraining.worker import Limits
-from neurogate_gateway.store.run import Run
-from neurogate_gateway.store.run_states import RunState
+from neurogate_gateway.retraining.worker import RetrainingRunner, RetrainingWorker, Setup
+from neurogate_gateway.store.run import Run, RunState
 from neurogate_trainer.progress import JsonLinesReporter
 
 from .launching import MODEL, Home
 from .manifests import fill_version, sound_manifest
+from .stores import queue_run
 
 
 @dataclass
@@ -26,11 +27,12 @@ class FakeLauncher:
     """Trainers that are what the test says they are."""
 
     name: str = "local"
-    at_once: int = 1
+    max_jobs: int = 1
     jobs: dict[str, Job] = field(default_factory=dict)
     statuses: dict[str, JobStatus] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     refusals: list[LaunchError] = field(default_factory=list)
+    looks: int = 0
 
     async def start(self, job: Job) -> str:
         if self.refusals:
@@ -40,6 +42,7 @@ class FakeLauncher:
         return job.run_id
 
     async def status(self, handle: str) -> JobStatus:
+        self.looks += 1
         return self.statuses[handle]
 
     async def cancel(self, handle: str) -> None:
@@ -57,13 +60,14 @@ class FakeRelease:
     accepted: bool = True
     errors: list[Exception] = field(default_factory=list)
     blocked: asyncio.Event | None = None
-    ready: list[int] = field(default_factory=list)
     promoted: list[tuple[int, str, str, bool]] = field(default_factory=list)
     policies: list[str] = field(default_factory=list)
     promotion_errors: list[Exception] = field(default_factory=list)
 
+    def check_policy(self, text: str, version: Any, *, field: str) -> None:
+        """Every policy will do."""
+
     async def until_ready(self, version: int, *, seconds: float) -> None:
-        self.ready.append(version)
         if self.blocked is not None:
             await self.blocked.wait()
 
@@ -82,28 +86,35 @@ class FakeRelease:
         self.promoted.append((version, request.actor, request.request_id, force))
 
 
-class Desk:
-    """Records, a runner and its launcher."""
+class RetrainingHarness:
+    """A store, a runner and its launcher."""
 
     def __init__(self, path: Path) -> None:
         self.home = Home(path)
-        self.records = self.home.open()
+        self.store = self.home.open()
         self.launcher = FakeLauncher()
         self.release: FakeRelease | None = FakeRelease()
-        self.limits = Limits(hang_seconds=600, ready_seconds=600)
+        self.hang_seconds = 600.0
         self.tasks: list[asyncio.Task[None]] = []
 
     def start(self, owner: str = "first") -> asyncio.Task[None]:
-        runner = RetrainingRunner(
-            self.records,
-            owner=owner,
-            launchers=[self.launcher],
-            jobs=self.home.jobs(self.records),
-            promoter=self.release,
-            limits=self.limits,
-        )
+        """Runs a gateway's part in retrainings."""
+        runner = RetrainingRunner(self._setup(owner), [self.launcher])
         self.tasks.append(asyncio.create_task(runner.run()))
         return self.tasks[-1]
+
+    async def run_started(self, **spec: Any) -> Run:
+        """A retraining whose trainer was started."""
+        run = queue_run(self.store, **spec)
+        self.start()
+        await self.until_started(run.run_id)
+        return run
+
+    def worker(self) -> RetrainingWorker:
+        """Looks after the oldest retraining without a runner, which would note changes when it likes."""
+        run = self.store.leases.take_next("first", 60, launchers=["local"])
+        assert run is not None
+        return RetrainingWorker(run, self.launcher, self._setup("first"))
 
     async def stop(self, task: asyncio.Task[None]) -> None:
         task.cancel()
@@ -113,20 +124,20 @@ class Desk:
     async def close(self) -> None:
         for task in self.tasks:
             await self.stop(task)
-        self.records.close()
+        self.store.close()
 
     async def until(self, run_id: str, *states: RunState) -> Run:
-        with self.records.changes.waiter(run_id) as waiter:
-            async with asyncio.timeout(60):
-                while (run := self.records.runs.get(run_id)).state not in states:
-                    await waiter.wait(5)
+        async with asyncio.timeout(60):
+            with self.store.notifier.waiter() as wait:
+                while (run := self.store.runs.get(run_id)).state not in states:
+                    await wait(5)
         return run
 
     async def until_started(self, run_id: str) -> Job:
         async with asyncio.timeout(60):
-            with self.records.changes.waiter(run_id) as waiter:
+            with self.store.notifier.waiter() as wait:
                 while run_id not in self.launcher.jobs:
-                    await waiter.wait(0.02)
+                    await wait(0.02)
         return self.launcher.jobs[run_id]
 
     def publish(self, run_id: str, *, told: bool = True) -> int:
@@ -148,7 +159,7 @@ class Desk:
         return JsonLinesReporter(self.launcher.jobs[run_id].folder / EVENTS_FILE, interval=0)
 
     def events(self, run_id: str) -> list[training_pb2.RetrainingEvent]:
-        events = self.records.runs.events_after(run_id, 0)
+        events = self.store.runs.events_after(run_id, 0)
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         return events
 
@@ -158,3 +169,19 @@ class Desk:
             for event in self.events(run_id)
             if event.WhichOneof("event") == "state_change"
         ]
+
+    def _setup(self, owner: str) -> Setup:
+        return Setup(
+            store=self.store,
+            owner=owner,
+            jobs=self.home.jobs(),
+            promoter=self.release,
+            hang_seconds=self.hang_seconds,
+        )
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[RetrainingHarness]:
+    harness = RetrainingHarness(tmp_path)
+    yield harness
+    await harness.close()

@@ -22,8 +22,8 @@ def told(path):
 
 
 def test_every_kind_of_line_becomes_its_event(tmp_path):
-    relay = TrainerEventReader(told(tmp_path / "events.jsonl"))
-    numbered = relay.read()
+    reader = TrainerEventReader(told(tmp_path / "events.jsonl"))
+    numbered = reader.read()
     assert [number for number, _ in numbered] == [1, 2, 3, 4, 5]
     phase, progress, message, export, end = (event for _, event in numbered)
     assert json_format.MessageToDict(phase)["phase"] == {"name": "fine-tune", "total": "4", "unit": "steps"}
@@ -34,8 +34,8 @@ def test_every_kind_of_line_becomes_its_event(tmp_path):
     assert (export.phase.name, export.phase.total) == ("export", 0)
     assert (end.log.level, end.log.text) == ("info", "published: published version 3")
     assert all(event.HasField("time") for _, event in numbered)
-    assert (relay.end.outcome, relay.end.version) == ("published", 3)
-    assert relay.read() == []
+    assert (reader.end.outcome, reader.end.version) == ("published", 3)
+    assert reader.read() == []
 
 
 def test_what_is_left_of_a_phase_follows_from_its_pace(tmp_path):
@@ -62,8 +62,8 @@ def test_what_is_left_of_a_phase_follows_from_its_pace(tmp_path):
 def test_reading_while_it_is_written_gives_every_line_once(tmp_path, seed):
     whole = told(tmp_path / "whole.jsonl").read_bytes()
     path = tmp_path / "growing.jsonl"
-    relay = TrainerEventReader(path)
-    assert relay.read() == []
+    reader = TrainerEventReader(path)
+    assert reader.read() == []
     chance = random.Random(seed)
     found, written = [], 0
     while written < len(whole):
@@ -71,20 +71,20 @@ def test_reading_while_it_is_written_gives_every_line_once(tmp_path, seed):
         with path.open("ab") as file:
             file.write(whole[written : written + size])
         written += size
-        found += [number for number, _ in relay.read()]
+        found += [number for number, _ in reader.read()]
     assert found == [1, 2, 3, 4, 5]
 
 
 def test_a_torn_last_line_is_left_until_the_trainer_has_mended_it(tmp_path):
     path = told(tmp_path / "events.jsonl")
-    relay = TrainerEventReader(path)
+    reader = TrainerEventReader(path)
     with path.open("ab") as file:
         file.write(b'{"sequence": 6, "ev')
-    assert len(relay.read()) == 5
+    assert len(reader.read()) == 5
     # The trainer's reporter cuts it off when it goes on.
     with JsonLinesReporter(path) as reporter:
         reporter.message("again")
-    assert [(number, event.log.text) for number, event in relay.read()] == [(6, "again")]
+    assert [(number, event.log.text) for number, event in reader.read()] == [(6, "again")]
 
 
 def test_what_is_no_event_is_counted_and_passed_over(tmp_path):
@@ -97,9 +97,9 @@ def test_what_is_no_event_is_counted_and_passed_over(tmp_path):
             b'{"sequence": 7, "event": "message", "level": "info", "text": "here", '
             b'"time": "2026-01-01T00:00:00+00:00"}\n'
         )
-    relay = TrainerEventReader(path)
-    assert [number for number, _ in relay.read()] == [7]
-    assert relay.unreadable == 4
+    reader = TrainerEventReader(path)
+    assert [number for number, _ in reader.read()] == [7]
+    assert reader.unreadable == 4
 
 
 @pytest.mark.parametrize("number", ["1", "2", "1e400", "-3", "9223372036854775808", '"x"'])
@@ -109,9 +109,9 @@ def test_a_line_that_does_not_follow_is_passed_over(tmp_path, number):
         '{"sequence": %s, "event": "message", "level": "info", "text": "", "time": "2026-01-01T00:00:00Z"}\n'
     )
     path.write_text("".join(line % each for each in ("1", "2", number, "3")))
-    relay = TrainerEventReader(path)
-    assert [found for found, _ in relay.read()] == [1, 2, 3]
-    assert relay.unreadable == 1
+    reader = TrainerEventReader(path)
+    assert [found for found, _ in reader.read()] == [1, 2, 3]
+    assert reader.unreadable == 1
 
 
 def test_the_trainers_last_word_is_short_text_that_every_database_holds(tmp_path):
@@ -123,6 +123,6 @@ def test_the_trainers_last_word_is_short_text_that_every_database_holds(tmp_path
             '{"sequence": 2, "event": "end", "outcome": "failed", "version": null, "reason": "\\ud800", '
         )
         file.write('"time": "2026-01-01T00:00:00Z"}\n')
-    relay = TrainerEventReader(path)
-    assert len(relay.read()) == 1
-    assert relay.end.reason == "a\ufffdb" + "x" * 8189
+    reader = TrainerEventReader(path)
+    assert len(reader.read()) == 1
+    assert reader.end.reason == "a\ufffdb" + "x" * 8189

@@ -51,7 +51,7 @@ async def test_a_dashboard_that_hangs_is_not_waited_for_for_ever(tmp_path, monke
         with pytest.raises(LaunchError, match="the Ray cluster at") as hung:
             await launcher.start(Job("a", (sys.executable,), tmp_path))
         launcher.close()
-    assert hung.value.passing
+    assert hung.value.transient
 
 
 class Dashboard(BaseHTTPRequestHandler):
@@ -131,7 +131,7 @@ async def test_only_the_status_tells_that_a_job_is_gone(dashboard):
 async def test_a_dashboard_that_hangs_takes_no_threads_from_others(client):
     launcher = RayLauncher("http://ray.invalid", cpus=1, gpus=0)
     asyncio.get_running_loop().set_default_executor(NoThreads())
-    looks = [asyncio.create_task(launcher.status(str(n))) for n in range(launcher.at_once)]
+    looks = [asyncio.create_task(launcher.status(str(n))) for n in range(launcher.max_jobs)]
     # Lets every one of them ask before any is answered.
     await asyncio.sleep(0)
     assert all(client.asked.acquire(timeout=60) for _ in looks)

@@ -1,4 +1,4 @@
-"""Which versions can be started from, by the runs that their manifests name."""
+"""What a retraining leaves: versions to start from, by the runs that their manifests name, and a log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from neurogate_core.manifest import MANIFEST_FILE
 from neurogate_core.repository import ModelRepository
-from neurogate_gateway.retraining.checkpoints import CHECKPOINT, Checkpoints
+from neurogate_gateway.retraining.launcher import CHECKPOINT, TrainerJobs, log_tail
 from neurogate_testing.launching import MODEL, Home
 from neurogate_testing.manifests import fill_version, sound_manifest
 
@@ -33,8 +33,8 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def found(home: Home) -> Checkpoints:
-    return home.checkpoints()
+def found(home: Home) -> TrainerJobs:
+    return home.jobs()
 
 
 def test_the_base_runs_version_and_those_of_retrainings_can_be_started_from(home, found):
@@ -72,3 +72,8 @@ def test_the_trainer_keeps_its_weights_where_they_are_looked_for():
     from neurogate_trainer.training.retraining import checkpoint_of
 
     assert checkpoint_of(Path("run")) == Path("run") / CHECKPOINT
+
+
+def test_a_log_is_text_that_every_database_holds(tmp_path: Path) -> None:
+    (tmp_path / "trainer.log").write_bytes(b"a\0b\xff\n")
+    assert log_tail(tmp_path) == "a\ufffdb\ufffd"
