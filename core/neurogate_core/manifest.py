@@ -19,7 +19,7 @@ from typing import Final
 from google.protobuf.message import DecodeError, Message
 from neurogate.v1 import manifest_pb2
 
-from .files import replace_file
+from .files import replace_file, sha256_of
 from .names import CLASS_ID_RULE, MODEL_NAME_RULE, is_class_id, is_model_name
 from .preprocessing.transform import check_spec
 
@@ -94,8 +94,9 @@ def digest_files(version_dir: Path) -> list[manifest_pb2.FileDigest]:
     for relative in sorted(_files(version_dir, follow=False)):
         if relative == MANIFEST_FILE:
             continue
-        size, sha256 = _digest_file(version_dir / relative)
-        digests.append(manifest_pb2.FileDigest(path=relative, size_bytes=size, sha256=sha256))
+        path = version_dir / relative
+        size = path.stat().st_size
+        digests.append(manifest_pb2.FileDigest(path=relative, size_bytes=size, sha256=sha256_of(path)))
     return digests
 
 
@@ -151,7 +152,7 @@ def verify_version(version_dir: Path, *, model_name: str | None = None) -> manif
                 f"{version_dir}: {relative} has {size} bytes, its manifest says {file.size_bytes}"
             )
     for relative, file in expected.items():
-        _, sha256 = _digest_file(version_dir / relative)
+        sha256 = sha256_of(version_dir / relative)
         if sha256 != file.sha256:
             raise VersionCorrupt(
                 f"{version_dir}: {relative} has digest {sha256}, its manifest says {file.sha256}"
@@ -235,12 +236,6 @@ def _files(root: Path, *, follow: bool) -> Iterator[str]:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-def _digest_file(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return file.tell(), digest.hexdigest()
 
 
 # --- what has to hold within a manifest: one sentence for each complaint -------------------------

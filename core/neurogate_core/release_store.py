@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -278,14 +279,10 @@ class ReleaseStore:
         """
         last = self.read().last_change
         limit = sys.maxsize if below is None else below
-        newest: deque[bytes] = deque(maxlen=size)
+        # Sequences have no gaps, so a line's number is its change's.
+        lines = deque(itertools.islice(_whole_lines(self._log), max(0, limit - 1)), maxlen=size)
         with self._reading_log():
-            for line in _whole_lines(self._log):
-                # Every line begins with its number, so the others need not be parsed.
-                if _sequence(line) >= limit:
-                    break
-                newest.append(line)
-            found = [_change(_parse(line)) for line in reversed(newest)]
+            found = [_change(_parse(line)) for line in reversed(lines)]
         if last is not None and (found[0].sequence if found else 0) < last.sequence < limit:
             # A crash kept it out of the record.
             found = [last, *found][:size]
@@ -369,13 +366,6 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file, each with its end, without a last one that was cut short; none without a file."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         yield from (line for line in file if line.endswith(b"\n"))
-
-
-def _sequence(line: bytes) -> int:
-    text = line[len(b'{"sequence":') : 40].partition(b",")[0]
-    if not line.startswith(b'{"sequence":') or not text.isdigit():
-        raise _FormatError("a line does not begin with its sequence")
-    return int(text)
 
 
 # The JSON is read with suspicion: people and other programs can reach these files. It is no `ReleaseChange`,

@@ -129,14 +129,6 @@ def test_sigterm_ends_a_server_within_ten_seconds_though_calls_and_reloads_wait(
         assert {call.code() for call in calls} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-def test_sigterm_ends_a_server_that_waits_for_its_first_version(start: Start, root: Path) -> None:
-    shutil.rmtree(root / "toy/1")
-    server = start(wait=False)
-    server.wait_until_watching()
-    server.send_signal(signal.SIGTERM)
-    assert server.wait_for_exit(20) == 0
-
-
 def test_a_busy_port_is_refused(start: Start, root: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -154,9 +146,6 @@ def test_a_busy_port_is_refused(start: Start, root: Path) -> None:
     ("flags", "message"),
     [
         (["--rest_api_port=8501"], "--rest_api_port is a flag of TensorFlow Serving that the embedded"),
-        (["--port=word"], "--port=word: expected a whole number"),
-        (["--port=0"], "grpc_port is not set"),
-        (["--model_base_path="], "are empty"),
         (["--grpc_channel_arguments=grpc.x"], "expected key=value"),
     ],
 )
@@ -190,17 +179,6 @@ def test_messages_far_above_grpcs_default_go_both_ways(start: Start) -> None:
         np.testing.assert_array_equal(tf.make_ndarray(response.outputs["y"]), values)
 
 
-def test_a_deadline_frees_the_thread(start: Start) -> None:
-    server = start("--grpc_max_threads=2")
-    with open_channel(server.address) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Predict(_request("slow", steps=np.int32([2**31 - 1])), timeout=0.5)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        # The only thread is free again, a moment later: TensorFlow gave the run up.
-        assert _until_not_refused(stub).outputs
-
-
 def test_watches_and_calls_without_a_message_hold_no_thread(start: Start) -> None:
     server = start("--grpc_max_threads=2", "--enable_grpc_healthcheck_service")
     with open_channel(server.address) as channel, contextlib.ExitStack() as stack:
@@ -220,15 +198,6 @@ def test_watches_and_calls_without_a_message_hold_no_thread(start: Start) -> Non
             stack.callback(silent.cancel)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         assert stub.Predict(_request("describe"), timeout=60).outputs
-
-
-def _until_not_refused(
-    stub: prediction_service_pb2_grpc.PredictionServiceStub,
-) -> predict_pb2.PredictResponse:
-    while True:
-        call = stub.Predict.future(_request("describe"), timeout=60)
-        if call.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return call.result()
 
 
 def test_publishing_under_load_fails_no_request(start: Start, root: Path, serving_store: Path) -> None:
@@ -319,12 +288,9 @@ def test_the_configuration_file_is_applied_at_every_poll(start: Start, root: Pat
         caller.close()
 
 
-@pytest.mark.parametrize("content", [b"this is not a TFRecord file at all", None])
-def test_a_broken_warmup_keeps_the_old_version_serving(
-    start: Start, root: Path, serving_store: Path, content: bytes | None
-) -> None:
+def test_a_broken_warmup_keeps_the_old_version_serving(start: Start, root: Path, serving_store: Path) -> None:
     server = start("--max_num_load_retries=0")
-    _publish(serving_store, root, "warm/garbage" if content else "warm/bad_input", 2)
+    _publish(serving_store, root, "warm/garbage", 2)
     caller = Caller(server.address, str(root))
     step = {"method": "GetModelStatus", "request": {"model_spec": {"name": "toy", "version": "2"}}}
     try:
@@ -333,7 +299,7 @@ def test_a_broken_warmup_keeps_the_old_version_serving(
         ):
             assert server.exit_status() is None
         (status,) = outcome["response"]["model_version_status"]
-        assert status["status"]["error_code"] == ("DATA_LOSS" if content else "INVALID_ARGUMENT")
+        assert status["status"]["error_code"] == "DATA_LOSS"
         predict = {
             "method": "Predict",
             "request": {"model_spec": {"name": "toy", "signature_name": "describe"}},

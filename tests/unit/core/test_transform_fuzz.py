@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from neurogate_core.preprocessing.transform import FORMATS, TransformError, default_spec, transform
@@ -60,13 +59,6 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(mutated())
 def test_mutated_images(data: bytes) -> None:
-    check(data)
-
-
-@pytest.mark.slow
-@settings(max_examples=2500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(mutated())
-def test_many_mutated_images(data: bytes) -> None:
     check(data)
 
 
