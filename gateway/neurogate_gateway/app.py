@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neurogate_gateway.backends.backend_metrics import CallSlotMetrics, VersionMetrics
-from neurogate_gateway.backends.concurrency_limit import ConcurrencyLimit
+from neurogate_gateway.backends.concurrency import ConcurrencyLimit
 from neurogate_gateway.backends.discovery import discover
-from neurogate_gateway.backends.integrity import NoRepository, RepositoryIntegrity
+from neurogate_gateway.backends.integrity import RepositoryIntegrity
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import TensorFlowServing
-from neurogate_gateway.backends.verifier import VersionVerifier
+from neurogate_gateway.backends.verification import VersionVerifier
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.background import BackgroundInference
 from neurogate_gateway.inference.image_metrics import ImageMetrics, measure_admission
 from neurogate_gateway.inference.pipeline import InferencePipeline
 from neurogate_gateway.inference.preprocessing import TransformPool
@@ -25,10 +24,9 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import serve_metrics
 from neurogate_gateway.release.module import ReleaseModule
 from neurogate_gateway.release.router import VersionRouter
-from neurogate_gateway.rpc.call_metrics import CallMetrics
 from neurogate_gateway.rpc.classification import ClassificationServicer
 from neurogate_gateway.rpc.health import HealthServicer
-from neurogate_gateway.rpc.interceptor import CallInterceptor
+from neurogate_gateway.rpc.interceptor import CallInterceptor, CallMetrics
 from neurogate_gateway.rpc.model import ModelServicer
 from neurogate_gateway.rpc.server import build_server
 from neurogate_gateway.rpc.stream_classify import StreamServer
@@ -78,24 +76,22 @@ class Gateway:
         self._transforms = TransformPool(
             settings.transform_workers, allow_burned_in=settings.allow_burned_in_annotation
         )
-        self._integrity = (
-            RepositoryIntegrity(Path(settings.repository)) if settings.repository else NoRepository()
-        )
+        self._integrity = RepositoryIntegrity(Path(settings.repository)) if settings.repository else None
         self._find_backends = asyncio.Event()
-        prover = VersionVerifier(
+        verifier = VersionVerifier(
             self._transforms.pixels,
-            self._integrity,
+            self._integrity.check if self._integrity is not None else None,
             model=settings.model_name,
             seconds_per_call=settings.default_timeout_seconds,
         )
         self.pool = BackendPool(
             discover(settings.backend_address, self._find_backends),
             TensorFlowServing,
-            prover,
+            verifier,
             poll_interval=settings.poll_interval_seconds,
             # One more than images, for what the gateway asks for itself.
             limit=lambda: ConcurrencyLimit(
-                most=settings.max_in_flight + 1, fixed=settings.backend_max_in_flight
+                max_value=settings.max_in_flight + 1, fixed=settings.backend_max_in_flight
             ),
         )
         self.router = VersionRouter(
@@ -104,7 +100,7 @@ class Gateway:
             swap_wait=settings.swap_wait_seconds,
             on_change=lambda: self._health.set_serving(self.router.serving),
         )
-        self.classifier = InferencePipeline(
+        self.pipeline = InferencePipeline(
             admission=self._admission,
             router=self.router,
             backends=self.pool,
@@ -114,11 +110,10 @@ class Gateway:
         )
         if self.metrics.enabled:
             self._measure()
-        self.low_priority = BackgroundInference(self._admission, self.pool, self._transforms)
-        self.release_module = ReleaseModule(settings, self.router, self.low_priority, self.metrics)
-        self.classifier.observers += self.release_module.observers
+        self.release_module = ReleaseModule(settings, self.router, self.pipeline, self.metrics)
+        self.pipeline.observers += self.release_module.observers
         self._streams = StreamServer(
-            self.classifier,
+            self.pipeline,
             self._admission,
             window=settings.stream_window,
             window_bytes=settings.max_message_bytes,
@@ -128,18 +123,18 @@ class Gateway:
         self._uploads: UploadServer | None = None
         training: TrainingServicer | TrainingDisabledServicer = TrainingDisabledServicer()
         if self.training is not None:
-            self.classifier.observers += self.training.observers
+            self.pipeline.observers += self.training.observers
             training, self._uploads = self._training_servicer(self.training)
         self._interceptor = CallInterceptor(
             self._admission,
             max_batch_items=settings.max_batch_items,
-            measures=CallMetrics(self.metrics) if self.metrics.enabled else None,
+            metrics=CallMetrics(self.metrics) if self.metrics.enabled else None,
         )
         self._server, self.port = build_server(
             settings,
             self._interceptor,
             ClassificationServicer(
-                self.classifier,
+                self.pipeline,
                 self._admission,
                 self._streams,
                 default_timeout=settings.default_timeout_seconds,
@@ -159,7 +154,7 @@ class Gateway:
         measure_admission(self.metrics, self._admission)
         VersionMetrics(self.metrics, self.pool)
         CallSlotMetrics(self.metrics, self.pool)
-        self.classifier.observers += (ImageMetrics(self.metrics),)
+        self.pipeline.observers += (ImageMetrics(self.metrics),)
 
     def _open_training(self) -> RetrainingModule | None:
         """The part that needs a database, imported only where one is wanted.
@@ -265,7 +260,8 @@ class Gateway:
             await self.training.close()
         await self.pool.close()
         self._transforms.close()
-        self._integrity.close()
+        if self._integrity is not None:
+            self._integrity.close()
         self.metrics.close()
 
     def _stop_reading(self) -> bool:

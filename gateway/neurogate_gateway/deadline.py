@@ -7,9 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from neurogate_gateway.errors import (
-    DeadlineTooShortError,
-)
+from neurogate_gateway.errors import DeadlineTooShortError
 
 
 class Deadline:
@@ -24,6 +22,11 @@ class Deadline:
     def after(cls, seconds: float) -> Deadline:
         """The moment so many seconds from now."""
         return cls(time.monotonic() + seconds)
+
+    @classmethod
+    def of_call(cls, remaining: float | None, default: float) -> Deadline:
+        """A call's own deadline; one that brings none (None) gets the default, in seconds."""
+        return cls.after(default if remaining is None else remaining)
 
     def remaining(self) -> float:
         """Seconds left; negative when it has passed."""

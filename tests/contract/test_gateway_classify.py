@@ -10,7 +10,7 @@ import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_core.preprocessing.transform import transform
-from neurogate_gateway.inference.predictions import check_top_k
+from neurogate_gateway.inference.pipeline import check_top_k
 from neurogate_testing.fake_backend import CLASSES, FakeBackend, build_manifest, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure, failure_of, running_gateway, serving_gateway
 from neurogate_testing.refusals import refused
@@ -185,7 +185,7 @@ async def test_a_deadline_that_is_too_near_is_refused_before_any_work() -> None:
 
 async def test_what_was_sent_is_not_cancelled_with_its_caller_and_keeps_its_place() -> None:
     async with serving_gateway() as (gateway, backend):
-        [places] = gateway.gateway.pool.places.values()
+        [slots] = gateway.gateway.pool.slots.values()
         backend.versions[1].gate.clear()
         call = gateway.classification.Classify(pb.ClassifyRequest(image=sample_image()))
         await backend.until(lambda: backend.running == 1)
@@ -193,10 +193,10 @@ async def test_what_was_sent_is_not_cancelled_with_its_caller_and_keeps_its_plac
         while gateway.gateway._admission.in_flight:
             await gateway.check()
         # A model server would keep a thread for it, whoever waits for the answer.
-        assert places._held == [0, 1, 0]
+        assert slots._held == [0, 1, 0]
         assert (backend.running, backend.cancelled) == (1, 0)
         backend.versions[1].gate.set()
-        await places.idle()
+        await slots.idle()
         assert backend.cancelled == 0
 
 
@@ -297,9 +297,9 @@ async def test_nothing_of_a_batch_is_sent_any_more_once_it_is_cancelled() -> Non
             await gateway.check()
         assert gateway.gateway._admission.in_flight == 0
         backend.versions[1].gate.set()
-        [places] = gateway.gateway.pool.places.values()
-        await places.idle()
-        assert (len(backend.predicts), backend.cancelled, places.waiting) == (4, 0, 0)
+        [slots] = gateway.gateway.pool.slots.values()
+        await slots.idle()
+        assert (len(backend.predicts), backend.cancelled, slots.waiting) == (4, 0, 0)
 
 
 def test_top_k_without_a_version() -> None:

@@ -275,7 +275,8 @@ async def test_a_server_that_leaves_finishes_what_it_has_begun() -> None:
         first.versions[1].gate.clear()
         calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
         await first.until(lambda: first.running == 2)
-        pool.set_members([second.address])
+        await second.until(lambda: len(second.predicts) == 2)
+        pool.set_addresses([second.address])
         assert list(pool.backends) == [second.address]
         before = len(second.predicts)
         for _ in range(4):
@@ -295,7 +296,7 @@ async def test_what_a_server_that_left_does_not_answer_is_answered_by_another(
         first.versions[1].gate.clear()
         calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
         await first.until(lambda: first.running == 2)
-        gateway.gateway.pool.set_members([second.address])
+        gateway.gateway.pool.set_addresses([second.address])
         assert {(await call).model.version for call in calls} == {1}
 
 
@@ -303,7 +304,7 @@ async def test_a_version_that_left_with_its_server_is_retired() -> None:
     async with two_servers() as (gateway, first, second):
         first.add_version(2)
         await gateway.until_ready(2)
-        gateway.gateway.pool.set_members([second.address])
+        gateway.gateway.pool.set_addresses([second.address])
         version = await gateway.until_state(2, RETIRED)
         assert (list(version.backends), bool(version.manifest_digest)) == ([], True)
         assert (await classify(gateway)).model.version == 1

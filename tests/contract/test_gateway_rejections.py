@@ -9,7 +9,7 @@ import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate_core.manifest import write_manifest
-from neurogate_gateway.backends.rejection import Rejection
+from neurogate_gateway.backends.verification import Rejection
 from neurogate_testing.fake_backend import FakeBackend, FakeVersion, build_manifest, sample_image
 from neurogate_testing.gateway_harness import Harness, running_gateway, serving_gateway
 

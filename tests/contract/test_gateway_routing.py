@@ -12,7 +12,7 @@ from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError, OverloadedError
-from neurogate_gateway.inference.events import PredictionEvent
+from neurogate_gateway.inference.pipeline import PredictionEvent
 from neurogate_gateway.inference.preprocessing import Submitted
 from neurogate_gateway.release.traffic_split import Routing
 from neurogate_testing.fake_backend import FakeBackend, sample_image
@@ -203,13 +203,13 @@ class Broken:
 async def test_every_image_has_one_outcome() -> None:
     async with serving_gateway() as (gateway, _):
         recorder = Recorder()
-        gateway.gateway.classifier.observers = (Broken(), recorder)
+        gateway.gateway.pipeline.observers = (Broken(), recorder)
         answer = await gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE))
         [outcome] = recorder.outcomes
         assert outcome.answer is not None
         assert outcome.answer.classification == answer.classification
         assert (outcome.image, outcome.error) == (IMAGE, None)
-        assert (outcome.choice.version.number, outcome.choice.label) == (1, "stable")
+        assert (outcome.resolved.version.number, outcome.resolved.label) == (1, "stable")
         assert outcome.seconds > 0
         assert outcome.caller.startswith("ipv4:127.0.0.1:")
         await gateway.classification.Explain(pb.ExplainRequest(image=IMAGE))
@@ -223,7 +223,7 @@ async def test_every_image_has_one_outcome() -> None:
 async def test_the_callers_own_mistakes_are_no_outcomes() -> None:
     async with serving_gateway() as (gateway, _):
         recorder = Recorder()
-        gateway.gateway.classifier.observers = (recorder,)
+        gateway.gateway.pipeline.observers = (recorder,)
         for request in (
             pb.ClassifyRequest(image=b"no image"),
             pb.ClassifyRequest(image=b""),
@@ -246,7 +246,7 @@ async def test_the_callers_own_mistakes_are_no_outcomes() -> None:
 async def test_what_the_version_fails_at_is_an_outcome(code: grpc.StatusCode, reason: str) -> None:
     async with serving_gateway() as (gateway, backend):
         recorder = Recorder()
-        gateway.gateway.classifier.observers = (recorder,)
+        gateway.gateway.pipeline.observers = (recorder,)
         backend.versions[1].refusal = (code, "no")
         failed = await failure(gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE)))
         assert failed.reason == reason
@@ -259,10 +259,10 @@ async def test_what_the_version_fails_at_is_an_outcome(code: grpc.StatusCode, re
 async def test_a_version_that_does_not_answer_in_time_has_failed() -> None:
     async with serving_gateway() as (gateway, backend):
         recorder = Recorder()
-        gateway.gateway.classifier.observers = (recorder,)
+        gateway.gateway.pipeline.observers = (recorder,)
         backend.versions[1].gate.clear()
         with pytest.raises(DeadlineTooShortError):
-            await gateway.gateway.classifier.classify(
+            await gateway.gateway.pipeline.classify(
                 Submitted(IMAGE), model_pb2.ModelSelector(), top_k=0, deadline=Deadline.after(2)
             )
         assert [outcome.error.reason_name() for outcome in recorder.outcomes if outcome.error] == [
@@ -273,15 +273,15 @@ async def test_a_version_that_does_not_answer_in_time_has_failed() -> None:
 async def test_quiet_images_are_answered_and_not_observed() -> None:
     async with three_versions() as (gateway, backend):
         recorder = Recorder()
-        gateway.gateway.classifier.observers = (recorder,)
-        answer = await gateway.gateway.low_priority.run(2, IMAGE, seconds=20)
-        assert (answer.choice.version.number, answer.choice.label) == (2, "")
+        gateway.gateway.pipeline.observers = (recorder,)
+        answer = await gateway.gateway.pipeline.classify_in_background(2, IMAGE, seconds=20)
+        assert (answer.resolved.version.number, answer.resolved.label) == (2, "")
         assert len(answer.classification.scores) == 4
         assert backend.predicts == [2]
         assert recorder.outcomes == []
         backend.unload(2)
         with refused("MODEL_NOT_READY"):
-            await gateway.gateway.low_priority.run(2, IMAGE, seconds=20)
+            await gateway.gateway.pipeline.classify_in_background(2, IMAGE, seconds=20)
 
 
 async def test_quiet_images_give_way_to_callers() -> None:
@@ -290,8 +290,10 @@ async def test_quiet_images_give_way_to_callers() -> None:
         calls = [gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE)) for _ in range(2)]
         await backend.until(lambda: backend.running == 2)
         with pytest.raises(OverloadedError):
-            await gateway.gateway.low_priority.run(1, IMAGE, seconds=20)
+            await gateway.gateway.pipeline.classify_in_background(1, IMAGE, seconds=20)
         backend.versions[1].gate.set()
         for call in calls:
             await call
-        assert (await gateway.gateway.low_priority.run(1, IMAGE, seconds=20)).choice.version.number == 1
+        assert (
+            await gateway.gateway.pipeline.classify_in_background(1, IMAGE, seconds=20)
+        ).resolved.version.number == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
-from neurogate_gateway.inference.events import PredictionEvent
+from neurogate_gateway.inference.pipeline import PredictionEvent
 from neurogate_gateway.rpc import server
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
 from neurogate_testing.gateway_harness import (
@@ -69,7 +69,7 @@ async def test_a_stream_that_is_in_use_outlives_its_connections_age(monkeypatch:
             def observe(self, outcome: PredictionEvent) -> None:
                 callers.append(outcome.caller)
 
-        gateway.gateway.classifier.observers += (Callers(),)
+        gateway.gateway.pipeline.observers += (Callers(),)
         stream = gateway.classification.StreamClassify()
         await send(stream, config(), Request(key="first", image=sample_image()))
         assert (await stream.read()).key == "first"
@@ -278,9 +278,9 @@ async def test_nothing_of_a_stream_is_left_once_it_is_cancelled() -> None:
             await gateway.check()
         assert gateway.gateway._admission.in_flight == 0
         backend.versions[1].gate.set()
-        [places] = gateway.gateway.pool.places.values()
-        await places.idle()
-        assert (len(backend.predicts), backend.cancelled, places.waiting) == (4, 0, 0)
+        [slots] = gateway.gateway.pool.slots.values()
+        await slots.idle()
+        assert (len(backend.predicts), backend.cancelled, slots.waiting) == (4, 0, 0)
 
 
 async def test_one_stream_one_version_while_versions_change() -> None:

@@ -103,7 +103,7 @@ async def test_polls_that_are_refused_lose_no_server(monkeypatch: pytest.MonkeyP
             nonlocal looks
             looks += 1
             assert pool.connected
-            assert not only.doubtful
+            assert not only.misses
             assert pool.ready(1) is not None
 
         pool.subscribe_looks(looked)
@@ -177,7 +177,7 @@ async def test_what_waits_for_a_server_that_dies_is_answered_once_by_the_other()
         calls = [asyncio.create_task(singles(gateway, 1)) for _ in range(16)]
         await first.until(lambda: first.running == 1)
         await second.until(lambda: second.running == 1)
-        while any(places.waiting < 14 for places in gateway.gateway.pool.places.values()):
+        while any(slots.waiting < 14 for slots in gateway.gateway.pool.slots.values()):
             await gateway.check()
         await first.stop()
         second.versions[1].gate.set()
@@ -204,16 +204,16 @@ async def test_what_waits_is_not_sent_any_more_once_its_caller_has_gone() -> Non
     async with threads(2, backend_max_in_flight=1) as (gateway, backend):
         backend.predicts.clear()
         backend.versions[1].gate.clear()
-        [places] = gateway.gateway.pool.places.values()
+        [slots] = gateway.gateway.pool.slots.values()
         calls = [gateway.classification.Classify(REQUEST) for _ in range(4)]
-        while places.waiting < 3:
+        while slots.waiting < 3:
             await gateway.check()
         for call in calls:
             call.cancel()
-        while places.waiting:
+        while slots.waiting:
             await gateway.check()
         backend.versions[1].gate.set()
-        await places.idle()
+        await slots.idle()
         assert (backend.predicts, backend.cancelled) == ([1], 0)
         await singles(gateway, 4)
 
@@ -222,8 +222,8 @@ async def test_metrics_tell_the_limit_what_is_in_flight_what_waits_and_refusals(
     async with threads(4, metrics_address="127.0.0.1:0", backend_max_in_flight=2) as (gateway, backend):
         backend.versions[1].gate.clear()
         calls = [gateway.classification.Classify(REQUEST, timeout=60) for _ in range(5)]
-        [places] = gateway.gateway.pool.places.values()
-        while places.waiting < 3:
+        [slots] = gateway.gateway.pool.slots.values()
+        while slots.waiting < 3:
             await gateway.check()
         backend.busy += 3
         before = backend.refused["GetModelStatus"]

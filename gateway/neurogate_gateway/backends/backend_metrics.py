@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from neurogate_gateway.observability.metrics import Metrics, Values
 
-from .call_slots import CallSlots
+from .concurrency import CallSlots
 from .pool import BackendPool
 from .versions import REJECTED, State, VersionView
 
@@ -57,9 +57,9 @@ class CallSlotMetrics:
 
     def __init__(self, metrics: Metrics, pool: BackendPool) -> None:
         for name, text, read in (
-            ("limit", "Most calls to a model server at once.", lambda places: places.limit.value),
-            ("in_flight", "Calls that a model server has not answered yet.", lambda places: places.in_flight),
-            ("waiting", "Calls that wait for a place at a model server.", lambda places: places.waiting),
+            ("limit", "Most calls to a model server at once.", lambda slots: slots.limit.value),
+            ("in_flight", "Calls that a model server has not answered yet.", lambda slots: len(slots.calls)),
+            ("waiting", "Calls that wait for a slot at a model server.", lambda slots: slots.waiting),
         ):
             values = functools.partial(_by_backend, pool, read)
             metrics.gauge(f"neurogate_backend_calls_{name}", text, values, "backend")
@@ -72,4 +72,4 @@ class CallSlotMetrics:
 
 
 def _by_backend(pool: BackendPool, read: Callable[[CallSlots], int]) -> Values:
-    return {(address,): read(places) for address, places in pool.places.items()}
+    return {(address,): read(slots) for address, slots in pool.slots.items()}

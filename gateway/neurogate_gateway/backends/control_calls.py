@@ -14,25 +14,22 @@ from neurogate.tfs.v1 import tfs_pb2
 
 from neurogate_gateway.errors import DeadlineTooShortError
 
-from .call_slots import LEAST_SECONDS, CallKind, CallSlots, arrivals, turn_at
-from .tfs_messages import Outputs, Pixels
-from .tfserving import Backend, BackendVersion, ReloadRefusedError, ServerFullError
+from .concurrency import MIN_SECONDS, CallKind, CallSlots, arrivals, take_slot
+from .tfserving import BackendVersion, Outputs, Pixels, ReloadRefusedError, ServerFullError, TensorFlowServing
 
 _T = TypeVar("_T")
-_Call = Callable[[float], Coroutine[Any, Any, _T]]
-"""Given the seconds that are left."""
 
 
 class ControlCalls:
     """One model server's methods; each raises `ServerFullError` where the server refuses it all the time."""
 
-    def __init__(self, backend: Backend, places: CallSlots) -> None:
+    def __init__(self, backend: TensorFlowServing, slots: CallSlots) -> None:
         self._backend = backend
-        self._places = places
+        self._slots = slots
         self._configuring: asyncio.Task[None] | None = None
 
     async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
-        """As the backend's. It needs no place at first: a server that hangs holds all of them."""
+        """As the backend's. It needs no slot at first: a server that hangs holds all of them."""
         return await self._ask(lambda left: self._backend.versions(model, seconds=left), seconds, waits=False)
 
     async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
@@ -72,37 +69,43 @@ class ControlCalls:
             raise DeadlineTooShortError("the model server is not done with the configuration yet") from None
 
     async def _reload(self, config: tfs_pb2.ModelServerConfig, until: float) -> None:
-        # It holds no place, for it may take long: the places are for the proofs of what it has loaded.
-        arrival, call = next(arrivals), self._places.send(None, self._backend.reload(config))
+        # It holds no slot, for it may take long: the slots are for the verification of what it has loaded.
+        arrival = next(arrivals)
+        sent = self._slots.send(None, lambda: self._backend.reload(config))
         while True:
             try:
-                return await call
+                await sent.answer
+                return
             except ServerFullError as refused:
-                await self._place(arrival, until, refused)
-            call = self._places.send(None, self._backend.reload(config))
-            self._places.leave(CallKind.OWN)
+                await self._take_slot(arrival, until, refused)
+            sent = self._slots.send(None, lambda: self._backend.reload(config))
+            self._slots.leave(CallKind.OWN)
 
-    async def _ask(self, call: _Call[_T], seconds: float, *, waits: bool = True) -> _T:
+    async def _ask(
+        self, call: Callable[[float], Coroutine[Any, Any, _T]], seconds: float, *, waits: bool = True
+    ) -> _T:
+        """Makes a call, which is given the seconds that are left, until the server does not refuse it."""
         until, arrival = _now() + seconds, next(arrivals)
         kind = CallKind.OWN if waits else None
         refused = None
         while True:
             if kind is not None:
-                await self._place(arrival, until, refused)
+                await self._take_slot(arrival, until, refused)
             try:
-                return await asyncio.shield(self._places.send(kind, call(until - _now())))
+                answer: _T = await self._slots.send(kind, lambda: call(until - _now())).answer
             except ServerFullError as error:
                 kind, refused = CallKind.OWN, error
+            else:
+                return answer
 
-    async def _place(self, arrival: int, until: float, refused: ServerFullError | None) -> None:
-        """Takes a place, or raises the refusal when none has come in time."""
-        left = until - _now() - LEAST_SECONDS
+    async def _take_slot(self, arrival: int, until: float, refused: ServerFullError | None) -> None:
+        """Takes a slot, or raises the refusal when none has come in time."""
+        taken = None
         try:
-            if left > 0 and self._places.enter(CallKind.OWN):
-                return
-            while await turn_at([self._places], CallKind.OWN, arrival, seconds=left) is None:
-                left = until - _now() - LEAST_SECONDS
-        except TimeoutError:
+            while taken is None:
+                left = until - _now() - MIN_SECONDS
+                taken = await take_slot([self._slots], CallKind.OWN, arrival, seconds=left)
+        except (DeadlineTooShortError, ServerFullError):
             raise refused or DeadlineTooShortError("the model server had no room in time") from None
 
 

@@ -1,37 +1,33 @@
 """One model server: whether it can be reached, and where each version stands on it.
 
-A endpoint polls its server. A version that the server calls AVAILABLE is read and proven (PROVING) and only
-then READY; one that fails is REJECTED until the server loads it anew; one that leaves is RETIRED. When the
-server cannot be reached, or only the connection to it has ended, nothing on it answers, and when it is back
-every version is proven again: it may be another server.
+An endpoint polls its server. A version that the server calls AVAILABLE is read and verified (PROVING) and
+only then READY; one that fails is REJECTED until the server loads it anew; one that leaves is RETIRED. When
+the server cannot be reached, or only the connection to it has ended, nothing on it answers, and when it is
+back every version is verified again: it may be another server.
 
 A server that hangs is told from a busy one by what comes back. One poll without an answer makes it doubtful,
 so that calls go elsewhere where they can; three in a row, with no prediction answered either, and it is lost.
-A server whose polls are answered while its predictions are not has to prove its versions again.
+A server whose polls are answered while its predictions are not has to have its versions verified again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import math
+import re
 import time
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from neurogate.tfs.v1 import tfs_pb2
 
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, InternalError, cut
 from neurogate_gateway.observability.logging import log
 
-from .call_slots import CallKind, CallSlots
+from .concurrency import CallSlots, InFlightCall
 from .control_calls import ControlCalls
-from .in_flight import InFlightCalls
-from .rejection import Rejection, tidy
-from .tfs_messages import Outputs, Pixels
-from .tfserving import Backend, BackendVersion, ServerFullError, VersionUnloadedError
-from .verification import ServedVersion
-from .verifier import VersionVerifier
+from .tfserving import BackendVersion, ServerFullError, TensorFlowServing, VersionUnloadedError
+from .verification import FilesUnreadableError, Rejection, ServedVersion, UnprovenError, VersionVerifier
 from .versions import LOADING, PROVING, READY, REJECTED, RETIRED, EndpointVersion, State
 
 _TFS = tfs_pb2.ModelVersionStatus
@@ -47,25 +43,17 @@ _STALL_SECONDS: Final = 1.4
 _DOUBT_SECONDS: Final = 0.1
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class EndpointPrediction:
-    """What a version says about an image, and the seconds that its model server took for it."""
-
-    outputs: Outputs
-    seconds: float
-
-
 class EndpointCallbacks(Protocol):
-    """What a endpoint asks of the others, and tells them."""
+    """What an endpoint asks of the others, and tells them."""
 
-    def changed(self, endpoint: BackendEndpoint) -> None:
-        """A version on this endpoint, or its connection, has changed."""
+    def changed(self) -> None:
+        """A version on an endpoint, or its connection, has changed."""
 
-    def polled(self, endpoint: BackendEndpoint) -> None:
-        """This endpoint has polled, whatever came of it."""
+    def polled(self) -> None:
+        """An endpoint has polled, whatever came of it."""
 
     def admit(self, endpoint: BackendEndpoint, version: ServedVersion) -> ServedVersion:
-        """The last word on a proven version: the object to go on with.
+        """The last word on a verified version: the object to go on with.
 
         Raises:
             UnprovenError: Another endpoint serves something else under its number.
@@ -80,106 +68,45 @@ class BackendEndpoint:
 
     def __init__(
         self,
-        backend: Backend,
-        places: CallSlots,
-        prover: VersionVerifier,
-        neighbours: EndpointCallbacks,
+        backend: TensorFlowServing,
+        slots: CallSlots,
+        verifier: VersionVerifier,
+        callbacks: EndpointCallbacks,
         *,
         poll_interval: float,
     ) -> None:
-        self.address = places.address
+        self.address = slots.address
         self.backend = backend
-        self.places = places
-        self.own = ControlCalls(backend, places)
+        self.slots = slots
+        self.control = ControlCalls(backend, slots)
         self.connected = False
         self.entries: dict[int, EndpointVersion] = {}
         self.looking = True
         """Whether something is known to have happened that no poll has seen yet."""
-        self._prover = prover
-        self._neighbours = neighbours
+        self.answered_at = -math.inf
+        """By the loop's clock: when a prediction was last answered."""
+        self._verifier = verifier
+        self._callbacks = callbacks
         self._poll_interval = poll_interval
-        self._misses = 0
+        self.misses = 0
+        """Polls in a row without an answer; from one on calls go elsewhere where they can."""
         self._losses = 0
-        self._told_lost = False
+        self._lost_logged = False
         self._polled_at = -math.inf
-        self._heard_at = -math.inf
-        self._attempts = InFlightCalls()
-        self._one_proof = asyncio.Lock()
+        self._one_verification = asyncio.Lock()
         self._wake = asyncio.Event()
         self._forgotten = 0
         """The highest number of a version that was forgotten."""
 
-    @property
-    def doubtful(self) -> bool:
-        """Whether the last poll had no answer."""
-        return self._misses > 0
-
     async def close(self) -> None:
         """Closes the connection and cancels what is still running on it."""
         await self.backend.close()
-        await self.places.close()
+        await self.slots.close()
 
     def ready(self, number: int) -> ServedVersion | None:
         """The version of a number, while it may answer here."""
         entry = self.entries.get(number)
         return entry.ready if entry is not None and self.connected else None
-
-    async def predict(
-        self, version: ServedVersion, pixels: Pixels, kind: CallKind, *, gradcam: bool, seconds: float
-    ) -> EndpointPrediction | None:
-        """Runs one image, uint8 [height, width, 3], through a version that is READY here.
-
-        A place of its kind was taken for it.
-
-        Returns:
-            What the version says; None when it may have been another that answered, since what is loaded
-            here changed meanwhile.
-
-        Raises:
-            ServerFullError: The server has refused it, without effect.
-            VersionUnloadedError: It is not loaded any more.
-            BackendUnavailableError: The server cannot be reached, or hangs.
-            GatewayError: As the backend has it.
-        """
-        entry = self.entries.get(version.number)
-        if entry is None:
-            # Forgotten in the same moment as the place came.
-            self.places.leave(kind)
-            return None
-        proofs = entry.proofs
-        attempt = self._attempts.begin(version.number)
-        self.places.send(
-            kind,
-            self.backend.predict(
-                version.model,
-                version.number,
-                pixels,
-                classes=len(version.classes),
-                gradcam=gradcam,
-                seconds=seconds,
-            ),
-            attempt.answer,
-        )
-        try:
-            ended = await attempt.ended
-        finally:
-            self._attempts.end(attempt)
-        if ended is None or ended.cancelled():
-            # Abandoned, or cut off with a server that has left; its caller was not cancelled.
-            raise BackendUnavailableError("the model server stopped answering")
-        try:
-            outputs = ended.result()
-        except VersionUnloadedError:
-            self._unloaded(entry, proofs)
-            raise
-        except BackendUnavailableError:
-            self._doubt()
-            raise
-        self._heard_at = time.monotonic()
-        now = self.ready(version.number)
-        if now is None or now.digest != version.digest:
-            return None
-        return EndpointPrediction(outputs, self._heard_at - attempt.since)
 
     async def run(self) -> None:
         """Polls until cancelled."""
@@ -192,7 +119,7 @@ class BackendEndpoint:
                 except Exception as error:  # noqa: BLE001 - a defect here must not end the polling
                     log(logging.ERROR, "poll_failed", backend=self.address, error=error)
                     self._missed(InternalError("the poll failed unforeseen"))
-                pause = min(self._poll_interval, _POLL_AFTER_MISS_SECONDS if self._misses else math.inf)
+                pause = min(self._poll_interval, _POLL_AFTER_MISS_SECONDS if self.misses else math.inf)
                 try:
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
@@ -201,46 +128,46 @@ class BackendEndpoint:
         finally:
             watching.cancel()
             for entry in self.entries.values():
-                if entry.proof is not None:
-                    entry.proof.cancel()
+                if entry.verification is not None:
+                    entry.verification.cancel()
 
     async def poll(self) -> None:
         """Looks once at what the server has loaded, and acts on it."""
-        asked_at, losses = time.monotonic(), self._losses
-        seconds = _POLL_SECONDS if self._misses else _FIRST_POLL_SECONDS
+        asked_at, losses = _now(), self._losses
+        seconds = _POLL_SECONDS if self.misses else _FIRST_POLL_SECONDS
         try:
-            seen = await self.own.versions(self._prover.model, seconds=seconds)
+            seen = await self.control.versions(self._verifier.model, seconds=seconds)
         except ServerFullError:
             # So it lives. What has become of its versions is yet to be seen.
-            self._misses = 0
+            self.misses = 0
             self._look_for_stalls()
-            self._polled_at = time.monotonic()
-            self._neighbours.polled(self)
+            self._polled_at = _now()
+            self._callbacks.polled()
             return
         except GatewayError as error:
-            if isinstance(error, BackendUnavailableError) or self._heard_at < asked_at:
+            if isinstance(error, BackendUnavailableError) or self.answered_at < asked_at:
                 self._missed(error)
         else:
             if losses != self._losses:
                 # The answer is older than the end of the connection: another server may be there by now.
                 self.look_again()
                 return
-            self._misses = 0
+            self.misses = 0
             self._connect()
-            # Newest first, because proofs run in this order: with several versions loaded, a gateway that has
-            # just started must not answer from an old one while the newest waits for its proof.
+            # Newest first, because verifications run in this order: with several versions loaded, a gateway
+            # that has just started must not answer from an old one while the newest waits.
             for version in sorted(seen, key=lambda version: version.number, reverse=True):
                 self._observe(version)
             for number in self.entries.keys() - {version.number for version in seen}:
                 self.entries[number].loaded = False
                 self._withdraw(self.entries[number], RETIRED)
             self._look_for_stalls()
-        self._polled_at = time.monotonic()
+        self._polled_at = _now()
         if self.looking and not self._wake.is_set():
             # A wake-up that came during the poll may be about something that the poll did not see yet.
             self.looking = False
-            self._neighbours.changed(self)
-        self._neighbours.polled(self)
+            self._callbacks.changed()
+        self._callbacks.polled()
 
     def forget(self, number: int) -> None:
         """Lets go of a RETIRED version; it is a new one when the server loads it again."""
@@ -248,9 +175,9 @@ class BackendEndpoint:
             self._forgotten = max(self._forgotten, number)
 
     def lose(self, reason: str) -> None:
-        """Takes every version back until the server is there again and has proven it."""
-        if not self._told_lost:
-            self._told_lost = True
+        """Takes every version back until the server is there again and the version is verified anew."""
+        if not self._lost_logged:
+            self._lost_logged = True
             log(logging.WARNING, "backend_unreachable", backend=self.address, reason=reason)
         self._losses += 1
         self.connected = False
@@ -258,7 +185,7 @@ class BackendEndpoint:
             entry.loaded = False
             if entry.state != RETIRED:
                 self._withdraw(entry, LOADING)
-        self._neighbours.changed(self)
+        self._callbacks.changed()
 
     async def _watch_connection(self) -> None:
         while True:
@@ -271,19 +198,20 @@ class BackendEndpoint:
 
     def _connect(self) -> None:
         if not self.connected:
-            self.connected, self._told_lost = True, False
-            log(logging.INFO, "backend_connected", backend=self.address, model=self._prover.model)
-            self._neighbours.changed(self)
+            self.connected, self._lost_logged = True, False
+            log(logging.INFO, "backend_connected", backend=self.address, model=self._verifier.model)
+            self._callbacks.changed()
 
-    def _unloaded(self, entry: EndpointVersion, proofs: int) -> None:
+    def unloaded(self, entry: EndpointVersion, times_ready: int) -> None:
+        """A call found a version unloaded that had become READY so many times when the call was sent."""
         self.look_again()
-        # What an older proof had let through says nothing about a newer one.
-        if entry.ready is not None and entry.proofs == proofs:
+        # What an older verification had let through says nothing about a newer one.
+        if entry.ready is not None and entry.times_ready == times_ready:
             self._withdraw(entry, RETIRED)
 
-    def _doubt(self) -> None:
+    def unreached(self) -> None:
         """A call did not reach the server, so looks again, but not for each."""
-        if time.monotonic() - self._polled_at >= _DOUBT_SECONDS:
+        if _now() - self._polled_at >= _DOUBT_SECONDS:
             self.look_again()
 
     def look_again(self) -> None:
@@ -292,28 +220,31 @@ class BackendEndpoint:
         self._wake.set()
 
     def _missed(self, error: GatewayError) -> None:
-        self._misses += 1
+        self.misses += 1
         unreachable = isinstance(error, BackendUnavailableError)
-        if self._misses >= (_REFUSALS_UNTIL_LOST if unreachable else _MISSES_UNTIL_LOST):
+        if self.misses >= (_REFUSALS_UNTIL_LOST if unreachable else _MISSES_UNTIL_LOST):
             self.lose(error.message)
-        for attempt in self._attempts:
-            if not self.connected or self._neighbours.elsewhere(self, attempt.number):
-                self._attempts.abandon(attempt)
+        for call in self._waited_for():
+            if not self.connected or self._callbacks.elsewhere(self, call.version):
+                call.abandon()
 
     def _look_for_stalls(self) -> None:
         """Withdraws versions whose predictions hang, where others can answer for them.
 
         Without others the callers' own deadlines decide: a slow answer is better than none.
         """
-        before = time.monotonic() - _STALL_SECONDS
-        if self._heard_at >= before:
+        before = _now() - _STALL_SECONDS
+        if self.answered_at >= before:
             return
-        for attempt in self._attempts:
-            if attempt.since < before and self._neighbours.elsewhere(self, attempt.number):
-                self._withdraw(
-                    self.entries[attempt.number], LOADING, "the model server does not answer predictions"
-                )
-                self._attempts.abandon(attempt)
+        for call in self._waited_for():
+            if call.sent_at < before and self._callbacks.elsewhere(self, call.version):
+                reason = "the model server does not answer predictions"
+                self._withdraw(self.entries[call.version], LOADING, reason)
+                call.abandon()
+
+    def _waited_for(self) -> list[InFlightCall]:
+        """The predictions whose callers still wait for the answer."""
+        return [call for call in self.slots.calls if call.version and not call.answer.done()]
 
     def _observe(self, seen: BackendVersion) -> None:
         entry = self.entries.get(seen.number)
@@ -323,41 +254,68 @@ class BackendEndpoint:
                 # TensorFlow Serving names what it has unloaded for as long as it runs.
                 return
             entry = self.entries[seen.number] = EndpointVersion(seen.number, LOADING, time.time())
-            self._neighbours.changed(self)
+            self._callbacks.changed()
         before, entry.loaded = entry.loaded, seen.state == _TFS.STATE_AVAILABLE
         match seen.state:
             case _TFS.STATE_AVAILABLE:
-                if entry.may_be_proven:
+                if entry.may_be_verified:
                     # What was read before may be another server's.
                     entry.version = None
                     self._move(entry, PROVING, entry.reason)
-                    entry.proof = asyncio.create_task(self._prove(entry))
+                    entry.verification = asyncio.create_task(self._verify(entry))
             case _TFS.STATE_START | _TFS.STATE_LOADING:
                 self._withdraw(entry, LOADING)
             case _TFS.STATE_END if seen.error:
-                reason = f"the model server could not load it: {tidy(seen.error)}"
+                reason = f"the model server could not load it: {_tidy(seen.error)}"
                 self._withdraw(entry, REJECTED, reason, Rejection.LOAD_FAILED)
             case _:
                 self._withdraw(entry, RETIRED)
         if entry.loaded != before:
-            # Its state may be the same: a proof that was interrupted has to wait.
-            self._neighbours.changed(self)
+            # Its state may be the same: a verification that was interrupted has to wait.
+            self._callbacks.changed()
 
-    async def _prove(self, entry: EndpointVersion) -> None:
-        async with self._one_proof:
-            verdict = await self._prover.attempt(
-                entry, self.own, lambda version: self._neighbours.admit(self, version)
-            )
-        self._move(entry, verdict.state, verdict.reason, verdict.kind)
-        entry.proof = None
+    async def _verify(self, entry: EndpointVersion) -> None:
+        """Reads and verifies a version: it is READY then, REJECTED, or LOADING when nothing was found out."""
+        async with self._one_verification:
+            start = _now()
+            try:
+                # What was read stays with the entry, so that a version that is rejected can be looked at.
+                entry.version = await self._verifier.read(entry.number, self.control)
+                await self._verifier.verify(entry.version, self.control)
+                entry.version = self._callbacks.admit(self, entry.version)
+            except UnprovenError as error:
+                self._move(entry, REJECTED, str(error), error.kind)
+            except (FilesUnreadableError, VersionUnloadedError, GatewayError) as error:
+                self._interrupted(entry, str(error), fault=isinstance(error, InternalError))
+            except Exception as error:  # noqa: BLE001 - a version that breaks this must not serve either
+                log(logging.ERROR, "proof_failed", version=entry.number, error=error)
+                reason = "it failed unforeseen; the gateway's log has the details"
+                self._interrupted(entry, reason, fault=True)
+            else:
+                goldens, seconds = len(entry.version.manifest.goldens), round(_now() - start, 3)
+                log(logging.INFO, "version_ready", version=entry.number, goldens=goldens, seconds=seconds)
+                entry.forget_interruptions()
+                self._move(entry, READY)
+        entry.verification = None
+
+    def _interrupted(self, entry: EndpointVersion, reason: str, *, fault: bool) -> None:
+        rejected = entry.interrupted(fault=fault)
+        log(logging.WARNING, "proof_interrupted", version=entry.number, reason=reason, rejected=rejected)
+        reason = f"the proof was interrupted: {reason}"
+        self._move(
+            entry,
+            REJECTED if rejected else LOADING,
+            reason,
+            Rejection.PROOF_FAILED if rejected else None,
+        )
 
     def _withdraw(
         self, entry: EndpointVersion, state: State, reason: str = "", kind: Rejection | None = None
     ) -> None:
         """Moves a version out of PROVING or READY, or from one of the other states to another."""
-        if entry.proof is not None:
-            entry.proof.cancel()
-            entry.proof = None
+        if entry.verification is not None:
+            entry.verification.cancel()
+            entry.verification = None
         entry.forget_interruptions()
         self._move(entry, state, reason, kind)
 
@@ -368,11 +326,21 @@ class BackendEndpoint:
         if (entry.state, entry.reason) == (state, reason):
             return
         before, now = State.Name(entry.state), State.Name(state)
-        told: dict[str, object] = {"version": entry.number, "backend": self.address, "before": before}
         if state == REJECTED:
-            log(logging.ERROR, "version_rejected", error=None, kind=kind, reason=reason, **told)
+            level, event = logging.ERROR, "version_rejected"
+            fields: dict[str, Any] = {"kind": kind, "reason": reason}
         else:
-            log(logging.INFO, "version_state", error=None, state=now, **told)
+            level, event, fields = logging.INFO, "version_state", {"state": now}
+        log(level, event, version=entry.number, backend=self.address, before=before, **fields)
         entry.state, entry.reason, entry.kind, entry.since = state, reason, kind, time.time()
-        entry.proofs += state == READY
-        self._neighbours.changed(self)
+        entry.times_ready += state == READY
+        self._callbacks.changed()
+
+
+def _tidy(text: str) -> str:
+    """The first line of the model server's words, without paths: those are its own affair."""
+    return re.sub(r"(?:/[\w.@+-]+){2,}/?", "(path)", text.partition("\n")[0])[:300]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

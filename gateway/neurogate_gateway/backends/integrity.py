@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 from neurogate_core.manifest import (
     MANIFEST_FILE,
@@ -21,38 +20,7 @@ from neurogate_core.manifest import (
 )
 from neurogate_core.repository import misnamed, served_names
 
-from .rejection import Rejection, UnprovenError
-from .verification import ServedVersion
-
-
-class FilesUnreadableError(Exception):
-    """The version's files cannot be seen (yet), which says nothing about the version."""
-
-
-class Integrity(Protocol):
-    """Holds a version to its files."""
-
-    async def check(self, version: ServedVersion) -> None:
-        """Returns when nothing speaks against the version.
-
-        Raises:
-            UnprovenError: A file is missing, additional or another one, or the manifest is.
-            FilesUnreadableError: Nobody can tell now.
-        """
-
-    def close(self) -> None:
-        """Drops what has not begun."""
-
-
-class NoRepository:
-    """For a gateway that has no access to the repository: goldens alone decide."""
-
-    async def check(self, version: ServedVersion) -> None:
-        """Finds nothing."""
-
-    def close(self) -> None:
-        """Nothing to end."""
-
+from .verification import FilesUnreadableError, Rejection, ServedVersion, UnprovenError
 
 _Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -70,7 +38,12 @@ class RepositoryIntegrity:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def check(self, version: ServedVersion) -> None:
-        """Holds a version to its files, unless that was done and no file has changed since."""
+        """Holds a version to its files, unless that was done and no file has changed since.
+
+        Raises:
+            UnprovenError: A file is missing, additional or another one, or the manifest is.
+            FilesUnreadableError: Nobody can tell now.
+        """
         await asyncio.get_running_loop().run_in_executor(self._executor, self._check, version)
 
     def _check(self, version: ServedVersion) -> None:

@@ -1,41 +1,40 @@
 """The model servers together: which versions are READY on which of them, and how one image finds its way.
 
 Calls go round robin over the servers on which the pinned version is READY, the doubtful ones last, and past
-those that have no room; where none has, they wait for the first that has. A call that does not reach its
+those that have no free slot; where none has, they wait for the first that has. A call that does not reach its
 server, or finds the version unloaded there, is tried on one more before its caller learns of it; one that a
 server refuses for want of a thread is sent again for as long as there is time. Two servers that hold
-different bytes under one version number never both serve it: the one that was proven later is rejected.
-
-For whoever manages the release, this is what there is to build on:
-
-- `ready` and `versions` tell where every version stands, `subscribe` of every change,
-- `subscribe_connections` tells when a server is there (again) and has to be given its configuration,
-- `reload` gives a configuration to all servers, or to some.
+different bytes under one version number never both serve it: the one that was verified later is rejected.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
 from neurogate.tfs.v1 import tfs_pb2
 
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError, GatewayError
+from neurogate_gateway.errors import BackendUnavailableError, GatewayError
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.signal import Signal
 
-from .call_slots import LEAST_SECONDS, CallKind, CallSlots, arrivals, turn_at
-from .concurrency_limit import ConcurrencyLimit
-from .endpoint import BackendEndpoint, EndpointPrediction
-from .rejection import Rejection, UnprovenError
+from .concurrency import MIN_SECONDS, CallKind, CallSlots, ConcurrencyLimit, arrivals, take_slot
+from .endpoint import BackendEndpoint
 from .status import VersionStatusTable
-from .tfs_messages import Pixels
-from .tfserving import Backend, ReloadRefusedError, ServerFullError, VersionUnloadedError
-from .verification import ServedVersion
-from .verifier import VersionVerifier
+from .tfserving import (
+    Outputs,
+    Pixels,
+    ReloadRefusedError,
+    ServerFullError,
+    TensorFlowServing,
+    VersionUnloadedError,
+)
+from .verification import Rejection, ServedVersion, UnprovenError, VersionVerifier
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
@@ -44,27 +43,35 @@ _LONGEST_CALL_SECONDS: Final = 120.0
 """A server goes on with a prediction until its deadline, though its caller may have gone."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackendPrediction:
+    """What a version says about an image, and the seconds that its model server took for it."""
+
+    outputs: Outputs
+    seconds: float
+
+
 class BackendPool(VersionStatusTable):
     """All model servers of one model; `run` keeps it up to date."""
 
     def __init__(
         self,
         addresses: AsyncIterator[tuple[str, ...]],
-        connect: Callable[[str], Backend],
-        prover: VersionVerifier,
+        connect: Callable[[str], TensorFlowServing],
+        verifier: VersionVerifier,
         *,
         poll_interval: float,
         limit: Callable[[], ConcurrencyLimit] = ConcurrencyLimit,
     ) -> None:
         super().__init__()
-        self.places: Mapping[str, CallSlots] = {}
-        """The calls to every model server; another object after each change."""
+        self.slots: Mapping[str, CallSlots] = {}
+        """The calls to every model server, by address; another object after each change."""
         self.on_refusal: Signal[[str]] = Signal()
-        """Told the address of a model server whenever it has refused a call for want of a thread."""
+        """Gets the address of a model server whenever it has refused a call for want of a thread."""
         self._limit = limit
         self._addresses = addresses
         self._connect = connect
-        self._prover = prover
+        self._verifier = verifier
         self._poll_interval = poll_interval
         self._endpoints: dict[str, BackendEndpoint] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -85,41 +92,67 @@ class BackendPool(VersionStatusTable):
 
     async def predict(
         self, version: ServedVersion, pixels: Pixels, kind: CallKind, *, gradcam: bool, deadline: Deadline
-    ) -> EndpointPrediction | None:
+    ) -> BackendPrediction | None:
         """Runs one image, uint8 [height, width, 3], on one of the model servers that have the version READY.
 
         Returns:
-            What the version says; None when what answered may have been another one, or when the version
-            went away while the image waited for its turn.
+            What the version says; None when it went away before the image was sent, or when what answered may
+            have been another one. Whoever asks knows whether to wait for it.
 
         Raises:
             VersionUnloadedError: The model servers that were asked have not loaded it any more.
             BackendUnavailableError: None that was asked can be reached.
             OverloadedError: They refuse calls though none of this gateway is in flight there.
-            GatewayError: As the backend has it.
+            GatewayError: As `TensorFlowServing.predict` has it.
         """
         arrival = next(arrivals)
-        waited = False
         failed: BackendEndpoint | None = None
-        failure: Exception = VersionUnloadedError("no model server has it any more")
+        failure: VersionUnloadedError | BackendUnavailableError | None = None
         while endpoints := self._in_turn(version, but=failed):
-            endpoint = await self._place(endpoints, kind, arrival, deadline)
-            if endpoint is None:
-                waited = True
+            slots = [endpoint.slots for endpoint in endpoints]
+            left = deadline.remaining() - DEADLINE_MARGIN_SECONDS
+            taken = await take_slot(slots, kind, arrival, seconds=left - MIN_SECONDS)
+            if taken is None:
                 continue
+            endpoint = endpoints[slots.index(taken)]
+            entry = endpoint.entries.get(version.number)
+            if entry is None:
+                # Forgotten in the same moment as the slot came.
+                taken.leave(kind)
+                return None
+            times_ready = entry.times_ready
+            predict = functools.partial(
+                endpoint.backend.predict,
+                version.model,
+                version.number,
+                pixels,
+                classes=len(version.classes),
+                gradcam=gradcam,
+                seconds=min(deadline.remaining() - DEADLINE_MARGIN_SECONDS, _LONGEST_CALL_SECONDS),
+            )
+            call = taken.send(kind, predict, version.number)
             try:
-                seconds = min(_left(deadline), _LONGEST_CALL_SECONDS)
-                return await endpoint.predict(version, pixels, kind, gradcam=gradcam, seconds=seconds)
+                outputs = await call.answer
             except ServerFullError:
-                waited = True
-            except (VersionUnloadedError, BackendUnavailableError) as error:
-                if failed is not None:
-                    raise
-                failed, failure = endpoint, error
-        if waited and failed is None:
-            # It was READY when this began. Whoever asks knows whether to wait for it.
-            return None
-        raise failure
+                continue
+            except VersionUnloadedError as error:
+                endpoint.unloaded(entry, times_ready)
+                unanswered: VersionUnloadedError | BackendUnavailableError = error
+            except BackendUnavailableError as error:
+                endpoint.unreached()
+                unanswered = error
+            else:
+                endpoint.answered_at = asyncio.get_running_loop().time()
+                # The one place that decides whether this version has answered, and not what came after it.
+                if endpoint not in self._serving(version):
+                    return None
+                return BackendPrediction(outputs, endpoint.answered_at - call.sent_at)
+            if failure is not None:
+                raise unanswered
+            failed, failure = endpoint, unanswered
+        if failure is not None:
+            raise failure
+        return None
 
     async def reload(
         self,
@@ -141,7 +174,7 @@ class BackendPool(VersionStatusTable):
             if endpoint is None:
                 return BackendUnavailableError(f"there is no model server at {address} any more")
             try:
-                await endpoint.own.reload(config, seconds=seconds)
+                await endpoint.control.reload(config, seconds=seconds)
             except (GatewayError, ReloadRefusedError) as error:
                 return error
             endpoint.look_again()
@@ -159,13 +192,13 @@ class BackendPool(VersionStatusTable):
         endpoint = self._endpoints.get(address)
         if endpoint is None:
             raise BackendUnavailableError(f"there is no model server at {address} any more")
-        return bool(await endpoint.own.versions(model, seconds=seconds))
+        return bool(await endpoint.control.versions(model, seconds=seconds))
 
     async def run(self) -> None:
         """Finds model servers, and polls them, until cancelled."""
         try:
             async for addresses in self._addresses:
-                self.set_members(addresses)
+                self.set_addresses(addresses)
         finally:
             tasks = [*self._tasks.values(), *self._leaving]
             for task in tasks:
@@ -178,14 +211,14 @@ class BackendPool(VersionStatusTable):
         for endpoint in self._endpoints.values():
             await endpoint.close()
 
-    def set_members(self, addresses: Iterable[str]) -> None:
+    def set_addresses(self, addresses: Iterable[str]) -> None:
         """Takes in model servers that are new, and lets those go that are not named any more."""
         wanted = dict.fromkeys(addresses)
         for address in self._endpoints.keys() - wanted:
             endpoint, task = self._endpoints.pop(address), self._tasks.pop(address)
-            self.places = {each.address: each.places for each in self._endpoints.values()}
+            self.slots = {each.address: each.slots for each in self._endpoints.values()}
             task.cancel()
-            endpoint.places.send_away()
+            endpoint.slots.send_away()
             log(logging.INFO, "backend_left", backend=address)
             leaving = asyncio.create_task(_last_answers(endpoint))
             self._leaving.add(leaving)
@@ -194,7 +227,7 @@ class BackendPool(VersionStatusTable):
             endpoint = self.endpoint(address)
             if address not in self._tasks:
                 self._tasks[address] = asyncio.create_task(endpoint.run())
-        self._look_around()
+        self.changed()
 
     def refuse(self, refused: Mapping[int, str]) -> None:
         """Shows versions of the repository that no model server is told to load, with the reason of each."""
@@ -212,28 +245,31 @@ class BackendPool(VersionStatusTable):
         """The model server at an address, taken in where it is new; `run` begins to poll it."""
         self._found = True
         if address not in self._endpoints:
-            places = CallSlots(address, self._limit(), self.on_refusal.emit)
+            slots = CallSlots(address, self._limit(), self.on_refusal.emit)
             self._endpoints[address] = BackendEndpoint(
-                self._connect(address), places, self._prover, self, poll_interval=self._poll_interval
+                self._connect(address), slots, self._verifier, self, poll_interval=self._poll_interval
             )
-            self.places = {each.address: each.places for each in self._endpoints.values()}
+            self.slots = {each.address: each.slots for each in self._endpoints.values()}
         return self._endpoints[address]
 
-    def changed(self, endpoint: BackendEndpoint) -> None:  # noqa: ARG002 - what has changed is found by comparison
-        """A endpoint tells that a version on it, or its connection, has changed."""
-        self._look_around()
+    def changed(self) -> None:
+        """As `EndpointCallbacks` has it; what has changed is found by comparison."""
+        before = self._ready
+        self._refresh(self._endpoints.values())
+        if self._ready != before:
+            self._send_away()
 
-    def polled(self, endpoint: BackendEndpoint) -> None:  # noqa: ARG002 - each counts alike
-        """A endpoint tells that it has polled."""
+    def polled(self) -> None:
+        """As `EndpointCallbacks` has it."""
         self._forget_retired(self._endpoints.values())
-        doubtful = frozenset(each.address for each in self._endpoints.values() if each.doubtful)
+        doubtful = frozenset(each.address for each in self._endpoints.values() if each.misses)
         if doubtful != self._doubtful:
             self._doubtful = doubtful
-            self._have_chosen_anew()
+            self._send_away()
         self._on_look.emit()
 
     def admit(self, endpoint: BackendEndpoint, version: ServedVersion) -> ServedVersion:
-        """The object for a proven version: that of the other endpoints, so that all are one.
+        """The object for a verified version: that of the other endpoints, so that all are one.
 
         Raises:
             UnprovenError: Another endpoint serves something else under its number.
@@ -252,62 +288,36 @@ class BackendPool(VersionStatusTable):
         return version
 
     def elsewhere(self, endpoint: BackendEndpoint, number: int) -> bool:
-        """Whether a endpoint other than this one, and not doubtful, can answer for a version."""
+        """Whether an endpoint other than this one, and not doubtful, can answer for a version."""
         _, endpoints = self._ready.get(number, (None, ()))
-        return any(other is not endpoint and not other.doubtful for other in endpoints)
+        return any(other is not endpoint and not other.misses for other in endpoints)
 
-    def _look_around(self) -> None:
-        before = self._ready
-        self._refresh(self._endpoints.values())
-        if self._ready != before:
-            self._have_chosen_anew()
+    def _send_away(self) -> None:
+        """Those who wait for a slot do so where it was best to wait when they came."""
+        for slots in self.slots.values():
+            slots.send_away()
 
-    def _have_chosen_anew(self) -> None:
-        """Those who wait for a place do so where it was best to wait when they came."""
-        for places in self.places.values():
-            places.send_away()
+    def _serving(self, version: ServedVersion) -> tuple[BackendEndpoint, ...]:
+        """The model servers on which this very version is READY."""
+        found = self._ready.get(version.number)
+        return found[1] if found is not None and found[0].digest == version.digest else ()
 
     def _in_turn(self, version: ServedVersion, *, but: BackendEndpoint | None) -> list[BackendEndpoint]:
         """Whose turn it is for an image, one after another; the doubtful ones only for want of others."""
-        found = self._ready.get(version.number)
-        if found is None or found[0].digest != version.digest:
-            return []
-        endpoints = [endpoint for endpoint in found[1] if endpoint is not but]
-        endpoints = [endpoint for endpoint in endpoints if not endpoint.doubtful] or endpoints
+        endpoints = [endpoint for endpoint in self._serving(version) if endpoint is not but]
         if len(endpoints) > 1:
+            endpoints = [endpoint for endpoint in endpoints if not endpoint.misses] or endpoints
             self._turn += 1
             first = self._turn % len(endpoints)
             endpoints = endpoints[first:] + endpoints[:first]
         return endpoints
-
-    async def _place(
-        self, endpoints: Sequence[BackendEndpoint], kind: CallKind, arrival: int, deadline: Deadline
-    ) -> BackendEndpoint | None:
-        """The first endpoint that has a place, which is taken; None when they are to be chosen anew."""
-        left = _left(deadline) - LEAST_SECONDS
-        if left >= 0:
-            for endpoint in endpoints:
-                if endpoint.places.enter(kind):
-                    return endpoint
-        by_places = {endpoint.places: endpoint for endpoint in endpoints}
-        try:
-            places = await turn_at(list(by_places), kind, arrival, seconds=left)
-        except TimeoutError:
-            if all(endpoint.places.shut for endpoint in endpoints):
-                raise ServerFullError("the model server is busy with the calls of others") from None
-            raise DeadlineTooShortError("the deadline is too near for the model server") from None
-        return by_places[places] if places is not None else None
-
-
-def _left(deadline: Deadline) -> float:
-    return deadline.remaining() - DEADLINE_MARGIN_SECONDS
 
 
 async def _last_answers(endpoint: BackendEndpoint) -> None:
     """Lets the predictions on a model server that was taken out of the pool end, and closes it."""
     try:
         async with asyncio.timeout(_LAST_ANSWERS_SECONDS):
-            await endpoint.places.idle()
+            await endpoint.slots.idle()
         log(logging.INFO, "backend_drained", backend=endpoint.address)
     except TimeoutError:
         pass

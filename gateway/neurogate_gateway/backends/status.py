@@ -56,27 +56,23 @@ class VersionStatusTable:
         self._refused: Mapping[int, str] = {}
         """Why versions in the repository are told to no model server."""
         self._views: dict[int, VersionView] = {}
-        self.seen = StatusSnapshot()
+        self.snapshot = StatusSnapshot()
         """Of this moment; another object after each change."""
+        self.newest: int | None = None
+        """The highest READY version."""
         self._ready: dict[int, tuple[ServedVersion, tuple[BackendEndpoint, ...]]] = {}
-        self._newest: int | None = None
         self._changed = asyncio.Event()
         self._on_version: Signal[[VersionView]] = Signal()
         self._on_connection: Signal[[str, bool]] = Signal()
         self._on_look: Signal[[]] = Signal()
-        self._told_connected: set[str] = set()
-
-    @property
-    def newest(self) -> int | None:
-        """The highest READY version."""
-        return self._newest
+        self._emitted_connected: set[str] = set()
 
     def versions(self) -> Sequence[VersionView]:
         """Every version that is known, newest first; another object after each change.
 
         What no model server knows of any more stays known, up to a number of such versions.
         """
-        return self.seen.versions
+        return self.snapshot.versions
 
     def view(self, number: int) -> VersionView | None:
         """One version; None when it is not known."""
@@ -84,19 +80,18 @@ class VersionStatusTable:
 
     def ready(self, number: int) -> ServedVersion | None:
         """A version, while it is READY on at least one model server."""
-        found = self._ready.get(number)
-        return found[0] if found is not None else None
+        return self.snapshot.ready(number)
 
-    def subscribe(self, told: Callable[[VersionView], None]) -> Callable[[], None]:
-        """Has `told` called with every version that changes, on any model server, right after the change.
+    def subscribe(self, callback: Callable[[VersionView], None]) -> Callable[[], None]:
+        """Has `callback` called with every version that changes, on any model server, right after the change.
 
         Returns:
             What ends it.
         """
-        return self._on_version.add(told)
+        return self._on_version.add(callback)
 
-    def subscribe_connections(self, told: Callable[[str, bool], None]) -> Callable[[], None]:
-        """Has `told` called with address and whether it can be reached, whenever that changes.
+    def subscribe_connections(self, callback: Callable[[str, bool], None]) -> Callable[[], None]:
+        """Has `callback` called with address and whether it can be reached, whenever that changes.
 
         A model server that can be reached (again) may be another process than before, and knows nothing of
         an earlier `reload`.
@@ -104,15 +99,15 @@ class VersionStatusTable:
         Returns:
             What ends it.
         """
-        return self._on_connection.add(told)
+        return self._on_connection.add(callback)
 
-    def subscribe_looks(self, told: Callable[[], None]) -> Callable[[], None]:
-        """Has `told` called after every change and every look at a model server: time passes in between.
+    def subscribe_looks(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Has `callback` called after every change and every look at a model server: time passes in between.
 
         Returns:
             What ends it.
         """
-        return self._on_look.add(told)
+        return self._on_look.add(callback)
 
     async def changes(self, give_up: Deadline) -> bool:
         """Waits for the next change of anything; whether it came in time."""
@@ -154,14 +149,14 @@ class VersionStatusTable:
                 assert version is not None  # noqa: S101 - nothing happened in between
                 ready[number] = (version, having)
         ready_before, self._ready = self._ready, ready
-        self._newest = max(ready, default=None)
-        self._take_seen()
+        self.newest = max(ready, default=None)
+        self._take_snapshot()
         if ready_before.keys() - ready.keys():
             self.ready_lost_at = time.monotonic()
         self.wake()
         for view in changes:
             self._on_version.emit(view)
-        self._tell_connections(endpoints)
+        self._emit_connections(endpoints)
 
     def _forget_retired(self, endpoints: Collection[BackendEndpoint]) -> None:
         """Forgets the lowest of the versions that no model server has, where they are too many."""
@@ -175,16 +170,16 @@ class VersionStatusTable:
             del self._views[number]
             for endpoint in endpoints:
                 endpoint.forget(number)
-        self._take_seen()
+        self._take_snapshot()
 
-    def _take_seen(self) -> None:
-        self.seen = StatusSnapshot(
+    def _take_snapshot(self) -> None:
+        self.snapshot = StatusSnapshot(
             tuple(self._views[number] for number in sorted(self._views, reverse=True)),
             {number: version for number, (version, _) in self._ready.items()},
         )
 
-    def _tell_connections(self, endpoints: Collection[BackendEndpoint]) -> None:
+    def _emit_connections(self, endpoints: Collection[BackendEndpoint]) -> None:
         now = {endpoint.address for endpoint in endpoints if endpoint.connected}
-        before, self._told_connected = self._told_connected, now
+        before, self._emitted_connected = self._emitted_connected, now
         for address in sorted(now ^ before):
             self._on_connection.emit(address, address in now)

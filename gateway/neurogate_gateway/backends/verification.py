@@ -1,17 +1,18 @@
-"""The proof that a version must pass before it answers: it gives here what it gave where it was trained.
+"""The verification that a version must pass: it gives here what it gave where it was trained.
 
 Training and serving can part ways silently, by another decoder, another resize, another build of the model
 server. So a version brings examples along (goldens), and the gateway runs them through its own transform and
 its own backend. Any difference in a pixel, or in a probability beyond the tolerance, and the version is
-refused.
+rejected.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,32 +24,51 @@ from neurogate_core.preprocessing.transform import REVISIONS, pixels_digest
 
 from neurogate_gateway.errors import BackendAnswerInvalidError, GatewayError
 
-from .rejection import Rejection, UnprovenError
-from .tfs_messages import Outputs, Pixels
+from .control_calls import ControlCalls
 from .tfserving import BackendFaultError, VersionRefusedError
 
 _DEFAULT_TOLERANCE: Final = 1e-3
+_MAX_FINDINGS: Final = 3
 
 
-Preprocess = Callable[[bytes, manifest_pb2.TransformSpec], Awaitable[npt.NDArray[np.uint8]]]
-"""From an encoded image to the pixels that a version sees, uint8 [height, width, 3]."""
+class Rejection(enum.StrEnum):
+    """Why a version may not serve, as metrics and the log name it."""
+
+    LOAD_FAILED = "load_failed"
+    """The model server could not load it, as when it was copied half."""
+    NOT_DESCRIBED = "not_described"
+    """It does not answer the signature "describe", so nothing is known about it."""
+    MANIFEST_INVALID = "manifest_invalid"
+    """Its manifest cannot be read, or makes no sense."""
+    MANIFEST_OF_ANOTHER = "manifest_of_another"
+    """Its manifest is another model's or version's."""
+    TRANSFORM_UNKNOWN = "transform_unknown"
+    """It asks for a revision of the transform that this gateway does not implement."""
+    FILES_DIFFER = "files_differ"
+    """Its files are not those that its manifest lists."""
+    GOLDENS_DIFFER = "goldens_differ"
+    """It does not give here what it gave where it was trained."""
+    NUMBER_TAKEN = "number_taken"
+    """Another model server already serves something else under this number."""
+    PROOF_FAILED = "proof_failed"
+    """Its verification broke off too often."""
 
 
-class Witness(Protocol):
-    """What a proof asks of a model server; the methods are as the backend has them."""
+class UnprovenError(Exception):
+    """The version must not serve; the message says why, for people."""
 
-    async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
-        """The version's serialized manifest."""
+    def __init__(self, kind: Rejection, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
-    async def predict(
-        self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
-    ) -> Outputs:
-        """Runs one image."""
+
+class FilesUnreadableError(Exception):
+    """The version's files cannot be seen (yet), which says nothing about the version."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ServedVersion:
-    """A proven version and all that an answer needs to know of it."""
+    """A version as it describes itself, and all that an answer needs to know of it."""
 
     model: str
     number: int
@@ -81,29 +101,107 @@ class ServedVersion:
         return None
 
 
-async def read_version(
-    model: str, number: int, backend: Witness, *, seconds_per_call: float
-) -> ServedVersion:
-    """A version as it describes itself, not proven yet; its manifest may be of something else.
+class VersionVerifier:
+    """Verifies versions on any of the model servers.
 
-    Raises:
-        UnprovenError: It does not, or the manifest is not valid, or asks for a transform that this gateway
-            does not implement.
-        VersionUnloadedError: The version is not loaded.
-        GatewayError: The model server could not be asked; nothing is known.
+    Both methods raise `UnprovenError` for a version that must not serve, `VersionUnloadedError` when it went
+    away meanwhile, and `GatewayError` when the model server could not be asked, so that nothing is known.
     """
-    try:
-        data = await backend.describe(model, number, seconds=seconds_per_call)
-        manifest = parse_manifest(data)
-    except BackendFaultError:
-        raise
-    except (VersionRefusedError, BackendAnswerInvalidError) as error:
-        raise UnprovenError(
-            Rejection.NOT_DESCRIBED, f"the version does not describe itself: {error}"
-        ) from error
-    except ManifestError as error:
-        raise UnprovenError(_kind_of_invalid(data), f"the manifest is not valid: {error}") from error
-    return ServedVersion(model, number, manifest, manifest_digest(data))
+
+    def __init__(
+        self,
+        preprocess: Callable[[bytes, manifest_pb2.TransformSpec], Awaitable[npt.NDArray[np.uint8]]],
+        check_files: Callable[[ServedVersion], Awaitable[None]] | None,
+        *,
+        model: str,
+        seconds_per_call: float,
+    ) -> None:
+        """Verifies nothing yet.
+
+        Args:
+            preprocess: From an encoded image to the pixels that a version sees, uint8 [height, width, 3].
+            check_files: Holds a version to its files (raises `UnprovenError`, `FilesUnreadableError`); None
+            where
+                the gateway does not see the repository, so that goldens alone decide.
+            model: Name of the model.
+            seconds_per_call: For each call to a model server.
+        """
+        self.model = model
+        self._preprocess = preprocess
+        self._check_files = check_files
+        self._seconds = seconds_per_call
+
+    async def read(self, number: int, server: ControlCalls) -> ServedVersion:
+        """A version as it describes itself, not verified yet; its manifest may be of something else."""
+        try:
+            data = await server.describe(self.model, number, seconds=self._seconds)
+            manifest = parse_manifest(data)
+        except BackendFaultError:
+            raise
+        except (VersionRefusedError, BackendAnswerInvalidError) as error:
+            raise UnprovenError(
+                Rejection.NOT_DESCRIBED, f"the version does not describe itself: {error}"
+            ) from error
+        except ManifestError as error:
+            raise UnprovenError(_kind_of_invalid(data), f"the manifest is not valid: {error}") from error
+        return ServedVersion(self.model, number, manifest, manifest_digest(data))
+
+    async def verify(self, version: ServedVersion, server: ControlCalls) -> None:
+        """Holds a version to its name, its files and its goldens.
+
+        Goldens are replayed one after another, since a verification must not crowd out the callers' images.
+
+        Raises:
+            FilesUnreadableError: Its files cannot be seen now.
+        """
+        manifest = version.manifest
+        if (manifest.model_name, manifest.version) != (version.model, version.number):
+            raise UnprovenError(
+                Rejection.MANIFEST_OF_ANOTHER,
+                f"the manifest is of {manifest.model_name} version {manifest.version}, "
+                f"but the model server gave it for {version.model} version {version.number}",
+            )
+        if self._check_files is not None:
+            await self._check_files(version)
+        findings = [await self._replay(version, golden, server) for golden in manifest.goldens]
+        wrong = [finding for finding in findings if finding]
+        if wrong:
+            more = f"; and {len(wrong) - _MAX_FINDINGS} more" if len(wrong) > _MAX_FINDINGS else ""
+            raise UnprovenError(
+                Rejection.GOLDENS_DIFFER,
+                f"{len(wrong)} of {len(findings)} goldens differ: {'; '.join(wrong[:_MAX_FINDINGS])}{more}",
+            )
+
+    async def _replay(self, version: ServedVersion, golden: manifest_pb2.Golden, server: ControlCalls) -> str:
+        """What is wrong with the answer to a golden; empty for nothing."""
+        try:
+            pixels = await self._preprocess(golden.image, version.manifest.transform)
+        except GatewayError as error:
+            if error.code != code_pb2.INVALID_ARGUMENT:
+                raise
+            return f"{golden.name}: {error.message}"
+        if pixels_digest(pixels) != golden.pixels_sha256:
+            return f"{golden.name}: other pixels than at training"
+        try:
+            outputs = await server.predict(
+                version.model,
+                version.number,
+                pixels,
+                classes=len(version.classes),
+                gradcam=False,
+                seconds=self._seconds,
+            )
+        except BackendFaultError:
+            raise
+        except (VersionRefusedError, BackendAnswerInvalidError) as error:
+            return f"{golden.name}: {error}"
+        expected = np.array(golden.probabilities, dtype=np.float32)
+        difference = float(np.abs(expected - outputs.probabilities).max())
+        tolerance = golden.tolerance or _DEFAULT_TOLERANCE
+        # Written so that NaN counts as a difference.
+        if not difference <= tolerance:
+            return f"{golden.name}: a probability is off by {difference:.3g}, accepted is {tolerance:.3g}"
+        return ""
 
 
 def _kind_of_invalid(data: bytes) -> Rejection:
@@ -114,81 +212,3 @@ def _kind_of_invalid(data: bytes) -> Rejection:
         return Rejection.MANIFEST_INVALID
     known = revision in {0, *REVISIONS}
     return Rejection.MANIFEST_INVALID if known else Rejection.TRANSFORM_UNKNOWN
-
-
-def check_named(version: ServedVersion) -> None:
-    """Holds a version to the model and the number that its manifest names.
-
-    Raises:
-        UnprovenError: The manifest is of something else.
-    """
-    manifest = version.manifest
-    if (manifest.model_name, manifest.version) != (version.model, version.number):
-        raise UnprovenError(
-            Rejection.MANIFEST_OF_ANOTHER,
-            f"the manifest is of {manifest.model_name} version {manifest.version}, "
-            f"but the model server gave it for {version.model} version {version.number}",
-        )
-
-
-async def prove(
-    version: ServedVersion, backend: Witness, preprocess: Preprocess, *, seconds_per_call: float
-) -> None:
-    """Replays every golden, one after another, since a proof must not crowd out the callers' images.
-
-    Raises:
-        UnprovenError: A golden's pixels or probabilities differ.
-        VersionUnloadedError: The version went away meanwhile.
-        GatewayError: The model server could not be asked; nothing is known.
-    """
-    findings = [
-        await _replay(version, golden, backend, preprocess, seconds_per_call)
-        for golden in version.manifest.goldens
-    ]
-    wrong = [finding for finding in findings if finding]
-    if wrong:
-        raise UnprovenError(
-            Rejection.GOLDENS_DIFFER, f"{len(wrong)} of {len(findings)} goldens differ: {_first(wrong)}"
-        )
-
-
-async def _replay(
-    version: ServedVersion,
-    golden: manifest_pb2.Golden,
-    backend: Witness,
-    preprocess: Preprocess,
-    seconds_per_call: float,
-) -> str:
-    try:
-        pixels = await preprocess(golden.image, version.manifest.transform)
-    except GatewayError as error:
-        if error.code != code_pb2.INVALID_ARGUMENT:
-            raise
-        return f"{golden.name}: {error.message}"
-    if pixels_digest(pixels) != golden.pixels_sha256:
-        return f"{golden.name}: other pixels than at training"
-    try:
-        outputs = await backend.predict(
-            version.model,
-            version.number,
-            pixels,
-            classes=len(version.classes),
-            gradcam=False,
-            seconds=seconds_per_call,
-        )
-    except BackendFaultError:
-        raise
-    except (VersionRefusedError, BackendAnswerInvalidError) as error:
-        return f"{golden.name}: {error}"
-    expected = np.array(golden.probabilities, dtype=np.float32)
-    difference = float(np.abs(expected - outputs.probabilities).max())
-    tolerance = golden.tolerance or _DEFAULT_TOLERANCE
-    # Written so that NaN counts as a difference.
-    if not difference <= tolerance:
-        return f"{golden.name}: a probability is off by {difference:.3g}, accepted is {tolerance:.3g}"
-    return ""
-
-
-def _first(findings: Sequence[str], most: int = 3) -> str:
-    more = f"; and {len(findings) - most} more" if len(findings) > most else ""
-    return "; ".join(findings[:most]) + more

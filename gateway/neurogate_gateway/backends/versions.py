@@ -1,4 +1,4 @@
-"""One version on one model server: its state there, why, and how its proof went."""
+"""Where one version stands: on one model server, and over all of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Final
 
 from neurogate.v1 import model_pb2
 
-from .rejection import Rejection
-from .verification import ServedVersion
+from .verification import Rejection, ServedVersion
 
 State = model_pb2.ModelVersionState
 LOADING: Final = model_pb2.MODEL_VERSION_STATE_LOADING
@@ -39,10 +38,10 @@ class EndpointVersion:
     version: ServedVersion | None = None
     """As it was last read; whether it may answer depends on the state alone."""
     loaded: bool = False
-    """Whether the model server calls it AVAILABLE, whatever is proven."""
-    proofs: int = 0
+    """Whether the model server calls it AVAILABLE, whatever its verification says."""
+    times_ready: int = 0
     """How often it became READY."""
-    proof: asyncio.Task[None] | None = None
+    verification: asyncio.Task[None] | None = None
     _interruptions: int = 0
     _faults: int = 0
     _not_before: float = 0.0
@@ -53,22 +52,22 @@ class EndpointVersion:
         return self.version if self.state == READY else None
 
     @property
-    def may_be_proven(self) -> bool:
-        """Whether a proof may begin: it has not, and the pause after an interrupted one is over."""
+    def may_be_verified(self) -> bool:
+        """Whether a verification may begin: none has, and the pause after an interrupted one is over."""
         return self.state in {LOADING, RETIRED} and time.monotonic() >= self._not_before
 
     def interrupted(self, *, fault: bool) -> bool:
-        """Takes note of a proof without a result, after which the next one has to wait longer and longer.
+        """Takes note of a verification without a result, after which the next one waits longer and longer.
 
-        The first is followed by another at the next poll, because what interrupts proofs most often is a
-        model server that just goes or comes.
+        The first is followed by another at the next poll, because what interrupts verifications most often is
+        a model server that just goes or comes.
 
         Args:
             fault: Something broke; otherwise the model server was away, slow or busy, which says nothing
                 about the version however often it happens.
 
         Returns:
-            Whether too many proofs in a row were faults for another one.
+            Whether too many verifications in a row were faults for another one.
         """
         pause = _FIRST_PAUSE_SECONDS * 2 ** min(self._interruptions - 1, 10) if self._interruptions else 0.0
         self._interruptions += 1
@@ -77,7 +76,7 @@ class EndpointVersion:
         return self._faults >= _FAULTS_UNTIL_REJECTED
 
     def forget_interruptions(self) -> None:
-        """The next proof is the first of its kind."""
+        """The next verification is the first of its kind."""
         self._interruptions, self._faults, self._not_before = 0, 0, 0.0
 
 
@@ -96,7 +95,7 @@ class VersionOnBackend:
     since: float
     """Unix time of the last change of state."""
     loaded: bool
-    """Whether the model server calls it AVAILABLE, whatever is proven."""
+    """As `EndpointVersion.loaded`."""
     digest: str = ""
     """Of the manifest that it describes itself by; empty before it was read."""
 
@@ -146,7 +145,7 @@ def view_of(
         reason=reason,
         since=before.since if before is not None and before.state == state else time.time(),
         version=read if read is not None or before is None else before.version,
-        answered=(before is not None and before.answered) or any(entry.proofs for _, entry in pairs),
+        answered=(before is not None and before.answered) or any(entry.times_ready for _, entry in pairs),
         backends=tuple(
             VersionOnBackend(
                 address,

@@ -12,19 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from neurogate.v1 import error_pb2
+from neurogate_core.preprocessing.dicom import is_dicom
 
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import DeadlineTooShortError, GatewayError, OverloadedError
+from neurogate_gateway.errors import (
+    DeadlineTooShortError,
+    GatewayError,
+    OverloadedError,
+)
 
 _SHORTEST_RETRY: Final = 0.05
 _LONGEST_RETRY: Final = 5.0
 _BULK_RETRY_SECONDS: Final = 2.0
 """Batches, streams and watches last for seconds and more, and nobody knows how long."""
+
+
+@dataclasses.dataclass(slots=True)
+class Slot:
+    """What one image holds while it is worked on."""
+
+    worked_seconds: float = 0.0
+    """Set by who holds it: the time that the image was worked on, waits for a version left out."""
 
 
 class Admission:
@@ -42,29 +56,21 @@ class Admission:
         self._max_image_bytes = max_image_bytes
         self._max_in_flight = max_in_flight
         self._max_bulk_images = max(1, max_in_flight // 2)
-        self._max_quiet_images = max(1, max_in_flight // 16)
+        self._max_low_priority = max(1, max_in_flight // 16)
         self._max_bulk_calls = max_bulk_calls
         self._max_watches = max_watches
         self._min_deadline = min_deadline
-        self._in_flight = 0
+        self.in_flight = 0
+        """Images that hold a slot."""
+        self.bulk_calls = 0
+        """Batches and streams that are open."""
         self._bulk_images = 0
-        self._bulk_calls = 0
         self._watches = 0
-        self._quiet_images = 0
+        self._low_priority = 0
         self._max_dicom_singles = max(1, max_in_flight // 4)
         self._dicom_singles = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean_seconds = 0.05
-
-    @property
-    def in_flight(self) -> int:
-        """Images that hold a slot."""
-        return self._in_flight
-
-    @property
-    def bulk_calls(self) -> int:
-        """Batches and streams that are open."""
-        return self._bulk_calls
 
     def check_image(self, image: bytes, *, field: str = "image") -> None:
         """Refuses an image by its number of bytes alone.
@@ -101,9 +107,9 @@ class Admission:
         Raises:
             OverloadedError: They are.
         """
-        if self._in_flight >= self._max_in_flight:
+        if self.in_flight >= self._max_in_flight:
             raise OverloadedError(
-                f"{self._in_flight} images are in flight, which is the limit",
+                f"{self.in_flight} images are in flight, which is the limit",
                 retry_after=self._retry_seconds(),
             )
 
@@ -113,9 +119,9 @@ class Admission:
         Raises:
             OverloadedError: They are.
         """
-        if self._bulk_calls >= self._max_bulk_calls:
+        if self.bulk_calls >= self._max_bulk_calls:
             raise OverloadedError(
-                f"{self._bulk_calls} batches and streams are open, which is the limit",
+                f"{self.bulk_calls} batches and streams are open, which is the limit",
                 retry_after=_BULK_RETRY_SECONDS,
             )
 
@@ -137,28 +143,31 @@ class Admission:
             self._watches -= 1
 
     @contextlib.contextmanager
-    def single(self, *, dicom: bool = False) -> Iterator[None]:
+    def single(self, image: bytes, deadline: Deadline) -> Iterator[Slot]:
         """A slot for one single call.
 
-        Args:
-            dicom: Its image is a DICOM file.
-
         Raises:
-            OverloadedError: None is free.
+            GatewayError: As `check_image` has it.
+            DeadlineTooShortError: Too little time is left.
+            OverloadedError: No slot is free.
         """
+        self.check_image(image)
+        self.check_deadline(deadline)
         self.check_single()
+        dicom = is_dicom(image)
         if dicom and self._dicom_singles >= self._max_dicom_singles:
             raise OverloadedError(
                 f"{self._dicom_singles} DICOM files of single calls are in flight, which is the limit",
                 retry_after=self._retry_seconds(),
             )
-        self._in_flight += 1
+        self.in_flight += 1
         self._dicom_singles += dicom
+        slot = Slot()
         try:
-            yield
+            yield slot
         finally:
             self._dicom_singles -= dicom
-            self._leave()
+            self._leave(slot)
 
     @contextlib.contextmanager
     def bulk_call(self) -> Iterator[None]:
@@ -168,47 +177,47 @@ class Admission:
             OverloadedError: None is free.
         """
         self.check_bulk()
-        self._bulk_calls += 1
+        self.bulk_calls += 1
         try:
             yield
         finally:
-            self._bulk_calls -= 1
+            self.bulk_calls -= 1
 
     @contextlib.asynccontextmanager
-    async def bulk_image(self) -> AsyncIterator[None]:
+    async def bulk_image(self) -> AsyncIterator[Slot]:
         """A slot for one image of a batch or stream, when its turn comes."""
         if self._waiting or not self._bulk_fits():
             await self._turn()
         else:
             self._enter_bulk()
+        slot = Slot()
         try:
-            yield
+            yield slot
         finally:
             self._bulk_images -= 1
-            self._leave()
+            self._leave(slot)
 
     @contextlib.contextmanager
-    def low_priority(self, *, pressing: bool = False) -> Iterator[None]:
+    def low_priority(self, image: bytes, *, pressing: bool = False) -> Iterator[Slot]:
         """Room for one image that no caller waits for; it takes no slot from those that one does.
 
         Args:
+            image: Encoded.
             pressing: It has waited long enough, and is let in whatever there is to do.
 
         Raises:
+            GatewayError: As `check_image` has it.
             OverloadedError: Callers keep a quarter of the slots busy, or enough such images are under way.
         """
-        busy = self._in_flight * 4 > self._max_in_flight or self._quiet_images >= self._max_quiet_images
+        self.check_image(image)
+        busy = self.in_flight * 4 > self._max_in_flight or self._low_priority >= self._max_low_priority
         if busy and not pressing:
             raise OverloadedError("callers come first", retry_after=_SHORTEST_RETRY)
-        self._quiet_images += 1
+        self._low_priority += 1
         try:
-            yield
+            yield Slot()
         finally:
-            self._quiet_images -= 1
-
-    def observe_latency(self, seconds: float) -> None:
-        """Takes note of the time that one image was worked on, waits for a version left out."""
-        self._mean_seconds += (seconds - self._mean_seconds) / 32
+            self._low_priority -= 1
 
     async def _turn(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -219,7 +228,7 @@ class Admission:
             if turn.done() and not turn.cancelled():
                 # The slot came in the same moment as the cancellation.
                 self._bulk_images -= 1
-                self._in_flight -= 1
+                self.in_flight -= 1
             else:
                 with contextlib.suppress(ValueError):
                     self._waiting.remove(turn)
@@ -231,14 +240,16 @@ class Admission:
         return min(max(self._mean_seconds, _SHORTEST_RETRY), _LONGEST_RETRY)
 
     def _bulk_fits(self) -> bool:
-        return self._in_flight < self._max_in_flight and self._bulk_images < self._max_bulk_images
+        return self.in_flight < self._max_in_flight and self._bulk_images < self._max_bulk_images
 
     def _enter_bulk(self) -> None:
-        self._in_flight += 1
+        self.in_flight += 1
         self._bulk_images += 1
 
-    def _leave(self) -> None:
-        self._in_flight -= 1
+    def _leave(self, slot: Slot) -> None:
+        self.in_flight -= 1
+        if slot.worked_seconds:
+            self._mean_seconds += (slot.worked_seconds - self._mean_seconds) / 32
         self._wake()
 
     def _wake(self) -> None:

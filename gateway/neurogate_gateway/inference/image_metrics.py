@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from neurogate.v1 import classification_pb2
 
-from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.observability.metrics import Metrics
+
+from .admission import Admission
+from .pipeline import PredictionEvent
 
 
 class ImageMetrics:
@@ -27,15 +28,15 @@ class ImageMetrics:
             "neurogate_image_seconds", "Time from an image's admission to its answer.", "version"
         )
 
-    def observe(self, outcome: PredictionEvent) -> None:
+    def observe(self, event: PredictionEvent) -> None:
         """Counts one."""
-        version, label = str(outcome.choice.version.number), outcome.choice.label
-        if outcome.error is not None:
-            self._failures.labels(version, label, outcome.error.reason_name()).inc()
-        if outcome.answer is not None:
-            verdict = classification_pb2.Verdict.Name(outcome.answer.classification.verdict)
+        version, label = str(event.resolved.version.number), event.resolved.label
+        if event.error is not None:
+            self._failures.labels(version, label, event.error.reason_name()).inc()
+        if event.answer is not None:
+            verdict = classification_pb2.Verdict.Name(event.answer.classification.verdict)
             self._images.labels(version, label, verdict.removeprefix("VERDICT_")).inc()
-            self._seconds.labels(version).observe(outcome.seconds)
+            self._seconds.labels(version).observe(event.seconds)
 
 
 def measure_admission(metrics: Metrics, admission: Admission) -> None:

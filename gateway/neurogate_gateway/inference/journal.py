@@ -27,7 +27,7 @@ from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.store.predictions import PredictionStore
 
-from .events import PredictionEvent
+from .pipeline import PredictionEvent
 
 _BATCH: Final = 512
 """Rows of one transaction: what a commit costs is shared by as many as a second or so brings."""
@@ -48,14 +48,14 @@ class _Row(NamedTuple):
 
 
 class Journal:
-    """An OutcomeObserver that keeps predictions.
+    """Observes predictions and keeps predictions.
 
     Args:
         store: Where they are kept.
         metrics: Where what is written and dropped is counted too.
         keep_images: Whether their images are kept too.
-        most_waiting: Predictions that may wait to be written.
-        most_waiting_bytes: Bytes of images that may wait: for their digests or, where they are kept, to be
+        max_waiting: Predictions that may wait to be written.
+        max_waiting_bytes: Bytes of images that may wait: for their digests or, where they are kept, to be
             written.
     """
 
@@ -65,15 +65,15 @@ class Journal:
         metrics: Metrics,
         *,
         keep_images: bool,
-        most_waiting: int = 4096,
-        most_waiting_bytes: int = 64 * 2**20,
+        max_waiting: int = 4096,
+        max_waiting_bytes: int = 64 * 2**20,
     ) -> None:
         self._store = store
         self._keep_images = keep_images
-        self._most_waiting = most_waiting
-        self._most_waiting_bytes = most_waiting_bytes
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
         # Of several, so that one is written while the next one fills.
-        self._batch_bytes = most_waiting_bytes // 8
+        self._batch_bytes = max_waiting_bytes // 8
         self._arrived: deque[tuple[float, PredictionEvent]] = deque()
         self._arrived_bytes = 0
         self._rows: deque[_Row] = deque()
@@ -110,21 +110,21 @@ class Journal:
         for thread in self._threads:
             thread.start()
 
-    def observe(self, outcome: PredictionEvent) -> None:
+    def observe(self, event: PredictionEvent) -> None:
         """Takes note of a prediction; failures are none."""
-        if outcome.answer is None:
+        if event.answer is None:
             return
-        size = len(outcome.image)
+        size = len(event.image)
         with self._lock:
             # One image may always enter, however large.
-            full = len(self._arrived) + len(self._rows) >= self._most_waiting or (
-                self._waiting_bytes and self._waiting_bytes + size > self._most_waiting_bytes
+            full = len(self._arrived) + len(self._rows) >= self._max_waiting or (
+                self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes
             )
             if full or self._closing:
                 self._count_dropped(1)
                 return
-            self._arrived.append((time.time(), outcome))
-            self._unwritten.add(outcome.answer.classification.prediction_id)
+            self._arrived.append((time.time(), event))
+            self._unwritten.add(event.answer.classification.prediction_id)
             before = self._arrived_bytes
             self._arrived_bytes += size
             self._waiting_bytes += size
@@ -192,13 +192,13 @@ class Journal:
                 size += len(each[1].image)
         rows: list[_Row] = []
         broken: list[str] = []
-        for moment, outcome in chunk:
+        for moment, event in chunk:
             try:
-                image = _to_keep(outcome.image) if self._keep_images else b""
-                rows.append(_Row(_row(moment, outcome, _digest(image or outcome.image)), image))
+                image = _to_keep(event.image) if self._keep_images else b""
+                rows.append(_Row(_row(moment, event, _digest(image or event.image)), image))
             except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
-                assert outcome.answer is not None  # noqa: S101 - others are not taken
-                broken.append(outcome.answer.classification.prediction_id)
+                assert event.answer is not None  # noqa: S101 - others are not taken
+                broken.append(event.answer.classification.prediction_id)
                 log(logging.ERROR, "journal_not_written", error=error)
         kept = sum(len(row.image) for row in rows)
         with self._lock:
@@ -331,10 +331,10 @@ def _digest(image: bytes) -> str:
     return digest.hexdigest()
 
 
-def _row(moment: float, outcome: PredictionEvent, digest: str) -> dict[str, Any]:
-    answer = outcome.answer
+def _row(moment: float, event: PredictionEvent, digest: str) -> dict[str, Any]:
+    answer = event.answer
     assert answer is not None  # noqa: S101 - others are not taken
-    version, told = outcome.choice.version, answer.classification
+    version, told = event.resolved.version, answer.classification
     probabilities = answer.outputs.probabilities.tolist()
     timings = told.timings
     return {
@@ -342,7 +342,7 @@ def _row(moment: float, outcome: PredictionEvent, digest: str) -> dict[str, Any]
         "create_time": datetime.fromtimestamp(moment, UTC),
         "model": version.model,
         "version": version.number,
-        "label": outcome.choice.label,
+        "label": event.resolved.label,
         "manifest_digest": version.digest,
         "transform_revision": version.manifest.transform.revision,
         "image_digest": digest,
@@ -356,7 +356,7 @@ def _row(moment: float, outcome: PredictionEvent, digest: str) -> dict[str, Any]
         "queue_seconds": timings.queue.ToNanoseconds() / 1e9,
         "transform_seconds": timings.transform.ToNanoseconds() / 1e9,
         "predict_seconds": timings.predict.ToNanoseconds() / 1e9,
-        "total_seconds": outcome.seconds,
-        "caller": outcome.caller,
-        "attributes": dict(outcome.attributes),
+        "total_seconds": event.seconds,
+        "caller": event.caller,
+        "attributes": dict(event.attributes),
     }

@@ -29,9 +29,8 @@ from neurogate_core.repository import ModelRepository, RepositoryError, Survey
 
 from neurogate_gateway import errors
 from neurogate_gateway.backends.pool import BackendPool
-from neurogate_gateway.backends.rejection import Rejection
 from neurogate_gateway.backends.status import StatusSnapshot
-from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.backends.verification import Rejection, ServedVersion
 from neurogate_gateway.backends.versions import RETIRED
 from neurogate_gateway.errors import (
     EvaluationImpossibleError,
@@ -141,7 +140,7 @@ class ReleaseController:
             RequestIdReusedError: The request_id belongs to another change.
             ReleaseUnavailableError: The release cannot be read or written now.
         """
-        seen = self._router.pool.seen
+        seen = self._router.pool.snapshot
 
         def decide_seen(release: Release) -> Draft:
             self._check_there(release)
@@ -259,7 +258,7 @@ class ReleaseController:
                 raise NothingDueError
             return draft
 
-        if now_due(self.release, self._router.pool.seen) is None:
+        if now_due(self.release, self._router.pool.snapshot) is None:
             return
         # The log has a failed write once; the next look tries again.
         with contextlib.suppress(NothingDueError, ReleaseUnavailableError):

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Container, Iterable, Mapping
 
 from neurogate_gateway.backends.pool import BackendPool
-from neurogate_gateway.backends.rejection import Rejection
+from neurogate_gateway.backends.verification import Rejection
 from neurogate_gateway.backends.versions import LOADING, PROVING, VersionOnBackend
 from neurogate_gateway.observability.logging import log
 

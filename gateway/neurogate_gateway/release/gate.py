@@ -20,8 +20,7 @@ from neurogate_core.evaluation import Measured, evaluation_metrics, resampled_me
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import EvaluationImpossibleError, GatewayError, OverloadedError
-from neurogate_gateway.inference.background import BackgroundInference
-from neurogate_gateway.inference.predictions import Prediction
+from neurogate_gateway.inference.pipeline import InferencePipeline, Prediction
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.signal import Signal
 
@@ -44,7 +43,7 @@ class Evaluator:
         self,
         source: Path,
         versions: BackendPool,
-        background: BackgroundInference,
+        background: InferencePipeline,
         policy: Policy,
         *,
         seconds: float,
@@ -187,7 +186,7 @@ class Evaluator:
             pressing = time.monotonic() - came >= _PATIENCE_SECONDS
             begun = time.perf_counter()
             try:
-                answer = await self._background.run(
+                answer = await self._background.classify_in_background(
                     version.number, content, seconds=self._seconds, pressing=pressing
                 )
             except OverloadedError as error:
@@ -205,7 +204,7 @@ class Evaluator:
                     raise _interrupted(version, error) from error
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
-                if answer.choice.version.digest != version.digest:
+                if answer.resolved.version.digest != version.digest:
                     raise GatewayError(
                         error_pb2.ERROR_REASON_MODEL_VERSION_NOT_READY,
                         f"version {version.number} is another one by now",

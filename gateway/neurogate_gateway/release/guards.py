@@ -25,7 +25,7 @@ from neurogate_gateway.errors import (
     GatewayError,
     OverloadedError,
 )
-from neurogate_gateway.inference.events import PredictionEvent
+from neurogate_gateway.inference.pipeline import PredictionEvent
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.signal import Signal
 
@@ -219,7 +219,7 @@ class GuardWatch:
             and _watched(self._controller.release.state, self._policy.watch_seconds) is None
         ):
             guards = self._guards = None
-        number = event.choice.version.number
+        number = event.resolved.version.number
         if guards is not None and number == guards.version:
             guards.reference = self._means.get(self._compared_with or 0, guards.reference)
             before = guards.breaches

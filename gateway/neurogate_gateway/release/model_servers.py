@@ -29,7 +29,7 @@ from neurogate_core import model_config
 from neurogate_core.release_store import State
 
 from neurogate_gateway.backends.pool import BackendPool
-from neurogate_gateway.backends.rejection import Rejection
+from neurogate_gateway.backends.verification import Rejection
 from neurogate_gateway.backends.versions import READY, REJECTED
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import log

@@ -12,8 +12,7 @@ from neurogate.v1 import model_pb2
 from neurogate_core.release_store import Release, ReleaseStore
 from neurogate_core.repository import ModelRepository, RepositoryError
 
-from neurogate_gateway.inference.background import BackgroundInference
-from neurogate_gateway.inference.events import PredictionObserver
+from neurogate_gateway.inference.pipeline import InferencePipeline, PredictionObserver
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.settings import ConfigError, Settings
@@ -47,7 +46,7 @@ class ReleaseModule:
     """
 
     def __init__(
-        self, settings: Settings, router: VersionRouter, background: BackgroundInference, metrics: Metrics
+        self, settings: Settings, router: VersionRouter, background: InferencePipeline, metrics: Metrics
     ) -> None:
         """Puts the parts together.
 
@@ -71,7 +70,7 @@ class ReleaseModule:
         if self.mode != "latest":
             self._manage(settings, background, metrics)
 
-    def _manage(self, settings: Settings, background: BackgroundInference, metrics: Metrics) -> None:
+    def _manage(self, settings: Settings, background: InferencePipeline, metrics: Metrics) -> None:
         repository, pool = Path(settings.repository), self._router.pool
         try:
             if settings.policy:

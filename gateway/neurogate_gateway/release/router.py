@@ -91,7 +91,7 @@ class VersionRouter:
         while True:
             label = self._split(key) if asked == STABLE and self.routing is not None else asked
             number = self._number(label)
-            version = self.pool.ready(number) if number is not None else None
+            version = self.pool.snapshot.served.get(number) if number is not None else None
             if version is not None:
                 return version, label
             give_up = give_up or deadline.capped(self._swap_wait)
@@ -146,7 +146,7 @@ class VersionRouter:
         check_number(number)
         give_up: Deadline | None = None
         while True:
-            version = self.pool.ready(number)
+            version = self.pool.snapshot.served.get(number)
             if version is not None:
                 return version
             if not self.pool.connected:
@@ -165,7 +165,7 @@ class VersionRouter:
     def _split(self, key: str) -> str:
         """The label that a caller of "stable" gets: "canary" for some, while that is READY."""
         routing = self.routing
-        if routing is None or CANARY not in routing.labels or not self.pool.ready(routing.labels[CANARY]):
+        if routing is None or routing.labels.get(CANARY) not in self.pool.snapshot.served:
             return STABLE
         # No secret: it spreads callers that send no key.
         return routing.chosen_label(key or str(random.random()))  # noqa: S311

@@ -66,13 +66,13 @@ class ReleaseService:
             if view is not None and view.state == READY:
                 return
             if view is not None and view.state == REJECTED:
-                raise self._not_ready(version, self._router.pool.seen)
+                raise self._not_ready(version, self._router.pool.snapshot)
             if not await self._router.pool.changes(give_up):
                 raise DeadlineTooShortError(f"version {version} was not READY within {seconds:g} s")
 
     async def evaluate(self, version: int, extra_policy: str = "") -> model_pb2.GateReport:
         """As `VersionPromoter`."""
-        self._check_ready(version, self._router.pool.seen)
+        self._check_ready(version, self._router.pool.snapshot)
         if self._evaluator is None:
             raise EvaluationImpossibleError("this gateway has no evaluation images")
         try:
@@ -100,7 +100,7 @@ class ReleaseService:
         content = {"action": PROMOTE, "version": version, "force": force, **_content(request)}
         if repeated := await self._controller.repeated(request.request_id, content):
             return repeated
-        self._check_ready(version, self._router.pool.seen)
+        self._check_ready(version, self._router.pool.snapshot)
         stable = self._controller.release.state.labels.get(STABLE)
         # The version that is "stable" already is not judged.
         report = (

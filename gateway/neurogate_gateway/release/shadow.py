@@ -10,11 +10,10 @@ import numpy as np
 from neurogate.v1 import model_pb2
 
 from neurogate_gateway.backends.pool import BackendPool
-from neurogate_gateway.backends.tfs_messages import Floats
+from neurogate_gateway.backends.tfserving import Floats
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import GatewayError, OverloadedError
-from neurogate_gateway.inference.background import BackgroundInference
-from neurogate_gateway.inference.events import PredictionEvent
+from neurogate_gateway.inference.pipeline import InferencePipeline, PredictionEvent
 
 from .controller import ReleaseController
 from .traffic_split import SHADOW, STABLE
@@ -79,7 +78,7 @@ class Shadow:
         self,
         controller: ReleaseController,
         versions: BackendPool,
-        background: BackgroundInference,
+        background: InferencePipeline,
         *,
         seconds: float,
     ) -> None:
@@ -110,7 +109,7 @@ class Shadow:
     def observe(self, event: PredictionEvent) -> None:
         """Takes a copy of an image that "stable" has answered."""
         labels = self._controller.release.state.labels
-        shadow, stable = labels.get(SHADOW), event.choice.version
+        shadow, stable = labels.get(SHADOW), event.resolved.version
         if shadow is None or event.answer is None or stable.number != labels.get(STABLE):
             return
         if self._versions.ready(shadow) is None:
@@ -144,14 +143,16 @@ class Shadow:
             image, probabilities, agreement = self._waiting.popleft()
             self._bytes -= len(image)
             try:
-                answer = await self._background.run(agreement.shadow, image, seconds=self._seconds)
+                answer = await self._background.classify_in_background(
+                    agreement.shadow, image, seconds=self._seconds
+                )
             except OverloadedError:
                 agreement.dropped += 1
             except GatewayError:
                 agreement.failed += 1
             else:
                 if (
-                    tuple(identifier for identifier, _ in answer.choice.version.classes)
+                    tuple(identifier for identifier, _ in answer.resolved.version.classes)
                     == agreement.class_ids
                 ):
                     agreement.add(probabilities, answer.outputs.probabilities)

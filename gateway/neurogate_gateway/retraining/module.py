@@ -9,8 +9,8 @@ from typing import Final
 
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.events import PredictionObserver
 from neurogate_gateway.inference.journal import Journal
+from neurogate_gateway.inference.pipeline import PredictionObserver
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics

@@ -21,22 +21,34 @@ from google.protobuf.message import DecodeError
 from neurogate.v1 import error_pb2
 from neurogate.v1.classification_pb2 import BatchClassifyRequest
 
-from neurogate_gateway.errors import GatewayError, InternalError, OverloadedError
+from neurogate_gateway.errors import (
+    GatewayError,
+    InternalError,
+    OverloadedError,
+)
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.observability.logging import CallRecord, RefusalLog, current_call, internal_error, log
+from neurogate_gateway.observability.logging import (
+    CallRecord,
+    RefusalLog,
+    call_record,
+    current_call,
+    internal_error,
+    log,
+)
+from neurogate_gateway.observability.metrics import Metrics
 
-from .call_metrics import CallMetrics
 from .wire_guard import limit_repeated
 
-_OWN_SERVICES: Final = "/neurogate."
+_PACKAGE: Final = "/neurogate.v1."
+_MAX_IDENTIFIER: Final = 128
 _REFLECTION: Final = "/grpc.reflection."
-_CLASSIFICATION: Final = "/neurogate.v1.ClassificationService/"
+_CLASSIFICATION: Final = _PACKAGE + "ClassificationService/"
 _SINGLE: Final = {_CLASSIFICATION + "Classify", _CLASSIFICATION + "Explain"}
 _BATCH: Final = _CLASSIFICATION + "BatchClassify"
 _BULK: Final = {
     _BATCH,
     _CLASSIFICATION + "StreamClassify",
-    "/neurogate.v1.TrainingService/UploadExamples",
+    _PACKAGE + "TrainingService/UploadExamples",
 }
 _MAKE_HANDLER: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -50,18 +62,41 @@ _STATUS_BY_NUMBER: Final = {status.value[0]: status for status in grpc.StatusCod
 # An interceptor does not know the messages of the handlers that it wraps.
 _Handler = Any
 _Message = Any
-_Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallMetrics:
+    """Counts every call that has ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._calls = metrics.counter(
+            "neurogate_requests_total", "Calls that have ended, by method and status.", "method", "code"
+        )
+        self._seconds = metrics.histogram(
+            "neurogate_request_seconds", "Time from a call's message to its end, streams whole.", "method"
+        )
+        self._refusals = metrics.counter(
+            "neurogate_refusals_total", "Calls that ended with an error, by its reason.", "reason"
+        )
+
+    def ended(self, method: str, error: GatewayError | None, seconds: float) -> None:
+        """One call has ended; `method` is a path that the gateway serves."""
+        name = method.removeprefix(_PACKAGE)
+        self._calls.labels(name, "OK" if error is None else _STATUS_BY_NUMBER[error.code].name).inc()
+        if error is not None:
+            self._refusals.labels(error.reason_name()).inc()
+        self._seconds.labels(name).observe(seconds)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Refuses early, maps errors, logs, and knows how many calls are running."""
 
     def __init__(
-        self, admission: Admission, *, max_batch_items: int, measures: CallMetrics | None = None
+        self, admission: Admission, *, max_batch_items: int, metrics: CallMetrics | None = None
     ) -> None:
         self._admission = admission
         self._max_batch_items = max_batch_items
-        self._measures = measures
+        self._metrics = metrics
         self._handlers: dict[str, _Handler] = {}
         self._draining = False
         self._cutting = False
@@ -103,7 +138,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> _Handler:
         """The handler of a call, wrapped, or one that refuses."""
         method = handler_call_details.method
-        if not method.startswith(_OWN_SERVICES):
+        if not method.startswith(_PACKAGE):
             handler = await continuation(handler_call_details)
             return self._wrap_reflection(handler) if method.startswith(_REFLECTION) else handler
         try:
@@ -111,8 +146,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except GatewayError as error:
             self._refusals.note(error)
             # Whoever calls what does not exist must not make up metrics.
-            if self._measures is not None and method in self._handlers:
-                self._measures.ended(method, error, 0.0)
+            if self._metrics is not None and method in self._handlers:
+                self._metrics.ended(method, error, 0.0)
             return _refusing(method, error)
         if method not in self._handlers:
             handler = await continuation(handler_call_details)
@@ -134,7 +169,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return None
 
         # It writes by itself: what ends it while it writes would pass by a generator.
-        async def run(requests: AsyncIterator[_Message], context: _Context) -> None:
+        async def run(requests: AsyncIterator[_Message], context: Context) -> None:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - coroutines run in tasks
             self._reflecting.add(task)
@@ -164,13 +199,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async for message in raw:
                 yield _decode(decode, message)
 
-        async def call(raw: Any, context: _Context) -> _Message:  # noqa: ANN401 - bytes, or an iterator of them
+        async def call(raw: Any, context: Context) -> _Message:  # noqa: ANN401 - bytes, or an iterator of them
             if handler.request_streaming:
                 request = messages(raw)
             else:
                 if method == _BATCH:
                     limit_repeated(raw, BatchClassifyRequest.ITEMS_FIELD_NUMBER, self._max_batch_items)
                 request = _decode(decode, raw)
+                check_identifiers(request)
             answer = _behaviour(handler)(request, context)
             if not inspect.isasyncgen(answer):
                 return await answer
@@ -179,13 +215,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await context.write(response)
             return None
 
-        async def run(raw: Any, context: _Context) -> _Message:  # noqa: ANN401 - as above
+        async def run(raw: Any, context: Context) -> _Message:  # noqa: ANN401 - as above
             return await self._run(method, call(raw, context), context)
 
         make = _MAKE_HANDLER[handler.request_streaming, handler.response_streaming]
         return make(run, None, handler.response_serializer)
 
-    async def _run(self, method: str, call: Awaitable[_Message], context: _Context) -> _Message:
+    async def _run(self, method: str, call: Awaitable[_Message], context: Context) -> _Message:
         record = CallRecord(method, caller=context.peer)
         token = current_call.set(record)
         task = asyncio.current_task()
@@ -229,14 +265,37 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._refusals.note(error)
         else:
             _log_end(record, seconds, error)
-        if self._measures is not None:
-            self._measures.ended(record.method, error, seconds)
+        if self._metrics is not None:
+            self._metrics.ended(record.method, error, seconds)
 
 
-def _behaviour(handler: _Handler) -> Callable[[_Message, _Context], Any]:
+def check_identifiers(message: _Message, prefix: str = "") -> None:
+    """Checks a message's request_id and routing_key, where it has them, and notes the request_id for the log.
+
+    The interceptor does so for every message of a unary call; `prefix` is the path to the message of a
+    stream.
+
+    Raises:
+        GatewayError (REQUEST_ID_INVALID, ROUTING_KEY_INVALID): It is too long, or not printable ASCII.
+    """
+    request_id: str = getattr(message, "request_id", "")
+    for name, value, reason in (
+        ("request_id", request_id, error_pb2.ERROR_REASON_REQUEST_ID_INVALID),
+        ("routing_key", getattr(message, "routing_key", ""), error_pb2.ERROR_REASON_ROUTING_KEY_INVALID),
+    ):
+        if len(value) > _MAX_IDENTIFIER:
+            complaint = f"{name} has {len(value)} characters, the limit is {_MAX_IDENTIFIER}"
+            raise GatewayError(reason, complaint, field=prefix + name)
+        if value and not (value.isascii() and value.isprintable()):
+            complaint = f"{name} has characters that are not printable ASCII"
+            raise GatewayError(reason, complaint, field=prefix + name)
+    call_record().request_id = request_id
+
+
+def _behaviour(handler: _Handler) -> Callable[[_Message, Context], Any]:
     """The function behind a handler, whichever of the four kinds it is."""
     kinds = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
-    return cast("Callable[[_Message, _Context], Any]", next(kind for kind in kinds if kind is not None))
+    return cast("Callable[[_Message, Context], Any]", next(kind for kind in kinds if kind is not None))
 
 
 def _decode(decode: Callable[[bytes], _Message], raw: bytes) -> _Message:
@@ -251,13 +310,13 @@ def _decode(decode: Callable[[bytes], _Message], raw: bytes) -> _Message:
 def _refusing(method: str, error: GatewayError) -> _Handler:
     # On the wire all calls are streams, so this form fits every method, and unlike a unary handler it does
     # not read the message first.
-    async def refuse(_: AsyncIterator[bytes], context: _Context) -> None:
+    async def refuse(_: AsyncIterator[bytes], context: Context) -> None:
         await _abort(context, error, CallRecord(method))
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-async def _abort(context: _Context, error: GatewayError, record: CallRecord) -> None:
+async def _abort(context: Context, error: GatewayError, record: CallRecord) -> None:
     if isinstance(error, InternalError):
         error.metadata["request_id"] = record.identify()
     await context.abort(

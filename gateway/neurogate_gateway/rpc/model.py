@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 from neurogate.v1 import error_pb2, model_pb2, model_pb2_grpc
 from neurogate_core.release_store import Changed
 
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.release.messages import change_message, version_message
@@ -15,8 +16,8 @@ from neurogate_gateway.release.module import ReleaseModule
 from neurogate_gateway.release.promotion import ChangeRequest
 from neurogate_gateway.release.router import VersionRouter, check_number
 
+from .interceptor import Context
 from .paging import UNFILTERED, Pages
-from .requests import Context, deadline_of, take_request_id
 
 _VERSIONS: Final = Pages("versions", default=50, max_size=100)
 _CHANGES: Final = Pages("changes", default=50, max_size=100)
@@ -121,7 +122,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """Makes a version "stable"."""
         service, change = _managed(self._release_module.service), self._change_request(request, context)
         check_number(request.version, field="version")
-        async with deadline_of(context, self._default_timeout).enforced():
+        async with Deadline.of_call(context.time_remaining(), self._default_timeout).enforced():
             changed = await service.promote(request.version, change, force=request.force)
         return model_pb2.PromoteModelVersionResponse(**self._changed(changed))
 
@@ -130,7 +131,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.RollbackModelResponse:
         """Makes "previous" the "stable" version again."""
         service, change = _managed(self._release_module.service), self._change_request(request, context)
-        async with deadline_of(context, self._default_timeout).enforced():
+        async with Deadline.of_call(context.time_remaining(), self._default_timeout).enforced():
             changed = await service.rollback(change)
         return model_pb2.RollbackModelResponse(**self._changed(changed))
 
@@ -139,7 +140,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.SetTrafficSplitResponse:
         """Sets canary and shadow."""
         service, change = _managed(self._release_module.service), self._change_request(request, context)
-        async with deadline_of(context, self._default_timeout).enforced():
+        async with Deadline.of_call(context.time_remaining(), self._default_timeout).enforced():
             changed = await service.split(
                 change,
                 canary=request.canary_version,
@@ -158,7 +159,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         served = self._router.pool.ready(request.version)
         # What mode gated asks by itself.
         extra_policy = served.manifest.lineage.gate_policy if served is not None else ""
-        async with deadline_of(context, _UNLIMITED_SECONDS).enforced():
+        async with Deadline.of_call(context.time_remaining(), _UNLIMITED_SECONDS).enforced():
             report = await service.evaluate(request.version, extra_policy)
         return model_pb2.EvaluateModelVersionResponse(report=report)
 
@@ -192,7 +193,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return ChangeRequest(
             actor=peer_identity(context),
             etag=request.etag,
-            request_id=take_request_id(request.request_id),
+            request_id=request.request_id,
             reason=reason,
         )
 

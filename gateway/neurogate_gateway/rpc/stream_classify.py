@@ -11,16 +11,18 @@ from neurogate.v1 import classification_pb2, error_pb2
 
 from neurogate_gateway.backends.tfserving import VersionUnloadedError
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import GatewayError, VersionLostError
+from neurogate_gateway.errors import (
+    GatewayError,
+    VersionLostError,
+)
 from neurogate_gateway.inference.admission import Admission
-from neurogate_gateway.inference.pipeline import InferencePipeline
-from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion, check_top_k, gone
+from neurogate_gateway.inference.pipeline import InferencePipeline, ResolvedVersion, check_top_k, gone
 from neurogate_gateway.inference.preprocessing import Submitted
 
-from .requests import Context, deadline_of, take_request_id, take_routing_key
+from .interceptor import Context, check_identifiers
 from .streams import BidirectionalCall, BidirectionalServer, Window, idle_error
 
-_LONGEST_KEY: Final = 256
+_MAX_KEY: Final = 256
 
 Request = classification_pb2.StreamClassifyRequest
 Response = classification_pb2.StreamClassifyResponse
@@ -39,7 +41,7 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
 
     def __init__(
         self,
-        classifier: InferencePipeline,
+        pipeline: InferencePipeline,
         admission: Admission,
         *,
         window: int,
@@ -47,7 +49,7 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
         idle: float,
     ) -> None:
         super().__init__()
-        self._classifier = classifier
+        self._pipeline = pipeline
         self._admission = admission
         self._window = window
         self._window_bytes = window_bytes
@@ -60,7 +62,7 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
             GatewayError: Why the stream ends before its caller ended it.
         """
         with self._admission.bulk_call():
-            deadline = deadline_of(context, math.inf)
+            deadline = Deadline.of_call(context.time_remaining(), math.inf)
             self._admission.check_deadline(deadline)
             try:
                 async with asyncio.timeout(self._idle):
@@ -70,13 +72,13 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
             if first is None:
                 return
             config = first.config
-            request_id = take_request_id(config.request_id, field="config.request_id")
-            key = take_routing_key(config.routing_key, request_id, field="config.routing_key")
+            check_identifiers(config, "config.")
             check_top_k(config.top_k)
-            choice = await self._classifier.choose(config.model, config.top_k, deadline, key)
+            key = config.routing_key or config.request_id
+            resolved = await self._pipeline.resolve(config.model, config.top_k, deadline, key)
             stream = _Stream(
-                self._classifier,
-                choice,
+                self._pipeline,
+                resolved,
                 deadline,
                 Window(self._window, self._window_bytes),
                 ordered=not config.allow_out_of_order,
@@ -93,8 +95,8 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
 class _Stream(BidirectionalCall[Request, _Image, Response]):
     def __init__(
         self,
-        classifier: InferencePipeline,
-        choice: ResolvedVersion,
+        pipeline: InferencePipeline,
+        resolved: ResolvedVersion,
         deadline: Deadline,
         window: Window,
         *,
@@ -102,9 +104,9 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
         idle: float,
     ) -> None:
         super().__init__(window, ordered=ordered, idle=idle)
-        self._classifier = classifier
-        self._choice = choice
-        self._reference = choice.reference
+        self._pipeline = pipeline
+        self._resolved = resolved
+        self._reference = resolved.reference
         self._deadline = deadline
 
     def _take(self, message: Request) -> list[_Image]:
@@ -119,14 +121,16 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
 
     async def _answer(self, item: _Image) -> Response | None:
         key = item.key
-        answer: Prediction | GatewayError
+        if len(key) > _MAX_KEY:
+            error = GatewayError(
+                error_pb2.ERROR_REASON_KEY_INVALID,
+                f"the key has {len(key)} characters, the limit is {_MAX_KEY}",
+                field="key",
+            )
+            return Response(key=key[:_MAX_KEY], model=self._reference, error=error.to_status())
         try:
-            if len(key) > _LONGEST_KEY:
-                answer = _key_too_long(key)
-                key = key[:_LONGEST_KEY]
-            else:
-                image = Submitted(item.data, item.frame)
-                answer = await self._classifier.classify_for(self._choice, image, self._deadline)
+            image = Submitted(item.data, item.frame)
+            answer = await self._pipeline.classify_with(self._resolved, image, self._deadline)
         except VersionUnloadedError:
             self.end(self._retired())
             return None
@@ -138,8 +142,8 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
         return Response(key=key, model=self._reference, classification=answer.classification)
 
     def _retired(self) -> GatewayError:
-        version = self._choice.version
-        if not self._choice.label:
+        version = self._resolved.version
+        if not self._resolved.label:
             return gone(version)
         return GatewayError(
             error_pb2.ERROR_REASON_MODEL_VERSION_RETIRED,
@@ -147,11 +151,3 @@ class _Stream(BidirectionalCall[Request, _Image, Response]):
             "send what has no answer in a new stream",
             resource=("model_version", f"{version.model}/{version.number}"),
         )
-
-
-def _key_too_long(key: str) -> GatewayError:
-    return GatewayError(
-        error_pb2.ERROR_REASON_KEY_INVALID,
-        f"the key has {len(key)} characters, the limit is {_LONGEST_KEY}",
-        field="key",
-    )

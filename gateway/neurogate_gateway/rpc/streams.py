@@ -18,7 +18,7 @@ from neurogate.v1 import error_pb2
 
 from neurogate_gateway.errors import DeadlineTooShortError, GatewayError
 
-from .requests import Context
+from .interceptor import Context
 
 
 class Item(Protocol):

@@ -9,6 +9,7 @@ from typing import Final
 from neurogate.v1 import error_pb2, training_pb2_grpc
 from neurogate.v1 import training_pb2 as pb
 
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.preprocessing import TransformPool
@@ -21,8 +22,8 @@ from neurogate_gateway.store.examples import Example, check_filter
 from neurogate_gateway.store.run import RunState
 from neurogate_gateway.store.store import Store
 
+from .interceptor import Context
 from .paging import Pages
-from .requests import Context, deadline_of, take_request_id
 from .upload_examples import UploadServer
 
 _MAX_REASON: Final = 512
@@ -71,10 +72,11 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self, request: pb.SubmitFeedbackRequest, context: Context
     ) -> pb.SubmitFeedbackResponse:
         """Keeps what an answer should have been."""
-        take_request_id(request.request_id)
         _check_id("prediction", request.prediction_id)
         feedback = await self._feedback.submit(
-            request, actor=call_record().caller(), deadline=deadline_of(context, self._default_timeout)
+            request,
+            actor=call_record().caller(),
+            deadline=Deadline.of_call(context.time_remaining(), self._default_timeout),
         )
         return pb.SubmitFeedbackResponse(**feedback._asdict())
 
@@ -85,7 +87,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         _check_reason(request.reason)
         _check_id("example", request.example_id)
         example = await self._feedback.relabel(
-            request, actor=call_record().caller(), deadline=deadline_of(context, self._default_timeout)
+            request,
+            actor=call_record().caller(),
+            deadline=Deadline.of_call(context.time_remaining(), self._default_timeout),
         )
         return pb.UpdateExampleResponse(example=example.message())
 
@@ -139,9 +143,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Queues a retraining."""
         run = await self._retrainings.start(
             request.spec,
-            request_id=take_request_id(request.request_id),
+            request_id=request.request_id,
             actor=call_record().caller(),
-            deadline=deadline_of(context, self._default_timeout),
+            deadline=Deadline.of_call(context.time_remaining(), self._default_timeout),
         )
         return pb.StartRetrainingResponse(retraining=run.message())
 

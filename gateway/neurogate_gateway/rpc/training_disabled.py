@@ -6,7 +6,7 @@ from neurogate.v1 import error_pb2, training_pb2_grpc
 
 from neurogate_gateway.errors import GatewayError
 
-from .requests import Context
+from .interceptor import Context
 
 
 class TrainingDisabledServicer(training_pb2_grpc.TrainingServiceServicer):

@@ -9,13 +9,14 @@ from typing import Final
 from neurogate.v1 import training_pb2
 
 from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.observability.logging import call_record, internal_error
 from neurogate_gateway.release.promotion import StableResolver
 from neurogate_gateway.retraining.uploads import Assembler, Item, Uploads
 
-from .requests import Context, deadline_of
+from .interceptor import Context
 from .streams import BidirectionalCall, BidirectionalServer, Window
 
 _WINDOW_ITEMS: Final = 64
@@ -53,7 +54,7 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
             GatewayError: Why it ends before its caller ended it; what was acknowledged is kept.
         """
         with self._admission.bulk_call():
-            version = await self._router.resolve_stable(deadline_of(context, math.inf))
+            version = await self._router.resolve_stable(Deadline.of_call(context.time_remaining(), math.inf))
             window = Window(_WINDOW_ITEMS, self._window_bytes)
             upload = _Upload(self._uploads, version, self._max_image_bytes, window, idle=self._idle)
             await self._run(upload, requests, context, [])

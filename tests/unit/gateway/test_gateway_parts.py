@@ -14,20 +14,18 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate.v1 import error_pb2, model_pb2
+from neurogate.v1 import classification_pb2, error_pb2, model_pb2
 from neurogate_core.preprocessing.transform import Decoded, default_spec
 from neurogate_gateway.backends.discovery import discover
-from neurogate_gateway.backends.integrity import NoRepository
 from neurogate_gateway.backends.pool import DEADLINE_MARGIN_SECONDS, BackendPool
-from neurogate_gateway.backends.tfs_messages import (
+from neurogate_gateway.backends.tfserving import (
     Outputs,
     _floats,
     _single_string,
     predict_images_request,
     read_statuses,
 )
-from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.backends.verifier import VersionVerifier
+from neurogate_gateway.backends.verification import ServedVersion, VersionVerifier
 from neurogate_gateway.backends.versions import READY, EndpointVersion
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
@@ -48,7 +46,7 @@ from neurogate_gateway.observability.logging import (
     log,
 )
 from neurogate_gateway.release.router import VersionRouter
-from neurogate_gateway.rpc.requests import take_request_id
+from neurogate_gateway.rpc.interceptor import check_identifiers
 from neurogate_testing.fake_backend import build_manifest, sample_image
 from neurogate_testing.refusals import refused
 from PIL import Image
@@ -112,7 +110,7 @@ async def test_refusals_are_counted_and_none_is_lost(stream: io.StringIO) -> Non
 @pytest.mark.parametrize("request_id", ["", "a", "x" * 128, "spaces and ~!@#"])
 def test_request_ids(request_id: str) -> None:
     token = current_call.set(CallRecord("m"))
-    assert take_request_id(request_id) == request_id
+    check_identifiers(classification_pb2.ClassifyRequest(request_id=request_id))
     assert current_call.get().request_id == request_id
     current_call.reset(token)
 
@@ -268,29 +266,29 @@ class StubBackend:
 
 async def test_the_backend_gets_what_is_left_less_a_margin() -> None:
     backend, transforms = StubBackend(), TransformPool(1)
-    prover = VersionVerifier(transforms.pixels, NoRepository(), model="brain_tumor", seconds_per_call=5)
-    pool = BackendPool(discover("a:1"), lambda _: backend, prover, poll_interval=1)  # type: ignore[arg-type,return-value]
+    verifier = VersionVerifier(transforms.pixels, None, model="brain_tumor", seconds_per_call=5)
+    pool = BackendPool(discover("a:1"), lambda _: backend, verifier, poll_interval=1)  # type: ignore[arg-type,return-value]
     endpoint = pool.endpoint("a:1")
     endpoint.connected = True
     version = ServedVersion("brain_tumor", 1, build_manifest(1), "d")
     endpoint.entries[1] = EndpointVersion(1, READY, 0.0, version=version)
-    pool.changed(endpoint)
-    classifier = InferencePipeline(
+    pool.changed()
+    pipeline = InferencePipeline(
         admission=Admission(
             max_image_bytes=10**6, max_in_flight=2, max_bulk_calls=1, max_watches=1, min_deadline=0
         ),
-        router=VersionRouter(pool, model="brain_tumor", swap_wait=1),
         backends=pool,
+        router=VersionRouter(pool, model="brain_tumor", swap_wait=1),
         transforms=transforms,
         image_timeout=30,
         window=2,
     )
     deadline = Deadline.after(20)
     selector = model_pb2.ModelSelector()
-    await classifier.classify(Submitted(sample_image()), selector, top_k=0, deadline=deadline)
+    await pipeline.classify(Submitted(sample_image()), selector, top_k=0, deadline=deadline)
     assert deadline.remaining() <= backend.seconds[0] + DEADLINE_MARGIN_SECONDS <= 20
     with pytest.raises(DeadlineTooShortError):
-        await classifier.classify(
+        await pipeline.classify(
             Submitted(sample_image()),
             selector,
             top_k=0,

@@ -14,12 +14,17 @@ import pytest
 import sqlalchemy as sa
 from neurogate.v1 import error_pb2
 from neurogate_core.preprocessing.privacy import deidentified
-from neurogate_gateway.backends.tfs_messages import Outputs
+from neurogate_gateway.backends.tfserving import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
-from neurogate_gateway.inference.events import PredictionEvent
 from neurogate_gateway.inference.journal import Journal
-from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion, StageTimings, classification
+from neurogate_gateway.inference.pipeline import (
+    Prediction,
+    PredictionEvent,
+    ResolvedVersion,
+    StageTimings,
+    classification,
+)
 from neurogate_gateway.observability.metrics import Metrics
 from neurogate_gateway.store.predictions import PredictionStore
 from neurogate_gateway.store.schema import predictions
@@ -150,7 +155,7 @@ def test_failures_are_no_predictions() -> None:
 
 
 def test_what_does_not_fit_is_dropped_and_counted() -> None:
-    journal, store = gated(most_waiting=3)
+    journal, store = gated(max_waiting=3)
     journal.observe(outcome())
     assert store.entered.wait(60)
     for _ in range(5):
@@ -162,7 +167,7 @@ def test_what_does_not_fit_is_dropped_and_counted() -> None:
 
 
 def test_images_that_wait_are_bounded_too_but_one_always_fits() -> None:
-    journal, store = gated(keep_images=True, most_waiting_bytes=100)
+    journal, store = gated(keep_images=True, max_waiting_bytes=100)
     journal.observe(outcome(b"x" * 500))
     assert store.entered.wait(60)
     journal.observe(outcome(b"y"))
@@ -182,7 +187,7 @@ def test_images_wake_the_writer_long_before_a_batch_or_a_pause(
     monkeypatch: pytest.MonkeyPatch, keep_images: bool
 ) -> None:
     monkeypatch.setattr("neurogate_gateway.inference.journal._PAUSE_SECONDS", 3600.0)
-    journal, store = gated(keep_images=keep_images, most_waiting_bytes=1000)
+    journal, store = gated(keep_images=keep_images, max_waiting_bytes=1000)
     store.gate.set()
     journal.observe(outcome(b"x" * 126))
     with journal._due:
@@ -195,7 +200,7 @@ def test_images_wake_the_writer_long_before_a_batch_or_a_pause(
 
 
 def test_images_that_are_not_kept_take_no_room_while_the_database_is_slow() -> None:
-    journal, store = gated(most_waiting_bytes=1000)
+    journal, store = gated(max_waiting_bytes=1000)
     journal.observe(outcome())
     assert store.entered.wait(60)
     # Five times what there is room for, while the database answers nothing.
@@ -209,7 +214,7 @@ def test_images_that_are_not_kept_take_no_room_while_the_database_is_slow() -> N
 
 
 def test_no_image_is_lost_below_the_speed_of_the_store(records: Store) -> None:
-    journal = Journal(records.predictions, Metrics(), keep_images=False, most_waiting_bytes=4 * 2**20)
+    journal = Journal(records.predictions, Metrics(), keep_images=False, max_waiting_bytes=4 * 2**20)
     journal.start()
     image = bytes(400 * 1024)
     for _ in range(100):

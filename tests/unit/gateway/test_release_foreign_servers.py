@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from neurogate_gateway.backends.rejection import Rejection
+from neurogate_gateway.backends.verification import Rejection
 from neurogate_gateway.backends.versions import (
     LOADING,
     PROVING,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2, error_pb2, model_pb2
 from neurogate_core.evaluation import Measured
-from neurogate_gateway.backends.tfs_messages import Outputs
+from neurogate_gateway.backends.tfserving import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import (
     BackendUnavailableError,
@@ -19,7 +19,7 @@ from neurogate_gateway.errors import (
     GatewayError,
     OverloadedError,
 )
-from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion
+from neurogate_gateway.inference.pipeline import Prediction, ResolvedVersion
 from neurogate_gateway.release import gate
 from neurogate_gateway.release.gate import Evaluator, broken_rules, judge, merge_reports
 from neurogate_gateway.release.policy import GatePolicy, GuardPolicy, Policy, parse_extra_policy
@@ -56,7 +56,9 @@ class FakeRunner:
     def ready(self, number: int) -> ServedVersion | None:
         return self.served.get(number)
 
-    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Prediction:
+    async def classify_in_background(
+        self, number: int, image: bytes, *, seconds: float, pressing: bool = False
+    ) -> Prediction:
         if self.before is not None:
             await self.before()
         self.asked.append(number)

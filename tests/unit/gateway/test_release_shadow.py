@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2
 from neurogate_core.release_store import Release, State
-from neurogate_gateway.backends.tfs_messages import Outputs
+from neurogate_gateway.backends.tfserving import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, OverloadedError
-from neurogate_gateway.inference.events import PredictionEvent
-from neurogate_gateway.inference.predictions import Prediction, ResolvedVersion
+from neurogate_gateway.inference.pipeline import Prediction, PredictionEvent, ResolvedVersion
 from neurogate_gateway.release.shadow import Shadow
 from neurogate_testing.fake_backend import CLASSES, build_manifest
 
@@ -39,7 +38,9 @@ class Site:
     def ready(self, number: int) -> ServedVersion | None:
         return self.served.get(number)
 
-    async def run(self, number: int, image: bytes, *, seconds: float, pressing: bool = False) -> Prediction:
+    async def classify_in_background(
+        self, number: int, image: bytes, *, seconds: float, pressing: bool = False
+    ) -> Prediction:
         self.left -= 1
         if not self.left:
             self.none_left.set()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-import types
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -13,18 +11,13 @@ import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_core.manifest import serialize_manifest
 from neurogate_gateway.backends import endpoint
-from neurogate_gateway.backends import in_flight as attempts
 from neurogate_gateway.backends.backend_metrics import VersionMetrics
-from neurogate_gateway.backends.call_slots import CallKind
-from neurogate_gateway.backends.concurrency_limit import ConcurrencyLimit
+from neurogate_gateway.backends.concurrency import CallKind, ConcurrencyLimit
 from neurogate_gateway.backends.discovery import discover
-from neurogate_gateway.backends.endpoint import BackendEndpoint, EndpointPrediction
-from neurogate_gateway.backends.integrity import NoRepository
-from neurogate_gateway.backends.pool import BackendPool
-from neurogate_gateway.backends.tfs_messages import Outputs, Pixels
-from neurogate_gateway.backends.tfserving import BackendVersion
-from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.backends.verifier import VersionVerifier
+from neurogate_gateway.backends.endpoint import BackendEndpoint
+from neurogate_gateway.backends.pool import BackendPool, BackendPrediction
+from neurogate_gateway.backends.tfserving import BackendVersion, Outputs, Pixels
+from neurogate_gateway.backends.verification import ServedVersion, VersionVerifier
 from neurogate_gateway.backends.versions import LOADING, READY
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
@@ -84,14 +77,16 @@ class World:
     def __init__(self, transforms: TransformPool, count: int) -> None:
         self.servers = [Server() for _ in range(count)]
         made = iter(self.servers)
-        prover = VersionVerifier(transforms.pixels, NoRepository(), model="brain_tumor", seconds_per_call=5)
-        self.pool = BackendPool(discover("a:1"), lambda _: next(made), prover, poll_interval=1)
+        verifier = VersionVerifier(transforms.pixels, None, model="brain_tumor", seconds_per_call=5)
+        self.pool = BackendPool(discover("a:1"), lambda _: next(made), verifier, poll_interval=1)
         self.endpoints = [self.pool.endpoint(f"a:{number}") for number in range(count)]
 
     async def poll(self, endpoint: BackendEndpoint) -> None:
         await endpoint.poll()
-        while proofs := [entry.proof for entry in endpoint.entries.values() if entry.proof]:
-            await asyncio.wait(proofs)
+        while verifications := [
+            entry.verification for entry in endpoint.entries.values() if entry.verification
+        ]:
+            await asyncio.wait(verifications)
 
     @property
     def version(self) -> ServedVersion:
@@ -99,7 +94,7 @@ class World:
         assert version is not None
         return version
 
-    async def predict(self) -> EndpointPrediction | None:
+    async def predict(self) -> BackendPrediction | None:
         deadline = Deadline.after(20)
         return await self.pool.predict(
             self.version, PIXELS, CallKind.SINGLE, gradcam=False, deadline=deadline
@@ -131,10 +126,10 @@ async def test_doubt_gives_the_next_polls_more_time(transforms: TransformPool) -
     server.polls_answer = False
     for _ in range(2):
         await only.poll()
-        assert only.doubtful
+        assert only.misses
     server.polls_answer = True
     await only.poll()
-    assert not only.doubtful
+    assert not only.misses
     assert [round(seconds) for seconds in server.poll_seconds] == [1, 1, 2, 2]
 
 
@@ -152,7 +147,7 @@ async def test_a_server_that_answers_predictions_is_never_lost(transforms: Trans
     for _ in range(10):
         await only.poll()
     assert world.pool.ready(1) is not None
-    assert not only.doubtful
+    assert not only.misses
 
 
 async def test_an_answer_from_before_the_connection_ended_says_nothing(transforms: TransformPool) -> None:
@@ -188,7 +183,7 @@ async def test_a_ready_version_is_ready_for_other_threads_while_versions_are_cou
         return is_ready(number)
 
     monkeypatch.setattr(only, "ready", looked_at_meanwhile)
-    world.pool.changed(only)
+    world.pool.changed()
     assert seen
     assert None not in seen
 
@@ -224,11 +219,11 @@ async def test_retired_versions_are_forgotten_beyond_a_number_and_come_back(
 async def test_what_was_seen_does_not_change(transforms: TransformPool) -> None:
     world = await ready(transforms, 1)
     [server], [only] = world.servers, world.endpoints
-    seen = world.pool.seen
+    seen = world.pool.snapshot
     server.number = 2
     await world.poll(only)
     assert (seen.ready(1), seen.ready(2), seen.view(2)) == (seen.served[1], None, None)
-    now = world.pool.seen
+    now = world.pool.snapshot
     assert now.ready(1) is None
     assert [view.number for view in now.versions] == [2, 1]
     assert now.view(1) is not None
@@ -274,12 +269,12 @@ async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(
     for server, each in zip(world.servers, world.endpoints, strict=True):
         server.predictions_answer.clear()
         server.predicting = 0
-        each.places.limit = ConcurrencyLimit(fixed=2)
+        each.slots.limit = ConcurrencyLimit(fixed=2)
     calls = [asyncio.create_task(world.predict()) for _ in range(8)]
 
     async def until_waiting(counts: list[int]) -> None:
         async with asyncio.timeout(10):
-            while [each.places.waiting for each in world.endpoints] != counts:  # noqa: ASYNC110 - as above
+            while [each.slots.waiting for each in world.endpoints] != counts:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
 
     await until_waiting([4, 4])
@@ -293,7 +288,7 @@ async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(
     for server in world.servers:
         server.predictions_answer.set()
     assert None not in [await call for call in calls]
-    assert second.places.in_flight == 0
+    assert len(second.slots.calls) == 0
 
 
 async def test_who_waits_for_a_doubtful_server_is_answered_by_another(transforms: TransformPool) -> None:
@@ -328,20 +323,16 @@ async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost
 async def test_hanging_predictions_withdraw_the_version_only_where_others_have_it(
     transforms: TransformPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 1000.0
-    clock = types.SimpleNamespace(monotonic=lambda: now, time=time.time)
-    for module in (endpoint, attempts):
-        monkeypatch.setattr(module, "time", clock)
     world = await ready(transforms, 2)
     for server in world.servers:
         server.predictions_answer.clear()
     waiting = [asyncio.create_task(world.predict()) for _ in range(2)]
     for server in world.servers:
         await until_predicting(server, 5)
-    now += 1.3
+    monkeypatch.setattr(endpoint, "_STALL_SECONDS", 1000)
     await world.endpoints[0].poll()
     assert world.endpoints[0].entries[1].state == READY
-    now += 0.2
+    monkeypatch.setattr(endpoint, "_STALL_SECONDS", 0)
     await world.endpoints[0].poll()
     assert world.endpoints[0].entries[1].state == LOADING
     # The other is the last one now, so it is waited for.
@@ -356,17 +347,17 @@ async def test_a_version_that_is_forgotten_as_its_turn_comes_gives_the_place_bac
 ) -> None:
     world = await ready(transforms, 1)
     [only] = world.endpoints
-    version, places = world.version, only.places
+    version, slots = world.version, only.slots
     taken = 0
-    while places.enter(CallKind.SINGLE):
+    while slots.enter(CallKind.SINGLE):
         taken += 1
     waiting = asyncio.create_task(world.predict())
-    while not places.waiting:  # noqa: ASYNC110 - it lets the other run
+    while not slots.waiting:  # noqa: ASYNC110 - it lets the other run
         await asyncio.sleep(0)
-    places.leave(CallKind.SINGLE)
+    slots.leave(CallKind.SINGLE)
     only.forget(version.number)
-    world.pool.changed(only)
+    world.pool.changed()
     assert await waiting is None
     for _ in range(taken - 1):
-        places.leave(CallKind.SINGLE)
-    await places.idle()
+        slots.leave(CallKind.SINGLE)
+    await slots.idle()

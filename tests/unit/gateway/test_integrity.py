@@ -10,8 +10,7 @@ import pytest
 from neurogate_core.manifest import manifest_digest, serialize_manifest, write_manifest
 from neurogate_gateway.backends import integrity
 from neurogate_gateway.backends.integrity import FilesUnreadableError, RepositoryIntegrity
-from neurogate_gateway.backends.rejection import Rejection, UnprovenError
-from neurogate_gateway.backends.verification import ServedVersion
+from neurogate_gateway.backends.verification import Rejection, ServedVersion, UnprovenError
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 VARIABLES = "variables/variables.data-00000-of-00001"

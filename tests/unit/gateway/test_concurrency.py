@@ -1,4 +1,7 @@
-"""Places at a model server: who gets one, and that refused calls are not lost; in virtual time."""
+"""The calls to a model server: who gets a slot, how many there are, and that refused calls are not lost.
+
+In virtual time.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from neurogate_gateway.backends.call_slots import CallKind, CallSlots, arrivals, turn_at
-from neurogate_gateway.backends.concurrency_limit import ConcurrencyLimit
+from neurogate_gateway.backends.concurrency import (
+    START,
+    CallKind,
+    CallSlots,
+    ConcurrencyLimit,
+    arrivals,
+    take_slot,
+)
 from neurogate_gateway.backends.control_calls import ControlCalls
-from neurogate_gateway.backends.tfserving import Backend, ReloadRefusedError, ServerFullError
+from neurogate_gateway.backends.tfserving import ReloadRefusedError, ServerFullError, TensorFlowServing
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_testing.threaded_server import ThreadedServer
 from neurogate_testing.virtual_time import run
@@ -27,22 +36,22 @@ def same_pauses() -> None:
     random.seed(1)
 
 
-class Pool:
-    """A gateway's calls to one server: `ask` is what the fleet does for an image."""
+class Gateway:
+    """A gateway's calls to one server: `ask` is what the gateway does for an image."""
 
     def __init__(self, server: ThreadedServer, limit: ConcurrencyLimit | None = None) -> None:
         self.server = server
         self.refused: list[str] = []
-        self.places = CallSlots("a:1", limit or ConcurrencyLimit(), self.refused.append)
+        self.slots = CallSlots("a:1", limit or ConcurrencyLimit(), self.refused.append)
         self.answered = 0
 
     async def ask(self, kind: CallKind = SINGLE) -> None:
         arrival = next(arrivals)
         while True:
-            if not self.places.enter(kind) and not await turn_at([self.places], kind, arrival, seconds=30):
+            if not await take_slot([self.slots], kind, arrival, seconds=30):
                 continue
             with contextlib.suppress(ServerFullError):
-                await asyncio.shield(self.places.send(kind, self.server.call()))
+                await self.slots.send(kind, self.server.call).answer
                 self.answered += 1
                 return
 
@@ -61,23 +70,23 @@ class Pool:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await self.places.idle()
+            await self.slots.idle()
 
 
-def places(limit: int) -> CallSlots:
+def slots(limit: int) -> CallSlots:
     return CallSlots("a:1", ConcurrencyLimit(fixed=limit))
 
 
 async def turn(where: CallSlots | Sequence[CallSlots], kind: CallKind) -> asyncio.Task[CallSlots | None]:
     """Somebody who waits, and waits already when this returns."""
     servers = [where] if isinstance(where, CallSlots) else where
-    waiting = asyncio.create_task(turn_at(servers, kind, next(arrivals), seconds=1000))
+    waiting = asyncio.create_task(take_slot(servers, kind, next(arrivals), seconds=1000))
     await asyncio.sleep(0)
     return waiting
 
 
 async def order(where: CallSlots, waiting: dict[str, asyncio.Task[CallSlots | None]]) -> list[str]:
-    """In which order they get the one place there is."""
+    """In which order they get the one slot there is."""
     kinds = {"own": OWN, "single": SINGLE, "bulk": BULK}
     got = []
     while waiting:
@@ -93,13 +102,13 @@ async def order(where: CallSlots, waiting: dict[str, asyncio.Task[CallSlots | No
 @pytest.mark.parametrize("callers", [1, 64])
 def test_every_call_is_answered_whatever_the_server_takes(threads: int, callers: int) -> None:
     async def main() -> None:
-        pool = Pool(ThreadedServer(threads))
-        await asyncio.gather(*(pool.ask() for _ in range(callers)))
-        async with pool.loops(callers):
+        gateway = Gateway(ThreadedServer(threads))
+        await asyncio.gather(*(gateway.ask() for _ in range(callers)))
+        async with gateway.loops(callers):
             await asyncio.sleep(5)
-        assert pool.answered > callers
-        assert (pool.places.in_flight, pool.places.waiting, pool.server.running) == (0, 0, 0)
-        assert len(pool.refused) == pool.server.refusals
+        assert gateway.answered > callers
+        assert (len(gateway.slots.calls), gateway.slots.waiting, gateway.server.running) == (0, 0, 0)
+        assert len(gateway.refused) == gateway.server.refusals
 
     run(main())
 
@@ -107,22 +116,22 @@ def test_every_call_is_answered_whatever_the_server_takes(threads: int, callers:
 @pytest.mark.parametrize(("threads", "share"), [(8, 0.95), (16, 0.95), (64, 0.95)])
 def test_the_limit_costs_next_to_nothing(threads: int, share: float) -> None:
     async def answers(threads: int) -> int:
-        pool = Pool(ThreadedServer(threads))
-        async with pool.loops(32):
+        gateway = Gateway(ThreadedServer(threads))
+        async with gateway.loops(32):
             await asyncio.sleep(15)
-        return pool.answered
+        return gateway.answered
 
     assert run(answers(threads)) >= share * run(answers(128))
 
 
 def test_few_calls_are_refused_once_the_limit_is_found() -> None:
     async def main() -> None:
-        pool = Pool(ThreadedServer(16))
-        async with pool.loops(32):
+        gateway = Gateway(ThreadedServer(16))
+        async with gateway.loops(32):
             await asyncio.sleep(5)
-            refused, answered = len(pool.refused), pool.answered
+            refused, answered = len(gateway.refused), gateway.answered
             await asyncio.sleep(30)
-        assert len(pool.refused) - refused < 0.03 * (pool.answered - answered)
+        assert len(gateway.refused) - refused < 0.03 * (gateway.answered - answered)
 
     run(main())
 
@@ -130,24 +139,24 @@ def test_few_calls_are_refused_once_the_limit_is_found() -> None:
 @pytest.mark.parametrize(("threads", "seconds"), [(8, 0.02), (16, 0.02), (16, 0.5), (64, 0.5)])
 def test_the_limit_is_back_within_two_seconds_of_another_client_going(threads: int, seconds: float) -> None:
     async def main() -> None:
-        pool = Pool(ThreadedServer(threads, seconds=seconds, cores=64))
-        async with pool.loops(64):
+        gateway = Gateway(ThreadedServer(threads, seconds=seconds, cores=64))
+        async with gateway.loops(64):
             await asyncio.sleep(10)
-            before = await most_of(pool, 2)
+            before = await most_of(gateway, 2)
             held = 0
             while held < threads // 2:
-                held += pool.server.hold(threads // 2 - held)
+                held += gateway.server.hold(threads // 2 - held)
                 await asyncio.sleep(0.001)
             await asyncio.sleep(5)
-            assert await most_of(pool, 2) <= (threads - 1 - held) + 1
-            pool.server.release(held)
-            assert await most_of(pool, 2) >= before - 1
+            assert await most_of(gateway, 2) <= (threads - 1 - held) + 1
+            gateway.server.release(held)
+            assert await most_of(gateway, 2) >= before - 1
 
-    async def most_of(pool: Pool, seconds: float) -> int:
+    async def most_of(gateway: Gateway, seconds: float) -> int:
         values = []
         for _ in range(round(seconds * 50)):
             await asyncio.sleep(0.02)
-            values.append(pool.places.limit.value)
+            values.append(gateway.slots.limit.value)
         return max(values)
 
     run(main())
@@ -161,18 +170,18 @@ def test_the_limit_is_back_within_two_seconds_of_another_client_going(threads: i
         (2, 0.3, 2),
     ],
 )
-def test_gateways_share_a_server(threads: int, seconds: float, gateways: int) -> None:
+def test_severalshare_a_server(threads: int, seconds: float, gateways: int) -> None:
     async def main() -> None:
         server = ThreadedServer(threads, seconds=seconds)
-        pools = [Pool(server) for _ in range(gateways)]
+        several = [Gateway(server) for _ in range(gateways)]
         async with contextlib.AsyncExitStack() as stack:
-            for pool in pools:
-                await stack.enter_async_context(pool.loops(64))
+            for gateway in several:
+                await stack.enter_async_context(gateway.loops(64))
                 # They do not begin together, so the first has everything at first.
                 await asyncio.sleep(2)
-            before = [pool.answered for pool in pools]
+            before = [gateway.answered for gateway in several]
             await asyncio.sleep(30)
-            shares = [pool.answered - count for pool, count in zip(pools, before, strict=True)]
+            shares = [gateway.answered - count for gateway, count in zip(several, before, strict=True)]
         assert max(shares) <= 1.5 * min(shares), shares
 
     run(main())
@@ -182,22 +191,22 @@ def test_a_full_server_is_tried_with_pauses_and_not_by_every_call() -> None:
     async def main() -> None:
         server = ThreadedServer(8)
         server.hold(7)
-        pool = Pool(server)
-        waiting = [asyncio.create_task(pool.ask()) for _ in range(64)]
+        gateway = Gateway(server)
+        waiting = [asyncio.create_task(gateway.ask()) for _ in range(64)]
         await asyncio.sleep(5)
-        assert pool.places.shut
+        assert gateway.slots.shut
         # Pauses of 25 to 50 ms, after a few that are shorter.
         assert 100 <= server.refusals <= 220
         server.release(7)
         await asyncio.gather(*waiting)
-        assert not pool.places.shut
+        assert not gateway.slots.shut
 
     run(main())
 
 
 def test_own_calls_come_first_then_singles_then_bulk_each_first_come_first_served() -> None:
     async def main() -> None:
-        where = places(1)
+        where = slots(1)
         assert where.enter(BULK)
         names = ["bulk1", "single1", "bulk2", "own1", "single2", "own2"]
         kinds = {"bulk": BULK, "single": SINGLE, "own": OWN}
@@ -205,16 +214,16 @@ def test_own_calls_come_first_then_singles_then_bulk_each_first_come_first_serve
         assert not where.enter(SINGLE)
         assert where.waiting == 6
         where.leave(BULK)
-        # Of a single place the gateway's own calls have no more than every other turn.
+        # Of a single slot the gateway's own calls have no more than every other turn.
         assert await order(where, waiting) == ["own1", "single1", "own2", "single2", "bulk1", "bulk2"]
         assert where._held == [0, 0, 0]
 
     run(main())
 
 
-def test_one_place_is_kept_for_the_gateways_own_calls() -> None:
+def test_one_slot_is_kept_for_the_severalown_calls() -> None:
     async def main() -> None:
-        where = places(5)
+        where = slots(5)
         assert [where.enter(BULK) for _ in range(6)] == [True] * 4 + [False] * 2
         assert where.enter(OWN)
         assert not where.enter(OWN)
@@ -233,13 +242,13 @@ def test_one_place_is_kept_for_the_gateways_own_calls() -> None:
 
 def test_who_is_cancelled_while_waiting_takes_nothing_along() -> None:
     async def main() -> None:
-        where = places(1)
+        where = slots(1)
         assert where.enter(SINGLE)
         first, second, third = [await turn(where, SINGLE) for _ in range(3)]
         first.cancel()
         await asyncio.wait([first])
         assert where.waiting == 2
-        # The place comes in the same moment as the cancellation.
+        # The slot comes in the same moment as the cancellation.
         where.leave(SINGLE)
         second.cancel()
         assert await third is where
@@ -251,11 +260,11 @@ def test_who_is_cancelled_while_waiting_takes_nothing_along() -> None:
 
 def test_who_has_no_time_left_is_told_and_leaves() -> None:
     async def main() -> None:
-        where = places(1)
+        where = slots(1)
         assert where.enter(SINGLE)
         for seconds in (-1, 0, 0.5):
-            with pytest.raises(TimeoutError):
-                await turn_at([where], SINGLE, next(arrivals), seconds=seconds)
+            with pytest.raises(DeadlineTooShortError):
+                await take_slot([where], SINGLE, next(arrivals), seconds=seconds)
         assert where.waiting == 0
 
     run(main())
@@ -263,7 +272,7 @@ def test_who_has_no_time_left_is_told_and_leaves() -> None:
 
 def test_the_first_of_several_servers_that_has_room_is_taken() -> None:
     async def main() -> None:
-        servers = [places(1), places(1)]
+        servers = [slots(1), slots(1)]
         for each in servers:
             assert each.enter(SINGLE)
         first, second = [await turn(servers, SINGLE) for _ in range(2)]
@@ -278,7 +287,7 @@ def test_the_first_of_several_servers_that_has_room_is_taken() -> None:
 
 def test_who_waits_is_sent_to_choose_anew() -> None:
     async def main() -> None:
-        servers = [places(1), places(1)]
+        servers = [slots(1), slots(1)]
         for each in servers:
             assert each.enter(SINGLE)
         waiting = [await turn(servers, SINGLE) for _ in range(2)]
@@ -289,23 +298,23 @@ def test_who_waits_is_sent_to_choose_anew() -> None:
     run(main())
 
 
-def test_a_call_whose_caller_has_gone_keeps_its_place_until_it_ends() -> None:
+def test_a_call_whose_caller_has_gone_keeps_its_slot_until_it_ends() -> None:
     async def main() -> None:
-        pool = Pool(ThreadedServer(8, seconds=1), ConcurrencyLimit(fixed=1))
-        caller = asyncio.create_task(pool.ask())
+        gateway = Gateway(ThreadedServer(8, seconds=1), ConcurrencyLimit(fixed=1))
+        caller = asyncio.create_task(gateway.ask())
         await asyncio.sleep(0.1)
         caller.cancel()
         await asyncio.wait([caller])
-        assert (pool.places.in_flight, pool.places.enter(SINGLE)) == (1, False)
-        await pool.places.idle()
-        assert (pool.places.in_flight, pool.server.running) == (0, 0)
+        assert (len(gateway.slots.calls), gateway.slots.enter(SINGLE)) == (1, False)
+        await gateway.slots.idle()
+        assert (len(gateway.slots.calls), gateway.server.running) == (0, 0)
 
     run(main())
 
 
-def test_a_place_that_was_not_used_keeps_nobody_who_waits_for_the_last_one() -> None:
+def test_a_slot_that_was_not_used_keeps_nobody_who_waits_for_the_last_one() -> None:
     async def main() -> None:
-        where = places(1)
+        where = slots(1)
         assert where.enter(SINGLE)
         idle = asyncio.create_task(where.idle())
         await asyncio.sleep(0)
@@ -318,10 +327,10 @@ def test_a_place_that_was_not_used_keeps_nobody_who_waits_for_the_last_one() -> 
 
 def test_a_fall_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        pool = Pool(ThreadedServer(16))
-        async with pool.loops(32):
+        gateway = Gateway(ThreadedServer(16))
+        async with gateway.loops(32):
             await asyncio.sleep(50)
-        assert len(pool.refused) > 10
+        assert len(gateway.refused) > 10
 
     caplog.set_level(logging.INFO, "neurogate_gateway")
     run(main())
@@ -349,8 +358,8 @@ class Asked:
 
 
 def own_calls(call: Callable[[], Any], limit: int = 4) -> tuple[ControlCalls, CallSlots, Asked]:
-    asked, where = Asked(call), places(limit)
-    return ControlCalls(cast("Backend", asked), where), where, asked
+    asked, where = Asked(call), slots(limit)
+    return ControlCalls(cast("TensorFlowServing", asked), where), where, asked
 
 
 def test_own_calls_that_are_refused_are_sent_again() -> None:
@@ -385,7 +394,7 @@ def test_own_calls_that_are_refused_all_the_time_say_so() -> None:
     run(main())
 
 
-def test_a_poll_needs_no_place_and_the_others_wait_for_theirs() -> None:
+def test_a_poll_needs_no_slot_and_the_others_wait_for_theirs() -> None:
     async def main() -> None:
         server = ThreadedServer(8)
         own, where, _ = own_calls(server.call, limit=1)
@@ -407,8 +416,8 @@ def test_one_configuration_at_a_time_and_none_behind_one_that_hangs() -> None:
         for _ in range(3):
             with pytest.raises(ReloadRefusedError, match="before"):
                 await own.reload(config, seconds=1)
-        # It holds a thread of the server, and no place of those who can still be served.
-        assert (asked.reloads, where.in_flight, where._held) == (1, 1, [0, 0, 0])
+        # It holds a thread of the server, and no slot of those who can still be served.
+        assert (asked.reloads, len(where.calls), where._held) == (1, 1, [0, 0, 0])
         answers.set()
         await asyncio.sleep(1)
         await own.reload(config, seconds=1)
@@ -426,6 +435,70 @@ def test_a_configuration_that_fails_leaves_the_way_free() -> None:
         for _ in range(2):
             with pytest.raises(BackendUnavailableError):
                 await own.reload(cast("Any", None), seconds=1)
-        assert (asked.reloads, where.in_flight) == (2, 0)
+        assert (asked.reloads, len(where.calls)) == (2, 0)
 
     run(main())
+
+
+def wait(limit: ConcurrencyLimit, seconds: float) -> list[int]:
+    """What the limit is while calls wait, every hundredth of a second."""
+    values = []
+    for _ in range(round(seconds * 100)):
+        limit.waited(0.01)
+        values.append(limit.value)
+    return values
+
+
+def test_the_limit_begins_with_what_a_server_on_one_core_takes() -> None:
+    assert ConcurrencyLimit().value == START == 3
+
+
+def test_the_limit_rises_only_while_calls_wait_and_no_higher_than_it_may() -> None:
+    limit = ConcurrencyLimit(max_value=20)
+    assert limit.value == 3
+    values = wait(limit, 3)
+    assert values == sorted(values)
+    assert values[-1] == 20
+    assert ConcurrencyLimit(max_value=2).value == 2
+
+
+def test_a_refusal_halves_the_limit() -> None:
+    limit = ConcurrencyLimit()
+    wait(limit, 5)
+    limit.fall(others=40)
+    assert limit.value == 20
+
+
+def test_the_limit_stays_below_where_it_was_refused_for_a_while_and_is_higher_within_two_seconds() -> None:
+    limit = ConcurrencyLimit()
+    limit.fall(others=31)
+    values = wait(limit, 2)
+    assert max(values[:60]) < 31
+    assert values[50] >= 24
+    assert values[-1] >= 62
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_the_limit_never_falls_below_one_and_comes_back_from_there(others: int) -> None:
+    limit = ConcurrencyLimit()
+    limit.fall(others)
+    assert limit.value == 1
+    assert wait(limit, 2)[-1] >= 6
+
+
+def test_a_burst_makes_the_limit_fall_once_and_to_where_there_was_room() -> None:
+    limit = ConcurrencyLimit()
+    wait(limit, 5)
+    limit.fall(others=12)
+    assert limit.value == 6
+    for others in (11, 10, 9):
+        limit.correct(others)
+    assert limit.value >= 4
+    assert max(wait(limit, 0.5)) <= 8
+
+
+def test_a_fixed_limit_is_what_it_was_set_to() -> None:
+    limit = ConcurrencyLimit(fixed=7)
+    limit.fall(others=2)
+    limit.correct(others=1)
+    assert (limit.value, wait(limit, 3)[-1]) == (7, 7)

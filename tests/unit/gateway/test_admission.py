@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError, OverloadedError
-from neurogate_gateway.inference.admission import Admission
+from neurogate_gateway.inference.admission import Admission, Slot
 from neurogate_testing.refusals import refused
 
 
@@ -19,6 +20,14 @@ def admission(*, slots: int = 4, bulk_calls: int = 2, min_deadline: float = 0.02
         max_watches=1,
         min_deadline=min_deadline,
     )
+
+
+def single(gate: Admission) -> contextlib.AbstractContextManager[Slot]:
+    return gate.single(b"x", Deadline.after(5))
+
+
+def low_priority(gate: Admission) -> contextlib.AbstractContextManager[Slot]:
+    return gate.low_priority(b"x")
 
 
 async def hold(gate: Admission, release: asyncio.Event, began: list[int], number: int) -> None:
@@ -68,34 +77,34 @@ def test_a_capped_deadline_is_the_sooner_one() -> None:
 
 def test_single_calls_are_refused_when_all_slots_are_taken() -> None:
     gate = admission(slots=2)
-    with gate.single(), gate.single():
+    with single(gate), single(gate):
         assert gate.in_flight == 2
-        with pytest.raises(OverloadedError) as refused, gate.single():
+        with pytest.raises(OverloadedError) as refused, single(gate):
             pass
         assert refused.value.retry_after is not None
         assert 0.05 <= refused.value.retry_after <= 5
     assert gate.in_flight == 0
-    with gate.single():
+    with single(gate):
         pass
 
 
 def test_a_slot_is_given_back_after_an_error() -> None:
     gate = admission()
-    with pytest.raises(ZeroDivisionError), gate.single():
+    with pytest.raises(ZeroDivisionError), single(gate):
         raise ZeroDivisionError
     assert gate.in_flight == 0
 
 
 def test_quiet_images_come_behind_callers_unless_they_press() -> None:
     gate = admission(slots=4)
-    with gate.low_priority(), pytest.raises(OverloadedError), gate.low_priority():
+    with low_priority(gate), pytest.raises(OverloadedError), low_priority(gate):
         pass
-    with gate.single(), gate.low_priority():
+    with single(gate), low_priority(gate):
         pass
-    with gate.single(), gate.single():
-        with pytest.raises(OverloadedError), gate.low_priority():
+    with single(gate), single(gate):
+        with pytest.raises(OverloadedError), low_priority(gate):
             pass
-        with gate.low_priority(pressing=True):
+        with gate.low_priority(b"x", pressing=True):
             assert gate.in_flight == 2
 
 
@@ -114,7 +123,7 @@ async def test_bulk_images_hold_half_and_take_turns_in_order() -> None:
     tasks = [asyncio.create_task(hold(gate, release, began, number)) for number in range(6)]
     await settle()
     assert began == [0, 1]
-    with gate.single(), gate.single():
+    with single(gate), single(gate):
         assert gate.in_flight == 4
     release.set()
     await asyncio.gather(*tasks)
@@ -125,7 +134,7 @@ async def test_bulk_images_hold_half_and_take_turns_in_order() -> None:
 async def test_bulk_images_wait_while_single_calls_hold_everything() -> None:
     gate = admission(slots=2)
     release, began = asyncio.Event(), list[int]()
-    with gate.single(), gate.single():
+    with single(gate), single(gate):
         task = asyncio.create_task(hold(gate, release, began, 0))
         await settle()
         assert began == []

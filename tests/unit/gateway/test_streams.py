@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 from neurogate.v1 import error_pb2
 from neurogate_gateway.errors import GatewayError
-from neurogate_gateway.rpc.requests import Context
+from neurogate_gateway.rpc.interceptor import Context
 from neurogate_gateway.rpc.streams import BidirectionalCall, BidirectionalServer, Window
 from neurogate_testing.refusals import refused
 

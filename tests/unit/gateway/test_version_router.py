@@ -1,4 +1,4 @@
-"""The catalog poll by poll, against a backend that follows a script."""
+"""The router, poll by poll, against a backend that follows a script."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate_core.manifest import serialize_manifest
 from neurogate_gateway.backends import versions as entries
 from neurogate_gateway.backends.discovery import discover
-from neurogate_gateway.backends.integrity import NoRepository
 from neurogate_gateway.backends.pool import BackendPool
-from neurogate_gateway.backends.tfs_messages import Outputs, Pixels
-from neurogate_gateway.backends.tfserving import BackendFaultError, BackendVersion, VersionUnloadedError
-from neurogate_gateway.backends.verification import ServedVersion
-from neurogate_gateway.backends.verifier import VersionVerifier
+from neurogate_gateway.backends.tfserving import (
+    BackendFaultError,
+    BackendVersion,
+    Outputs,
+    Pixels,
+    VersionUnloadedError,
+)
+from neurogate_gateway.backends.verification import ServedVersion, VersionVerifier
 from neurogate_gateway.backends.versions import LOADING, PROVING, READY, REJECTED, RETIRED
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
@@ -107,10 +110,8 @@ class World:
         self.backend = ScriptedBackend()
         self.transforms = TransformPool(1)
         self.told: list[bool] = []
-        prover = VersionVerifier(
-            self.transforms.pixels, NoRepository(), model="brain_tumor", seconds_per_call=5
-        )
-        self.pool = BackendPool(discover("a:1"), lambda _: self.backend, prover, poll_interval=1)
+        verifier = VersionVerifier(self.transforms.pixels, None, model="brain_tumor", seconds_per_call=5)
+        self.pool = BackendPool(discover("a:1"), lambda _: self.backend, verifier, poll_interval=1)
         self.endpoint = self.pool.endpoint("a:1")
         self.router = VersionRouter(
             self.pool,
@@ -119,23 +120,23 @@ class World:
             on_change=lambda: self.told.append(self.router.serving),
         )
 
-    def entries(self) -> list[entries.Entry]:
+    def entries(self) -> list[entries.EndpointVersion]:
         return [self.endpoint.entries[number] for number in sorted(self.endpoint.entries, reverse=True)]
 
     async def poll(self, *numbers: int, state: States.State = AVAILABLE, error: str = "") -> None:
         """One poll that sees these versions, and the proofs that follow from it."""
         self.backend.list_versions(*numbers, state=state, error=error)
         await self.endpoint.poll()
-        await self.proofs()
+        await self.verified()
 
     async def miss(self, error: GatewayError) -> None:
         """One poll that fails."""
         self.backend.listed = error
         await self.endpoint.poll()
 
-    async def proofs(self) -> None:
-        while proofs := [entry.proof for entry in self.entries() if entry.proof]:
-            await asyncio.wait(proofs)
+    async def verified(self) -> None:
+        while verifications := [entry.verification for entry in self.entries() if entry.verification]:
+            await asyncio.wait(verifications)
 
     def states(self) -> dict[int, int]:
         return {entry.number: entry.state for entry in self.entries()}
@@ -246,7 +247,7 @@ async def test_waiting_ends_with_the_deadline(world: World) -> None:
 async def test_a_call_waits_for_the_poll_that_follows_an_unloading(world: World) -> None:
     await world.poll(1)
     [entry] = world.entries()
-    world.endpoint._unloaded(entry, entry.proofs)
+    world.endpoint.unloaded(entry, entry.times_ready)
     assert world.router.serving
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
@@ -258,10 +259,10 @@ async def test_a_call_waits_for_the_poll_that_follows_an_unloading(world: World)
 async def test_news_of_an_older_proof_do_not_touch_the_newer(world: World) -> None:
     await world.poll(1)
     [entry] = world.entries()
-    proofs = entry.proofs
+    proofs = entry.times_ready
     await world.poll()
     await world.poll(1)
-    world.endpoint._unloaded(entry, proofs)
+    world.endpoint.unloaded(entry, proofs)
     assert world.states() == {1: READY}
 
 
@@ -378,7 +379,7 @@ async def test_a_version_that_stays_away_is_lost() -> None:
 async def test_a_call_that_does_not_reach_the_server_leads_to_a_look(world: World) -> None:
     await world.poll(1)
     world.endpoint._polled_at -= 1
-    world.endpoint._doubt()
+    world.endpoint.unreached()
     assert world.endpoint._wake.is_set()
 
 
@@ -390,7 +391,7 @@ async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped
     world.backend.list_versions(1, 2)
     await world.endpoint.poll()
     await world.backend.began.wait()
-    [proof] = [entry.proof for entry in world.entries() if entry.proof]
+    [proof] = [entry.verification for entry in world.entries() if entry.verification]
     world.backend.list_versions(1)
     await world.endpoint.poll()
     await asyncio.wait([proof])
@@ -398,7 +399,7 @@ async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped
     assert world.backend.predicting == 1
     begun = world.backend.most_predicting
     world.backend.gate.set()
-    await world.endpoint.places.idle()
+    await world.endpoint.slots.idle()
     assert (world.backend.predicting, world.backend.most_predicting) == (0, begun)
     assert world.states() == {2: RETIRED, 1: READY}
 
