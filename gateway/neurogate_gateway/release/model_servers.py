@@ -16,16 +16,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_core import model_config
+from neurogate_core.files import locked
 from neurogate_core.release_store import State
 
 from neurogate_gateway.backends.pool import BackendPool
@@ -41,7 +40,7 @@ _CONFIG_FILE: Final = "models.config"
 _LOCK: Final = ".models.config.lock"
 _PAUSE_SECONDS: Final = 0.5
 _AFTER_FAILURE_SECONDS: Final = 2.0
-_TELL_AGAIN_SECONDS: Final = 60.0
+_SEND_AGAIN_SECONDS: Final = 60.0
 """Another program may have sent the server another configuration."""
 
 
@@ -127,10 +126,10 @@ class ModelServers:
         self._model = model
         self._controller = controller
         self._pool = pool
-        self._told: dict[str, tuple[Step, float]] = {}
+        self._sent: dict[str, tuple[Step, float]] = {}
         self._not_before: dict[str, float] = {}
-        self._complaints: dict[str, str] = {}
-        self._telling: dict[str, asyncio.Task[None]] = {}
+        self._logged: dict[str, str] = {}
+        self._sending: dict[str, asyncio.Task[None]] = {}
         self._due = asyncio.Event()
 
     async def run(self) -> None:
@@ -144,16 +143,16 @@ class ModelServers:
             while True:
                 self._due.clear()
                 try:
-                    await self._bring()
+                    await self._reconcile()
                 except (model_config.ModelConfigError, OSError) as error:
-                    self._complain(str(self._path), str(error))
+                    self._log_once(str(self._path), str(error))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_PAUSE_SECONDS):
                         await self._due.wait()
         finally:
             for stop in forget:
                 stop()
-            for task in self._telling.values():
+            for task in self._sending.values():
                 task.cancel()
 
     def _connection(self, address: str, connected: bool) -> None:
@@ -161,47 +160,47 @@ class ModelServers:
         if connected:
             # It may be another process, which knows nothing of what the one before was told.
             self._not_before.pop(address, None)
-            if address in self._told:
-                self._told[address] = (self._told[address][0], -_TELL_AGAIN_SECONDS)
+            if address in self._sent:
+                self._sent[address] = (self._sent[address][0], -_SEND_AGAIN_SECONDS)
         self._due.set()
 
-    async def _bring(self) -> None:
+    async def _reconcile(self) -> None:
         state, published = self._controller.release.state, self._controller.published
         wanted = wanted_step(state, published, self._broken())
         rejected = self._rejected()
         sound = frozenset().union(*self._loaded().values()) - rejected
         first = None if state.labels else max(published - rejected, default=None)
-        config = await asyncio.to_thread(self._keep_file, wanted, sound, rejected, first)
-        self._complaints.pop(str(self._path), None)
+        config = await asyncio.to_thread(self._write_file, wanted, sound, rejected, first)
+        self._logged.pop(str(self._path), None)
         self._foreign_servers.look()
         if not wanted.versions:
             # Nothing is released yet, or its files cannot be seen: the servers keep what they have.
             return
-        self._forget_those_that_left()
+        self._forget_gone()
         now = time.monotonic()
         # Only now, since a server may have been replaced while the file was written.
         for address, loaded in self._loaded().items():
-            if address in self._telling or not self._foreign_servers.is_own(address):
+            if address in self._sending or not self._foreign_servers.is_own(address):
                 continue
-            present, at = self._told.get(address, (Step(labels=wanted.labels), -_TELL_AGAIN_SECONDS))
+            present, at = self._sent.get(address, (Step(labels=wanted.labels), -_SEND_AGAIN_SECONDS))
             step = next_step(wanted, loaded, present)
-            again = now - at >= _TELL_AGAIN_SECONDS
+            again = now - at >= _SEND_AGAIN_SECONDS
             if (step != present or again) and now >= self._not_before.get(address, now):
                 # By themselves, so that one that hangs holds up no other.
-                task = asyncio.create_task(self._tell(address, step, apply_step(config, self._model, step)))
-                self._telling[address] = task
+                task = asyncio.create_task(self._send(address, step, apply_step(config, self._model, step)))
+                self._sending[address] = task
 
-    def _forget_those_that_left(self) -> None:
+    def _forget_gone(self) -> None:
         # Names and files may lead to ever new addresses.
-        for address in (self._told.keys() | self._not_before.keys()) - self._pool.backends.keys():
-            self._told.pop(address, None)
+        for address in (self._sent.keys() | self._not_before.keys()) - self._pool.backends.keys():
+            self._sent.pop(address, None)
             self._not_before.pop(address, None)
-            self._complaints.pop(address, None)
+            self._logged.pop(address, None)
 
-    async def _tell(self, address: str, step: Step, config: tfs_pb2.ModelServerConfig) -> None:
+    async def _send(self, address: str, step: Step, config: tfs_pb2.ModelServerConfig) -> None:
         result: Exception | None
         try:
-            able = await self._without_those_waited_for(address, config)
+            able = await self._without_empty_models(address, config)
             if not self._foreign_servers.is_own(address):
                 # The connection has ended meanwhile, and another server may be there.
                 return
@@ -209,11 +208,11 @@ class ModelServers:
         except GatewayError as error:
             result = error
         finally:
-            del self._telling[address]
+            del self._sending[address]
             self._due.set()
         if result is None:
-            self._told[address] = (step, time.monotonic())
-            self._complaints.pop(address, None)
+            self._sent[address] = (step, time.monotonic())
+            self._logged.pop(address, None)
             log(
                 logging.INFO,
                 "model_server_told",
@@ -223,9 +222,9 @@ class ModelServers:
             )
         else:
             self._not_before[address] = time.monotonic() + _AFTER_FAILURE_SECONDS
-            self._complain(address, str(result))
+            self._log_once(address, str(result))
 
-    async def _without_those_waited_for(
+    async def _without_empty_models(
         self, address: str, config: tfs_pb2.ModelServerConfig
     ) -> tfs_pb2.ModelServerConfig:
         """The configuration without other models that the server does not know and that have no version.
@@ -244,17 +243,17 @@ class ModelServers:
                 continue
             about = f"{entry.name} at {address}"
             if await self._pool.knows(address, entry.name):
-                self._complaints.pop(about, None)
+                self._logged.pop(about, None)
             else:
                 models.remove(entry)
-                self._complain(
+                self._log_once(
                     about, f"the model is left out, since no version of it is seen in {entry.base_path}"
                 )
         return able
 
-    def _complain(self, about: str, message: str) -> None:
-        if self._complaints.get(about) != message:
-            self._complaints[about] = message
+    def _log_once(self, about: str, message: str) -> None:
+        if self._logged.get(about) != message:
+            self._logged[about] = message
             log(logging.ERROR, "model_server_not_told", about=about, message=message)
 
     def _loaded(self) -> dict[str, frozenset[int]]:
@@ -278,7 +277,7 @@ class ModelServers:
         """Versions that no model server has READY and some have REJECTED."""
         return frozenset(view.number for view in self._pool.versions() if view.state == REJECTED)
 
-    def _keep_file(
+    def _write_file(
         self, wanted: Step, sound: frozenset[int], rejected: frozenset[int], first: int | None
     ) -> tfs_pb2.ModelServerConfig:
         """Brings the file up to date; what it says of other models, and where this one is, stays.
@@ -289,21 +288,15 @@ class ModelServers:
             rejected: Versions that may not serve.
             first: What to begin with where nothing is released yet: the newest whole version.
         """
-        with _locked(self._repository / _LOCK):
-            try:
+        with locked(self._repository / _LOCK):
+            config, changed = None, tfs_pb2.ModelServerConfig()
+            with contextlib.suppress(FileNotFoundError):
                 config = model_config.read_config(self._path)
-            except FileNotFoundError:
-                config = None
-            changed = tfs_pb2.ModelServerConfig()
-            if config is not None:
                 changed.CopyFrom(config)
-            try:
-                entry = model_config.find_model(changed, self._model)
-            except model_config.ModelNotConfiguredError:
-                changed.MergeFrom(
-                    model_config.default_config(self._model, self._repository.absolute() / self._model)
-                )
-                entry = model_config.find_model(changed, self._model)
+            if all(entry.name != self._model for entry in changed.model_config_list.config):
+                folder = self._repository.absolute() / self._model
+                changed.MergeFrom(model_config.default_config(self._model, folder))
+            entry = model_config.find_model(changed, self._model)
             # What the file names already was sound when it was written.
             able = sound | (frozenset(entry.model_version_policy.specific.versions) - rejected)
             versions = tuple(version for version in wanted.versions if version in able)
@@ -328,13 +321,3 @@ def _has_version(model: tfs_pb2.ModelConfig) -> bool:
         )
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -48,10 +48,10 @@ async def test_a_server_that_is_replaced_while_the_file_is_written(
         told.append(step)
 
     monkeypatch.setattr(servers, "_loaded", lambda: dict(loaded))
-    monkeypatch.setattr(servers, "_keep_file", written)
-    monkeypatch.setattr(servers, "_tell", tell)
-    await servers._bring()
-    await servers._telling["a:1"]
+    monkeypatch.setattr(servers, "_write_file", written)
+    monkeypatch.setattr(servers, "_send", tell)
+    await servers._reconcile()
+    await servers._sending["a:1"]
     assert told == [Step(versions=(1, 2), labels={"stable": 2})]
 
 
@@ -74,19 +74,19 @@ async def test_what_was_told_to_servers_that_left_is_forgotten(
 
     Pool.backends = {"a:1": True, "b:1": True}
     servers = managed(tmp_path, controller, Pool())
-    await servers._bring()
-    await asyncio.gather(*servers._telling.values())
+    await servers._reconcile()
+    await asyncio.gather(*servers._sending.values())
     del Pool.backends["a:1"]
-    await servers._bring()
-    assert servers._told.keys() | servers._not_before.keys() == {"b:1"}
-    assert "a:1" not in servers._complaints
+    await servers._reconcile()
+    assert servers._sent.keys() | servers._not_before.keys() == {"b:1"}
+    assert "a:1" not in servers._logged
 
 
 def test_before_anything_is_released_the_file_names_the_newest_whole_version(tmp_path: Path) -> None:
     servers = managed(tmp_path, None, _NoServers())
 
     def kept(first: int | None) -> list[int]:
-        servers._keep_file(Step(), frozenset(), frozenset(), first)
+        servers._write_file(Step(), frozenset(), frozenset(), first)
         entry = find_model(read_config(tmp_path / "models.config"), "brain_tumor")
         return list(entry.model_version_policy.specific.versions)
 
@@ -165,8 +165,8 @@ async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
 
     servers = managed(tmp_path, None, Pool())
     for _ in range(3):
-        servers._telling["a:1"] = cast("Any", None)
-        await servers._tell("a:1", Step(versions=(1,)), config)
+        servers._sending["a:1"] = cast("Any", None)
+        await servers._send("a:1", Step(versions=(1,)), config)
     # The third time the server could not be asked, and so was not told.
     assert told == [["brain_tumor", "known", "seen", "pinned"]] * 2
     assert set(asked) == {"known", "empty", "remote", "astray"}
