@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,7 +43,7 @@ class Server(contextlib.AbstractContextManager["Server"]):
         self.name = name
         self.command = relative(" ".join(command))
         # Two benchmarks may run at once, and one may start a server of a name twice.
-        self.log = LOGS / f"{os.getpid()}-{next(_NUMBERS)}-{name}.log"
+        self.log = LOGS / re.sub(r"[^\w.-]+", "-", f"{os.getpid()}-{next(_NUMBERS)}-{name}.log")
         self.started = time.monotonic()
         with self.log.open("wb") as log:
             self._popen = subprocess.Popen(
