@@ -245,7 +245,7 @@ async def test_retention_removes_what_nobody_needs_and_leaves_what_is_no_whole_v
         controller = at.gateway.gateway.release_module.controller
         assert controller is not None
         controller.published |= {3}
-        await controller._tidy()
+        await controller._prune()
         assert not controller._troubles
         assert publish_fake(tmp_path) == 6
 
@@ -417,7 +417,7 @@ async def test_a_repository_that_goes_away_stops_changes_and_nothing_else(tmp_pa
         # The gateway has certainly looked by then.
         controller = at.gateway.gateway.release_module.controller
         assert controller is not None
-        assert not await controller._look()
+        assert not await controller._refresh()
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
         assert await at.release() == was
         shutil.rmtree(root)

@@ -25,14 +25,14 @@ _LOGGER: Final = logging.getLogger("neurogate_gateway")
 
 @dataclasses.dataclass(slots=True)
 class CallRecord:
-    """What is known about the call at hand; handlers fill it in as they learn it."""
+    """What the log says of the call at hand; handlers fill it in."""
 
     method: str
     request_id: str = ""
     version: int = 0
     images: int = 0
     caller: Callable[[], str] = str
-    """The peer's identity, looked up only where somebody wants to know."""
+    """Looks the peer's identity up."""
 
     def identify(self) -> str:
         """The request_id for the log: the caller's, else one made now."""
@@ -62,7 +62,7 @@ def log(level: int, event: str, *, error: BaseException | None = None, **fields:
 
 
 def internal_error(defect: Exception) -> InternalError:
-    """What a caller is told of a defect: only under which request_id the log has it."""
+    """The error that a caller gets for a defect: the request_id under which the log has the rest."""
     request_id = call_record().identify()
     log(logging.ERROR, "defect", error=defect, request_id=request_id)
     return InternalError(
@@ -71,7 +71,7 @@ def internal_error(defect: Exception) -> InternalError:
 
 
 class RefusalLog:
-    """Writes what is refused by the number, once a second: under overload the log must not add to it."""
+    """Counts refusals and logs the counts once a second, so that logging does not add to an overload."""
 
     def __init__(self) -> None:
         self._counts: collections.Counter[str] = collections.Counter()

@@ -88,9 +88,9 @@ class ReleaseController:
         self.digests: Mapping[int, str] = {}
         """Digest of the manifest of each of them."""
         self.refused: Mapping[int, str] = {}
-        """Why what a model server would take for versions is none."""
+        """Why other folders that a model server would load are no versions, by number."""
         self.changed: Signal[[Release]] = Signal()
-        """Told the release before, whenever there is another one."""
+        """Emitted with the release before, whenever there is another one."""
         self._store = store
         self._repository = repository
         self._survey = Survey(repository.root, router.model)
@@ -106,17 +106,17 @@ class ReleaseController:
         """Reads the release before anybody asks for a label."""
         # Nothing is "stable" until it is known what is: to guess the newest could move callers.
         self._router.set_routing(Routing({}))
-        await self._look()
+        await self._refresh()
 
     async def run(self) -> None:
-        """Looks and acts until cancelled."""
+        """Keeps to the release until cancelled."""
         forget = self._router.pool.subscribe(lambda _: self._wake.set())
         try:
             while True:
                 self._wake.clear()
-                if await self._look():
-                    await self._act()
-                    await self._tidy()
+                if await self._refresh():
+                    await self._reconcile()
+                    await self._prune()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_SECONDS):
                         await self._wake.wait()
@@ -184,8 +184,8 @@ class ReleaseController:
         """Whether a version is in the repository at this moment; looks at the disk."""
         return version in self._repository.versions(self._router.model)
 
-    async def _look(self) -> bool:
-        """Takes over what others have changed; whether that could be found out."""
+    async def _refresh(self) -> bool:
+        """Applies what other gateways have changed; False when the repository cannot be read."""
         made = self._changes_made
         try:
             stamp = await asyncio.to_thread(self._store.stamp)
@@ -198,11 +198,11 @@ class ReleaseController:
                     self._take(release)
             surveyed = await asyncio.to_thread(self._survey.look)
         except (RepositoryError, OSError) as error:
-            self._note("look", error)
+            self._note("refresh", error)
             return False
         self.published, self.digests = frozenset(surveyed.whole), surveyed.whole
         self._refuse(surveyed.refused)
-        self._troubles.pop("look", None)
+        self._troubles.pop("refresh", None)
         return True
 
     def _refuse(self, refused: Mapping[int, str]) -> None:
@@ -213,7 +213,7 @@ class ReleaseController:
         self._router.pool.refuse(refused)
 
     def _check_there(self, release: Release) -> None:
-        """Tells a release that has gone, with its volume perhaps, from one that has not begun.
+        """Refuses a release that is gone, as when its volume is not mounted, in place of a new one.
 
         Raises:
             ReleaseDamagedError: There was a document, and now there is none.
@@ -237,8 +237,8 @@ class ReleaseController:
         self._router.set_routing(Routing(dict(release.state.labels), release.state.canary_percent))
         self.changed.emit(before)
 
-    async def _act(self) -> None:
-        """Makes the change that is due, if one is, unless another gateway has just made it."""
+    async def _reconcile(self) -> None:
+        """Makes the change that is due, if any, unless another gateway has just made it."""
 
         def now_due(release: Release, seen: StatusSnapshot) -> Draft | None:
             return transitions.next_change(
@@ -264,7 +264,7 @@ class ReleaseController:
         with contextlib.suppress(NothingDueError, ReleaseUnavailableError):
             await self.change(decide)
 
-    async def _tidy(self) -> None:
+    async def _prune(self) -> None:
         """Removes versions from the disk that are too many."""
         model, loaded = self._router.model, self._loaded()
 
@@ -283,9 +283,9 @@ class ReleaseController:
             for version in await asyncio.to_thread(self._store.holding, remove):
                 log(logging.INFO, "version_removed", version=version, keep=self._keep)
             await asyncio.to_thread(self._repository.sweep, model)
-            self._troubles.pop("tidy", None)
+            self._troubles.pop("prune", None)
         except (RepositoryError, OSError) as error:
-            self._note("tidy", error)
+            self._note("prune", error)
 
     def _loaded(self) -> frozenset[int]:
         """Versions that a model server has, or is about to have."""

@@ -215,7 +215,7 @@ class ModelServers:
             self._logged.pop(address, None)
             log(
                 logging.INFO,
-                "model_server_told",
+                "model_server_configured",
                 backend=address,
                 versions=step.versions,
                 labels=dict(step.labels),
@@ -254,7 +254,7 @@ class ModelServers:
     def _log_once(self, about: str, message: str) -> None:
         if self._logged.get(about) != message:
             self._logged[about] = message
-            log(logging.ERROR, "model_server_not_told", about=about, message=message)
+            log(logging.ERROR, "model_server_not_configured", about=about, message=message)
 
     def _loaded(self) -> dict[str, frozenset[int]]:
         """Versions that each model server that can be reached has loaded, whatever their proof says."""

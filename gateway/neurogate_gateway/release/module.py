@@ -192,5 +192,5 @@ async def _kept_running(run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
         except Exception as defect:  # noqa: BLE001 - a defect must not leave the release without care
-            log(logging.ERROR, "lifecycle_failed", part=getattr(run, "__qualname__", ""), error=defect)
+            log(logging.ERROR, "release_task_failed", task=getattr(run, "__qualname__", ""), error=defect)
         await asyncio.sleep(_AFTER_DEFECT_SECONDS)

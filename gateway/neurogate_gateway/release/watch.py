@@ -1,8 +1,8 @@
 """Streams of what happens to versions and release: the present state first, then every change.
 
-All watchers read from one memory of bounded length, each at its own pace. Who falls behind it gets the
-present state again instead of what was missed; nothing is kept for anyone. A token names a place in the
-memory of one gateway process.
+All watchers read one bounded log of events, each at its own pace. A watcher that falls behind the log gets
+the present state again instead of what it missed; nothing is kept for a single watcher. A resume token names
+a place in the log of one gateway process.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ async def test_no_server_is_told_to_wait_for_a_model_that_has_no_version(
     assert set(asked) == {"known", "empty", "remote", "astray"}
     assert len(config.model_config_list.config) == 7
     # One for each model that is left out, and one for the server, however often.
-    assert caplog.messages.count("model_server_not_told") == 4
+    assert caplog.messages.count("model_server_not_configured") == 4
 
 
 VERSIONS = st.integers(1, 6)
