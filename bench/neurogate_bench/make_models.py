@@ -25,7 +25,7 @@ from neurogate_trainer.export.serving_graph import save_serving_graph
 from neurogate_trainer.export.warmup import write_warmup_requests
 from neurogate_trainer.model import network as networks
 from neurogate_trainer.model.weights import WeightsError, find_initial_weights, load_into
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 
 from neurogate_bench.null_backend import CLASSES, manifest_of
 
@@ -34,7 +34,7 @@ def build(side: int) -> keras.Model:
     """The project's network, on ImageNet's weights where they can be had."""
     network = networks.build_model(TrainConfig(image_size=side), len(CLASSES))
     try:
-        weights = find_initial_weights("offline", allow_random=False, reporter=NullReporter())
+        weights = find_initial_weights("offline", allow_random=False, reporter=Reporter())
     except WeightsError:
         return network
     load_into(networks.backbone_of(network), weights)

@@ -19,7 +19,7 @@ from . import cli_data
 from ._stopping import STOPPED_STATUS, stop_on_sigterm
 from .config import PRESETS, ConfigError, TrainConfig, preset, read_config
 from .errors import user_errors
-from .progress import ClosingReporter, JsonLinesReporter, Reporter, TeeReporter, console_reporter
+from .progress import JsonLinesReporter, Reporter, TeeReporter, console_reporter
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -280,7 +280,7 @@ def _reporting(events: Path | None) -> Iterator[_Told]:
                     lines.end(outcome, version=version, reason=reason)
 
         try:
-            reporters: list[ClosingReporter] = [stack.enter_context(console_reporter())]
+            reporters: list[Reporter] = [stack.enter_context(console_reporter())]
             if events is not None:
                 lines = stack.enter_context(JsonLinesReporter(events))
                 reporters.append(lines)

@@ -27,7 +27,7 @@ from neurogate_trainer.evaluation.predictions import Predictions, PredictionsErr
 from neurogate_trainer.evaluation.saved_model import EvaluationError, Pixels, SavedModel, decode_batches
 from neurogate_trainer.report.figures_run import draw_figures, read_record, save_ood_scores
 
-from .progress import NullReporter, Reporter
+from .progress import Reporter
 
 __all__ = [
     "Evaluation",
@@ -95,7 +95,7 @@ def predict_saved_model(
     if unknown:
         raise EvaluationError(f"images of the classes {unknown}, but the model knows {list(classes)} only")
     model = SavedModel(version_dir)
-    reporter = reporter or NullReporter()
+    reporter = reporter or Reporter()
     reporter.phase("evaluate", total=len(records), unit="images")
     batches: list[Json] = []
     paths = [root / record.path for record in records]
@@ -165,7 +165,7 @@ def evaluate_run(
         DatasetError: A mask is damaged.
         ValueError: The test split is empty.
     """
-    reporter = reporter or NullReporter()
+    reporter = reporter or Reporter()
     predictions = predict_saved_model(
         version_dir,
         splits.test,

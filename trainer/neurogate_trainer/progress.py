@@ -1,4 +1,4 @@
-"""How work tells what it is doing: to people by bars or log lines, to programs by JSON lines.
+"""How work reports what it is doing: to people by bars or log lines, to programs by JSON lines.
 
 Work is a sequence of phases. A phase begins when it is named and ends when the next one does, or when the
 reporter is closed. Within a phase, `advance` counts what is done and may carry figures such as the loss.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,28 +30,10 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from ._reporting import (
-    ClosingReporter,
-    NullReporter,
-    Reporter,
-    TeeReporter,
-    ThrottledReporter,
-    format_metrics,
-)
 from .errors import TrainerError
 
-__all__ = [
-    "ClosingReporter",
-    "EventFileError",
-    "JsonLinesReporter",
-    "LogReporter",
-    "NullReporter",
-    "Reporter",
-    "RichReporter",
-    "TeeReporter",
-    "console_reporter",
-]
-
+_UNTYPICAL_REPORTS: Final = 2
+_TELLING_REPORTS: Final = 3
 _STYLES = {"info": "", "warning": "bold yellow", "error": "bold red"}
 
 
@@ -59,7 +41,60 @@ class EventFileError(TrainerError, ValueError):
     """A file to which events should be appended holds something else."""
 
 
-class RichReporter(ClosingReporter):
+class Reporter:
+    """Where work says how far it is; this one says nothing. Use it as a context manager."""
+
+    def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
+        """Begins a phase of `total` units (None: unknown), e.g. 1200 "images"."""
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """Reports `n` more units done, and the figures that hold now.
+
+        The name `epoch` is reserved for the number of the epoch, from 1. With `n` = 0 the figures are a
+        result, such as those of a finished epoch, and every reporter shows them.
+        """
+
+    def message(self, text: str, *, level: str = "info") -> None:
+        """Says something once; level is "info", "warning" or "error"."""
+
+    def close(self) -> None:
+        """Ends the last phase and lets go of the terminal or the file; harmless when repeated."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TeeReporter(Reporter):
+    """Passes everything on to several reporters, in order."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
+        """To all."""
+        for reporter in self._reporters:
+            reporter.phase(name, total=total, unit=unit)
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """To all."""
+        for reporter in self._reporters:
+            reporter.advance(n, **metrics)
+
+    def message(self, text: str, *, level: str = "info") -> None:
+        """To all."""
+        for reporter in self._reporters:
+            reporter.message(text, level=level)
+
+    def close(self) -> None:
+        """Closes all."""
+        for reporter in self._reporters:
+            reporter.close()
+
+
+class RichReporter(Reporter):
     """A bar per phase with remaining time and the latest figures, for a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -94,7 +129,7 @@ class RichReporter(ClosingReporter):
         if self._task is None:
             return
         if metrics:
-            self._bars.update(self._task, figures=format_metrics(metrics))
+            self._bars.update(self._task, figures=_format_metrics(metrics))
         self._bars.advance(self._task, n)
 
     def message(self, text: str, *, level: str = "info") -> None:
@@ -113,7 +148,89 @@ class RichReporter(ClosingReporter):
             self._bars.stop_task(self._task)
 
 
-class LogReporter(ThrottledReporter):
+class _Pace:
+    """How long a phase still takes, by the pace of its steps so far.
+
+    The first two reports do not count: they pay for what is compiled and opened, or stand for the steps that
+    an earlier start has made.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._reports = 0
+        self._step = 0
+        self._since = (0.0, 0)
+
+    def advance(self, n: int, now: float) -> None:
+        """Takes note of `n` more steps at a time in seconds."""
+        self._step += n
+        self._reports += n > 0
+        if n > 0 and self._reports <= _UNTYPICAL_REPORTS:
+            self._since = (now, self._step)
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds; None while too little is known, and at the end."""
+        since, step = self._since
+        if self._total is None or not 0 < self._step < self._total:
+            return None
+        if self._reports < _UNTYPICAL_REPORTS + _TELLING_REPORTS:
+            return None
+        return (now - since) / (self._step - step) * (self._total - self._step)
+
+
+class _LineReporter(Reporter):
+    """Counts, and writes a line now and then instead of one per image."""
+
+    def __init__(self, interval: float, clock: Callable[[], float]) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._name = ""
+        self._unit = ""
+        self._total: int | None = None
+        self._step = 0
+        self._pace = _Pace(None)
+        self._written_at = -math.inf
+        self._pending: dict[str, float] | None = None
+
+    def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
+        """Writes a phase, after the progress that was held back."""
+        self._flush()
+        self._name, self._total, self._unit, self._step = name, total, unit, 0
+        self._pace, self._written_at = _Pace(total), self._clock()
+        self._write_phase()
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """Writes when the interval has passed, the phase is complete, or the figures are a result."""
+        self._step += n
+        self._pace.advance(n, self._clock())
+        self._pending = {**(self._pending or {}), **metrics}
+        due = self._clock() - self._written_at >= self._interval
+        if due or (n == 0 and metrics) or self._step == self._total:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what was held back."""
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._pending is not None:
+            metrics, self._pending = self._pending, None
+            self._written_at = self._clock()
+            self._write_progress(metrics)
+
+    def _write_phase(self) -> None:
+        raise NotImplementedError
+
+    def _write_progress(self, metrics: dict[str, float]) -> None:
+        raise NotImplementedError
+
+
+def _format_metrics(metrics: dict[str, float]) -> str:
+    """Figures for one line, e.g. "epoch 3, loss 0.412"."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+
+
+class LogReporter(_LineReporter):
     """Plain lines with the time of day, for logs and for terminals that are none."""
 
     def __init__(
@@ -130,13 +247,13 @@ class LogReporter(ThrottledReporter):
         """Writes a line, with the level in front unless it is "info"."""
         self._write(text if level == "info" else f"{level.upper()}: {text}")
 
-    def _tell_phase(self) -> None:
+    def _write_phase(self) -> None:
         amount = "" if self._total is None else f": {self._total} {self._unit}".rstrip()
         self._write(f"{self._name}{amount}")
 
-    def _tell_progress(self, metrics: dict[str, float]) -> None:
+    def _write_progress(self, metrics: dict[str, float]) -> None:
         of = "" if self._total is None else f"/{self._total}"
-        parts = [f"{self._name} {self._step}{of} {self._unit}".rstrip(), format_metrics(metrics)]
+        parts = [f"{self._name} {self._step}{of} {self._unit}".rstrip(), _format_metrics(metrics)]
         remaining = self._pace.remaining(self._clock())
         if remaining is not None:
             parts.append(f"about {math.ceil(remaining)} s left")
@@ -147,7 +264,7 @@ class LogReporter(ThrottledReporter):
         self._stream.flush()
 
 
-class JsonLinesReporter(ThrottledReporter):
+class JsonLinesReporter(_LineReporter):
     """Appends events to a file, one JSON object a line, for programs that follow a run.
 
     Every event has `sequence` (from 1, continuing where an existing file ends), `time` (UTC, ISO 8601),
@@ -190,10 +307,10 @@ class JsonLinesReporter(ThrottledReporter):
             super().close()
             self._file.close()
 
-    def _tell_phase(self) -> None:
+    def _write_phase(self) -> None:
         self._write({"event": "phase", "phase": self._name, "total": self._total, "unit": self._unit})
 
-    def _tell_progress(self, metrics: dict[str, float]) -> None:
+    def _write_progress(self, metrics: dict[str, float]) -> None:
         epoch = metrics.pop("epoch", None)
         self._write(
             {
@@ -214,7 +331,7 @@ class JsonLinesReporter(ThrottledReporter):
         self._file.flush()
 
 
-def console_reporter(stream: IO[str] | None = None) -> ClosingReporter:
+def console_reporter(stream: IO[str] | None = None) -> Reporter:
     """Bars when standard error (or `stream`) is a terminal, plain lines otherwise."""
     stream = stream or sys.stderr
     return RichReporter(Console(file=stream)) if stream.isatty() else LogReporter(stream)

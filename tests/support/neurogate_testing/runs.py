@@ -12,7 +12,7 @@ from neurogate_core.preprocessing.transform import default_spec
 from neurogate_trainer.evaluate import evaluation_metrics
 from neurogate_trainer.evaluation.calibrate import reliability_bins
 from neurogate_trainer.evaluation.metrics import compute_metrics
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.report.figures_run import draw_figures, save_ood_scores
 
 from neurogate_testing.predictions import make_predictions
@@ -120,7 +120,7 @@ def make_run(folder: Path, *, count: int = 160) -> None:
     for name, content in records.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     save_ood_scores(folder, sources)
-    draw_figures(folder, predictions, metrics, load=stripes, explain=ramps, reporter=NullReporter())
+    draw_figures(folder, predictions, metrics, load=stripes, explain=ramps, reporter=Reporter())
 
 
 def _manifest(metrics: dict[str, Any]) -> manifest_pb2.ModelManifest:

@@ -11,11 +11,11 @@ from neurogate_trainer.data.folder import import_folder
 from neurogate_trainer.data.index import build_index
 from neurogate_trainer.data.layout import DatasetError
 from neurogate_trainer.data.near_duplicates import NearPairs
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.report.figures_data import choose_worst_pairs, worst_pairs
 from PIL import Image, ImageEnhance
 
-QUIET = NullReporter()
+QUIET = Reporter()
 
 
 def audit(root: Path):

@@ -14,7 +14,7 @@ from neurogate_trainer.data.audit import audit_dataset
 from neurogate_trainer.data.index import build_index
 from neurogate_trainer.data.kaggle import Fetched, FetchError
 from neurogate_trainer.data.splits import Splits, split_dataset
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from typer.testing import CliRunner
 
 
@@ -71,8 +71,8 @@ def test_index_audit_and_explore(run, root, tmp_path):
 def test_split_draws_what_training_draws(run, root, tmp_path):
     (root / "Training/b/copy.jpg").write_bytes(min((root / "Training/b").iterdir()).read_bytes())
     result = run("split", root, "--out", tmp_path, "--seed", 3)
-    index = build_index(root, reporter=NullReporter())
-    audit = audit_dataset(index, reporter=NullReporter())
+    index = build_index(root, reporter=Reporter())
+    audit = audit_dataset(index, reporter=Reporter())
     drawn = Splits.load(tmp_path / "splits.json", index)
     assert drawn == split_dataset(index, audit, seed=3)
     count = len(drawn.train)

@@ -12,9 +12,9 @@ from neurogate_trainer.data import index as index_module
 from neurogate_trainer.data.index import DatasetIndex, build_index
 from neurogate_trainer.data.layout import DatasetError
 from neurogate_trainer.data.naming import given_split_of
-from neurogate_trainer.progress import LogReporter, NullReporter
+from neurogate_trainer.progress import LogReporter, Reporter
 
-QUIET = NullReporter()
+QUIET = Reporter()
 
 
 def build(root: Path, **settings) -> DatasetIndex:

@@ -16,10 +16,10 @@ from neurogate_trainer.data.folder import doubtful_classes, find_problems, impor
 from neurogate_trainer.data.index import build_index
 from neurogate_trainer.data.layout import DatasetError, find_images
 from neurogate_trainer.data.naming import alike
-from neurogate_trainer.progress import LogReporter, NullReporter
+from neurogate_trainer.progress import LogReporter, Reporter
 from PIL import Image
 
-QUIET = NullReporter()
+QUIET = Reporter()
 
 
 def refusal(root: Path) -> str:
@@ -163,7 +163,7 @@ def test_too_few_files_are_told_before_any_is_read(tmp_path):
         build_index(root, reporter=NotCalled())
 
 
-class NotCalled(NullReporter):
+class NotCalled(Reporter):
     def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
         raise AssertionError
 

@@ -9,14 +9,14 @@ from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer.data.index import DatasetIndex, build_index
 from neurogate_trainer.data.layout import DatasetError
 from neurogate_trainer.data.masks import mask_path, masked, read_mask
-from neurogate_trainer.progress import LogReporter, NullReporter
+from neurogate_trainer.progress import LogReporter, Reporter
 from PIL import Image
 
 SIZE = (96, 80)
 
 
 def build(root: Path) -> DatasetIndex:
-    return build_index(root, reporter=NullReporter())
+    return build_index(root, reporter=Reporter())
 
 
 def drawn(mode: str = "1", size: tuple[int, int] = SIZE) -> Image.Image:

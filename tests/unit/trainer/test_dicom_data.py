@@ -10,7 +10,7 @@ from neurogate_core.preprocessing.transform import default_spec, transform
 from neurogate_testing.dicom_files import dicom_file, gradient
 from neurogate_trainer.data.index import DatasetIndex, build_index
 from neurogate_trainer.data.masks import MASKS_FOLDER
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from PIL import Image
 
 SECRET = "ZZSECRET"
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_files_are_indexed_and_volumes_are_refused_with_their_frames(data: Path, tmp_path: Path) -> None:
-    index = build_index(data, reporter=NullReporter())
+    index = build_index(data, reporter=Reporter())
     assert index.counts() == {"glioma": 6, "pituitary": 6}
     assert {(record.width, record.height, record.mode) for record in index.records} == {(48, 32, "L")}
     [volume] = index.unreadable
@@ -48,7 +48,7 @@ def test_masks_of_files_are_held_to_their_size(data: Path) -> None:
     mask = data / MASKS_FOLDER / "glioma" / "0slice.png"
     mask.parent.mkdir(parents=True)
     Image.new("L", (48, 32)).save(mask)
-    build_index(data, reporter=NullReporter())
+    build_index(data, reporter=Reporter())
 
 
 def test_what_is_recorded_of_a_file_is_its_picture(data: Path) -> None:

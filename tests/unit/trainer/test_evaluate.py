@@ -15,7 +15,7 @@ from neurogate_trainer.data.splits import Splits
 from neurogate_trainer.evaluation.metrics import compute_metrics
 from neurogate_trainer.evaluation.predictions import Predictions
 from neurogate_trainer.evaluation.saved_model import SavedModel, decode_batches
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from PIL import Image
 
 CLASSES = ("blue", "green", "red")
@@ -55,7 +55,7 @@ def index(tmp_path_factory):
             pixels = generator.integers(0, 60, (24, 24, 3), np.uint8)
             pixels[..., channel] += 150
             Image.fromarray(pixels).save(root / name / f"{number}.png")
-    return build_index(root, name="colours", reporter=NullReporter())
+    return build_index(root, name="colours", reporter=Reporter())
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ class TestPredictions:
         assert not predictions.correct.any()
 
     def test_reports_every_image(self, version, index, spec):
-        class Counting(NullReporter):
+        class Counting(Reporter):
             seen = 0
 
             def advance(self, n=1, **metrics):

@@ -7,11 +7,11 @@ import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer.data.audit import audit_dataset
 from neurogate_trainer.data.index import build_index
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.report.explore import explore
 from PIL import Image
 
-QUIET = NullReporter()
+QUIET = Reporter()
 
 
 def look(root: Path, out: Path) -> dict:

@@ -13,7 +13,7 @@ from neurogate_trainer.data.inputs import (
     balanced_weights,
     decode_examples,
 )
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 
 SPEC = default_spec(32, 32)
 
@@ -21,7 +21,7 @@ SPEC = default_spec(32, 32)
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     root = write_folder(tmp_path_factory.mktemp("data"), {"a": 7, "b": 5})
-    return build_index(root, reporter=NullReporter())
+    return build_index(root, reporter=Reporter())
 
 
 def decoded(index, cache, records=None) -> Examples:
@@ -31,7 +31,7 @@ def decoded(index, cache, records=None) -> Examples:
         SPEC,
         classes=index.classes,
         cache=cache,
-        reporter=NullReporter(),
+        reporter=Reporter(),
     )
 
 
@@ -152,7 +152,7 @@ def test_the_cache_name_depends_on_the_transform(index, tmp_path):
     decoded(index, tmp_path)
     other = default_spec(32, 64)
     decode_examples(
-        index.records, index.root, other, classes=index.classes, cache=tmp_path, reporter=NullReporter()
+        index.records, index.root, other, classes=index.classes, cache=tmp_path, reporter=Reporter()
     )
     names = {hashlib.sha256(path.name.encode()).hexdigest() for path in tmp_path.iterdir()}
     assert len(names) == 2

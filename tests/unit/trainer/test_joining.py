@@ -12,10 +12,10 @@ from neurogate_trainer.data.examples import ExamplesError, index_examples, read_
 from neurogate_trainer.data.index import build_index
 from neurogate_trainer.data.merge_examples import Joined, join_examples
 from neurogate_trainer.data.splits import Splits, assert_disjoint, split_dataset
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from PIL import Image, ImageEnhance
 
-QUIET = NullReporter()
+QUIET = Reporter()
 FRACTIONS = (0.7, 0.15, 0.15)
 
 

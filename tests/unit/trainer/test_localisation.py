@@ -15,7 +15,7 @@ from neurogate_trainer.data.splits import Splits
 from neurogate_trainer.evaluate import evaluate_run
 from neurogate_trainer.evaluation import pointing
 from neurogate_trainer.evaluation.localisation_summary import localisation_message
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.report.page import write_report
 from neurogate_trainer.report.words import map_warning
 from PIL import Image
@@ -81,7 +81,7 @@ def index(tmp_path_factory):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(spot).save(path)
             Image.fromarray(pixels).save(root / name / f"{number}.png")
-    return build_index(root, reporter=NullReporter())
+    return build_index(root, reporter=Reporter())
 
 
 def measured(run, version, index, **changes):
@@ -136,7 +136,7 @@ def test_maps_that_show_something_else(misleading, index, tmp_path):
 
 def test_without_masks_only_the_deletion_is_measured(version, index, tmp_path):
     root = shutil.copytree(index.root, tmp_path / "bare", ignore=shutil.ignore_patterns(".neurogate"))
-    metrics = measured(tmp_path, version, build_index(root, reporter=NullReporter()))["localisation"]
+    metrics = measured(tmp_path, version, build_index(root, reporter=Reporter()))["localisation"]
     assert metrics["lesions"] is None
     assert metrics["deletion"]["images"] == 18
     assert metrics["deletion"]["changed"]["value"] == pytest.approx(12 / 18)

@@ -15,7 +15,7 @@ from neurogate_trainer.evaluation.ood import (
 )
 from neurogate_trainer.evaluation.ood_sources import foreign_images
 from neurogate_trainer.model.network import build_model
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from sklearn.metrics import roc_auc_score
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
@@ -148,7 +148,7 @@ def test_fit_ood_chooses_and_sets_the_threshold():
     training = Examples(heads(40), np.arange(40) % 2)
     validation = Examples(heads(30, seed=1), np.arange(30) % 2)
     foreign = foreign_images(validation.pixels, default_spec(32, 32), part="selection", per_source=8)
-    record, distance = fit_ood(model, training, validation, foreign, acceptance=0.9, reporter=NullReporter())
+    record, distance = fit_ood(model, training, validation, foreign, acceptance=0.9, reporter=Reporter())
     assert record["candidates"].keys() == {"energy", *CANDIDATES}
     best = max(record["candidates"], key=lambda name: record["candidates"][name]["auroc"])
     assert record["method"] == best

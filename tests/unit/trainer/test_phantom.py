@@ -23,11 +23,11 @@ from neurogate_trainer.data.phantom.head import ORIGIN, SELLA, Head, ensure_head
 from neurogate_trainer.data.phantom.nifti import NiftiError, read_nifti
 from neurogate_trainer.data.phantom.render import CLASSES, render
 from neurogate_trainer.data.phantom.texture import Textures, make_textures
-from neurogate_trainer.progress import LogReporter, NullReporter
+from neurogate_trainer.progress import LogReporter, Reporter
 from PIL import Image
 
 SMALL = PhantomSettings(train_per_class=3, test_per_class=1, size=64)
-QUIET = NullReporter()
+QUIET = Reporter()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from neurogate_trainer.export.version import ExportError
 from neurogate_trainer.model.network import backbone_of
 from neurogate_trainer.phases import PipelineError
 from neurogate_trainer.pipeline import run_training
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.published import calibrate_published, evaluate_published, published_version
 from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_audit
 from PIL import Image
@@ -53,7 +53,7 @@ class Finished:
     published: PublishedVersion
 
 
-class Recorder(NullReporter):
+class Recorder(Reporter):
     def __init__(self) -> None:
         self.phases: list[str] = []
         self.messages: list[str] = []

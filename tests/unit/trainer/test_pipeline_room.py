@@ -11,7 +11,7 @@ from neurogate_testing.data_folders import write_folder
 from neurogate_trainer import pipeline
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.phases import PipelineError
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 
 
 class Usage(NamedTuple):
@@ -27,7 +27,7 @@ def train(tmp_path):
         repository=tmp_path / "models",
         model="m",
         config=TrainConfig(image_size=32),
-        reporter=NullReporter(),
+        reporter=Reporter(),
     )
 
 

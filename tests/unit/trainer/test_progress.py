@@ -7,7 +7,7 @@ import pytest
 from neurogate_trainer.progress import (
     JsonLinesReporter,
     LogReporter,
-    NullReporter,
+    Reporter,
     RichReporter,
     TeeReporter,
     console_reporter,
@@ -144,7 +144,7 @@ def test_bars_survive_markup_unknown_totals_and_early_progress():
 def test_tee_tells_all_and_closes_what_can_be_closed(tmp_path):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
 
-    class Plain:
+    class Plain(Reporter):
         def __init__(self) -> None:
             self.heard: list[str] = []
 
@@ -158,7 +158,7 @@ def test_tee_tells_all_and_closes_what_can_be_closed(tmp_path):
             self.heard.append(text)
 
     plain = Plain()
-    with TeeReporter(JsonLinesReporter(first), plain, JsonLinesReporter(second), NullReporter()) as reporter:
+    with TeeReporter(JsonLinesReporter(first), plain, JsonLinesReporter(second)) as reporter:
         reporter.phase("p")
         reporter.advance()
         reporter.message("m")

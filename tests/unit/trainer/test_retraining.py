@@ -20,7 +20,7 @@ from neurogate_trainer.data.examples import ExamplesError
 from neurogate_trainer.model.network import backbone_of
 from neurogate_trainer.model.weights import WeightsError, load_whole, version_weights
 from neurogate_trainer.pipeline import run_retraining, run_training
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.training.retraining import checkpoint_of, tuned
 from neurogate_trainer.training.run_folder import RunFolderError
 
@@ -28,7 +28,7 @@ from neurogate_trainer.training.run_folder import RunFolderError
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
-QUIET = NullReporter()
+QUIET = Reporter()
 GATE_POLICY = "[gate]\nmin_accuracy = 0.9\n"
 
 

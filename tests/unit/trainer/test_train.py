@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from neurogate_testing.toy_network import SIDE, toy_examples, toy_network
 from neurogate_trainer.config import Augmentation, TrainConfig
-from neurogate_trainer.progress import NullReporter
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.training.environment import Compute
 from neurogate_trainer.training.state import FINE_TUNE, STATE_FILE, WARMUP, TrainingError
 from neurogate_trainer.training.train import BEST_FILE, Trainer, _schedule, predict_logits
@@ -44,7 +44,7 @@ class Interrupted(BaseException):
     """What a test raises in place of a kill."""
 
 
-class Recorder(NullReporter):
+class Recorder(Reporter):
     def __init__(self, stop_at_step: int | None = None) -> None:
         self.phases: list[tuple[str, int | None]] = []
         self.results: list[dict[str, float]] = []
