@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from neurogate.command import write_output
 from neurogate_core.silence_imports import quiet_imports
 
-from . import cli_data
 from ._stopping import STOPPED_STATUS, stop_on_sigterm
 from .config import PRESETS, ConfigError, TrainConfig, preset, read_config
 from .errors import user_errors
@@ -25,7 +27,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cli_data.app, name="data")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, make, import and look at data sets.")
+app.add_typer(data_app, name="data")
 
 
 def _print_version(asked: bool) -> None:
@@ -46,6 +49,15 @@ def options(
 
 RunDir = Annotated[
     Path, typer.Option("--run-dir", help="Folder of the run; an unfinished run goes on there.")
+]
+
+
+Data = Annotated[
+    Path, typer.Argument(help="Folder of class folders, or of Training/ and Testing/ with them.")
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option("--out", help="Where to write; by default the folder .neurogate inside the data set."),
 ]
 
 
@@ -101,7 +113,7 @@ def train(
         "deterministic": deterministic or None,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    with _reporting(events) as told:
+    with _reporting(events) as (reporter, announce):
         base = preset(preset_name)
         config: TrainConfig = dataclasses.replace(
             read_config(settings, base) if settings else base, **changes
@@ -109,10 +121,11 @@ def train(
         with quiet_imports():
             from .pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
 
-        told.published = run_training(
-            data, run_dir, repository=repository, model=model, config=config, reporter=told.reporter
+        published = run_training(
+            data, run_dir, repository=repository, model=model, config=config, reporter=reporter
         )
-    typer.echo(told.published.path)
+        announce(published.version)
+    typer.echo(published.path)
 
 
 @app.command()
@@ -138,14 +151,14 @@ def retrain(
     events: Annotated[Path | None, typer.Option(help="Also write events as JSON lines to this file.")] = None,
 ) -> None:
     """Trains on a base run's data and new examples, tests on the same sealed images, publishes a version."""
-    with _reporting(events) as told:
+    with _reporting(events) as (reporter, announce):
         pairs = [text.partition("=") for text in changes or []]
         if wrong := [name for name, equals, _ in pairs if not equals]:
             raise ConfigError(f"--set {wrong[0]}: expected NAME=VALUE")
         with quiet_imports():
             from .pipeline import run_retraining  # noqa: PLC0415 - TensorFlow takes seconds
 
-        told.published = run_retraining(
+        published = run_retraining(
             base_run,
             run_dir,
             examples=examples,
@@ -154,10 +167,11 @@ def retrain(
             gate_policy=gate_policy,
             repository=repository,
             model=model,
-            reporter=told.reporter,
+            reporter=reporter,
             run_id=run_id,
         )
-    typer.echo(told.published.path)
+        announce(published.version)
+    typer.echo(published.path)
 
 
 @app.command()
@@ -168,15 +182,15 @@ def export(
     model: Annotated[str, typer.Option(help="Name of the model in the repository.")] = "brain_tumor",
 ) -> None:
     """Publishes a run's model to this repository too; trains only what is missing."""
-    with _reporting(None) as told:
+    with _reporting() as (reporter, _):
         with quiet_imports():
             from neurogate_trainer.training.run_folder import read_settings  # noqa: PLC0415
 
             from .pipeline import run_training  # noqa: PLC0415 - TensorFlow takes seconds
 
-        config, data = read_settings(run_dir)
+        config, data, _ = read_settings(run_dir)
         published = run_training(
-            data, run_dir, repository=repository, model=model, config=config, reporter=told.reporter
+            data, run_dir, repository=repository, model=model, config=config, reporter=reporter
         )
     typer.echo(published.path)
 
@@ -184,11 +198,11 @@ def export(
 @app.command()
 def evaluate(run_dir: Annotated[Path, typer.Argument(help="Folder of a run that has published.")]) -> None:
     """Measures a run's published version on the sealed test split again; rewrites figures and report."""
-    with _reporting(None) as told:
+    with _reporting() as (reporter, _):
         with quiet_imports():
-            from .published import evaluate_published  # noqa: PLC0415 - as above
+            from .pipeline import evaluate_published  # noqa: PLC0415 - as above
 
-        report_path = evaluate_published(run_dir, reporter=told.reporter)
+        report_path = evaluate_published(run_dir, reporter=reporter)
     typer.echo(report_path)
 
 
@@ -204,11 +218,11 @@ def calibrate(
 
     The published version keeps its own.
     """
-    with _reporting(None) as told:
+    with _reporting() as (reporter, _):
         with quiet_imports():
-            from .published import calibrate_published  # noqa: PLC0415 - as above
+            from .pipeline import calibrate_published  # noqa: PLC0415 - as above
 
-        found = calibrate_published(run_dir, target_risk=target_risk, reporter=told.reporter)
+        found = calibrate_published(run_dir, target_risk=target_risk, reporter=reporter)
     typer.echo(
         f"temperature      {found['temperature']:.4f}, from {found['images']:,} validation images\n"
         f"calibration      expected error {found['ece_before']:.4f} before, {found['ece_after']:.4f} after\n"
@@ -226,10 +240,11 @@ def explain(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("explanation.png"),
 ) -> None:
     """Draws which places of an image speak for each class, by the run's published version."""
-    with _reporting(None):
+    with _reporting():
         with quiet_imports():
-            from .explain import explain_image  # noqa: PLC0415 - as above
-            from .published import published_version  # noqa: PLC0415
+            from neurogate_trainer.report.explain import explain_image  # noqa: PLC0415 - as above
+
+            from .pipeline import published_version  # noqa: PLC0415
 
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -246,30 +261,186 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) ->
     """Writes report.html from what lies in a run folder, and prints its path."""
     from neurogate_trainer.report.page import write_report  # noqa: PLC0415 - matplotlib takes a second
 
-    if not (run_dir / "config.json").is_file():
-        _fail(
-            FileNotFoundError(
+    with _reporting():
+        if not (run_dir / "config.json").is_file():
+            raise FileNotFoundError(
                 f"{run_dir} is no run folder: it has no config.json, which every run begins with"
             )
-        )
-    try:
         path = write_report(run_dir)
-    except OSError as error:
-        _fail(error)
     typer.echo(path)
 
 
-@dataclasses.dataclass(slots=True)
-class _Told:
-    """Who is told how a command goes, and what it has published in the end."""
+@data_app.command()
+def fetch(
+    link: Annotated[Path | None, typer.Argument(help="Symbolic link to make to the data set.")] = None,
+    *,
+    dataset_version: Annotated[
+        int | None, typer.Option(help="Kaggle's version number; by default the pinned one.", min=1)
+    ] = None,
+) -> None:
+    """Fetches the public Kaggle data set and prints where it lies; needs no account and resumes."""
+    from neurogate_trainer.data.kaggle import PINNED_VERSION, fetch_kaggle  # noqa: PLC0415
 
-    reporter: Reporter
-    published: Any = None
+    with _reporting() as (reporter, _):
+        fetched = fetch_kaggle(version=dataset_version or PINNED_VERSION, link=link, reporter=reporter)
+        for (split, class_id), count in fetched.counts.items():
+            reporter.message(f"{split:<6} {class_id:<14} {count:>6,} files")
+    typer.echo(link or fetched.path)
+
+
+@data_app.command()
+def phantom(
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write to: new, empty, or begun with the same settings.")
+    ],
+    *,
+    train_per_class: Annotated[
+        int, typer.Option(help="Training images per class.", min=1, max=100_000)
+    ] = 300,
+    test_per_class: Annotated[int, typer.Option(help="Test images per class.", min=0, max=100_000)] = 100,
+    seed: Annotated[int, typer.Option(help="Another seed, other images.", min=0)] = 0,
+    difficulty: Annotated[
+        float, typer.Option(help="0 (plain lesions) to 1 (faint ones).", min=0, max=1)
+    ] = 0.3,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=32, max=2048)] = 512,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.", min=1)] = None,
+) -> None:
+    """Makes the synthetic data set for demos and tests: no patient data, no network but the package index."""
+    from neurogate_trainer.data.phantom.generate import PhantomSettings, generate_phantom  # noqa: PLC0415
+
+    with _reporting() as (reporter, _):
+        settings = PhantomSettings(train_per_class, test_per_class, seed, difficulty, size)
+        generate_phantom(out, settings, workers=workers, reporter=reporter)
+        reporter.message("This is synthetic: what a model learns from it says nothing about patients.")
+    typer.echo(out)
+
+
+@data_app.command()
+def dicom(
+    image: Annotated[Path, typer.Argument(help="An image, e.g. of the phantom.")],
+    out: Annotated[Path, typer.Argument(help="The DICOM file.")],
+) -> None:
+    """Writes an image as an MR DICOM file of nobody, to try things on."""
+    from neurogate_trainer.data.layout import DatasetError  # noqa: PLC0415
+
+    with _reporting():
+        try:
+            from neurogate_trainer.data.phantom.dicom import write_dicom  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            text = f"{error.name} is not installed: pip install 'neurogate[dicom]'"
+            raise DatasetError(text) from error
+        write_dicom(image, out)
+    typer.echo(out)
+
+
+@data_app.command(name="import")
+def import_(data: Data, *, out: OutDir = None) -> None:
+    """Checks any folder of class folders, says what is wrong with it, and what to do next."""
+    from neurogate_trainer.data.folder import import_folder  # noqa: PLC0415
+
+    with _reporting() as (reporter, _):
+        found = import_folder(data, _out(data, out), reporter=reporter)
+        for problem in found.problems:
+            reporter.message(f"- {problem}", level="warning")
+    counts = ", ".join(f"{class_id} {count:,}" for class_id, count in found.index.counts().items())
+    typer.echo(f"{len(found.index.records):,} images: {counts}")
+    typer.echo(f"index and audit: {_out(data, out)}")
+    if found.refusal:
+        typer.echo(f"error: training would refuse this data set: {found.refusal}", err=True)
+        raise typer.Exit(1)
+    quoted = shlex.quote(str(data))
+    typer.echo(f"next: neurogate-trainer data explore {quoted}, then neurogate-trainer train {quoted} …")
+
+
+@data_app.command()
+def index(data: Data, *, out: OutDir = None) -> None:
+    """Builds the index (SQLite: digests, hashes, sizes, brightness) and prints its path."""
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
+
+    with _reporting() as (reporter, _):
+        path = _out(data, out) / "index.sqlite"
+        build_index(data, reporter=reporter).save(path)
+    typer.echo(path)
+
+
+@data_app.command()
+def audit(data: Data, *, out: OutDir = None) -> None:
+    """Looks for copies, contradicting classes and leakage; writes audit.json and a page of the worst."""
+    from neurogate_trainer.data.audit import audit_dataset  # noqa: PLC0415
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.report.explore import worst_pairs  # noqa: PLC0415
+
+    with _reporting() as (reporter, _):
+        folder = _out(data, out)
+        built = build_index(data, reporter=reporter)
+        report = audit_dataset(built, reporter=reporter)
+        report.save(folder / "audit.json")
+        worst_pairs(built, report, folder / "audit_worst_pairs.png")
+    for name, value in report.to_json()["counts"].items():
+        typer.echo(f"{name.replace('_', ' '):<26} {value:>8,}")
+    typer.echo(f"written: {folder / 'audit.json'}, {folder / 'audit_worst_pairs.png'}")
+
+
+@data_app.command()
+def split(
+    data: Data,
+    *,
+    out: OutDir = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other splits.", min=0)] = 0,
+    keep_given_test: Annotated[
+        bool, typer.Option("--keep-given-test", help="Test on the data set's own Testing/ folder.")
+    ] = False,
+) -> None:
+    """Draws the splits that training with the same seed draws: prints their sizes, writes splits.json."""
+    from neurogate_trainer.data.audit import audit_dataset  # noqa: PLC0415
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.data.splits import assert_disjoint, split_dataset  # noqa: PLC0415
+
+    with _reporting() as (reporter, _):
+        path = _out(data, out) / "splits.json"
+        built = build_index(data, reporter=reporter)
+        report = audit_dataset(built, reporter=reporter)
+        splits = split_dataset(built, report, seed=seed, keep_given_test=keep_given_test)
+        assert_disjoint(splits, report)
+        splits.save(path)
+    for name, records in splits.parts().items():
+        counts = Counter(record.class_id for record in records)
+        shown = ", ".join(f"{class_id} {counts[class_id]:,}" for class_id in built.classes)
+        typer.echo(f"{name:<10} {len(records):>7,}: {shown}")
+    # The first words of a reason say of which kind it is, the rest names the other image.
+    kinds = (re.split(": | of ", reason, maxsplit=1)[0] for _, reason in splits.dropped)
+    for kind, count in Counter(kinds).items():
+        typer.echo(f"left out   {count:>7,}: {kind}")
+    typer.echo(f"written: {path}")
+
+
+@data_app.command("explore")
+def explore_data(data: Data, *, out: OutDir = None) -> None:
+    """Writes dataset_stats.json and figures of classes, brightness, sizes, samples and copies."""
+    from neurogate_trainer.data.audit import audit_dataset  # noqa: PLC0415
+    from neurogate_trainer.data.index import build_index  # noqa: PLC0415
+    from neurogate_trainer.report.explore import explore  # noqa: PLC0415
+
+    with _reporting() as (reporter, _):
+        folder = _out(data, out)
+        built = build_index(data, reporter=reporter)
+        explore(built, audit_dataset(built, reporter=reporter), folder, reporter=reporter)
+    typer.echo(folder)
+
+
+def _out(data: Path, out: Path | None) -> Path:
+    """The folder for results; hidden ones inside a data set are no classes."""
+    if out is None and data.is_dir() and not os.access(data, os.W_OK):
+        raise PermissionError(f"{data} cannot be written; say with --out where the results should go")
+    return out or data / ".neurogate"
 
 
 @contextlib.contextmanager
-def _reporting(events: Path | None) -> Iterator[_Told]:
-    """Progress for people on standard error, for programs in a file; known failures as one line."""
+def _reporting(events: Path | None = None) -> Iterator[tuple[Reporter, Callable[[int], None]]]:
+    """Progress for people on standard error, for programs in a file; known failures as one line.
+
+    Yields the reporter, and what is called with the version that was published.
+    """
     with contextlib.ExitStack() as stack:
         lines: JsonLinesReporter | None = None
 
@@ -284,10 +455,7 @@ def _reporting(events: Path | None) -> Iterator[_Told]:
             if events is not None:
                 lines = stack.enter_context(JsonLinesReporter(events))
                 reporters.append(lines)
-            told = _Told(TeeReporter(*reporters))
-            yield told
-            if told.published is not None:
-                end("published", version=told.published.version)
+            yield TeeReporter(*reporters), lambda version: end("published", version=version)
         except (KeyboardInterrupt, SystemExit) as stop:
             end("stopped", reason="a signal asked for it")
             typer.echo("stopped; the same command goes on from here", err=True)
@@ -298,12 +466,8 @@ def _reporting(events: Path | None) -> Iterator[_Told]:
             if not isinstance(error, user_errors()):
                 raise
             stack.close()
-            _fail(error)
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(1) from error
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
 
 
 def main() -> None:

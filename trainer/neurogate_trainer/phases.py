@@ -15,8 +15,10 @@ from neurogate_trainer.data.audit import AuditReport, audit_dataset
 from neurogate_trainer.data.folder import doubtful_classes
 from neurogate_trainer.data.index import DatasetIndex, ImageRecord, build_index
 from neurogate_trainer.data.inputs import Examples, decode_examples
+from neurogate_trainer.data.masks import read_mask
 from neurogate_trainer.data.splits import Splits, assert_disjoint, split_dataset
 from neurogate_trainer.evaluation.calibrate import calibrate
+from neurogate_trainer.evaluation.evaluate import Evaluation, evaluate_run
 from neurogate_trainer.evaluation.evaluation_set import write_evaluation_set
 from neurogate_trainer.evaluation.ood import FeatureDistance, fit_ood
 from neurogate_trainer.evaluation.ood_sources import foreign_images
@@ -29,14 +31,14 @@ from neurogate_trainer.model.weights import (
     version_weights,
 )
 from neurogate_trainer.report.explore import explore
+from neurogate_trainer.report.figures import draw_figures
 from neurogate_trainer.training.retraining import Retraining
-from neurogate_trainer.training.run_folder import RunFolder, read_audit
+from neurogate_trainer.training.run_folder import RunFolder
 from neurogate_trainer.training.state import STATE_FILE
 from neurogate_trainer.training.train import predict_logits
 
 from .config import TrainConfig
 from .errors import TrainerError
-from .evaluate import Evaluation, evaluate_run
 from .progress import Reporter
 
 CACHE: Final = "cache"
@@ -79,7 +81,7 @@ def audit_phase(run: Run, index: DatasetIndex) -> AuditReport:
     """Its audit."""
     path = run.folder.path / "audit.json"
     if run.folder.finished("audit"):
-        return read_audit(path, index)
+        return AuditReport.load(path, index)
     audit = audit_dataset(index, reporter=run.reporter)
     audit.save(path)
     run.folder.finish("audit")
@@ -197,10 +199,10 @@ def ood_phase(
 
 
 def evaluation_phase(run: Run, version_dir: Path, splits: Splits, index: DatasetIndex) -> Evaluation:
-    """The evaluation of an exported version on the test split."""
+    """The evaluation of an exported version on the test split, with its figures."""
     heads = np.stack([transform((index.root / r.path).read_bytes(), run.spec) for r in splits.test])
     foreign = foreign_images(heads, run.spec, part="report", seed=run.config.seed)
-    return evaluate_run(
+    evaluation = evaluate_run(
         run.folder.path,
         version_dir,
         splits,
@@ -210,3 +212,15 @@ def evaluation_phase(run: Run, version_dir: Path, splits: Splits, index: Dataset
         seed=run.config.seed,
         reporter=run.reporter,
     )
+    draw_figures(
+        run.folder.path,
+        evaluation.predictions,
+        evaluation.metrics,
+        foreign=evaluation.foreign,
+        load=lambda path: transform((index.root / path).read_bytes(), run.spec),
+        explain=evaluation.maps,
+        pointed=evaluation.pointed,
+        lesion=lambda position: read_mask(index.root, splits.test[position]),
+        reporter=run.reporter,
+    )
+    return evaluation

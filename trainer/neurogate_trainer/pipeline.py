@@ -1,4 +1,4 @@
-"""A training run from images to a published version, one phase after another.
+"""A training run from images to a published version, and what can be asked again of that version.
 
 index, audit, split, explore, weights, inputs, warm-up, fine-tune, calibrate, ood, export, evaluate, publish,
 report. Each phase leaves its result in the run folder. A run that is killed goes on with the phase it was in
@@ -8,36 +8,40 @@ report. Each phase leaves its result in the run folder. A run that is killed goe
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import tensorflow as tf
+from neurogate_core.manifest import read_manifest
 from neurogate_core.preprocessing.transform import default_spec
 from neurogate_core.repository import ModelRepository, PublishedVersion
 
 from neurogate_trainer.data.splits import assert_disjoint
+from neurogate_trainer.evaluation.calibrate import calibrate
+from neurogate_trainer.evaluation.evaluate import predict_saved_model
 from neurogate_trainer.evaluation.localisation_summary import localisation_message
+from neurogate_trainer.evaluation.metrics import metrics_message
 from neurogate_trainer.evaluation.saved_model import check_path
-from neurogate_trainer.export.publishing import already_published, draft_manifest, record_publication
+from neurogate_trainer.export.publishing import already_published, draft_manifest, record_published
 from neurogate_trainer.export.version import decision_thresholds, export_version, manifest_calibration
 from neurogate_trainer.report.page import write_report
 from neurogate_trainer.training.retraining import (
     Retraining,
-    joining_phases,
+    merge_phases,
     plan_retraining,
     read_gate_policy,
     tuned,
 )
-from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_run_id, read_settings
+from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_settings
 from neurogate_trainer.training.train import Trainer
 
 from ._stopping import past_stopping
 from .config import TrainConfig
-from .evaluate import evaluation_metrics
 from .phases import (
     CACHE,
     PipelineError,
@@ -120,7 +124,7 @@ def run_training(
         spec = default_spec(config.image_size, config.image_size)
         run = Run(folder, config, data, spec, told, plan)
         if plan is not None:
-            joining_phases(folder, config, plan, told)
+            merge_phases(folder, config, plan, told)
         with _full_disk_told():
             published = _run(run, versions, model)
         _finish(folder, published, told)
@@ -165,11 +169,11 @@ def run_retraining(
         RunFolderError: `base_run` or `warm_start` is not the folder of a finished run; or as `run_training`.
         Exception: What else `run_training` raises.
     """
-    config, data = read_settings(base_run)
+    config, data, _ = read_settings(base_run)
     config = tuned(config, changes)
     parent: PublishedVersion | None = None
     if warm_start is not None:
-        parent = already_published(read_run_id(warm_start), ModelRepository(repository), model)
+        parent = already_published(read_settings(warm_start)[2], ModelRepository(repository), model)
         if parent is None:
             raise RunFolderError(
                 f"the run in {warm_start} has published no version of {model} to {repository}"
@@ -248,7 +252,7 @@ def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
         )
         manifest.calibration.CopyFrom(manifest_calibration(calibration))
         manifest.thresholds.CopyFrom(decision_thresholds(calibration, ood))
-        manifest.metrics.CopyFrom(evaluation_metrics(evaluation.metrics, evaluation.ood_auroc))
+        manifest.metrics.CopyFrom(metrics_message(evaluation.metrics, evaluation.ood_auroc))
         manifest.localisation.CopyFrom(localisation_message(evaluation.metrics["localisation"]))
         manifest.goldens.extend(exported.goldens)
         run.phase("publish")
@@ -258,8 +262,88 @@ def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
 
 def _finish(folder: RunFolder, published: PublishedVersion, reporter: Reporter) -> None:
     """Records of the publication, the report, and an end to what can be computed again."""
-    record_publication(folder, published)
+    record_published(folder, published)
     report = write_report(folder.path)
     shutil.rmtree(folder.path / CACHE, ignore_errors=True)
     reporter.message(f"published {published.model} version {published.version}: {published.path}")
     reporter.message(f"report: {report}")
+
+
+def published_version(run_dir: Path) -> Path:
+    """Folder of the version that a run has published.
+
+    Raises:
+        RunFolderError: No run.
+        PipelineError: It has published nothing, or the version is gone.
+    """
+    config, data, _ = read_settings(run_dir)
+    with RunFolder.open(run_dir, config, data) as folder:
+        return _version_of(folder)
+
+
+def evaluate_published(run_dir: Path, *, reporter: Reporter) -> Path:
+    """Measures the version that a run has published on its test split again, and rewrites the report.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        RunFolderError: No run, or one that another process works on.
+        PipelineError: The run has published nothing, or the version is gone.
+    """
+    with _opened(run_dir, reporter) as (run, version):
+        index = index_phase(run)
+        evaluation_phase(run, version, splits_phase(run, index, audit_phase(run, index)), index)
+        return write_report(run.folder.path)
+
+
+def calibrate_published(
+    run_dir: Path, *, target_risk: float | None = None, reporter: Reporter
+) -> dict[str, Any]:
+    """Fits temperature and abstention threshold to the answers of a run's published version once more.
+
+    The answers are the exported graph's, on the validation split. Nothing is written: a published version
+    keeps its own temperature and threshold.
+
+    Args:
+        run_dir: The run folder.
+        target_risk: Error rate aimed at, 0 to 1; None for the run's own.
+        reporter: Hears of the phase "evaluate" in images.
+
+    Returns:
+        As `calibrate.calibrate`.
+
+    Raises:
+        ConfigError: `target_risk` is out of its range.
+        Exception: As `evaluate_published`.
+    """
+    config, *_ = read_settings(run_dir)
+    wanted = config if target_risk is None else dataclasses.replace(config, target_risk=target_risk)
+    with _opened(run_dir, reporter) as (run, version):
+        index = index_phase(run)
+        splits = splits_phase(run, index, audit_phase(run, index))
+        answers = predict_saved_model(
+            version, splits.validation, index.root, run.spec, classes=index.classes, reporter=run.reporter
+        )
+    return calibrate(answers.logits, answers.labels, target_risk=wanted.target_risk)
+
+
+@contextlib.contextmanager
+def _opened(run_dir: Path, reporter: Reporter) -> Iterator[tuple[Run, Path]]:
+    config, data, _ = read_settings(run_dir)
+    with RunFolder.open(run_dir, config, data) as folder, folder.reporting(reporter) as everyone:
+        version = _version_of(folder)
+        yield Run(folder, config, data, read_manifest(version).transform, everyone), version
+
+
+def _version_of(folder: RunFolder) -> Path:
+    if not (folder.path / "published.json").is_file():
+        raise PipelineError(f"the run in {folder.path} has published nothing yet")
+    version = Path(folder.read("published.json")["path"])
+    if not version.is_dir():
+        raise PipelineError(f"{version} is gone; `neurogate-trainer export` publishes the model again")
+    if (found := read_manifest(version).lineage.run_id) != folder.run_id:
+        raise PipelineError(
+            f"{version} is of run {found} and not of {folder.run_id}, which {folder.path} holds"
+        )
+    return version

@@ -9,11 +9,10 @@ import numpy as np
 from google.protobuf import json_format, timestamp_pb2
 from neurogate.v1 import manifest_pb2
 from neurogate_core.preprocessing.transform import default_spec
-from neurogate_trainer.evaluate import evaluation_metrics
 from neurogate_trainer.evaluation.calibrate import reliability_bins
-from neurogate_trainer.evaluation.metrics import compute_metrics
+from neurogate_trainer.evaluation.metrics import compute_metrics, metrics_message
 from neurogate_trainer.progress import Reporter
-from neurogate_trainer.report.figures_run import draw_figures, save_ood_scores
+from neurogate_trainer.report.figures import draw_figures
 
 from neurogate_testing.predictions import make_predictions
 
@@ -119,8 +118,15 @@ def make_run(folder: Path, *, count: int = 160) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in records.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    save_ood_scores(folder, sources)
-    draw_figures(folder, predictions, metrics, load=stripes, explain=ramps, reporter=Reporter())
+    draw_figures(
+        folder,
+        predictions,
+        metrics,
+        foreign=sources,
+        load=stripes,
+        explain=ramps,
+        reporter=Reporter(),
+    )
 
 
 def _manifest(metrics: dict[str, Any]) -> manifest_pb2.ModelManifest:
@@ -136,7 +142,7 @@ def _manifest(metrics: dict[str, Any]) -> manifest_pb2.ModelManifest:
             for index, name in enumerate(metrics["classes"])
         ],
         transform=default_spec(),
-        metrics=evaluation_metrics(metrics, 0.97),
+        metrics=metrics_message(metrics, 0.97),
         lineage=manifest_pb2.Lineage(
             run_id="run-1",
             dataset="phantom",

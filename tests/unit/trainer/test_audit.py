@@ -12,7 +12,7 @@ from neurogate_trainer.data.index import build_index
 from neurogate_trainer.data.layout import DatasetError
 from neurogate_trainer.data.near_duplicates import NearPairs
 from neurogate_trainer.progress import Reporter
-from neurogate_trainer.report.figures_data import choose_worst_pairs, worst_pairs
+from neurogate_trainer.report.explore import choose_worst_pairs, worst_pairs
 from PIL import Image, ImageEnhance
 
 QUIET = Reporter()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from neurogate_testing.data_folders import write_folder
-from neurogate_trainer.cli_data import app
+from neurogate_trainer.cli import app
 from neurogate_trainer.data import kaggle
 from neurogate_trainer.data.audit import audit_dataset
 from neurogate_trainer.data.index import build_index
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 @pytest.fixture
 def run():
     def call(*words: object):
-        return CliRunner().invoke(app, [str(word) for word in words])
+        return CliRunner().invoke(app, ["data", *map(str, words)])
 
     return call
 

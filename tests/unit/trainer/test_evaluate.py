@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from neurogate.v1 import manifest_pb2
 from neurogate_core.preprocessing.transform import default_spec
-from neurogate_trainer import evaluate as e
 from neurogate_trainer.data.index import build_index
 from neurogate_trainer.data.splits import Splits
-from neurogate_trainer.evaluation.metrics import compute_metrics
+from neurogate_trainer.evaluation import evaluate as e
+from neurogate_trainer.evaluation.metrics import compute_metrics, metrics_message
 from neurogate_trainer.evaluation.predictions import Predictions
 from neurogate_trainer.evaluation.saved_model import SavedModel, decode_batches
 from neurogate_trainer.progress import Reporter
@@ -158,7 +158,7 @@ class TestRun:
     def splits(self, index):
         return Splits(index.records[1::2], (), index.records[::2], (), 0)
 
-    def test_writes_metrics_predictions_and_figures(self, version, index, spec, splits, tmp_path):
+    def test_writes_metrics_and_predictions(self, version, index, spec, splits, tmp_path):
         (tmp_path / "calibration.json").write_text('{"abstain_below": 0.5, "target_risk": 0.02}')
         (tmp_path / "ood.json").write_text('{"method": "minimum", "threshold": 0.5}')
         gray, dark = (np.full((6, SIDE, SIDE, 3), level, np.uint8) for level in (200, 0))
@@ -173,10 +173,8 @@ class TestRun:
         assert written["ood"]["sources"]["dark"] == {"support": 6, "auroc": 0.0, "flagged": 0.0}
         assert (found.ood_auroc, written["ood"]["accepted"]) == (0.5, 1.0)
         assert Predictions.load(tmp_path / "predictions.npz").paths == tuple(r.path for r in splits.test)
-        drawn = {path.name for path in (tmp_path / "figures").iterdir()}
-        expected = {"confusion_matrix.png", "reliability.png", "risk_coverage.png", "ood_scores.png"}
-        assert expected | {f"gradcam_{name}.png" for name in CLASSES} <= drawn
-        assert "confident_mistakes.png" not in drawn
+        assert {name: len(scores) for name, scores in found.foreign.items()} == {"gray": 6, "dark": 6}
+        assert found.maps(gray).shape == (6, 4, 4, 3)
 
     def test_without_calibration_or_foreign_images(self, version, index, spec, splits, tmp_path):
         found = e.evaluate_run(tmp_path, version, splits, index, spec=spec, bootstrap=10)
@@ -193,7 +191,7 @@ class TestRun:
 class TestManifestMetrics:
     def test_carry_over(self, version, index, spec):
         metrics = compute_metrics(predict(version, index, spec), bootstrap=50)
-        message = e.evaluation_metrics(metrics, 0.97)
+        message = metrics_message(metrics, 0.97)
         assert isinstance(message, manifest_pb2.EvaluationMetrics)
         assert (message.support, message.accuracy, message.ood_auroc) == (24, 1.0, 0.97)
         assert message.macro_f1 == metrics["macro"]["f1"]["value"]
@@ -203,7 +201,7 @@ class TestManifestMetrics:
     def test_undefined_is_zero(self, version, index, spec):
         records = [record for record in index.records if record.class_id != "red"]
         predictions = e.predict_saved_model(version, records, index.root, spec, classes=index.classes)
-        message = e.evaluation_metrics(compute_metrics(predictions, bootstrap=10), None)
+        message = metrics_message(compute_metrics(predictions, bootstrap=10), None)
         assert (message.per_class[2].support, message.per_class[2].recall, message.ood_auroc) == (0, 0.0, 0.0)
 
 

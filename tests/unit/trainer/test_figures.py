@@ -6,10 +6,8 @@ from neurogate_testing.predictions import make_predictions
 from neurogate_testing.runs import ramps, stripes
 from neurogate_trainer.evaluation.calibrate import reliability_bins
 from neurogate_trainer.evaluation.metrics import compute_metrics
-from neurogate_trainer.report import figures_evidence as figures_gradcam
-from neurogate_trainer.report import figures_quality as figures
-from neurogate_trainer.report import figures_trust
-from neurogate_trainer.report.figures_style import figure, shorten
+from neurogate_trainer.report import charts, pictures
+from neurogate_trainer.report.style import figure, shorten
 from PIL import Image
 
 
@@ -49,7 +47,7 @@ class TestHistory:
         ids=["one epoch", "two phases", "without macro F1", "many epochs"],
     )
     def test_draws(self, tmp_path, history):
-        figures.training_history(history, tmp_path / "history.png")
+        charts.training_history(history, tmp_path / "history.png")
         check_png(tmp_path / "history.png")
 
 
@@ -67,25 +65,25 @@ class TestQuality:
     )
     def test_draws(self, tmp_path, predictions):
         metrics = compute_metrics(predictions, bootstrap=20, abstain_below=0.5, target_risk=0.02)
-        figures.confusion_matrix(metrics, tmp_path / "confusion.png")
-        figures.per_class_metrics(metrics, tmp_path / "classes.png")
-        figures.roc_and_pr(predictions, metrics, tmp_path / "roc.png")
-        figures_trust.risk_coverage(predictions, metrics, tmp_path / "risk.png")
+        charts.confusion_matrix(metrics, tmp_path / "confusion.png")
+        charts.per_class_metrics(metrics, tmp_path / "classes.png")
+        charts.roc_and_pr(predictions, metrics, tmp_path / "roc.png")
+        charts.risk_coverage(predictions, metrics, tmp_path / "risk.png")
         for path in tmp_path.iterdir():
             check_png(path)
 
     def test_without_bootstrap_and_threshold(self, tmp_path):
         predictions = make_predictions()
         metrics = compute_metrics(predictions, bootstrap=0)
-        figures.per_class_metrics(metrics, tmp_path / "classes.png")
-        figures_trust.risk_coverage(predictions, metrics, tmp_path / "risk.png")
+        charts.per_class_metrics(metrics, tmp_path / "classes.png")
+        charts.risk_coverage(predictions, metrics, tmp_path / "risk.png")
         for path in tmp_path.iterdir():
             check_png(path)
 
     def test_same_data_same_bytes(self, tmp_path):
         metrics = compute_metrics(make_predictions(), bootstrap=20)
         for name in ("first.png", "second.png"):
-            figures.confusion_matrix(metrics, tmp_path / name)
+            charts.confusion_matrix(metrics, tmp_path / name)
         assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
 
 
@@ -94,7 +92,7 @@ class TestTrust:
     def test_reliability(self, tmp_path, count):
         predictions = make_predictions()
         bins = reliability_bins(predictions.probabilities, predictions.labels)
-        figures_trust.reliability([("test split", 0.1, bins)] * count, tmp_path / "reliability.png")
+        charts.reliability([("test split", 0.1, bins)] * count, tmp_path / "reliability.png")
         assert (tmp_path / "reliability.png").stat().st_size > 10_000
 
     @pytest.mark.parametrize(
@@ -108,14 +106,14 @@ class TestTrust:
         ids=["usual", "no sources", "all equal", "an outlier"],
     )
     def test_ood_histogram(self, tmp_path, inside, sources):
-        figures_trust.ood_histogram(inside, sources, 5.0, "energy", tmp_path / "ood.png")
+        charts.ood_histogram(inside, sources, 5.0, "energy", tmp_path / "ood.png")
         check_png(tmp_path / "ood.png")
 
 
 class TestPictures:
     def test_gradcam_grid_counts_what_it_shows(self, tmp_path):
         predictions = make_predictions()
-        shown = figures_gradcam.gradcam_grid(predictions, 0, stripes, ramps, tmp_path / "gradcam.png")
+        shown = pictures.gradcam_grid(predictions, 0, stripes, ramps, tmp_path / "gradcam.png")
         right = int((predictions.correct & (predictions.labels == 0)).sum())
         wrong = int((~predictions.correct & (predictions.labels == 0)).sum())
         assert shown == min(6, right) + min(6, wrong)
@@ -123,12 +121,12 @@ class TestPictures:
 
     def test_gradcam_grid_of_an_absent_class_is_no_figure(self, tmp_path):
         predictions = make_predictions(np.array([1, 1, 2]))
-        assert figures_gradcam.gradcam_grid(predictions, 0, stripes, ramps, tmp_path / "gradcam.png") == 0
+        assert pictures.gradcam_grid(predictions, 0, stripes, ramps, tmp_path / "gradcam.png") == 0
         assert not list(tmp_path.iterdir())
 
     def test_a_map_without_evidence_leaves_the_image(self, tmp_path):
         predictions = make_predictions(count=8)
-        figures_gradcam.gradcam_grid(
+        pictures.gradcam_grid(
             predictions,
             int(predictions.labels[0]),
             stripes,
@@ -137,13 +135,13 @@ class TestPictures:
         )
         check_png(tmp_path / "gradcam.png")
         pixels = stripes("a")
-        assert figures_gradcam.overlay(pixels, np.zeros((7, 7), np.float32)) is pixels
+        assert pictures.overlay(pixels, np.zeros((7, 7), np.float32)) is pixels
 
     def test_overlay_colours_where_the_evidence_is(self):
         heat = np.zeros((4, 4), np.float32)
         heat[0, 0] = 0.001
         pixels = np.full((64, 64, 3), 100, np.uint8)
-        mixed = figures_gradcam.overlay(pixels, heat).astype(int)
+        mixed = pictures.overlay(pixels, heat).astype(int)
         assert np.abs(mixed[4, 4] - 100).max() > 60
         assert np.abs(mixed[-4, -4] - 100).max() < 3
 
@@ -154,14 +152,14 @@ class TestPictures:
         maps[..., 0] = 0
         shares = {f"class {number}": 1 / classes for number in range(classes)}
         path = tmp_path / "evidence.png"
-        figures_gradcam.evidence_figure(stripes("a"), shares, maps, path, title="a", subtitle="b")
+        pictures.evidence_figure(stripes("a"), shares, maps, path, title="a", subtitle="b")
         check_png(path)
 
     def test_one_scale_lets_classes_be_compared(self):
         pixels = np.full((32, 32, 3), 100, np.uint8)
         strong, weak = np.full((2, 2), 8.0, np.float32), np.full((2, 2), 0.4, np.float32)
         changes = [
-            np.abs(figures_gradcam.overlay(pixels, heat, peak=8.0).astype(int) - 100).max()
+            np.abs(pictures.overlay(pixels, heat, peak=8.0).astype(int) - 100).max()
             for heat in (strong, weak)
         ]
         assert changes[0] > 10 * changes[1]
@@ -174,7 +172,7 @@ class TestPictures:
             asked.append(path)
             return stripes(path)
 
-        assert figures_gradcam.confident_mistakes(predictions, load, tmp_path / "m.png", count=5) == 5
+        assert pictures.confident_mistakes(predictions, load, tmp_path / "m.png", count=5) == 5
         chosen = [predictions.paths.index(path) for path in asked]
         assert not predictions.correct[chosen].any()
         assert (np.diff(predictions.confidence[chosen]) <= 0).all()
@@ -182,7 +180,7 @@ class TestPictures:
 
     def test_no_mistake_is_no_figure(self, tmp_path):
         predictions = make_predictions(skill=99)
-        assert figures_gradcam.confident_mistakes(predictions, stripes, tmp_path / "m.png") == 0
+        assert pictures.confident_mistakes(predictions, stripes, tmp_path / "m.png") == 0
         assert not list(tmp_path.iterdir())
 
 

@@ -15,22 +15,26 @@ from neurogate_core.preprocessing.transform import TransformError
 from neurogate_core.repository import ModelRepository, PublishedVersion, RepositoryError
 from neurogate_testing.data_folders import write_folder
 from neurogate_testing.toy_network import build_toy_model
-from neurogate_trainer import evaluate, phases, pipeline
+from neurogate_trainer import phases, pipeline
 from neurogate_trainer.config import ConfigError, TrainConfig
-from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.audit import AuditReport, audit_dataset
 from neurogate_trainer.data.index import DatasetIndex
 from neurogate_trainer.data.layout import DatasetError
 from neurogate_trainer.data.splits import LeakageError, Splits
 from neurogate_trainer.evaluation.saved_model import EvaluationError
-from neurogate_trainer.explain import explain_image
 from neurogate_trainer.export.publishing import already_published
 from neurogate_trainer.export.version import ExportError
 from neurogate_trainer.model.network import backbone_of
 from neurogate_trainer.phases import PipelineError
-from neurogate_trainer.pipeline import run_training
+from neurogate_trainer.pipeline import (
+    calibrate_published,
+    evaluate_published,
+    published_version,
+    run_training,
+)
 from neurogate_trainer.progress import Reporter
-from neurogate_trainer.published import calibrate_published, evaluate_published, published_version
-from neurogate_trainer.training.run_folder import RunFolder, RunFolderError, read_audit
+from neurogate_trainer.report.explain import explain_image
+from neurogate_trainer.training.run_folder import RunFolder, RunFolderError
 from PIL import Image
 
 # Keras asks numpy 2 for copies in the way of numpy 1.
@@ -195,7 +199,7 @@ def test_a_finished_run_publishes_nothing_twice(finished):
 @pytest.fixture
 def no_figures(monkeypatch):
     """The fixture's run has drawn them; drawing is most of what an evaluation costs."""
-    monkeypatch.setattr(evaluate, "draw_figures", lambda *_, **__: None)
+    monkeypatch.setattr(phases, "draw_figures", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -324,7 +328,7 @@ def test_looking_back_needs_a_publication(copied, ask):
 def test_the_audit_survives_its_file(finished):
     index = DatasetIndex.load(finished.run_dir / "index.sqlite", finished.data)
     expected = audit_dataset(index, reporter=Recorder())
-    found = read_audit(finished.run_dir / "audit.json", index)
+    found = AuditReport.load(finished.run_dir / "audit.json", index)
     assert dataclasses.replace(found, groups={}) == dataclasses.replace(expected, groups={})
 
     def together(groups: dict[str, str]) -> set[frozenset[str]]:

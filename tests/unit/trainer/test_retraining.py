@@ -14,7 +14,7 @@ from neurogate_core.manifest import verify_version
 from neurogate_core.repository import ModelRepository, PublishedVersion
 from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_testing.toy_network import build_toy_model
-from neurogate_trainer import evaluate, phases
+from neurogate_trainer import phases
 from neurogate_trainer.config import ConfigError, TrainConfig
 from neurogate_trainer.data.examples import ExamplesError
 from neurogate_trainer.model.network import backbone_of
@@ -93,7 +93,7 @@ def home(tmp_path_factory) -> Home:
     )
     with pytest.MonkeyPatch.context() as patch:
         # Most of what an evaluation costs, and nothing that differs in a retraining.
-        patch.setattr(evaluate, "draw_figures", lambda *_, **__: None)
+        patch.setattr(phases, "draw_figures", lambda *_, **__: None)
         first = run_training(
             home / "data",
             home / "first",
@@ -150,7 +150,7 @@ def test_no_uploaded_image_travels_in_the_manifest(home):
 
 
 def test_the_run_folder_can_be_evaluated_and_started_from_again(home, monkeypatch):
-    monkeypatch.setattr(evaluate, "draw_figures", lambda *_, **__: None)
+    monkeypatch.setattr(phases, "draw_figures", lambda *_, **__: None)
     assert checkpoint_of(home.path / "second").is_file()
     again = run_training(
         home.path / "data",

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from neurogate_core.repository import RepositoryError
 from neurogate_testing.runs import make_run
-from neurogate_trainer import cli, explain, pipeline, published
+from neurogate_trainer import cli, pipeline
 from neurogate_trainer.config import PRESETS, Augmentation
 from neurogate_trainer.evaluation.calibrate import calibrate as calibration
 from neurogate_trainer.phases import PipelineError
+from neurogate_trainer.report import explain
 from typer.testing import CliRunner
 
 
@@ -281,7 +282,7 @@ def test_calibrate_prints_what_it_finds(monkeypatch, tmp_path):
         logits = np.array([[4.0, 0.0], [0.0, 4.0], [3.0, 0.0], [1.0, 0.5]])
         return calibration(logits, np.array([0, 1, 0, 1]), target_risk=target_risk)
 
-    monkeypatch.setattr(published, "calibrate_published", fake)
+    monkeypatch.setattr(pipeline, "calibrate_published", fake)
     result = run("calibrate", tmp_path, "--target-risk", "0.1")
     assert asked == {"run_dir": tmp_path, "target_risk": 0.1}
     assert "from 4 validation images" in result.stdout
@@ -304,7 +305,7 @@ def test_explain_prints_the_probabilities(monkeypatch, tmp_path):
         return Explained()
 
     monkeypatch.setattr(explain, "explain_image", fake)
-    monkeypatch.setattr(published, "published_version", lambda run_dir: run_dir / "version")
+    monkeypatch.setattr(pipeline, "published_version", lambda run_dir: run_dir / "version")
     (tmp_path / "link.png").symlink_to("why.png")
     result = run("explain", tmp_path, "head.png", "-o", tmp_path / "link.png")
     assert calls == [[tmp_path / "version", Path("head.png")]]

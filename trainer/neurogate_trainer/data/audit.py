@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -115,6 +116,25 @@ class AuditReport:
     def save(self, path: Path) -> None:
         """Writes audit.json, replacing an older one in one step."""
         replace_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path, index: DatasetIndex) -> AuditReport:
+        """What `save` wrote for this index; an image that was in no group is in one of its own path."""
+        document = json.loads(path.read_text(encoding="utf-8"))
+        groups = {record.path: record.path for record in index.records}
+        for group, members in document["groups"].items():
+            groups |= dict.fromkeys(members, group)
+        return cls(
+            exact_duplicates=tuple(map(tuple, document["exact_duplicates"])),
+            near_duplicates=tuple(NearDuplicate(**pair) for pair in document["near_duplicates"]),
+            near_duplicate_count=document["counts"]["near_duplicate_pairs"],
+            class_conflicts=tuple(
+                ClassConflict(tuple(entry["paths"]), tuple(entry["classes"]), entry["kind"])
+                for entry in document["class_conflicts"]
+            ),
+            leakage=tuple(Leak(**leak) for leak in document["leakage"]),
+            groups=groups,
+        )
 
 
 def audit_dataset(index: DatasetIndex, *, reporter: Reporter) -> AuditReport:

@@ -1,4 +1,4 @@
-"""New examples join a data set that is split already, and its test split stays sealed.
+"""New examples are merged into a data set that is split already; its test split stays sealed.
 
 The splits of the data set stay as they are. Each example goes where the images are that it belongs to: near
 duplicates and members of its group. What belongs to a test image is left out, with everything that belongs to
@@ -30,7 +30,7 @@ _DRAWN: Final = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class MergedData:
     """A data set with examples, as a training run takes it.
 
     Attributes:
@@ -49,15 +49,15 @@ class Joined:
     left_out: Dropped
 
 
-def join_examples(
+def merge_examples(
     base: tuple[DatasetIndex, AuditReport, Splits],
     examples: Sequence[ImageRecord],
     unusable: Dropped = (),
     *,
     fractions: tuple[float, float, float],
     reporter: Reporter,
-) -> Joined:
-    """Joins examples to a data set.
+) -> MergedData:
+    """Merges examples into a data set.
 
     Args:
         base: Index, audit and splits of the data set.
@@ -71,29 +71,29 @@ def join_examples(
     """
     index, audit, splits = base
     links, pairs = _find_links(index, examples, reporter)
-    join = _Join(base, examples, links)
-    join.drop_known()
-    join.drop_sealed()
-    join.drop_contradictions()
-    sides = join.sides()
-    refused = tuple((e, join.reasons[e.path]) for e in examples if e.path in join.reasons)
+    merge = _Merge(base, examples, links)
+    merge.drop_known()
+    merge.drop_sealed()
+    merge.drop_contradictions()
+    sides = merge.sides()
+    refused = tuple((e, merge.reasons[e.path]) for e in examples if e.path in merge.reasons)
     left_out = (*unusable, *refused)
     _tell(left_out, reporter)
-    joined = tuple(e for e in examples if e.path not in join.reasons)
+    joined = tuple(e for e in examples if e.path not in merge.reasons)
     if left_out and not joined:
         raise ExamplesError(
             f"none of the {len(examples) + len(unusable)} examples can be used; the first: {left_out[0][1]}"
         )
     new = [e for e in joined if sides[e.path] == ""]
-    drawn = _draw(new, join.groups, validation=fractions[1] / sum(fractions[:2]))
+    drawn = _draw(new, merge.groups, validation=fractions[1] / sum(fractions[:2]))
     parts = [[e for e in joined if (sides[e.path] or drawn[e.path]) == side] for side in _DRAWN]
-    return Joined(
+    return MergedData(
         index=dataclasses.replace(index, records=_sorted((*index.records, *examples))),
         audit=dataclasses.replace(
             audit,
             near_duplicates=(*audit.near_duplicates, *pairs)[:MAX_LISTED_PAIRS],
             near_duplicate_count=audit.near_duplicate_count + len(pairs),
-            groups=join.groups,
+            groups=merge.groups,
         ),
         splits=dataclasses.replace(
             splits,
@@ -147,8 +147,8 @@ def _find_links(
     return links, pairs
 
 
-class _Join:
-    """The steps of a joining; `reasons` grows with them, `groups` is complete after `sides`."""
+class _Merge:
+    """The steps of a merge; `reasons` grows with them, `groups` is complete after `sides`."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class _Join:
     def sides(self) -> dict[str, str]:
         """Where every example that is left belongs: "train", "validation", or "" where it may be drawn.
 
-        One that belongs to both is left out; the next may then still join.
+        One that belongs to both is left out; the next may then still merge.
         """
         parent: dict[str, str] = {}
         side = dict(self._side_of_group)

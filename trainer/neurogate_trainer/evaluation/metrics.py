@@ -22,9 +22,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from neurogate.v1 import manifest_pb2
 from neurogate_core.evaluation import (
     LEVEL,
     SCORES,
@@ -164,3 +167,51 @@ def _notes(predictions: Predictions, point: dict[str, float]) -> dict[str, str]:
             f"no error among {answers} answers; the exact upper limit of the 95% interval is {limit:.1%}"
         )
     return notes
+
+
+def metrics_message(metrics: Json, ood_auroc: float | None) -> manifest_pb2.EvaluationMetrics:
+    """The manifest's summary of metrics.json.
+
+    The message has no "undefined": such a value becomes 0, which `support` 0 of its class explains, and the
+    report says why.
+    """
+
+    def number(estimate: Json, key: str = "value") -> float:
+        return float(estimate[key] or 0.0)
+
+    accuracy = metrics["accuracy"]
+    return manifest_pb2.EvaluationMetrics(
+        support=metrics["support"],
+        accuracy=number(accuracy),
+        accuracy_ci_low=number(accuracy, "low"),
+        accuracy_ci_high=number(accuracy, "high"),
+        macro_f1=number(metrics["macro"]["f1"]),
+        macro_roc_auc=number(metrics["macro"]["roc_auc"]),
+        ece=number(metrics["ece"]),
+        ood_auroc=ood_auroc or 0.0,
+        per_class=[
+            manifest_pb2.ClassMetrics(
+                class_id=row["class_id"],
+                support=row["support"],
+                precision=number(row["precision"]),
+                recall=number(row["recall"]),
+                f1=number(row["f1"]),
+                roc_auc=number(row["roc_auc"]),
+            )
+            for row in metrics["per_class"]
+        ],
+    )
+
+
+def read_record(path: Path) -> Json:
+    """The JSON object in a run folder's file; empty when the file does not exist yet.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict):
+        return content
+    raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")

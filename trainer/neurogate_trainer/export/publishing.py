@@ -81,7 +81,7 @@ def already_published(run_id: str, versions: ModelRepository, model: str) -> Pub
     return None
 
 
-def record_publication(folder: RunFolder, published: PublishedVersion) -> None:
+def record_published(folder: RunFolder, published: PublishedVersion) -> None:
     """Writes manifest.json (without the recorded images) and published.json."""
     public = manifest_pb2.ModelManifest()
     public.CopyFrom(published.manifest)

@@ -13,17 +13,18 @@ from neurogate_core.hyperparameters import HyperparameterError, parse_hyperparam
 from neurogate_core.manifest import LONGEST_GATE_POLICY
 
 from neurogate_trainer.config import ConfigError, TrainConfig
+from neurogate_trainer.data.audit import AuditReport
 from neurogate_trainer.data.examples import ExamplesError, count_by_class, index_examples, read_examples
 from neurogate_trainer.data.index import MIN_IMAGES_PER_CLASS, DatasetIndex
-from neurogate_trainer.data.merge_examples import Joined, join_examples
+from neurogate_trainer.data.merge_examples import MergedData, merge_examples
 from neurogate_trainer.data.splits import Splits, assert_disjoint
 from neurogate_trainer.evaluation.evaluation_set import images_digest, write_evaluation_set
 from neurogate_trainer.progress import Reporter
 
-from .run_folder import RunFolder, RunFolderError, read_audit, read_settings
+from .run_folder import RunFolder, RunFolderError, read_settings
 from .train import BEST_FILE
 
-JOINED_FILE: Final = "examples.json"
+EXAMPLES_FILE: Final = "examples.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def plan_retraining(
             from has no weights any longer.
         ExamplesError: The examples are not usable as they are listed.
     """
-    _, data = read_settings(base_run)
+    _, data, _ = read_settings(base_run)
     index = _load_index(base_run, data)
     offered = read_examples(examples, index.classes)
     if warm_start is not None and not checkpoint_of(warm_start).is_file():
@@ -132,9 +133,7 @@ def tuned(config: TrainConfig, changes: Mapping[str, str]) -> TrainConfig:
     return dataclasses.replace(config, **named)
 
 
-def joining_phases(
-    folder: RunFolder, config: TrainConfig, retraining: Retraining, reporter: Reporter
-) -> None:
+def merge_phases(folder: RunFolder, config: TrainConfig, retraining: Retraining, reporter: Reporter) -> None:
     """Index, audit and splits of a retraining, where a first training would compute its own.
 
     Leaves index.sqlite, audit.json, splits.json and evaluation.json as a first training does, and
@@ -148,27 +147,27 @@ def joining_phases(
     if folder.finished("split"):
         return
     base_run = Path(retraining.base_run)
-    _, data = read_settings(base_run)
+    _, data, _ = read_settings(base_run)
     index = _load_index(base_run, data)
     splits = Splits.load(base_run / "splits.json", index)
-    audit = read_audit(base_run / "audit.json", index)
+    audit = AuditReport.load(base_run / "audit.json", index)
     offered = read_examples(Path(retraining.examples), index.classes)
     usable, unusable = index_examples(offered, reporter=reporter)
-    joined = join_examples(
+    merged = merge_examples(
         (index, audit, splits),
         usable,
         unusable,
         fractions=config.fractions,
         reporter=reporter,
     )
-    _check(joined)
-    joined.index.save(folder.path / "index.sqlite")
-    joined.audit.save(folder.path / "audit.json")
-    joined.splits.save(folder.path / "splits.json")
-    write_evaluation_set(folder.path, data, joined.splits.test)
-    folder.write(JOINED_FILE, _record(joined, retraining))
-    sizes = ", ".join(f"{len(records)} {name}" for name, records in joined.splits.parts().items())
-    reporter.message(f"{len(joined.joined)} of {len(offered)} examples joined: {sizes}")
+    _check(merged)
+    merged.index.save(folder.path / "index.sqlite")
+    merged.audit.save(folder.path / "audit.json")
+    merged.splits.save(folder.path / "splits.json")
+    write_evaluation_set(folder.path, data, merged.splits.test)
+    folder.write(EXAMPLES_FILE, _record(merged, retraining))
+    sizes = ", ".join(f"{len(records)} {name}" for name, records in merged.splits.parts().items())
+    reporter.message(f"{len(merged.joined)} of {len(offered)} examples joined: {sizes}")
     for phase in ("index", "audit", "split"):
         folder.finish(phase)
 
@@ -184,9 +183,9 @@ def _load_index(base_run: Path, data: Path) -> DatasetIndex:
     return DatasetIndex.load(base_run / "index.sqlite", data)
 
 
-def _check(joined: Joined) -> None:
-    assert_disjoint(joined.splits, joined.audit)
-    counts = count_by_class(joined.splits.train, joined.index.classes)
+def _check(merged: MergedData) -> None:
+    assert_disjoint(merged.splits, merged.audit)
+    counts = count_by_class(merged.splits.train, merged.index.classes)
     if short := [name for name, count in counts.items() if count < MIN_IMAGES_PER_CLASS]:
         found = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise ExamplesError(
@@ -195,16 +194,16 @@ def _check(joined: Joined) -> None:
         )
 
 
-def _record(joined: Joined, retraining: Retraining) -> dict[str, Any]:
-    chosen = {record.path for record in joined.joined}
+def _record(merged: MergedData, retraining: Retraining) -> dict[str, Any]:
+    chosen = {record.path for record in merged.joined}
     return {
         "digest": retraining.examples_digest,
         "joined": {
-            name: count_by_class((r for r in records if r.path in chosen), joined.index.classes)
-            for name, records in joined.splits.parts().items()
+            name: count_by_class((r for r in records if r.path in chosen), merged.index.classes)
+            for name, records in merged.splits.parts().items()
         },
         "left_out": [
             {"path": r.path, "class": r.class_id, "sha256": r.sha256, "reason": reason}
-            for r, reason in joined.left_out
+            for r, reason in merged.left_out
         ],
     }

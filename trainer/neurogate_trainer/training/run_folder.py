@@ -13,8 +13,6 @@ from typing import Any, Final
 from neurogate_core.files import locked, replace_json
 
 from neurogate_trainer.config import TrainConfig
-from neurogate_trainer.data.audit import AuditReport, ClassConflict, Leak, NearDuplicate
-from neurogate_trainer.data.index import DatasetIndex
 from neurogate_trainer.data.layout import found_beside, named_beside
 from neurogate_trainer.errors import TrainerError
 from neurogate_trainer.progress import JsonLinesReporter, LogReporter, Reporter, TeeReporter
@@ -121,7 +119,9 @@ def _claim(
     state = json.loads((path / _STATE).read_text(encoding="utf-8")) if known else {}
     if state.get("finished"):
         _check_same(path, state, config, location)
-        if retraining is not None and _told(state.get("retraining") or {}) != _told(retraining):
+        if retraining is not None and _without_empty(state.get("retraining") or {}) != _without_empty(
+            retraining
+        ):
             raise RunFolderError(f"{path} holds another run than this retraining; choose another folder")
         return dict(state)
     # Nothing is finished, so nothing depends on what an earlier start was asked for.
@@ -134,12 +134,12 @@ def _claim(
         "retraining": retraining or state.get("retraining"),
         "finished": [],
     }
-    for name, content in (("config.json", config.to_json()), (_STATE, state)):
-        replace_json(path / name, content)
+    replace_json(path / "config.json", config.to_json())
+    replace_json(path / _STATE, state)
     return state
 
 
-def _told(retraining: Mapping[str, Any]) -> dict[str, Any]:
+def _without_empty(retraining: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is empty: an earlier release may not have known it."""
     return {name: value for name, value in retraining.items() if value not in {"", None}}
 
@@ -162,45 +162,14 @@ def _data(path: Path, state: Mapping[str, Any]) -> Path:
     return found_beside(Path(state["data"]), state.get("data_beside", ""), path)
 
 
-def read_settings(path: Path) -> tuple[TrainConfig, Path]:
-    """Settings and data set of the run in a folder.
+def read_settings(path: Path) -> tuple[TrainConfig, Path, str]:
+    """Settings, data set and identifier of the run in a folder.
 
     Raises:
         RunFolderError: There is no run.
     """
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        return TrainConfig.from_json(state["config"]), _data(path, state)
+        return TrainConfig.from_json(state["config"]), _data(path, state), str(state["run_id"])
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
-
-
-def read_run_id(path: Path) -> str:
-    """Identifier of the run in a folder.
-
-    Raises:
-        RunFolderError: There is no run.
-    """
-    try:
-        return str(json.loads((path / _STATE).read_text(encoding="utf-8"))["run_id"])
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
-
-
-def read_audit(path: Path, index: DatasetIndex) -> AuditReport:
-    """The audit that `AuditReport.save` wrote for this index."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    groups = {record.path: record.path for record in index.records}
-    for group, members in document["groups"].items():
-        groups |= dict.fromkeys(members, group)
-    return AuditReport(
-        exact_duplicates=tuple(map(tuple, document["exact_duplicates"])),
-        near_duplicates=tuple(NearDuplicate(**pair) for pair in document["near_duplicates"]),
-        near_duplicate_count=document["counts"]["near_duplicate_pairs"],
-        class_conflicts=tuple(
-            ClassConflict(tuple(entry["paths"]), tuple(entry["classes"]), entry["kind"])
-            for entry in document["class_conflicts"]
-        ),
-        leakage=tuple(Leak(**leak) for leak in document["leakage"]),
-        groups=groups,
-    )

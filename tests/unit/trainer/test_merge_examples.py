@@ -10,7 +10,7 @@ from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer.data.audit import audit_dataset
 from neurogate_trainer.data.examples import ExamplesError, index_examples, read_examples
 from neurogate_trainer.data.index import build_index
-from neurogate_trainer.data.merge_examples import Joined, join_examples
+from neurogate_trainer.data.merge_examples import MergedData, merge_examples
 from neurogate_trainer.data.splits import Splits, assert_disjoint, split_dataset
 from neurogate_trainer.progress import Reporter
 from PIL import Image, ImageEnhance
@@ -43,11 +43,11 @@ class Base:
     def record(self, split: str, class_id: str, number: int = 0):
         return [r for r in self.splits.parts()[split] if r.class_id == class_id][number]
 
-    def join(self) -> Joined:
+    def join(self) -> MergedData:
         document = self.store / "examples.json"
         document.write_text(json.dumps({"revision": 1, "examples": self.offered}))
         usable, unusable = index_examples(read_examples(document, self.index.classes), reporter=QUIET)
-        joined = join_examples(
+        joined = merge_examples(
             (self.index, self.audit, self.splits),
             usable,
             unusable,
@@ -93,7 +93,7 @@ def fresh(seed: int) -> bytes:
     return encoded(picture(10_000 + seed))
 
 
-def reasons(joined: Joined) -> dict[str, str]:
+def reasons(joined: MergedData) -> dict[str, str]:
     return {record.path: reason for record, reason in joined.left_out}
 
 

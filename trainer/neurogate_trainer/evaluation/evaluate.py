@@ -6,7 +6,7 @@ transform with the version's own specification.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from neurogate.v1 import manifest_pb2
 from neurogate_core.files import replace_json
-from neurogate_core.preprocessing.transform import transform
 
 from neurogate_trainer.data.index import DatasetIndex, ImageRecord
-from neurogate_trainer.data.masks import read_mask
 from neurogate_trainer.data.splits import Splits
-from neurogate_trainer.evaluation.localisation import measure_localisation
-from neurogate_trainer.evaluation.metrics import Json, compute_metrics
-from neurogate_trainer.evaluation.ood import auroc
-from neurogate_trainer.evaluation.predictions import Predictions, PredictionsError
-from neurogate_trainer.evaluation.saved_model import EvaluationError, Pixels, SavedModel, decode_batches
-from neurogate_trainer.report.figures_run import draw_figures, read_record, save_ood_scores
+from neurogate_trainer.progress import Reporter
 
-from .progress import Reporter
-
-__all__ = [
-    "Evaluation",
-    "EvaluationError",
-    "Predictions",
-    "PredictionsError",
-    "evaluate_run",
-    "evaluation_metrics",
-    "ood_scores",
-    "predict_saved_model",
-]
+from .localisation import measure_localisation
+from .metrics import Json, compute_metrics, read_record
+from .ood import auroc
+from .predictions import Predictions, PredictionsError
+from .saved_model import EvaluationError, Pixels, SavedModel, decode_batches
 
 Scores = npt.NDArray[np.float32]
 
@@ -50,10 +36,16 @@ class Evaluation:
     Attributes:
         metrics: The content of metrics.json (see `neurogate_trainer.evaluation.metrics`).
         predictions: Answers on the test split.
+        foreign: `ood_score` of the foreign images, float32 [M], by kind.
+        pointed: Whether the map points at the lesion, by place in the predictions, for those measured.
+        maps: Evidence maps, float32 [N, h, w, C], of images uint8 [N, H, W, 3].
     """
 
     metrics: Json
     predictions: Predictions
+    foreign: Mapping[str, Scores]
+    pointed: Mapping[int, bool]
+    maps: Callable[[Pixels], Scores]
 
     @property
     def ood_auroc(self) -> float | None:
@@ -139,10 +131,10 @@ def evaluate_run(
     batch_size: int = 32,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate a version on the test split; metrics.json, predictions.npz and figures/ go to the run folder.
+    """Measures a version on the test split; writes metrics.json and predictions.npz into the run folder.
 
     The abstention threshold comes from the run folder's calibration.json, the out-of-distribution threshold
-    from its ood.json; what is missing there is left out of metrics and figures. To the metrics that
+    from its ood.json; what is missing there is left out of the metrics. To the metrics that
     `neurogate_trainer.evaluation.metrics` describes comes "ood": null, or {method, threshold, auroc (mean
     over the sources), accepted (share of the test split), sources: {name: {support, auroc, flagged}}}. And
     "localisation", as `neurogate_trainer.evaluation.localisation_summary` describes it.
@@ -158,7 +150,7 @@ def evaluate_run(
         seed: Of the bootstrap.
         bootstrap: Number of resamples.
         batch_size: Images per call.
-        reporter: Hears of the phases "evaluate", "explanations" and "figures".
+        reporter: Hears of the phases "evaluate" and "explanations".
 
     Raises:
         EvaluationError: As `predict_saved_model`.
@@ -200,19 +192,14 @@ def evaluate_run(
     )
     metrics["localisation"] = localisation.metrics
     predictions.save(run_dir / "predictions.npz")
-    save_ood_scores(run_dir, sources)
     replace_json(run_dir / "metrics.json", metrics)
-    draw_figures(
-        run_dir,
-        predictions,
+    return Evaluation(
         metrics,
-        load=lambda path: transform((index.root / path).read_bytes(), spec),
-        explain=lambda images: model(images, ("gradcam",))["gradcam"],
+        predictions,
+        foreign=sources,
         pointed=localisation.pointed,
-        lesion=lambda position: read_mask(index.root, splits.test[position]),
-        reporter=reporter,
+        maps=lambda images: model(images, ("gradcam",))["gradcam"],
     )
-    return Evaluation(metrics, predictions)
 
 
 def _ood_metrics(inside: Scores, sources: Mapping[str, Scores], ood: Mapping[str, Any]) -> Json | None:
@@ -234,37 +221,3 @@ def _ood_metrics(inside: Scores, sources: Mapping[str, Scores], ood: Mapping[str
         "accepted": None if threshold is None else float((inside <= threshold).mean()),
         "sources": found,
     }
-
-
-def evaluation_metrics(metrics: Json, ood_auroc: float | None) -> manifest_pb2.EvaluationMetrics:
-    """The manifest's summary of metrics.json.
-
-    The message has no "undefined": such a value becomes 0, which `support` 0 of its class explains, and the
-    report says why.
-    """
-
-    def number(estimate: Json, key: str = "value") -> float:
-        return float(estimate[key] or 0.0)
-
-    accuracy = metrics["accuracy"]
-    return manifest_pb2.EvaluationMetrics(
-        support=metrics["support"],
-        accuracy=number(accuracy),
-        accuracy_ci_low=number(accuracy, "low"),
-        accuracy_ci_high=number(accuracy, "high"),
-        macro_f1=number(metrics["macro"]["f1"]),
-        macro_roc_auc=number(metrics["macro"]["roc_auc"]),
-        ece=number(metrics["ece"]),
-        ood_auroc=ood_auroc or 0.0,
-        per_class=[
-            manifest_pb2.ClassMetrics(
-                class_id=row["class_id"],
-                support=row["support"],
-                precision=number(row["precision"]),
-                recall=number(row["recall"]),
-                f1=number(row["f1"]),
-                roc_auc=number(row["roc_auc"]),
-            )
-            for row in metrics["per_class"]
-        ],
-    )

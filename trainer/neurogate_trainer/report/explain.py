@@ -12,7 +12,8 @@ from neurogate_core.manifest import read_manifest
 from neurogate_core.preprocessing.transform import transform
 
 from neurogate_trainer.evaluation.saved_model import OUTPUTS, SavedModel
-from neurogate_trainer.report.figures_evidence import evidence_figure
+
+from .pictures import evidence_figure
 
 Floats = npt.NDArray[np.float32]
 
