@@ -95,7 +95,6 @@ def book(record: Record, report: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Command line."""
     names = sorted(path.stem for path in CONFIGURATIONS.glob("*.json"))
     arguments = arguments_of(__doc__, names)
     if not BINARY.exists():

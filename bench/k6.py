@@ -77,7 +77,6 @@ def book(record: Record, script: str, metrics: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Command line."""
     arguments = arguments_of(__doc__, list(KINDS), env=True)
 
     def one(name: str, address: str, images: list[Path], record: Record) -> None:

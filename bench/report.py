@@ -120,7 +120,7 @@ def scenario_section(result: Result, picture: str | None) -> str:
 def disturbance_sentence(result: Result) -> str:
     """What other programs did meanwhile."""
     others = result["checks"]["other_programs"]
-    text = f"other programs took {others['mean']:.0%} of the cores on average, {others['worst']:.0%} at worst"
+    text = f"other programs took {others['mean']:.0%} of the cores, {others['worst']:.0%} at worst"
     if niceness := result["checks"].get("niceness"):
         text += f", and went first (niceness {niceness})"
     return f"**disturbed**: {text}" if is_disturbed(result["checks"]) else text
@@ -133,7 +133,7 @@ def checks_sentence(result: Result) -> str:
     if not answers:
         return f"{requests} requests." if requests else "no requests."
     problems = "; ".join(f"{name} {count}" for name, count in checks["problems"].items())
-    return f"{answers} answers to {requests} requests checked: {problems or 'none wrong, none failed'}."
+    return f"{answers:,} answers checked, {problems or 'none wrong, none failed'}."
 
 
 def command_section(found: dict[str, Result]) -> str:

@@ -56,7 +56,6 @@ def litert_run(path: str, pixels: np.ndarray) -> Run:
 
 
 def main() -> None:
-    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--path", required=True)

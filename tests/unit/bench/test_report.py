@@ -198,7 +198,7 @@ def test_a_verdict_says_how_far_and_claims_no_more_than_the_machine_could_tell(e
 
 def test_the_page_says_how_disturbed_the_machine_was(tmp_path):
     page = page_of(tmp_path, checks={"other_programs": BUSY, "niceness": 10})
-    assert "**disturbed**: other programs took 40% of the cores on average, 90% at worst" in page
+    assert "**disturbed**: other programs took 40% of the cores, 90% at worst" in page
     assert "niceness 10" in page
 
 
