@@ -308,20 +308,15 @@ def _recall(metrics: manifest_pb2.EvaluationMetrics, policy: GatePolicy) -> list
     findings = []
     for each in metrics.per_class:
         limit = policy.recall.get(each.class_id, policy.min_recall)
-        rule, name = f"recall_floor.{each.class_id}", f"recall of {each.class_id}"
+        rule = f"recall_floor.{each.class_id}"
         if each.support:
-            findings.append(_at_least(rule, name, each.recall, limit))
+            findings.append(_at_least(rule, f"recall of {each.class_id}", each.recall, limit))
         elif limit > 0:
             message = f"no evaluation image is of class {each.class_id}, so its recall is not known"
-            findings.append(model_pb2.GateFinding(rule=rule, passed=False, limit=limit, message=message))
+            findings.append(_broken(rule, limit, message))
     known = {each.class_id for each in metrics.per_class}
     findings += [
-        model_pb2.GateFinding(
-            rule=f"recall_floor.{name}",
-            passed=False,
-            limit=limit,
-            message=f"the policy sets a recall for {name}, which is no class of this version",
-        )
+        _broken(f"recall_floor.{name}", limit, f"the policy names {name}, which is no class of this version")
         for name, limit in policy.recall.items()
         if name not in known
     ]
@@ -329,14 +324,14 @@ def _recall(metrics: manifest_pb2.EvaluationMetrics, policy: GatePolicy) -> list
 
 
 def _pointing(candidate: Measured, limit: float) -> model_pb2.GateFinding:
-    if candidate.pointing is not None:
-        name = "share of right answers whose explanation points at the lesion, by its manifest,"
-        return _at_least("min_pointing", name, candidate.pointing, limit)
-    message = (
-        "its manifest does not say how often its explanations point at the lesion: its test images have no "
-        f"masks, or it is older than the measurement; at least {limit:.4f} is asked for"
-    )
-    return model_pb2.GateFinding(rule="min_pointing", passed=False, limit=limit, message=message)
+    if candidate.pointing is None:
+        message = (
+            "its manifest does not say how often its explanations point at the lesion: its test images have "
+            f"no masks, or it is older than the measurement; at least {limit:.4f} is asked for"
+        )
+        return _broken("min_pointing", limit, message)
+    name = "share of right answers whose explanation points at the lesion, by its manifest,"
+    return _at_least("min_pointing", name, candidate.pointing, limit)
 
 
 def _regression(candidate: Measured, stable: Measured, policy: GatePolicy) -> model_pb2.GateFinding:
@@ -364,13 +359,15 @@ def _regression(candidate: Measured, stable: Measured, policy: GatePolicy) -> mo
 
 
 def _at_least(rule: str, name: str, value: float, limit: float) -> model_pb2.GateFinding:
-    # Written so that NaN does not pass.
-    passed = value >= limit
     message = f"{name} is {value:.4f}, at least {limit:.4f} is asked for"
-    return model_pb2.GateFinding(rule=rule, passed=passed, value=value, limit=limit, message=message)
+    # Written so that NaN does not pass.
+    return model_pb2.GateFinding(rule=rule, passed=value >= limit, value=value, limit=limit, message=message)
 
 
 def _at_most(rule: str, name: str, value: float, limit: float) -> model_pb2.GateFinding:
-    passed = value <= limit
     message = f"{name} is {value:.4f}, at most {limit:.4f} is accepted"
-    return model_pb2.GateFinding(rule=rule, passed=passed, value=value, limit=limit, message=message)
+    return model_pb2.GateFinding(rule=rule, passed=value <= limit, value=value, limit=limit, message=message)
+
+
+def _broken(rule: str, limit: float, message: str) -> model_pb2.GateFinding:
+    return model_pb2.GateFinding(rule=rule, passed=False, limit=limit, message=message)

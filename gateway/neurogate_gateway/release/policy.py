@@ -198,11 +198,9 @@ def _document(text: str) -> dict[str, object]:
 def _gate_values(value: object) -> dict[str, Any]:
     """The fields of a `GatePolicy` that a table `[gate]` names."""
     table = _table(value, "gate")
-    if "recall" not in table:
-        return _values(GatePolicy, table, "gate")
-    recall = _table(table.pop("recall"), "gate.recall")
+    recall = _table(table.pop("recall", {}), "gate.recall")
     floors = {name: _number(floor, f"gate.recall.{_cut(name)}", 0, 1) for name, floor in recall.items()}
-    return {**_values(GatePolicy, table, "gate"), **({"recall": floors} if floors else {})}
+    return _values(GatePolicy, table, "gate") | ({"recall": floors} if floors else {})
 
 
 def _values(kind: type[GatePolicy | GuardPolicy], table: Mapping[str, object], name: str) -> dict[str, Any]:
@@ -210,13 +208,12 @@ def _values(kind: type[GatePolicy | GuardPolicy], table: Mapping[str, object], n
     _check_keys(table, list(fields), f"{name}.")
     values: dict[str, Any] = {}
     for key, value in table.items():
-        field = fields[key]
-        number = _number(value, f"{name}.{key}", field.metadata["low"], field.metadata["high"])
-        if isinstance(field.default, int):
+        low, high = fields[key].metadata["low"], fields[key].metadata["high"]
+        values[key] = number = _number(value, f"{name}.{key}", low, high)
+        if isinstance(fields[key].default, int):
+            values[key] = int(number)
             if number != int(number):
                 raise PolicyError(f"{name}.{key} is {_shown(value)}, expected a whole number")
-            number = int(number)
-        values[key] = number
     return values
 
 

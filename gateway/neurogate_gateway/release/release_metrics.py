@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neurogate.v1 import model_pb2
 from neurogate_core.release_store import Release
 
 from neurogate_gateway.observability.metrics import Metrics, Values
@@ -25,7 +26,6 @@ class ReleaseMetrics:
     ) -> None:
         self._controller = controller
         self._shadow = shadow
-        self._guard_watch = guard_watch
         self._evaluator = evaluator
         self._changes = metrics.counter(
             "neurogate_release_changes_total", "Changes of the release that this gateway has seen.", "action"
@@ -34,7 +34,12 @@ class ReleaseMetrics:
             "neurogate_gate_verdicts_total", "Verdicts of the gate on this gateway.", "accepted"
         )
         gauge = metrics.gauge
-        gauge("neurogate_release_version", "Version that a label means.", self._labels, "label")
+        gauge(
+            "neurogate_release_version",
+            "Version that a label means.",
+            lambda: {(label,): version for label, version in controller.release.state.labels.items()},
+            "label",
+        )
         gauge(
             "neurogate_canary_percent",
             "Share of the canary.",
@@ -51,12 +56,22 @@ class ReleaseMetrics:
         gauge(
             "neurogate_shadow_probability_shift",
             "Mean distance between the two probabilities of stable's class.",
-            self._shift,
+            lambda: {(): seen.mean_probability_shift} if (seen := shadow.agreement()) else {},
         )
         gauge(
-            "neurogate_guard_value", "What a guard saw in its last window.", self._values, "guard", "version"
+            "neurogate_guard_value",
+            "What a guard saw in its last window.",
+            lambda: {(state.name, str(state.version)): state.value for state in guard_watch.states()},
+            "guard",
+            "version",
         )
-        gauge("neurogate_guard_breaches", "Breaches in a row.", self._breaches, "guard", "version")
+        gauge(
+            "neurogate_guard_breaches",
+            "Breaches in a row.",
+            lambda: {(state.name, str(state.version)): state.breaches for state in guard_watch.states()},
+            "guard",
+            "version",
+        )
         controller.changed.add(self._changed)
         if evaluator is not None:
             evaluator.reported.add(self._judged)
@@ -72,15 +87,9 @@ class ReleaseMetrics:
         if report is not None:
             self._verdicts.labels("true" if report.accepted else "false").inc()
 
-    def _labels(self) -> Values:
-        return {(label,): version for label, version in self._controller.release.state.labels.items()}
-
     def _matrix(self) -> Values:
-        seen = self._shadow.agreement()
-        if seen is None:
-            return {}
-        names = list(seen.class_ids)
-        pairs = [(row, column) for row in names for column in names]
+        seen = self._shadow.agreement() or model_pb2.ShadowAgreement()
+        pairs = [(row, column) for row in seen.class_ids for column in seen.class_ids]
         return dict(zip(pairs, seen.counts, strict=True))
 
     def _copies(self) -> Values:
@@ -88,13 +97,3 @@ class ReleaseMetrics:
         if seen is None:
             return {}
         return {("compared",): seen.compared, ("dropped",): seen.dropped, ("failed",): seen.failed}
-
-    def _shift(self) -> Values:
-        seen = self._shadow.agreement()
-        return {} if seen is None else {(): seen.mean_probability_shift}
-
-    def _values(self) -> Values:
-        return {(state.name, str(state.version)): state.value for state in self._guard_watch.states()}
-
-    def _breaches(self) -> Values:
-        return {(state.name, str(state.version)): state.breaches for state in self._guard_watch.states()}
