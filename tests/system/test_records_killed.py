@@ -103,7 +103,7 @@ async def test_uploads_lose_and_double_nothing(tmp_path: Path, records_url: str)
     for example in kept:
         assert hashlib.sha256(store.images.read(example.example_id)).hexdigest() == example.example_id
     store.close()
-    assert not list((tmp_path / "images").glob(".incoming-*"))
+    assert not list((tmp_path / "images").glob(".incoming/*"))
 
 
 @pytest.mark.slow

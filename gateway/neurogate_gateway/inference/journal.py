@@ -1,4 +1,4 @@
-"""The journal of predictions: taken note of on the event loop, written in batches by threads of its own.
+"""The journal of predictions: noted on the event loop, written in batches by threads of its own.
 
 A call pays for one append to a queue; digests, rows and commits happen elsewhere. One thread makes rows, and
 lets go of images that are not kept; another writes the rows, so that a slow commit holds up no image. What
@@ -9,6 +9,7 @@ never holds up or fails a call.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import threading
@@ -16,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from neurogate.v1 import classification_pb2
 from neurogate_core.preprocessing.privacy import deidentified
@@ -31,13 +32,15 @@ from .pipeline import PredictionEvent
 
 _BATCH: Final = 512
 """Rows of one transaction: what a commit costs is shared by as many as a second or so brings."""
-_PREPARED_AT_ONCE: Final = 64
 _PAUSE_SECONDS: Final = 1.0
 _SMALL_BYTES: Final = 64 * 1024
 _RETRY_SECONDS: Final = 1.0
 _LAST_SECONDS: Final = 5.0
-_TELL_SECONDS: Final = 10.0
+_LAST_RETRY_SECONDS: Final = 0.1
+_REPORT_SECONDS: Final = 10.0
 _VERDICT: Final = classification_pb2.Verdict
+
+_T = TypeVar("_T")
 
 
 class _Row(NamedTuple):
@@ -47,12 +50,26 @@ class _Row(NamedTuple):
     image: bytes
 
 
+@dataclasses.dataclass(slots=True)
+class _Queue(Generic[_T]):
+    """What waits for one of the threads, and the bytes of its images."""
+
+    batch_bytes: int
+    items: deque[_T] = dataclasses.field(default_factory=deque)
+    size: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there is enough for a batch."""
+        return len(self.items) >= _BATCH or self.size >= self.batch_bytes
+
+
 class Journal:
-    """Observes predictions and keeps predictions.
+    """Keeps the predictions that it observes.
 
     Args:
         store: Where they are kept.
-        metrics: Where what is written and dropped is counted too.
+        metrics: Counts what is written and dropped.
         keep_images: Whether their images are kept too.
         max_waiting: Predictions that may wait to be written.
         max_waiting_bytes: Bytes of images that may wait: for their digests or, where they are kept, to be
@@ -72,24 +89,17 @@ class Journal:
         self._keep_images = keep_images
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
-        # Of several, so that one is written while the next one fills.
-        self._batch_bytes = max_waiting_bytes // 8
-        self._arrived: deque[tuple[float, PredictionEvent]] = deque()
-        self._arrived_bytes = 0
-        self._rows: deque[_Row] = deque()
-        self._row_bytes = 0
+        # A batch has an eighth of the bytes, so that one is written while the next ones fill.
+        self._arrived: _Queue[tuple[float, PredictionEvent]] = _Queue(max_waiting_bytes // 8)
+        self._rows: _Queue[_Row] = _Queue(max_waiting_bytes // 8)
         self._waiting_bytes = 0
         """Of all images that the journal holds, those that are being written included."""
         self._unwritten: set[str] = set()
         """The prediction_id of every prediction that is neither written nor dropped yet."""
-        self._lock = threading.Lock()
-        self._due = threading.Condition(self._lock)
-        self._taken = 0
-        self._prepared = 0
-        self._done = 0
-        self._flush_to = 0
-        self._closing = False
+        self._changed = threading.Condition()
+        self._flushing = 0
         self._give_up: float | None = None
+        """Once it closes, the moment until which it tries to write."""
         self._counters = {
             fate: metrics.counter(
                 f"neurogate_journal_{fate}_total", f"Predictions that the journal has {fate}."
@@ -98,11 +108,11 @@ class Journal:
         }
         self.written = 0
         self.dropped = 0
-        self._told_dropped = 0
-        self._told_at = -_TELL_SECONDS
+        self._reported_dropped = 0
+        self._reported_at = -_REPORT_SECONDS
         self._threads = [
-            threading.Thread(target=self._prepare, name="journal-rows", daemon=True),
-            threading.Thread(target=self._work, name="journal", daemon=True),
+            threading.Thread(target=self._make_rows, name="journal-rows", daemon=True),
+            threading.Thread(target=self._write_rows, name="journal", daemon=True),
         ]
 
     def start(self) -> None:
@@ -115,26 +125,25 @@ class Journal:
         if event.answer is None:
             return
         size = len(event.image)
-        with self._lock:
+        with self._changed:
             # One image may always enter, however large.
-            full = len(self._arrived) + len(self._rows) >= self._max_waiting or (
+            full = len(self._unwritten) >= self._max_waiting or (
                 self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes
             )
-            if full or self._closing:
+            if full or self._give_up is not None:
                 self._count_dropped(1)
                 return
-            self._arrived.append((time.time(), event))
-            self._unwritten.add(event.answer.classification.prediction_id)
-            before = self._arrived_bytes
-            self._arrived_bytes += size
+            was_full = self._arrived.full
+            self._arrived.items.append((time.time(), event))
+            self._arrived.size += size
             self._waiting_bytes += size
-            self._taken += 1
-            if len(self._arrived) == _BATCH or before < self._batch_bytes <= self._arrived_bytes:
-                self._due.notify_all()
+            self._unwritten.add(event.answer.classification.prediction_id)
+            if self._arrived.full and not was_full:
+                self._changed.notify_all()
 
     def holds(self, prediction_id: str) -> bool:
         """Whether a prediction waits to be written."""
-        with self._lock:
+        with self._changed:
             return prediction_id in self._unwritten
 
     def flush(self, seconds: float = _LAST_SECONDS) -> bool:
@@ -143,137 +152,105 @@ class Journal:
         Returns:
             Whether it was in time.
         """
-        with self._lock:
-            wanted = self._flush_to = self._taken
-            self._due.notify_all()
-            return self._due.wait_for(lambda: self._done >= wanted, seconds)
+        with self._changed:
+            wanted = set(self._unwritten)
+            self._flushing += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: wanted.isdisjoint(self._unwritten), seconds)
+            finally:
+                self._flushing -= 1
 
     def close(self) -> None:
         """Writes what waits, for as long as a few seconds, and ends."""
-        with self._lock:
-            self._closing = True
+        with self._changed:
             self._give_up = time.monotonic() + _LAST_SECONDS
-            self._due.notify_all()
+            self._changed.notify_all()
         for thread in self._threads:
             # One that was never started cannot be waited for.
             if thread.ident is not None:
                 thread.join(2 * _LAST_SECONDS)
-        self._tell_dropped(last=True)
+        self._report_dropped(last=True)
 
-    def _prepare(self) -> None:
+    def _wait(self, queue: _Queue[Any]) -> bool:
+        """Waits until it is time to empty a queue; False once it stays empty for ever."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: queue.full or self._give_up is not None or bool(self._flushing and queue.items),
+                _PAUSE_SECONDS,
+            )
+            if self._give_up is None:
+                return True
+            self._changed.wait_for(lambda: queue.items or not self._arrived.items)
+            return bool(queue.items)
+
+    def _make_rows(self) -> None:
         """Makes rows of what has arrived, until the end."""
-        while True:
-            with self._lock:
-                self._due.wait_for(
-                    lambda: (
-                        self._closing
-                        or len(self._arrived) >= _BATCH
-                        or self._arrived_bytes >= self._batch_bytes
-                        or self._flush_to > self._prepared
-                    ),
-                    _PAUSE_SECONDS,
-                )
-                if self._closing and not self._arrived:
-                    return
-            while self._prepare_some():
-                pass
-            with self._lock:
-                self._due.notify_all()
+        while self._wait(self._arrived):
+            while self._arrived.items:
+                self._make_row(*self._arrived.items[0])
+            with self._changed:
+                self._changed.notify_all()
 
-    def _prepare_some(self) -> bool:
-        """Makes rows of what arrived first; whether there was anything."""
-        chunk: list[tuple[float, PredictionEvent]] = []
-        size = 0
-        with self._lock:
-            for each in self._arrived:
-                if len(chunk) == _PREPARED_AT_ONCE or size >= self._batch_bytes:
-                    break
-                chunk.append(each)
-                size += len(each[1].image)
-        rows: list[_Row] = []
-        broken: list[str] = []
-        for moment, event in chunk:
-            try:
-                image = _to_keep(event.image) if self._keep_images else b""
-                rows.append(_Row(_row(moment, event, _digest(image or event.image)), image))
-            except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
-                assert event.answer is not None  # noqa: S101 - others are not taken
-                broken.append(event.answer.classification.prediction_id)
-                log(logging.ERROR, "journal_not_written", error=error)
-        kept = sum(len(row.image) for row in rows)
-        with self._lock:
-            for _ in chunk:
-                self._arrived.popleft()
-            self._arrived_bytes -= size
-            self._prepared += len(chunk)
-            self._rows += rows
-            self._row_bytes += kept
-            self._settle(broken, kept=0, size=size - kept)
-        return bool(chunk)
-
-    def _work(self) -> None:
-        """Writes rows, until the end."""
-        while True:
-            with self._lock:
-                self._due.wait_for(
-                    lambda: (
-                        self._closing
-                        or len(self._rows) >= _BATCH
-                        or self._row_bytes >= self._batch_bytes
-                        or (bool(self._rows) and self._flush_to > self._done)
-                    ),
-                    _PAUSE_SECONDS,
-                )
-                if self._closing and self._arrived:
-                    self._due.wait_for(lambda: self._rows or not self._arrived)
-                batch = self._take_batch()
-                if self._closing and not batch:
-                    return
-            if batch:
-                self._write(batch)
-                self._tell_dropped()
-
-    def _take_batch(self) -> list[_Row]:
-        """The rows of one transaction; the lock is held."""
-        batch: list[_Row] = []
-        size = 0
-        while self._rows and len(batch) < _BATCH and size < self._batch_bytes:
-            row = self._rows.popleft()
-            size += len(row.image)
-            batch.append(row)
-        self._row_bytes -= size
-        return batch
-
-    def _write(self, batch: Sequence[_Row]) -> None:
+    def _make_row(self, moment: float, event: PredictionEvent) -> None:
+        row: _Row | None = None
         try:
-            kept = len(batch) if self._try(batch) else 0
+            image = _to_keep(event.image) if self._keep_images else b""
+            row = _Row(_row(moment, event, _digest(image or event.image)), image)
         except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
             log(logging.ERROR, "journal_not_written", error=error)
-            kept = self._write_singly(batch) if len(batch) > 1 else 0
-        with self._lock:
-            self._settle(
-                [row.values["prediction_id"] for row in batch],
-                kept=kept,
-                size=sum(len(row.image) for row in batch),
-            )
+        size = len(event.image)
+        with self._changed:
+            self._arrived.items.popleft()
+            self._arrived.size -= size
+            if row is None:
+                assert event.answer is not None  # noqa: S101 - others are not taken
+                self._settle([event.answer.classification.prediction_id], kept=0, size=size)
+                return
+            self._waiting_bytes += len(row.image) - size
+            was_full = self._rows.full
+            self._rows.items.append(row)
+            self._rows.size += len(row.image)
+            if self._rows.full and not was_full:
+                self._changed.notify_all()
+
+    def _write_rows(self) -> None:
+        """Writes rows, until the end."""
+        while self._wait(self._rows):
+            batch: list[_Row] = []
+            size = 0
+            with self._changed:
+                while self._rows.items and len(batch) < _BATCH and size < self._rows.batch_bytes:
+                    row = self._rows.items.popleft()
+                    size += len(row.image)
+                    batch.append(row)
+                self._rows.size -= size
+            if batch:
+                kept = self._write(batch)
+                with self._changed:
+                    self._settle([row.values["prediction_id"] for row in batch], kept=kept, size=size)
+                self._report_dropped()
 
     def _settle(self, prediction_ids: Sequence[str], *, kept: int, size: int) -> None:
         """Counts predictions that wait no longer, and lets go of them; the lock is held."""
         self._waiting_bytes -= size
         self._unwritten.difference_update(prediction_ids)
-        self._done += len(prediction_ids)
         self.written += kept
         self._counters["written"].inc(kept)
         self._count_dropped(len(prediction_ids) - kept)
-        self._due.notify_all()
+        self._changed.notify_all()
 
-    def _write_singly(self, batch: Sequence[_Row]) -> int:
-        """Writes one by one what could not be written together; how many could."""
+    def _write(self, batch: Sequence[_Row]) -> int:
+        """Writes rows together or, where one of them cannot be written, one by one; how many it wrote."""
+        try:
+            return len(batch) if self._try(batch) else 0
+        except Exception as error:  # noqa: BLE001 - a defect here must not end the journal
+            log(logging.ERROR, "journal_not_written", error=error)
         kept = 0
-        for each in batch:
-            # What is wrong was told for all of them.
+        for row in batch if len(batch) > 1 else ():
+            # The log has the reason already.
             with contextlib.suppress(Exception):
-                if not self._try([each]):
+                if not self._try([row]):
                     break
                 kept += 1
         return kept
@@ -288,22 +265,22 @@ class Journal:
                 return True
             except GatewayError as error:
                 log(logging.WARNING, "journal_not_written", reason=error.reason_name(), message=error.message)
-            with self._lock:
-                self._due.wait_for(lambda: self._closing, _RETRY_SECONDS)
-                give_up = self._give_up
-            if give_up is not None and time.monotonic() >= give_up:
-                return False
-            if give_up is not None:
-                time.sleep(0.1)
+            with self._changed:
+                if self._give_up is None:
+                    self._changed.wait_for(lambda: self._give_up is not None, _RETRY_SECONDS)
+                elif time.monotonic() >= self._give_up:
+                    return False
+                else:
+                    self._changed.wait_for(lambda: False, _LAST_RETRY_SECONDS)
 
     def _count_dropped(self, number: int) -> None:
         self.dropped += number
         self._counters["dropped"].inc(number)
 
-    def _tell_dropped(self, *, last: bool = False) -> None:
-        fresh = self.dropped - self._told_dropped
-        if fresh and (last or time.monotonic() - self._told_at >= _TELL_SECONDS):
-            self._told_dropped, self._told_at = self.dropped, time.monotonic()
+    def _report_dropped(self, *, last: bool = False) -> None:
+        fresh = self.dropped - self._reported_dropped
+        if fresh and (last or time.monotonic() - self._reported_at >= _REPORT_SECONDS):
+            self._reported_dropped, self._reported_at = self.dropped, time.monotonic()
             log(logging.WARNING, "journal_dropped", predictions=fresh, total=self.dropped)
 
 
@@ -332,13 +309,14 @@ def _digest(image: bytes) -> str:
 
 
 def _row(moment: float, event: PredictionEvent, digest: str) -> dict[str, Any]:
+    """The columns of a prediction, by what its event says."""
     answer = event.answer
     assert answer is not None  # noqa: S101 - others are not taken
-    version, told = event.resolved.version, answer.classification
+    version, said = event.resolved.version, answer.classification
     probabilities = answer.outputs.probabilities.tolist()
-    timings = told.timings
+    timings = said.timings
     return {
-        "prediction_id": told.prediction_id,
+        "prediction_id": said.prediction_id,
         "create_time": datetime.fromtimestamp(moment, UTC),
         "model": version.model,
         "version": version.number,
@@ -351,8 +329,8 @@ def _row(moment: float, event: PredictionEvent, digest: str) -> dict[str, Any]:
             class_id: round(value, 6)
             for (class_id, _), value in zip(version.classes, probabilities, strict=True)
         },
-        "verdict": _VERDICT.Name(told.verdict).removeprefix("VERDICT_"),
-        "ood_score": told.ood_score,
+        "verdict": _VERDICT.Name(said.verdict).removeprefix("VERDICT_"),
+        "ood_score": said.ood_score,
         "queue_seconds": timings.queue.ToNanoseconds() / 1e9,
         "transform_seconds": timings.transform.ToNanoseconds() / 1e9,
         "predict_seconds": timings.predict.ToNanoseconds() / 1e9,

@@ -1,17 +1,16 @@
 """Encoded images, each kept once under the SHA-256 of its bytes.
 
-    <folder>/ab/cdef…            an image, by its digest's first two digits and the others
-    <folder>/.incoming-<token>/  images in the making, locked by the process that makes them
-    <folder>/.lock               shared while images and their rows come, exclusive while images go
+    <folder>/ab/cdef…    an image, by its digest's first two digits and the others
+    <folder>/.incoming/  images in the making
+    <folder>/.lock       shared while images and their rows come, exclusive while images go
 
-An image is written aside, synced, and renamed into its place, so a crash leaves it whole or not at all; what
-lies aside of a process that has gone is removed. Several gateways may share one folder.
+An image is written aside, synced, and renamed into its place, so a crash leaves it whole or not at all.
+Several gateways may share one folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -23,13 +22,11 @@ from pathlib import Path
 from typing import Final
 
 from neurogate.v1 import error_pb2
-from neurogate_core.files import sync_directory
+from neurogate_core.files import is_disk_full, sync_directory
 
 from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
-_INCOMING: Final = ".incoming-"
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _SYNC_THREADS: Final = 8
 """Syncs that run at once share the file system's commits, so eight take little longer than one."""
 
@@ -55,19 +52,15 @@ class ImageStore:
         for shard in _SHARDS:
             (folder / shard).mkdir(parents=True, exist_ok=True)
         sync_directory(folder)
-        self._incoming = folder / f"{_INCOMING}{secrets.token_hex(8)}"
-        # Of two that start at once one would else take the other's new folder, not locked yet, for abandoned.
+        self._incoming = folder / ".incoming"
+        # Whoever adds images holds the lock, so what lies aside now is of processes that have gone.
         with self._locked(fcntl.LOCK_EX):
-            self._remove_abandoned()
+            shutil.rmtree(self._incoming, ignore_errors=True)
             self._incoming.mkdir(mode=0o700)
-            self._incoming_lock = os.open(self._incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._incoming_lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Removes what lies aside; the store is not to be used afterwards."""
+        """Ends the threads; the store is not to be used afterwards."""
         self._threads.shutdown()
-        shutil.rmtree(self._incoming, ignore_errors=True)
-        os.close(self._incoming_lock)
 
     def path(self, digest: str) -> Path:
         """Where an image is, or would be."""
@@ -121,11 +114,8 @@ class ImageStore:
             if self.path(digest).exists():
                 continue
             if size + len(data) > self._max_bytes:
-                refused[digest] = GatewayError(
-                    error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL,
-                    f"the store of images has {size} bytes, the limit is {self._max_bytes}",
-                    metadata={"max_store_bytes": str(self._max_bytes)},
-                )
+                refused[digest] = _full(f"the images have {size} bytes, the limit is {self._max_bytes}")
+                refused[digest].metadata["max_store_bytes"] = str(self._max_bytes)
                 continue
             size += len(data)
             wanted.append(digest)
@@ -141,7 +131,7 @@ class ImageStore:
             raise RecordsUnavailableError("the store of images cannot be written now") from error
         with self._counting:
             self._used = (self._used or 0) + sum(len(images[digest]) for digest in kept)
-        full = GatewayError(error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL, "the disk of the images is full")
+        full = _full("the disk of the images is full")
         return refused | {digest: full for digest in wanted if digest not in kept}
 
     def remove_unless(self, wanted: Callable[[str], Collection[str]]) -> int:
@@ -197,7 +187,7 @@ class ImageStore:
                 os.fsync(file.fileno())
         except OSError as error:
             aside.unlink(missing_ok=True)
-            if error.errno in _FULL:
+            if is_disk_full(error):
                 return None
             raise
         return aside
@@ -212,17 +202,9 @@ class ImageStore:
         finally:
             os.close(descriptor)
 
-    def _remove_abandoned(self) -> None:
-        for folder in self._folder.glob(f"{_INCOMING}*"):
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
-                except BlockingIOError:
-                    continue
-                finally:
-                    os.close(descriptor)
+
+def _full(complaint: str) -> GatewayError:
+    return GatewayError(error_pb2.ERROR_REASON_EXAMPLE_STORE_FULL, complaint)
 
 
 def _size(folder: Path) -> int:

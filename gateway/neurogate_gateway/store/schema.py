@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -61,6 +61,12 @@ metadata: Final = sa.MetaData(
     }
 )
 
+
+def _column(name: str, kind: Any, **options: Any) -> sa.Column[Any]:  # noqa: ANN401 - as SQLAlchemy takes them
+    """A column that always has a value."""
+    return sa.Column(name, kind, nullable=False, **options)
+
+
 _Serial: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """SQLite numbers rows by itself only in a column that is called INTEGER."""
 
@@ -68,27 +74,25 @@ predictions: Final = sa.Table(
     "predictions",
     metadata,
     sa.Column("number", _Serial, primary_key=True, comment="Order of arrival; retention by size goes by it."),
-    sa.Column("prediction_id", sa.String(32), nullable=False, unique=True),
-    sa.Column("create_time", UtcTime, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("label", sa.Text, nullable=False, comment="By which the version was chosen; may be empty."),
-    sa.Column("manifest_digest", sa.String(64), nullable=False),
-    sa.Column("transform_revision", sa.Integer, nullable=False),
-    sa.Column("image_digest", sa.String(64), nullable=False),
-    sa.Column("image_kept", sa.Boolean, nullable=False),
-    sa.Column("class_id", sa.Text, nullable=False, comment="The most probable class."),
-    sa.Column("scores", sa.JSON, nullable=False, comment="Probability by class_id."),
-    sa.Column("verdict", sa.String(32), nullable=False),
-    sa.Column("ood_score", sa.Float, nullable=False),
-    sa.Column("queue_seconds", sa.Float, nullable=False),
-    sa.Column("transform_seconds", sa.Float, nullable=False),
-    sa.Column("predict_seconds", sa.Float, nullable=False),
-    sa.Column("total_seconds", sa.Float, nullable=False),
-    sa.Column("caller", sa.Text, nullable=False),
-    sa.Column(
-        "attributes", sa.JSON, nullable=False, server_default="{}", comment="Of a DICOM file, by keyword."
-    ),
+    _column("prediction_id", sa.String(32), unique=True),
+    _column("create_time", UtcTime),
+    _column("model", sa.Text),
+    _column("version", sa.BigInteger),
+    _column("label", sa.Text, comment="By which the version was chosen; may be empty."),
+    _column("manifest_digest", sa.String(64)),
+    _column("transform_revision", sa.Integer),
+    _column("image_digest", sa.String(64)),
+    _column("image_kept", sa.Boolean),
+    _column("class_id", sa.Text, comment="The most probable class."),
+    _column("scores", sa.JSON, comment="Probability by class_id."),
+    _column("verdict", sa.String(32)),
+    _column("ood_score", sa.Float),
+    _column("queue_seconds", sa.Float),
+    _column("transform_seconds", sa.Float),
+    _column("predict_seconds", sa.Float),
+    _column("total_seconds", sa.Float),
+    _column("caller", sa.Text),
+    _column("attributes", sa.JSON, server_default="{}", comment="Of a DICOM file, by keyword."),
 )
 # Of the few whose image is kept: an index of all would cost every prediction as much as the row itself.
 sa.Index(
@@ -102,34 +106,18 @@ examples: Final = sa.Table(
     "examples",
     metadata,
     sa.Column("number", _Serial, primary_key=True, comment="Order of arrival; pages go by it."),
-    sa.Column(
-        "example_id",
-        sa.String(64),
-        nullable=False,
-        unique=True,
-        comment="Hex SHA-256 of the image's bytes.",
-    ),
-    sa.Column("class_id", sa.Text, nullable=False, index=True),
-    sa.Column("source", sa.String(16), nullable=False),
-    sa.Column("create_time", UtcTime, nullable=False, index=True),
-    sa.Column("width", sa.Integer, nullable=False),
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("size_bytes", sa.BigInteger, nullable=False),
-    sa.Column(
-        "prediction_id", sa.String(32), nullable=False, comment="That feedback corrected; may be empty."
-    ),
-    sa.Column("group", sa.Text, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column(
-        "sent_sha256",
-        sa.String(64),
-        nullable=False,
-        server_default="",
-        comment="Hex SHA-256 of what was sent.",
-    ),
-    sa.Column(
-        "attributes", sa.JSON, nullable=False, server_default="{}", comment="Of a DICOM file, by keyword."
-    ),
+    _column("example_id", sa.String(64), unique=True, comment="Hex SHA-256 of the image's bytes."),
+    _column("class_id", sa.Text, index=True),
+    _column("source", sa.String(16)),
+    _column("create_time", UtcTime, index=True),
+    _column("width", sa.Integer),
+    _column("height", sa.Integer),
+    _column("size_bytes", sa.BigInteger),
+    _column("prediction_id", sa.String(32), comment="That feedback corrected; may be empty."),
+    _column("group", sa.Text),
+    _column("actor", sa.Text),
+    _column("sent_sha256", sa.String(64), server_default="", comment="Hex SHA-256 of what was sent."),
+    _column("attributes", sa.JSON, server_default="{}", comment="Of a DICOM file, by keyword."),
     sa.CheckConstraint("source IN ('UPLOAD', 'FEEDBACK')", name="source"),
 )
 
@@ -138,15 +126,15 @@ feedback: Final = sa.Table(
     metadata,
     sa.Column("feedback_id", sa.String(32), primary_key=True),
     sa.Column("request_id", sa.Text, unique=True, comment="The caller's; NULL where there was none."),
-    sa.Column("request_digest", sa.String(64), nullable=False, comment="Of what was asked under request_id."),
-    sa.Column("prediction_id", sa.String(32), nullable=False, index=True),
-    sa.Column("class_id", sa.Text, nullable=False, comment="The right class; empty where it is no MRI."),
-    sa.Column("not_mri", sa.Boolean, nullable=False),
-    sa.Column("confirmed", sa.Boolean, nullable=False),
-    sa.Column("example_id", sa.String(64), nullable=False, comment="What it turned into; may be empty."),
-    sa.Column("comment", sa.Text, nullable=False),
-    sa.Column("create_time", UtcTime, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
+    _column("request_digest", sa.String(64), comment="Of what was asked under request_id."),
+    _column("prediction_id", sa.String(32), index=True),
+    _column("class_id", sa.Text, comment="The right class; empty where it is no MRI."),
+    _column("not_mri", sa.Boolean),
+    _column("confirmed", sa.Boolean),
+    _column("example_id", sa.String(64), comment="What it turned into; may be empty."),
+    _column("comment", sa.Text),
+    _column("create_time", UtcTime),
+    _column("actor", sa.Text),
 )
 
 _states: Final = ", ".join(f"'{state}'" for state in RunState)
@@ -155,33 +143,28 @@ runs: Final = sa.Table(
     "runs",
     metadata,
     sa.Column("number", _Serial, primary_key=True, comment="Order of arrival; queue and pages go by it."),
-    sa.Column("run_id", sa.String(32), nullable=False, unique=True),
+    _column("run_id", sa.String(32), unique=True),
     sa.Column("request_id", sa.Text, unique=True, comment="The caller's; NULL where there was none."),
-    sa.Column("request_digest", sa.String(64), nullable=False, comment="Of what was asked under request_id."),
-    sa.Column("state", sa.Enum(RunState, native_enum=False, length=16), nullable=False, index=True),
-    sa.Column(
-        "spec",
-        Serialized(training_pb2.RetrainingSpec),
-        nullable=False,
-        comment="neurogate.v1.RetrainingSpec.",
-    ),
-    sa.Column("launcher", sa.Text, nullable=False),
-    sa.Column("create_time", UtcTime, nullable=False),
+    _column("request_digest", sa.String(64), comment="Of what was asked under request_id."),
+    _column("state", sa.Enum(RunState, native_enum=False, length=16), index=True),
+    _column("spec", Serialized(training_pb2.RetrainingSpec), comment="neurogate.v1.RetrainingSpec."),
+    _column("launcher", sa.Text),
+    _column("create_time", UtcTime),
     sa.Column("start_time", UtcTime),
     sa.Column("end_time", UtcTime),
-    sa.Column("last_sequence", sa.BigInteger, nullable=False, comment="Of its events."),
-    sa.Column("trainer_sequence", sa.BigInteger, nullable=False, comment="Of the trainer's events, relayed."),
-    sa.Column("version", sa.BigInteger, nullable=False, comment="That came out; 0 for none."),
+    _column("last_sequence", sa.BigInteger, comment="Of its events."),
+    _column("trainer_sequence", sa.BigInteger, comment="Of the trainer's events, relayed."),
+    _column("version", sa.BigInteger, comment="That came out; 0 for none."),
     sa.Column("gate", Serialized(model_pb2.GateReport), comment="neurogate.v1.GateReport."),
-    sa.Column("error", sa.Text, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("examples_digest", sa.String(64), nullable=False),
-    sa.Column("examples_by_class", sa.JSON, nullable=False),
-    sa.Column("handle", sa.Text, nullable=False, comment="The launcher's, to find the trainer again."),
-    sa.Column("owner", sa.Text, nullable=False, comment="The gateway that looks after it; empty for none."),
+    _column("error", sa.Text),
+    _column("actor", sa.Text),
+    _column("examples_digest", sa.String(64)),
+    _column("examples_by_class", sa.JSON),
+    _column("handle", sa.Text, comment="The launcher's, to find the trainer again."),
+    _column("owner", sa.Text, comment="The gateway that looks after it; empty for none."),
     sa.Column("lease_time", UtcTime, comment="Until when the owner is taken for alive."),
-    sa.Column("cancel_requested", sa.Boolean, nullable=False),
-    sa.Column("cancel_reason", sa.Text, nullable=False),
+    _column("cancel_requested", sa.Boolean),
+    _column("cancel_reason", sa.Text),
     sa.CheckConstraint(f"state IN ({_states})", name="state"),
 )
 
@@ -201,14 +184,9 @@ events: Final = sa.Table(
         "sequence", sa.BigInteger, primary_key=True, autoincrement=False, comment="1, 2, 3, … per run."
     ),
     sa.Column("trainer_sequence", sa.BigInteger, comment="Of the trainer's event; NULL for the gateway's."),
-    sa.Column("create_time", UtcTime, nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False, comment="Field of the oneof in RetrainingEvent."),
-    sa.Column(
-        "event",
-        Serialized(training_pb2.RetrainingEvent),
-        nullable=False,
-        comment="neurogate.v1.RetrainingEvent.",
-    ),
+    _column("create_time", UtcTime),
+    _column("kind", sa.String(16), comment="Field of the oneof in RetrainingEvent."),
+    _column("event", Serialized(training_pb2.RetrainingEvent), comment="neurogate.v1.RetrainingEvent."),
     sa.UniqueConstraint("run_id", "trainer_sequence"),
 )
 
@@ -216,9 +194,9 @@ audit: Final = sa.Table(
     "audit",
     metadata,
     sa.Column("number", _Serial, primary_key=True),
-    sa.Column("create_time", UtcTime, nullable=False, index=True),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("action", sa.String(32), nullable=False),
-    sa.Column("subject", sa.Text, nullable=False, comment="Identifier of what was acted on."),
-    sa.Column("details", sa.JSON, nullable=False),
+    _column("create_time", UtcTime, index=True),
+    _column("actor", sa.Text),
+    _column("action", sa.String(32)),
+    _column("subject", sa.Text, comment="Identifier of what was acted on."),
+    _column("details", sa.JSON),
 )

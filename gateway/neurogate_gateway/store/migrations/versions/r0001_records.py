@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from neurogate_gateway.store.schema import UtcTime
@@ -11,192 +13,126 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Makes them."""
+    """Makes them; constraints and indexes get their names by the schema's naming convention."""
     op.create_table(
         "audit",
-        sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("create_time", UtcTime(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("action", sa.String(length=32), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False, comment="Identifier of what was acted on."),
-        sa.Column("details", sa.JSON(), nullable=False),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_audit")),
+        _number(None),
+        _column("create_time", UtcTime, index=True),
+        _column("actor", sa.Text),
+        _column("action", sa.String(32)),
+        _column("subject", sa.Text, comment="Identifier of what was acted on."),
+        _column("details", sa.JSON),
     )
-    op.create_index(op.f("ix_audit_create_time"), "audit", ["create_time"], unique=False)
     op.create_table(
         "examples",
-        sa.Column(
-            "number",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
-            comment="Order of arrival; pages go by it.",
-        ),
-        sa.Column(
-            "example_id", sa.String(length=64), nullable=False, comment="Hex SHA-256 of the image's bytes."
-        ),
-        sa.Column("class_id", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("source", sa.String(length=16), nullable=False),
-        sa.Column("create_time", UtcTime(), nullable=False),
-        sa.Column("width", sa.Integer(), nullable=False),
-        sa.Column("height", sa.Integer(), nullable=False),
-        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "prediction_id",
-            sa.String(length=32),
-            nullable=False,
-            comment="That feedback corrected; may be empty.",
-        ),
-        sa.Column("group", sa.Text(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.CheckConstraint("source IN ('UPLOAD', 'FEEDBACK')", name=op.f("ck_examples_source")),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_examples")),
-        sa.UniqueConstraint("example_id", name=op.f("uq_examples_example_id")),
+        _number("Order of arrival; pages go by it."),
+        _column("example_id", sa.String(64), unique=True, comment="Hex SHA-256 of the image's bytes."),
+        _column("class_id", sa.Text, index=True),
+        _column("name", sa.Text),
+        _column("source", sa.String(16)),
+        _column("create_time", UtcTime, index=True),
+        _column("width", sa.Integer),
+        _column("height", sa.Integer),
+        _column("size_bytes", sa.BigInteger),
+        _column("prediction_id", sa.String(32), comment="That feedback corrected; may be empty."),
+        _column("group", sa.Text),
+        _column("actor", sa.Text),
+        sa.CheckConstraint("source IN ('UPLOAD', 'FEEDBACK')", name="source"),
     )
-    op.create_index(op.f("ix_examples_class_id"), "examples", ["class_id"], unique=False)
-    op.create_index(op.f("ix_examples_create_time"), "examples", ["create_time"], unique=False)
     op.create_table(
         "feedback",
-        sa.Column("feedback_id", sa.String(length=32), nullable=False),
-        sa.Column("request_id", sa.Text(), nullable=True, comment="The caller's; NULL where there was none."),
-        sa.Column(
-            "request_digest",
-            sa.String(length=64),
-            nullable=False,
-            comment="Of what was asked under request_id.",
-        ),
-        sa.Column("prediction_id", sa.String(length=32), nullable=False),
-        sa.Column(
-            "class_id", sa.Text(), nullable=False, comment="The right class; empty where it is no MRI."
-        ),
-        sa.Column("not_mri", sa.Boolean(), nullable=False),
-        sa.Column("confirmed", sa.Boolean(), nullable=False),
-        sa.Column(
-            "example_id", sa.String(length=64), nullable=False, comment="What it turned into; may be empty."
-        ),
-        sa.Column("comment", sa.Text(), nullable=False),
-        sa.Column("create_time", UtcTime(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("feedback_id", name=op.f("pk_feedback")),
-        sa.UniqueConstraint("request_id", name=op.f("uq_feedback_request_id")),
+        _column("feedback_id", sa.String(32), primary_key=True),
+        *_request(),
+        _column("prediction_id", sa.String(32), index=True),
+        _column("class_id", sa.Text, comment="The right class; empty where it is no MRI."),
+        _column("not_mri", sa.Boolean),
+        _column("confirmed", sa.Boolean),
+        _column("example_id", sa.String(64), comment="What it turned into; may be empty."),
+        _column("comment", sa.Text),
+        _column("create_time", UtcTime),
+        _column("actor", sa.Text),
     )
-    op.create_index(op.f("ix_feedback_prediction_id"), "feedback", ["prediction_id"], unique=False)
     op.create_table(
         "predictions",
-        sa.Column(
-            "number",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
-            comment="Order of arrival; retention by size goes by it.",
-        ),
-        sa.Column("prediction_id", sa.String(length=32), nullable=False),
-        sa.Column("create_time", UtcTime(), nullable=False),
-        sa.Column("model", sa.Text(), nullable=False),
-        sa.Column("version", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "label", sa.Text(), nullable=False, comment="By which the version was chosen; may be empty."
-        ),
-        sa.Column("manifest_digest", sa.String(length=64), nullable=False),
-        sa.Column("transform_revision", sa.Integer(), nullable=False),
-        sa.Column("image_digest", sa.String(length=64), nullable=False),
-        sa.Column("image_kept", sa.Boolean(), nullable=False),
-        sa.Column("class_id", sa.Text(), nullable=False, comment="The most probable class."),
-        sa.Column("scores", sa.JSON(), nullable=False, comment="Probability by class_id."),
-        sa.Column("verdict", sa.String(length=32), nullable=False),
-        sa.Column("ood_score", sa.Float(), nullable=False),
-        sa.Column("queue_seconds", sa.Float(), nullable=False),
-        sa.Column("transform_seconds", sa.Float(), nullable=False),
-        sa.Column("predict_seconds", sa.Float(), nullable=False),
-        sa.Column("total_seconds", sa.Float(), nullable=False),
-        sa.Column("caller", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_predictions")),
-        sa.UniqueConstraint("prediction_id", name=op.f("uq_predictions_prediction_id")),
+        _number("Order of arrival; retention by size goes by it."),
+        _column("prediction_id", sa.String(32), unique=True),
+        _column("create_time", UtcTime),
+        _column("model", sa.Text),
+        _column("version", sa.BigInteger),
+        _column("label", sa.Text, comment="By which the version was chosen; may be empty."),
+        _column("manifest_digest", sa.String(64)),
+        _column("transform_revision", sa.Integer),
+        _column("image_digest", sa.String(64)),
+        _column("image_kept", sa.Boolean),
+        _column("class_id", sa.Text, comment="The most probable class."),
+        _column("scores", sa.JSON, comment="Probability by class_id."),
+        _column("verdict", sa.String(32)),
+        *(_column(name, sa.Float) for name in ("ood_score", "queue_seconds", "transform_seconds")),
+        *(_column(name, sa.Float) for name in ("predict_seconds", "total_seconds")),
+        _column("caller", sa.Text),
     )
-    op.create_index(
-        op.f("ix_predictions_image_digest"),
-        "predictions",
-        ["image_digest"],
-        unique=False,
-        sqlite_where=sa.text("image_kept"),
-        postgresql_where=sa.text("image_kept"),
-    )
+    kept = sa.text("image_kept")
+    name = op.f("ix_predictions_image_digest")
+    op.create_index(name, "predictions", ["image_digest"], sqlite_where=kept, postgresql_where=kept)
+    states = "'QUEUED', 'RUNNING', 'EVALUATING', 'PUBLISHING', 'SUCCEEDED', 'REFUSED', 'FAILED', 'CANCELLED'"
     op.create_table(
         "runs",
-        sa.Column(
-            "number",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
-            comment="Order of arrival; queue and pages go by it.",
-        ),
-        sa.Column("run_id", sa.String(length=32), nullable=False),
-        sa.Column("request_id", sa.Text(), nullable=True, comment="The caller's; NULL where there was none."),
-        sa.Column(
-            "request_digest",
-            sa.String(length=64),
-            nullable=False,
-            comment="Of what was asked under request_id.",
-        ),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("spec", sa.LargeBinary(), nullable=False, comment="neurogate.v1.RetrainingSpec."),
-        sa.Column("launcher", sa.Text(), nullable=False),
-        sa.Column("create_time", UtcTime(), nullable=False),
-        sa.Column("start_time", UtcTime(), nullable=True),
-        sa.Column("end_time", UtcTime(), nullable=True),
-        sa.Column("last_sequence", sa.BigInteger(), nullable=False, comment="Of its events."),
-        sa.Column(
-            "trainer_sequence", sa.BigInteger(), nullable=False, comment="Of the trainer's events, relayed."
-        ),
-        sa.Column("version", sa.BigInteger(), nullable=False, comment="That came out; 0 for none."),
-        sa.Column("gate", sa.LargeBinary(), nullable=True, comment="neurogate.v1.GateReport."),
-        sa.Column("error", sa.Text(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("examples_digest", sa.String(length=64), nullable=False),
-        sa.Column("examples_by_class", sa.JSON(), nullable=False),
-        sa.Column("handle", sa.Text(), nullable=False, comment="The launcher's, to find the trainer again."),
-        sa.Column(
-            "owner", sa.Text(), nullable=False, comment="The gateway that looks after it; empty for none."
-        ),
-        sa.Column("lease_time", UtcTime(), nullable=True, comment="Until when the owner is taken for alive."),
-        sa.Column("cancel_requested", sa.Boolean(), nullable=False),
-        sa.Column("cancel_reason", sa.Text(), nullable=False),
-        sa.CheckConstraint(
-            "state IN ('QUEUED', 'RUNNING', 'EVALUATING', 'PUBLISHING', "
-            "'SUCCEEDED', 'REFUSED', 'FAILED', 'CANCELLED')",
-            name=op.f("ck_runs_state"),
-        ),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_runs")),
-        sa.UniqueConstraint("request_id", name=op.f("uq_runs_request_id")),
-        sa.UniqueConstraint("run_id", name=op.f("uq_runs_run_id")),
+        _number("Order of arrival; queue and pages go by it."),
+        _column("run_id", sa.String(32), unique=True),
+        *_request(),
+        _column("state", sa.String(16), index=True),
+        _column("spec", sa.LargeBinary, comment="neurogate.v1.RetrainingSpec."),
+        _column("launcher", sa.Text),
+        _column("create_time", UtcTime),
+        sa.Column("start_time", UtcTime),
+        sa.Column("end_time", UtcTime),
+        _column("last_sequence", sa.BigInteger, comment="Of its events."),
+        _column("trainer_sequence", sa.BigInteger, comment="Of the trainer's events, relayed."),
+        _column("version", sa.BigInteger, comment="That came out; 0 for none."),
+        sa.Column("gate", sa.LargeBinary, comment="neurogate.v1.GateReport."),
+        _column("error", sa.Text),
+        _column("actor", sa.Text),
+        _column("examples_digest", sa.String(64)),
+        _column("examples_by_class", sa.JSON),
+        _column("handle", sa.Text, comment="The launcher's, to find the trainer again."),
+        _column("owner", sa.Text, comment="The gateway that looks after it; empty for none."),
+        sa.Column("lease_time", UtcTime, comment="Until when the owner is taken for alive."),
+        _column("cancel_requested", sa.Boolean),
+        _column("cancel_reason", sa.Text),
+        sa.CheckConstraint(f"state IN ({states})", name="state"),
     )
-    op.create_index(op.f("ix_runs_state"), "runs", ["state"], unique=False)
+    sequence = {"autoincrement": False, "comment": "1, 2, 3, … per run."}
     op.create_table(
         "events",
-        sa.Column("run_id", sa.String(length=32), nullable=False),
+        sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
+        _column("sequence", sa.BigInteger, primary_key=True, **sequence),
         sa.Column(
-            "sequence", sa.BigInteger(), autoincrement=False, nullable=False, comment="1, 2, 3, … per run."
+            "trainer_sequence", sa.BigInteger, comment="Of the trainer's event; NULL for the gateway's."
         ),
-        sa.Column(
-            "trainer_sequence",
-            sa.BigInteger(),
-            nullable=True,
-            comment="Of the trainer's event; NULL for the gateway's.",
-        ),
-        sa.Column("create_time", UtcTime(), nullable=False),
-        sa.Column(
-            "kind", sa.String(length=16), nullable=False, comment="Field of the oneof in RetrainingEvent."
-        ),
-        sa.Column("event", sa.LargeBinary(), nullable=False, comment="neurogate.v1.RetrainingEvent."),
-        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_events_run_id_runs")),
-        sa.PrimaryKeyConstraint("run_id", "sequence", name=op.f("pk_events")),
-        sa.UniqueConstraint("run_id", "trainer_sequence", name=op.f("uq_events_run_id_trainer_sequence")),
+        _column("create_time", UtcTime),
+        _column("kind", sa.String(16), comment="Field of the oneof in RetrainingEvent."),
+        _column("event", sa.LargeBinary, comment="neurogate.v1.RetrainingEvent."),
+        sa.UniqueConstraint("run_id", "trainer_sequence"),
     )
     op.create_table(
         "run_examples",
-        sa.Column("run_id", sa.String(length=32), nullable=False),
-        sa.Column("example_id", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["example_id"], ["examples.example_id"], name=op.f("fk_run_examples_example_id_examples")
-        ),
-        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_run_examples_run_id_runs")),
-        sa.PrimaryKeyConstraint("run_id", "example_id", name=op.f("pk_run_examples")),
+        sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
+        sa.Column("example_id", sa.String(64), sa.ForeignKey("examples.example_id"), primary_key=True),
     )
+
+
+def _column(name: str, kind: Any, **options: Any) -> sa.Column[Any]:  # noqa: ANN401 - as SQLAlchemy takes them
+    return sa.Column(name, kind, nullable=False, **options)
+
+
+def _number(comment: str | None) -> sa.Column[Any]:
+    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    return sa.Column("number", kind, primary_key=True, comment=comment)
+
+
+def _request() -> list[sa.Column[Any]]:
+    comment = "Of what was asked under request_id."
+    return [
+        sa.Column("request_id", sa.Text, unique=True, comment="The caller's; NULL where there was none."),
+        _column("request_digest", sa.String(64), comment=comment),
+    ]
