@@ -121,12 +121,12 @@ async def test_who_is_stable_already_does_not_stand_before_the_gate(
         for force in (False, True):
             assert not (await at.promote(2, force=force)).HasField("change")
         # As another gateway makes another version "stable" that this one has not seen yet.
-        controlling = at.gateway.gateway.release_module.controller
-        assert controlling is not None
-        monkeypatch.setattr(controlling, "_take", lambda *_: None)
-        controlling.release = dataclasses.replace(
-            controlling.release,
-            state=dataclasses.replace(controlling.release.state, labels={"stable": 1, "previous": 2}),
+        release_controller = at.gateway.gateway.release_module.controller
+        assert release_controller is not None
+        monkeypatch.setattr(release_controller, "_take", lambda *_: None)
+        release_controller.release = dataclasses.replace(
+            release_controller.release,
+            state=dataclasses.replace(release_controller.release.state, labels={"stable": 1, "previous": 2}),
         )
         assert (await failure(at.promote(1))).reason == "ETAG_MISMATCH"
 
@@ -203,13 +203,13 @@ async def test_a_candidate_that_went_while_it_was_judged_is_promoted_when_it_is_
 ) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, release_mode="gated", **settings(tmp_path, right_for=2)) as at:
-        service, controlling = (
+        service, release_controller = (
             at.gateway.gateway.release_module.service,
             at.gateway.gateway.release_module.controller,
         )
         assert service is not None
-        assert controlling is not None
-        evaluate, change = service.evaluate, controlling.change
+        assert release_controller is not None
+        evaluate, change = service.evaluate, release_controller.change
         nothing_due = asyncio.Event()
         is_gone = False
 
@@ -233,7 +233,7 @@ async def test_a_candidate_that_went_while_it_was_judged_is_promoted_when_it_is_
                 raise
 
         monkeypatch.setattr(service, "evaluate", gone)
-        monkeypatch.setattr(controlling, "change", noted)
+        monkeypatch.setattr(release_controller, "change", noted)
         publish_fake(root)
         async with asyncio.timeout(60):
             await nothing_due.wait()

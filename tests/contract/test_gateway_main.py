@@ -131,20 +131,6 @@ async def test_a_reflection_stream_that_is_kept_open_holds_up_nothing() -> None:
         assert process.lines[-1]["in_order"] is True
 
 
-async def test_a_call_that_does_not_end_is_cut_when_the_time_is_over() -> None:
-    async with FakeBackend() as backend, serving_command(backend, "--drain-seconds", "0") as (process, stub):
-        backend.versions[1].gate.clear()
-        backend.running = 0
-        call = stub.Classify(REQUEST)
-        await backend.until(lambda: backend.running == 1)
-        process.process.terminate()
-        with pytest.raises(grpc.aio.AioRpcError) as cut:
-            await call
-        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert await process.end() == 0
-        assert process.lines[-1]["in_order"] is False
-
-
 async def test_a_server_is_taken_out_by_the_file_of_addresses_and_its_calls_are_answered(
     tmp_path: Path,
 ) -> None:
@@ -152,7 +138,7 @@ async def test_a_server_is_taken_out_by_the_file_of_addresses_and_its_calls_are_
     async with FakeBackend() as first, FakeBackend() as second:
         for backend in (first, second):
             backend.add_version(1)
-        write(backends, f"{first.address}\n")
+        backends.write_text(f"{first.address}\n")
         listen = ("--listen", "127.0.0.1:0", "--poll-interval-seconds", "0.05")
         async with command(*listen, "--backend-address", f"file:{backends}") as process:
             address = (await process.until("listening"))["address"]
@@ -163,7 +149,7 @@ async def test_a_server_is_taken_out_by_the_file_of_addresses_and_its_calls_are_
                 running = first.running
                 call = stub.Classify(REQUEST)
                 await first.until(lambda: first.running == running + 1)
-                write(backends, f"{second.address}  # in its place\n")
+                backends.write_text(f"{second.address}  # in its place\n")
                 process.process.send_signal(signal.SIGHUP)
                 assert (await process.until("backend_left"))["backend"] == first.address
                 await process.until("version_ready")
@@ -173,10 +159,6 @@ async def test_a_server_is_taken_out_by_the_file_of_addresses_and_its_calls_are_
                 assert (await process.until("backend_drained"))["backend"] == first.address
             process.process.terminate()
             assert await process.end() == 0
-
-
-def write(file: Path, text: str) -> None:
-    file.write_text(text)
 
 
 async def test_the_second_signal_stops_at_once() -> None:
@@ -211,7 +193,7 @@ async def test_a_wrong_setting_ends_it_with_a_message() -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 @pytest.mark.parametrize("channelz", [True, False])
-async def test_reflection(channelz: bool, version: str) -> None:
+async def test_reflection_and_channelz(channelz: bool, version: str) -> None:
     async with serving_gateway(channelz=channelz) as (gateway, _):
         # The messages of both are the same.
         reflection = gateway.channel.stream_stream(
@@ -230,22 +212,32 @@ async def test_reflection(channelz: bool, version: str) -> None:
             "grpc.reflection.v1alpha.ServerReflection",
             *(["grpc.channelz.v1.Channelz"] if channelz else []),
         }
-        for symbol in listed:
+        service = "neurogate.v1.ClassificationService"
+        for symbol in (*listed, f"{service}.Classify", "neurogate.v1.ClassifyRequest"):
             await reflection.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
-            [file, *_] = (await reflection.read()).file_descriptor_response.file_descriptor_proto
-            described = descriptor_pb2.FileDescriptorProto.FromString(file)
-            assert symbol in {f"{described.package}.{service.name}" for service in described.service}
+            files = [
+                descriptor_pb2.FileDescriptorProto.FromString(file)
+                for file in (await reflection.read()).file_descriptor_response.file_descriptor_proto
+            ]
+            described = {
+                f"{files[0].package}.{each.name}" for each in (*files[0].service, *files[0].message_type)
+            }
+            assert symbol.removesuffix(".Classify") in described
+            if symbol.startswith(service):
+                # What the file imports comes with it.
+                assert "google/rpc/status.proto" in {file.name for file in files}
+        for symbol in (f"{service}.Nothing", "neurogate.v1.Nothing", "nothing", ""):
+            await reflection.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+            error = (await reflection.read()).error_response
+            assert error.error_code == grpc.StatusCode.NOT_FOUND.value[0]
         reflection.cancel()
-
-
-async def test_channelz_is_served_only_when_asked_for() -> None:
-    request = channelz_pb2.GetServersRequest()
-    async with serving_gateway(channelz=True) as (gateway, _):
-        assert (await channelz_pb2_grpc.ChannelzStub(gateway.channel).GetServers(request)).server
-    async with serving_gateway() as (gateway, _):
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await channelz_pb2_grpc.ChannelzStub(gateway.channel).GetServers(request)
-        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        servers = channelz_pb2_grpc.ChannelzStub(gateway.channel).GetServers(channelz_pb2.GetServersRequest())
+        if channelz:
+            assert (await servers).server
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await servers
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_whatever_the_end_of_the_drain_cuts_is_told_why() -> None:
@@ -263,6 +255,7 @@ async def test_whatever_the_end_of_the_drain_cuts_is_told_why() -> None:
             assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
             assert failure_of(cut.value).reason == "SHUTTING_DOWN"
         assert await process.end() == 0
+        assert process.lines[-1]["in_order"] is False
         ended = [line["reason"] for line in process.lines if line["event"] == "call"]
         assert set(ended) == {"SHUTTING_DOWN"}
 

@@ -28,7 +28,7 @@ REJECTED = model_pb2.MODEL_VERSION_STATE_REJECTED
 RETIRED = model_pb2.MODEL_VERSION_STATE_RETIRED
 
 
-async def test_the_first_version_becomes_stable_by_itself(tmp_path: Path) -> None:
+async def test_the_first_version_becomes_stable_and_the_next_one_candidate(tmp_path: Path) -> None:
     async with released_gateway(tmp_path) as at:
         release = await at.release()
         assert dict(release.labels) == {"stable": 1}
@@ -37,18 +37,15 @@ async def test_the_first_version_becomes_stable_by_itself(tmp_path: Path) -> Non
         response = await at.gateway.classification.Classify(REQUEST)
         assert (response.model.version, response.model.label) == (1, "stable")
         await at.until_told(stable=1)
-
-
-async def test_a_published_version_becomes_candidate_and_answers_nobody_yet(tmp_path: Path) -> None:
-    async with released_gateway(tmp_path, 2) as at:
+        publish_fake(tmp_path)
         await at.until_labels(stable=1, candidate=2)
         await at.until_told(stable=1, candidate=2)
+        await at.gateway.until_ready(2)
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
         by_label = pb.ClassifyRequest(image=sample_image(), model=model_pb2.ModelSelector(label="candidate"))
         assert (await at.gateway.classification.Classify(by_label)).model.version == 2
-        version = (
-            await at.gateway.models.GetModelVersion(model_pb2.GetModelVersionRequest(version=2))
-        ).version
+        request = model_pb2.GetModelVersionRequest(version=2)
+        version = (await at.gateway.models.GetModelVersion(request)).version
         assert list(version.labels) == ["candidate", "latest"]
 
 

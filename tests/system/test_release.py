@@ -126,29 +126,4 @@ def test_a_model_server_that_is_killed_comes_back_with_its_labels(root: Path) ->
             eventually(lambda: all(2 in versions for versions in answered))
 
 
-def test_a_stream_stays_with_its_version_through_promotions(root: Path) -> None:
-    """Begun on version 1, it ends on it, whoever is "stable" meanwhile; the next stream gets the new one."""
-    with release_stack(root) as stack, Client(stack.targets[0]) as client:
-        turn = threading.Semaphore(0)
-
-        def requests() -> Iterator[tuple[str, bytes]]:
-            for number in range(3):
-                assert turn.acquire(timeout=120)
-                yield str(number), images.brain_slice(number)
-
-        results = client.stream_classify(requests(), timeout=200)
-        turn.release()
-        assert next(results).unwrap().model.version == 1
-        for version in (2, 3):
-            assert publish_copy(root, of=1) == version
-            until_ready(client, version)
-            client.promote(version)
-            assert client.classify(images.brain_slice()).model.version == version
-            turn.release()
-            assert next(results).unwrap().model.version == 1
-        assert list(results) == []
-        (answer,) = client.stream_classify([("next", images.brain_slice())])
-        assert answer.unwrap().model.version == 3
-
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -55,15 +55,8 @@ def test_whose_it_is(versions: dict[int, VersionOnBackend], expected: str | None
     assert foreign(versions.items(), OURS, {5}) == expected
 
 
-@pytest.mark.parametrize(
-    ("versions", "expected"),
-    [
-        ({1: there(LOADING, "f" * 64)}, None),
-        ({}, ""),
-        ({1: there(REJECTED, kind=Rejection.NOT_DESCRIBED)}, "its version 1 does not describe itself"),
-    ],
-)
-def test_whose_it_is_while_the_repository_has_no_version(
-    versions: dict[int, VersionOnBackend], expected: str | None
-) -> None:
-    assert foreign(versions.items(), {}, set()) == expected
+def test_whose_it_is_while_the_repository_has_no_version() -> None:
+    assert foreign([(1, there(LOADING, "f" * 64))], {}, set()) is None
+    assert foreign([], {}, set()) == ""
+    undescribed = there(REJECTED, kind=Rejection.NOT_DESCRIBED)
+    assert foreign([(1, undescribed)], {}, set()) == "its version 1 does not describe itself"
