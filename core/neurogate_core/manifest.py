@@ -114,11 +114,11 @@ def manifest_digest(data: bytes) -> str:
 
 
 def verify_version(version_dir: Path, *, model_name: str | None = None) -> manifest_pb2.ModelManifest:
-    """Reads every file of a version and holds it to the manifest, behind whatever links it lies.
+    """Compares every file of a version with its manifest; links are followed.
 
     Args:
         version_dir: A published version; its name is the version number.
-        model_name: The model that it should belong to; None asks nothing.
+        model_name: The model that it has to belong to; None for any.
 
     Returns:
         The manifest.

@@ -91,7 +91,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A change as somebody wants it.
+    """A change that is asked for.
 
     Attributes:
         action: One of `ACTIONS`.
@@ -148,19 +148,19 @@ class Release:
 
     @property
     def etag(self) -> str:
-        """Another one for every release that ever was, the same on every machine."""
+        """Differs for every release that ever was; the same on every machine."""
         text = "" if self.last_change is None else _encode(self.last_change)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """What a change has come to.
+    """The outcome of a change.
 
     Attributes:
         release: The release right after it.
-        change: Its line of the audit record; None where all was so already, and nothing was changed.
-        repeated: Whether it had been asked for before, under the same request_id.
+        change: Its line of the audit record; None where there was nothing to change.
+        repeated: Whether an earlier request under the same request_id had made it.
     """
 
     release: Release
@@ -182,7 +182,7 @@ class ReleaseStore:
         self._log = self._folder / _LOG
 
     def stamp(self) -> tuple[int, ...]:
-        """Something that differs whenever the document does, at the price of one look at its name."""
+        """A value that differs whenever the document does; it costs one stat."""
         try:
             seen = self._document.stat()
         except FileNotFoundError:
@@ -216,8 +216,8 @@ class ReleaseStore:
         """Changes the release, while nobody else does.
 
         Args:
-            decide: What to make of the release as it is now; may raise, and then nothing changes. A state
-                that is the present one changes nothing either, and leaves no trace.
+            decide: Gives the change, from the release as it is now. If it raises, or the state is the present
+                one, nothing is written.
             etag: Of the release that the caller has seen; empty for whatever is there.
             request_id: The caller's name for the change; a repeat gets the first answer, whatever has
                 happened since. Empty for none.
@@ -262,7 +262,7 @@ class ReleaseStore:
             return Changed(release=after, change=after.last_change)
 
     def holding(self, act: Callable[[Release], _T]) -> _T:
-        """What `act` makes of the release while nobody can change it.
+        """Calls `act` with the release while nobody can change it, and returns its result.
 
         Raises:
             ReleaseDamagedError, OSError: As `read`.
@@ -289,7 +289,7 @@ class ReleaseStore:
         return found
 
     def repeated(self, request_id: str, content: Mapping[str, object]) -> Changed | None:
-        """What a change under this request_id has come to; None when there was none.
+        """The outcome of the change under this request_id; None where there was none.
 
         Arguments as in `change`.
 

@@ -38,7 +38,7 @@ _LOCK = ".lock"
 _HIGHEST = ".highest"
 _MAX_VERSION = 2**63 - 1
 _CANONICAL = re.compile(r"[1-9][0-9]{0,18}")
-# An error that says something about one version; any other says that nothing can be known now.
+# Errors that say something about one version; after any other nothing can be known now.
 _OF_ONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG}
 # What TensorFlow Serving takes for a version: a signed decimal of 64 bits, blanks around it ignored.
 _SERVED = re.compile(r"\s*([+-]?[0-9]+)\s*")
@@ -337,21 +337,17 @@ class Survey:
     """
 
     def __init__(self, root: Path, model: str) -> None:
-        """Looks at nothing yet.
-
-        Raises:
-            RepositoryError: The name is not valid.
-        """
+        """Raises `RepositoryError` where the name is not valid; reads nothing yet."""
         self._folder = model_folder(root, model)
         self._model = model
         self._whole: dict[int, tuple[tuple[int, ...], str]] = {}
-        """Signs and digest of the manifest of versions that were found whole: they never change."""
+        """Fingerprint and digest of the manifests of versions that were found whole."""
 
     def look(self) -> Surveyed:
-        """What is there now; nothing where there is no directory.
+        """What lies there now; nothing where there is no directory.
 
         Raises:
-            OSError: It cannot be told.
+            OSError: The directory, or something in it, cannot be read for a reason that may pass.
         """
         try:
             names = served_names(self._folder)
@@ -370,10 +366,10 @@ class Survey:
             return misnamed(number, name)
         folder = self._folder / name
         try:
-            signs = _signs(folder / MANIFEST_FILE)
-            if self._whole.get(number, (None,))[0] != signs:
+            seen = _fingerprint(folder / MANIFEST_FILE)
+            if self._whole.get(number, (None,))[0] != seen:
                 self._whole.pop(number, None)
-                self._whole[number] = (signs, self._check(folder, number))
+                self._whole[number] = (seen, self._check(folder, number))
         except ManifestError as error:
             return str(error)
         except OSError as error:
@@ -383,7 +379,7 @@ class Survey:
         return ""
 
     def _check(self, folder: Path, number: int) -> str:
-        """Holds a version to its manifest by names and sizes; returns the manifest's digest.
+        """Compares names and sizes of a version's files with its manifest; returns the manifest's digest.
 
         Raises:
             ManifestError: It is not valid, of another version, or names a file that is not there.
@@ -407,7 +403,7 @@ class Survey:
 
 
 def misnamed(number: int, name: str) -> str:
-    """What is said of a folder that a model server takes for a version though its name is another."""
+    """The complaint about a folder that a model server takes for a version under another name."""
     return f"its folder is called {name!r}, expected '{number}'"
 
 
@@ -421,7 +417,7 @@ def _unreadable(folder: Path, error: OSError) -> str:
     return f"its files cannot be read: {error.strerror}"
 
 
-def _signs(path: Path) -> tuple[int, ...]:
+def _fingerprint(path: Path) -> tuple[int, ...]:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ManifestError(f"{MANIFEST_FILE} is no file")

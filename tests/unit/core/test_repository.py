@@ -72,15 +72,6 @@ def test_the_callers_manifest_is_not_changed_and_does_not_name_the_version(
     assert given.SerializeToString(deterministic=True) == before
 
 
-def test_models_are_apart(repository: ModelRepository) -> None:
-    publish(repository)
-    publish(repository, "chest.x-ray_2")
-    (repository.root / "models.config").write_text("")
-    (repository.root / "lost+found").mkdir()
-    (repository.root / "empty").mkdir()
-    assert repository.versions("chest.x-ray_2") == [1]
-
-
 def test_only_numbers_as_the_repository_writes_them_are_versions(repository: ModelRepository) -> None:
     publish(repository)
     folder = repository.root / MODEL
@@ -130,15 +121,6 @@ def test_numbers_of_removed_versions_are_not_given_again(repository: ModelReposi
         shutil.rmtree(repository.path(MODEL, version))
     assert ModelRepository(repository.root).versions(MODEL) == []
     assert publish(repository).version == 4
-
-
-def test_a_lost_record_of_the_highest_number_is_made_again_from_the_versions(
-    repository: ModelRepository,
-) -> None:
-    publish(repository)
-    publish(repository)
-    (repository.root / MODEL / ".highest").unlink()
-    assert publish(repository).version == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"two", b"-1", b"\xff", b"1 2"])
@@ -247,15 +229,6 @@ def test_only_this_models_staging_folders_are_published(repository: ModelReposit
     assert repository.versions(MODEL) == [1]
 
 
-def test_a_staging_folder_is_published_once(repository: ModelRepository) -> None:
-    with repository.staging(MODEL, "run") as staged:
-        fill_version(staged)
-        repository.publish(MODEL, staged, sound_manifest())
-        with pytest.raises(RepositoryError, match="does not exist"):
-            repository.publish(MODEL, staged, sound_manifest())
-    assert repository.versions(MODEL) == [1]
-
-
 def test_another_file_system_is_refused(repository: ModelRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     with repository.staging(MODEL, "run") as staged:
         fill_version(staged)
@@ -273,15 +246,6 @@ def test_another_file_system_is_refused(repository: ModelRepository, monkeypatch
         with pytest.raises(RepositoryError, match="on another file system"):
             repository.publish(MODEL, staged, sound_manifest())
         monkeypatch.undo()
-
-
-def test_links_in_a_version_are_refused(repository: ModelRepository) -> None:
-    with repository.staging(MODEL, "run") as staged:
-        fill_version(staged)
-        (staged / "link").symlink_to("saved_model.pb")
-        with pytest.raises((ManifestError, OSError)):
-            repository.publish(MODEL, staged, sound_manifest())
-    assert repository.versions(MODEL) == []
 
 
 def test_a_manifest_that_makes_no_sense_publishes_nothing(repository: ModelRepository) -> None:

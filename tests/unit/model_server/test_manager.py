@@ -13,7 +13,7 @@ import pytest
 from neurogate_model_server import manager as manager_module
 from neurogate_model_server.errors import ServingError
 from neurogate_model_server.manager import LoaderHarness, Phase, ServingMap, next_action
-from neurogate_model_server.states import State, StateMonitor, StoppedError, VersionId
+from neurogate_model_server.states import State, StoppedError, VersionId
 from neurogate_testing.core_harness import FakeVersion, Harness, core_harnesses
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
@@ -23,19 +23,6 @@ from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 def harness(tmp_path: Path) -> Iterator[Callable[..., Harness]]:
     with core_harnesses(tmp_path) as make:
         yield make
-
-
-def test_a_request_keeps_its_version_loaded_until_it_ends(harness: Callable[..., Harness]) -> None:
-    it = harness()
-    it.add("m/1")
-    it.serve("m")
-    with it.core.hold(model_pb2.ModelSpec(name="m")):
-        it.add("m/2")
-        # The swap is half done: new requests already run on version 2, and the state lags behind.
-        it.wait_for(lambda: it.states() == {2: State.LOADING, 1: State.AVAILABLE} and it.answers() == 2)
-        assert it.answers(version=1) == 1
-        assert not it.loader.loaded[VersionId("m", 1)].closed.is_set()
-    it.wait_for(lambda: it.states() == {2: State.AVAILABLE, 1: State.END})
 
 
 def test_a_load_is_tried_again_as_often_as_set(harness: Callable[..., Harness]) -> None:
@@ -305,13 +292,6 @@ def test_a_stopping_map_waits_for_nobody() -> None:
         serving_map.stop()
         with pytest.raises(StoppedError):
             serving_map.update({})
-
-
-def test_a_stopped_monitor_ends_waits() -> None:
-    monitor = StateMonitor()
-    monitor.stop()
-    with pytest.raises(StoppedError):
-        monitor.wait_until_available(["m"])
 
 
 NEW, LOADING, READY, FAILED = Phase.NEW, Phase.LOADING, Phase.READY, Phase.FAILED

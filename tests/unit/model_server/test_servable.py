@@ -43,12 +43,6 @@ def _predict(servable: Servable, signature: str, *, as_content: bool = False, **
     return predict(servable, request, version=4, check_method=False, as_content=as_content)
 
 
-def test_a_loaded_model_answers(toy: Servable) -> None:
-    response = _predict(toy, "two", a=np.float32([1, 2]), b=np.int64([3, 4]))
-    assert list(response.outputs["sum"].float_val) == [4, 6]
-    assert (response.model_spec.version.value, response.model_spec.signature_name) == (4, "two")
-
-
 def test_packed_bytes_carry_every_type(toy: Servable) -> None:
     response = _predict(toy, "types", as_content=True, x=np.float32([0, 1.5]))
     outputs = {name: proto.tensor_content for name, proto in response.outputs.items()}
@@ -152,10 +146,6 @@ def test_good_warmup_files_run(serving_store: Path, toy: Servable, name: str, co
     assert warm_up(toy, serving_store / "warm" / name) == count
 
 
-def test_a_version_without_a_warmup_file_needs_none(serving_store: Path, toy: Servable) -> None:
-    assert warm_up(toy, serving_store / "toy/1") == 0
-
-
 @pytest.mark.parametrize(
     ("name", "code", "message"),
     [
@@ -238,15 +228,6 @@ def test_an_early_end_is_told_from_damage(data: bytes, cut: bool) -> None:
     assert is_cut_short(data) == cut
 
 
-def test_a_graph_is_cut_from_its_file_as_it_would_be_serialized(serving_store: Path) -> None:
-    data = (serving_store / "toy/1/saved_model.pb").read_bytes()
-    saved = saved_model_pb2.SavedModel.FromString(data)
-    whole = submessages(memoryview(data), 2)
-    assert len(whole) == len(saved.meta_graphs) == 1
-    cut = b"".join(submessages(whole[0], 2))
-    assert type(saved.meta_graphs[0].graph_def).FromString(cut) == saved.meta_graphs[0].graph_def
-
-
 @pytest.mark.parametrize(
     ("data", "found"),
     [
@@ -256,11 +237,6 @@ def test_a_graph_is_cut_from_its_file_as_it_would_be_serialized(serving_store: P
 )
 def test_submessages_are_those_of_one_field_in_order(data: bytes, found: list[bytes]) -> None:
     assert [bytes(part) for part in submessages(memoryview(data), 2)] == found
-
-
-def test_groups_are_left_to_protobuf() -> None:
-    with pytest.raises(ValueError, match="plain fields"):
-        submessages(memoryview(b"\x0b\x0c"), 2)
 
 
 def test_large_functions_are_imported_one_by_one(

@@ -78,7 +78,7 @@ def is_dicom(data: bytes) -> bool:
 
 
 class DicomPool:
-    """Some children that decode; each is started when it is first needed. Safe to use from many threads."""
+    """Children that decode, each started when it is first needed; thread-safe."""
 
     def __init__(self, children: int, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
         self._seconds = seconds
@@ -123,7 +123,7 @@ class DicomPool:
                 except TransformError:
                     raise
                 except BaseException as error:
-                    # Whatever it still has to say belongs to nobody.
+                    # A late answer of this child must not be taken for the next image's.
                     self._end(child)
                     child = None
                     if not isinstance(error, _LostError):
@@ -186,7 +186,7 @@ class DicomPool:
 
 
 class _LostError(Exception):
-    """A child is of no use any longer: "late", "dead", or "idle" when it ended before it read the request."""
+    """A child has to be replaced: "late", "dead", or "idle" where it had ended before it read the request."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
