@@ -17,6 +17,7 @@ import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -48,6 +49,7 @@ from .images import Image, framed, load_image
 from .types import Result
 
 K = TypeVar("K")
+S = TypeVar("S")
 T = TypeVar("T")
 
 DEFAULT_WINDOW = 64
@@ -87,29 +89,76 @@ class Limits:
         _channel.check_timeout("idle_timeout", self.idle_timeout)
 
 
-class SendingCall(Generic[T]):
-    """A call that delivers events from its threads, seen from its consumer."""
+@dataclass(slots=True)
+class Sent(Generic[S]):
+    """What the source gave, its number, and how often it was sent."""
 
-    def __init__(self, limits: Limits, deliver: Deliver) -> None:
-        self.limits = limits
-        self.deliver = deliver
-        self.window = threading.Semaphore(limits.window)
+    number: int
+    item: S
+    times: int = 0
+
+
+class SendingCall(Generic[S, T]):
+    """A running call: one thread reads the source, gRPC's own sends, another receives.
+
+    At most `window` images are out of their source without their result in the caller's hands, so a caller
+    that reads slowly slows the source down, and an endless source is fine. On the wire an image's key is its
+    number: callers' keys can be anything, as often as they like, and every answer has exactly one image.
+
+    Args:
+        source: what to send.
+        start: starts the call with its requests; returns gRPC's call, an iterator of responses.
+        limits: how far it may go.
+        deliver: takes events; called from all threads, and in the order in which the caller is to see them.
+        ordered: whether results keep the order of the source.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[S],
+        start: Callable[[Iterator[Any]], Any],
+        limits: Limits,
+        deliver: Deliver,
+        *,
+        ordered: bool = False,
+    ) -> None:
+        self._source = iter(source)
+        self._start = start
+        self._limits = limits
+        self._deliver = deliver
+        self._ordered = ordered
+        self._window = threading.Semaphore(limits.window)
+        # Guards everything below; notified whenever something of it changes.
+        self._changed = threading.Condition()
+        self._attempt = 0
+        self._waiting: deque[Sent[S]] = deque()
+        self._out: dict[int, Sent[S]] = {}
+        self._held: dict[int, T | None] = {}
+        self._answers = 0
+        self._exhausted = False
+        self._stopped = False
+        self._touched = time.monotonic()
+        self._source_error: BaseException | None = None
+        self._call: Any = None
+        for target in (self._read, self._run):
+            threading.Thread(target=target, name="neurogate-stream", daemon=True).start()
 
     def take(self, event: T | BaseException | None) -> T | None:
-        """The result for the caller; None at the end. Failures are raised."""
+        """The result for the caller; None at the end. Failures of the call and of its source are raised."""
         if isinstance(event, BaseException):
             raise event
         if event is not None:
-            self.window.release()
+            self._window.release()
         return event
 
     def waiting(self) -> tuple[int, float]:
         """How many images are out without a result, and for how many seconds nothing has come for them."""
-        raise NotImplementedError
+        with self._changed:
+            return len(self._out), time.monotonic() - self._touched if self._out else 0.0
 
     def patience(self) -> float:
         """Seconds that the consumer may wait for the next event before it calls `check_patience`."""
-        return self.limits.idle_timeout - self.waiting()[1]
+        return self._limits.idle_timeout - self.waiting()[1]
 
     def check_patience(self) -> None:
         """Does nothing while images are answered, or none is out.
@@ -118,18 +167,192 @@ class SendingCall(Generic[T]):
             DeadlineExceededError: images are out, and no answer has come for longer than the limits allow.
         """
         images, seconds = self.waiting()
-        if seconds >= self.limits.idle_timeout:
+        if seconds >= self._limits.idle_timeout:
             raise DeadlineExceededError(
-                f"no answer from {self.limits.target} for {self.limits.idle_timeout:g} s, "
+                f"no answer from {self._limits.target} for {self._limits.idle_timeout:g} s, "
                 f"with {images} images waiting"
             )
 
     def close(self) -> None:
-        """Ends the call, if it still runs, and stops reading the source."""
+        """Cancels the call, if it still runs, and stops reading the source."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            call = self._call
+        self._window.release()
+        if call is not None:
+            call.cancel()
+
+    def _checked(self, item: S) -> S:
+        """What the source gave, if it can be sent at all; TypeError otherwise."""
         raise NotImplementedError
 
+    def _image(self, item: S) -> Image:
+        raise NotImplementedError
 
-def consume(start: Callable[[Deliver], SendingCall[T]]) -> Generator[T, None, None]:
+    def _messages(self, key: str, item: S, data: bytes) -> Iterator[Any]:
+        """One image on the wire."""
+        raise NotImplementedError
+
+    def _result(self, sent: Sent[S], answer: Any) -> T:  # noqa: ANN401 - a response, or why there is none
+        raise NotImplementedError
+
+    def _attempts(self) -> None:
+        """Makes the call, as often as it has to be made."""
+        raise NotImplementedError
+
+    def _read(self) -> None:
+        # What the source raises is raised in the caller's loop, after the results of the images before.
+        try:
+            number = 0
+            while self._window.acquire() and not self._stopped:
+                if (item := next(self._source, _END)) is _END:
+                    break
+                with self._changed:
+                    self._waiting.append(Sent(number, self._checked(item)))
+                    self._held[number] = None
+                    self._changed.notify_all()
+                number += 1
+        except BaseException as error:  # noqa: BLE001 - see above
+            self._source_error = error
+        finally:
+            with self._changed:
+                self._exhausted = True
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        # Whatever ends this thread has to reach the consumer, which would wait for ever.
+        try:
+            self._attempts()
+            self._deliver(self._source_error)
+        except NeurogateError as error:
+            self._deliver(error)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
+            unreadable = UnexpectedError(f"an answer of the gateway cannot be read: {error!r}")
+            unreadable.__cause__ = error
+            self._deliver(unreadable)
+
+    def _run_once(self, retry: Reconnecting | None = None) -> None:
+        try:
+            call = self._start(self._requests(self._attempt))
+        except ValueError as error:
+            # So gRPC refuses a channel that is closed.
+            raise CallCancelledError("the client is closed") from error
+        with self._changed:
+            self._call = call
+            self._answers = 0
+            self._touched = time.monotonic()
+            if self._stopped:
+                call.cancel()
+        try:
+            for response in call:
+                if retry is not None:
+                    retry.worked()
+                self._answer(response)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._limits.target) from error
+        with self._changed:
+            left = len(self._out) + len(self._waiting)
+            if left or not self._exhausted:
+                raise UnexpectedError(f"the gateway ended the call early, with {left} images unanswered")
+
+    def _answer(self, response: Any) -> None:  # noqa: ANN401 - of the call's own kind
+        key = response.key
+        with self._changed:
+            sent = self._out.pop(int(key) if key.isascii() and key.isdigit() else -1, None)
+            self._answers += 1
+            self._touched = time.monotonic()
+        if sent is None:
+            raise UnexpectedError(f"the gateway answered an image that was not waiting (key {key!r})")
+        self._finish(sent, response)
+
+    def _finish(self, sent: Sent[S], answer: Any) -> None:  # noqa: ANN401 - as in _result
+        result = self._result(sent, answer)
+        with self._changed:
+            if not self._ordered:
+                del self._held[sent.number]
+                self._deliver(result)
+                return
+            self._held[sent.number] = result
+            while self._held and (first := self._held[head := next(iter(self._held))]) is not None:
+                del self._held[head]
+                self._deliver(first)
+
+    def _requests(self, attempt: int) -> Iterator[Any]:
+        while (sent := self._next(attempt)) is not None:
+            # An exception in here would only reach gRPC's log.
+            try:
+                data = load_image(self._image(sent.item), self._limits.max_image_bytes)
+            except BaseException as error:  # noqa: BLE001 - a result, or raised in the caller's loop
+                with self._changed:
+                    self._out.pop(sent.number, None)
+                if isinstance(error, NeurogateError):
+                    self._finish(sent, error)
+                else:
+                    self._deliver(error)
+            else:
+                yield from self._messages(str(sent.number), sent.item, data)
+
+    def _next(self, attempt: int) -> Sent[S] | None:
+        """Waits for the next image to send; None when there is none, or another attempt has begun."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopped or attempt != self._attempt or self._waiting or self._exhausted
+            )
+            if self._stopped or attempt != self._attempt or not self._waiting:
+                return None
+            sent = self._waiting.popleft()
+            sent.times += 1
+            if not self._out:
+                # Sending is no sign of life of the other side; it only begins the wait for the first answer.
+                self._touched = time.monotonic()
+            self._out[sent.number] = sent
+            return sent
+
+
+class StreamCall(SendingCall[tuple[K, Image], Result[K]]):
+    """A StreamClassify: it ends with its connection, since what was answered would be classified twice."""
+
+    def __init__(
+        self,
+        images: Iterable[tuple[K, Image]],
+        start: Callable[[Iterator[classification_pb2.StreamClassifyRequest]], Any],
+        config: classification_pb2.StreamClassifyConfig,
+        limits: Limits,
+        deliver: Deliver,
+    ) -> None:
+        self._config = config
+        super().__init__(images, start, limits, deliver, ordered=not config.allow_out_of_order)
+
+    def _checked(self, item: tuple[K, Image]) -> tuple[K, Image]:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise TypeError(f"stream_classify takes (key, image) pairs, not {type(item).__name__}")
+        return item
+
+    def _image(self, item: tuple[K, Image]) -> Image:
+        return item[1]
+
+    def _attempts(self) -> None:
+        self._run_once()
+
+    def _requests(self, attempt: int) -> Iterator[classification_pb2.StreamClassifyRequest]:
+        yield classification_pb2.StreamClassifyRequest(config=self._config)
+        yield from super()._requests(attempt)
+
+    def _messages(
+        self, key: str, item: tuple[K, Image], data: bytes
+    ) -> Iterator[classification_pb2.StreamClassifyRequest]:
+        yield classification_pb2.StreamClassifyRequest(key=key, image=data, frame=framed(item[1])[1])
+
+    def _result(self, sent: Sent[tuple[K, Image]], answer: Any) -> Result[K]:  # noqa: ANN401 - as above
+        key, _ = sent.item
+        if isinstance(answer, NeurogateError):
+            return Result(key, error=answer)
+        model = _calls.parse_model_ref(answer.model)
+        return _calls.parse_result(key, answer, model, self._config.request_id)
+
+
+def consume(start: Callable[[Deliver], SendingCall[Any, T]]) -> Generator[T, None, None]:
     """The results of a call as a generator; the first step starts it."""
     # The threads of a call keep it alive; only a generator in front notices that the caller has dropped it.
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -150,7 +373,7 @@ def consume(start: Callable[[Deliver], SendingCall[T]]) -> Generator[T, None, No
 
 
 async def consume_async(
-    items: Iterable[K] | AsyncIterable[K], start: Callable[[Iterable[K], Deliver], SendingCall[T]]
+    items: Iterable[K] | AsyncIterable[K], start: Callable[[Iterable[K], Deliver], SendingCall[Any, T]]
 ) -> AsyncGenerator[T, None]:
     """The results of a call as an asynchronous generator; the first step starts it.
 
@@ -221,198 +444,6 @@ async def _step(images: AsyncIterator[K]) -> K:
         return await anext(images)
     except StopAsyncIteration:
         return _END  # type: ignore[no-any-return]
-
-
-class PendingResults(Generic[K]):
-    """Matches answers with keys, and gives results in the order in which they may go to the caller.
-
-    One thread sends while another receives, so it locks. On the wire an image's key is its number in the
-    stream: callers' keys can then be anything, as often as they like, and every answer has exactly one image.
-    """
-
-    def __init__(self, config: classification_pb2.StreamClassifyConfig) -> None:
-        self._ordered = not config.allow_out_of_order
-        self._request_id = config.request_id
-        self._lock = threading.Lock()
-        self._slots: dict[int, tuple[K, Result[K] | None]] = {}
-        self._next = 0
-        self._unanswered = 0
-        self._touched = time.monotonic()
-
-    def send(self, key: K) -> str:
-        """Notes that an image goes out; returns its key on the wire."""
-        with self._lock:
-            number = self._open(key)
-            # Sending is no sign of life of the other side; it only begins the wait for the first answer.
-            if self._unanswered == 0:
-                self._touched = time.monotonic()
-            self._unanswered += 1
-            return str(number)
-
-    def refuse(self, key: K, error: NeurogateError) -> list[Result[K]]:
-        """Notes an image that is not sent at all; returns the results that may go to the caller now."""
-        with self._lock:
-            return self._close(self._open(key), Result(key, error=error))
-
-    def answer(self, response: classification_pb2.StreamClassifyResponse) -> list[Result[K]]:
-        """Takes an answer in; returns the results that may go to the caller now.
-
-        Raises:
-            UnexpectedError: an answer to nothing, or a second one.
-        """
-        with self._lock:
-            number = wire_number(response.key)
-            slot = self._slots.get(number)
-            if slot is None or slot[1] is not None:
-                raise not_waiting(response.key)
-            model = _calls.parse_model_ref(response.model)
-            result = _calls.parse_result(slot[0], response, model, self._request_id)
-            self._unanswered -= 1
-            self._touched = time.monotonic()
-            return self._close(number, result)
-
-    def waiting(self) -> tuple[int, float]:
-        """How many images are out and not answered, and for how many seconds no answer has come for them."""
-        with self._lock:
-            return self._unanswered, time.monotonic() - self._touched if self._unanswered else 0.0
-
-    def _open(self, key: K) -> int:
-        number = self._next
-        self._next += 1
-        self._slots[number] = (key, None)
-        return number
-
-    def _close(self, number: int, result: Result[K]) -> list[Result[K]]:
-        if not self._ordered:
-            del self._slots[number]
-            return [result]
-        self._slots[number] = (result.key, result)
-        ready: list[Result[K]] = []
-        while self._slots:
-            head, (_, first) = next(iter(self._slots.items()))
-            if first is None:
-                break
-            ready.append(first)
-            del self._slots[head]
-        return ready
-
-
-def wire_number(key: str) -> int:
-    """The number of an image by its key on the wire; -1 for what is none."""
-    return int(key) if key.isascii() and key.isdigit() else -1
-
-
-def not_waiting(key: str) -> UnexpectedError:
-    """An answer to nothing."""
-    return UnexpectedError(f"the gateway answered an image that was not waiting (key {key!r})")
-
-
-def unreadable(error: BaseException) -> UnexpectedError:
-    """An answer that cannot be read, as a failure of the call."""
-    unexpected = UnexpectedError(f"an answer of the gateway cannot be read: {error!r}")
-    unexpected.__cause__ = error
-    return unexpected
-
-
-class StreamCall(SendingCall[Result[K]]):
-    """A running StreamClassify: one thread pulls images and sends them (gRPC's own), another receives.
-
-    At most `window` images are out of their source without their result in the caller's hands, so a caller
-    that reads slowly slows the source down, and an endless source is fine.
-
-    Args:
-        images: (key, image) pairs.
-        start: starts the call with its requests; returns gRPC's call, an iterator of responses.
-        config: how the stream is to be served.
-        limits: how far it may go.
-        deliver: takes events, from both threads.
-    """
-
-    def __init__(
-        self,
-        images: Iterable[tuple[K, Image]],
-        start: Callable[[Iterator[classification_pb2.StreamClassifyRequest]], Any],
-        config: classification_pb2.StreamClassifyConfig,
-        limits: Limits,
-        deliver: Deliver,
-    ) -> None:
-        super().__init__(limits, deliver)
-        self._images = iter(images)
-        self._config = config
-        self._pending = PendingResults[K](config)
-        self._stopped = threading.Event()
-        self._source_error: BaseException | None = None
-        try:
-            self._call = start(self._requests())
-        except ValueError as error:
-            # So gRPC refuses a channel that is closed.
-            raise CallCancelledError("the client is closed") from error
-        threading.Thread(target=self._receive, name="neurogate-stream", daemon=True).start()
-
-    def waiting(self) -> tuple[int, float]:
-        """How many images are out without an answer, and for how many seconds none has come."""
-        return self._pending.waiting()
-
-    def close(self) -> None:
-        """Cancels the call, if it still runs, and stops pulling the source."""
-        self._stopped.set()
-        self.window.release()
-        self._call.cancel()
-
-    def _receive(self) -> None:
-        # Whatever ends this thread has to reach the consumer, which would wait for ever.
-        try:
-            for response in self._call:
-                for result in self._pending.answer(response):
-                    self.deliver(result)
-        except grpc.RpcError as error:
-            failure = from_rpc_error(error, self.limits.target)
-            failure.__cause__ = error
-            self.deliver(failure)
-        except NeurogateError as error:
-            self.deliver(error)
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
-            self.deliver(unreadable(error))
-        else:
-            self.deliver(self._source_error or self._left_over())
-
-    def _left_over(self) -> UnexpectedError | None:
-        unanswered, _ = self._pending.waiting()
-        if not unanswered:
-            return None
-        return UnexpectedError(f"the gateway ended the stream with {unanswered} images unanswered")
-
-    def _requests(self) -> Iterator[classification_pb2.StreamClassifyRequest]:
-        yield classification_pb2.StreamClassifyRequest(config=self._config)
-        while (request := self._next_request()) is not None:
-            yield request
-
-    def _next_request(self) -> classification_pb2.StreamClassifyRequest | None:
-        # An exception in here would only reach gRPC's log, and SystemExit nobody at all. The images before it
-        # still get their answers.
-        try:
-            while self.window.acquire() and not self._stopped.is_set():
-                if (item := next(self._images, _END)) is _END:
-                    break
-                key, image = _pair(item)
-                try:
-                    data = load_image(image, self.limits.max_image_bytes)
-                except NeurogateError as error:
-                    for result in self._pending.refuse(key, error):
-                        self.deliver(result)
-                else:
-                    return classification_pb2.StreamClassifyRequest(
-                        key=self._pending.send(key), image=data, frame=framed(image)[1]
-                    )
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's loop
-            self._source_error = error
-        return None
-
-
-def _pair(item: tuple[K, Image]) -> tuple[K, Image]:
-    if not isinstance(item, tuple) or len(item) != 2:
-        raise TypeError(f"stream_classify takes (key, image) pairs, not {type(item).__name__}")
-    return item
 
 
 class Reconnecting:

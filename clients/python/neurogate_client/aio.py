@@ -20,6 +20,7 @@ import contextlib
 import math
 import os
 import sys
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -94,6 +95,7 @@ class Client:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._services: _Services | None = None
         self._closed = False
+        self._lock = threading.Lock()
         self._streams: grpc.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -585,9 +587,11 @@ class Client:
     def _open_streams(self) -> grpc.Channel:
         if self._closed:
             raise CallCancelledError("the client is closed")
-        if self._streams is None:
-            self._streams = _channel.open_channel(self._endpoint, self._credentials, self._options)
-        return self._streams
+        # Streams open it from threads of their own.
+        with self._lock:
+            if self._streams is None:
+                self._streams = _channel.open_channel(self._endpoint, self._credentials, self._options)
+            return self._streams
 
 
 for _name, _method in vars(_BlockingClient).items():

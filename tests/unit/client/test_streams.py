@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
+import queue
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from neurogate.v1 import classification_pb2 as pb
-from neurogate_client import Client, NeurogateError, _calls, errors, folder_images
-from neurogate_client._streams import PendingResults
+from neurogate_client import Client, NeurogateError, _calls, _streams, errors, folder_images
+from neurogate_client._streams import Limits, StreamCall
 from neurogate_testing.fake_gateway import CLASSES, FakeGateway, status
 
 
@@ -193,19 +195,64 @@ def test_a_gateway_that_stops_answering(client: Any, gateway: FakeGateway) -> No
     assert gateway.script.cancelled.wait(10)
 
 
+class Answers:
+    """Stands for gRPC's call: the test answers, and ends it by None."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[pb.StreamClassifyResponse | None] = queue.SimpleQueue()
+
+    def __iter__(self) -> Iterator[pb.StreamClassifyResponse]:
+        return iter(self.queue.get, None)  # type: ignore[arg-type]
+
+    def cancel(self) -> None:
+        self.queue.put(None)
+
+
+@contextlib.contextmanager
+def scripted(source: Iterable[Any]) -> Iterator[tuple[StreamCall[Any], Iterator[Any], Answers, Any]]:
+    """A running call, its requests, its answers, and the events of its consumer."""
+    answers: Answers = Answers()
+    started: queue.SimpleQueue[Iterator[Any]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def start(requests: Iterator[Any]) -> Answers:
+        started.put(requests)
+        return answers
+
+    limits = Limits(target="x", max_image_bytes=9, window=9, idle_timeout=60)
+    call = StreamCall[Any](source, start, pb.StreamClassifyConfig(), limits, events.put)
+    requests = started.get(timeout=10)
+    assert next(requests).HasField("config")
+    yield call, requests, answers, events
+    call.close()
+
+
 def test_sending_does_not_count_as_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    pending = PendingResults[str](pb.StreamClassifyConfig())
-    assert pending.waiting() == (0, 0)
-    first = pending.send("a")
-    now += 3
-    pending.send("b")
-    assert pending.waiting() == (2, 3)
-    pending.answer(pb.StreamClassifyResponse(key=first))
-    assert pending.waiting() == (1, 0)
-    now += 2
-    assert pending.waiting() == (1, 2)
+    monkeypatch.setattr(_streams, "time", SimpleNamespace(monotonic=lambda: now))
+    with scripted([("a", b"x"), ("b", b"y")]) as (call, requests, answers, events):
+        assert call.waiting() == (0, 0)
+        first = next(requests)
+        now += 3
+        next(requests)
+        assert call.waiting() == (2, 3)
+        answers.queue.put(pb.StreamClassifyResponse(key=first.key))
+        assert events.get(timeout=10).key == "a"
+        assert call.waiting() == (1, 0)
+        now += 2
+        assert call.waiting() == (1, 2)
+
+
+@pytest.mark.parametrize("strange", ["", "7", "-1", "²", "x", "0"])
+def test_an_answer_to_nothing_breaks_the_contract(strange: str) -> None:
+    with scripted([("a", b"x"), ("b", b"y")]) as (_, requests, answers, events):
+        for _ in range(2):
+            next(requests)
+        answers.queue.put(pb.StreamClassifyResponse(key="0"))
+        # With neither an answer nor an error in it.
+        assert isinstance(events.get(timeout=10).error, errors.UnexpectedError)
+        answers.queue.put(pb.StreamClassifyResponse(key=strange))
+        assert "was not waiting" in str(events.get(timeout=10))
 
 
 def test_a_slow_source_is_no_silent_gateway(client: Any) -> None:
@@ -266,17 +313,3 @@ def test_closing_the_client_ends_its_streams(gateway: FakeGateway) -> None:
     client.close()
     thread.join(10)
     assert [type(each) for each in caught] == [errors.CallCancelledError]
-
-
-def test_an_answer_to_nothing_breaks_the_contract() -> None:
-    pending = PendingResults[str](pb.StreamClassifyConfig())
-    key = pending.send("a")
-    for strange in ("", "7", "-1", "²", "x"):
-        with pytest.raises(errors.UnexpectedError, match="was not waiting"):
-            pending.answer(pb.StreamClassifyResponse(key=strange))
-    pending.send("b")
-    assert pending.waiting()[0] == 2
-    (result,) = pending.answer(pb.StreamClassifyResponse(key=key))
-    assert isinstance(result.error, errors.UnexpectedError)
-    with pytest.raises(errors.UnexpectedError, match="was not waiting"):
-        pending.answer(pb.StreamClassifyResponse(key=key))
