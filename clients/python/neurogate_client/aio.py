@@ -348,11 +348,7 @@ class Client:
         return await self._list(self._open().models.ListReleaseChanges, request, "changes", timeout, limit)
 
     def watch_model_versions(
-        self,
-        *,
-        model: str = "",
-        patience: float = _channel.DEFAULT_IDLE_TIMEOUT,
-        timeout: float = math.inf,
+        self, *, model: str = "", patience: float = _channel.DEFAULT_IDLE_TIMEOUT, timeout: float = math.inf
     ) -> AsyncGenerator[model_pb2.WatchModelVersionsResponse, None]:
         watch = _streams.VersionsWatch(model, patience, timeout)
         return self._watch(lambda on: on.models.WatchModelVersions, watch)

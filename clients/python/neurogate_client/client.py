@@ -441,11 +441,7 @@ class Client:
         return self._list(self._models.ListReleaseChanges, request, "changes", timeout, limit)
 
     def watch_model_versions(
-        self,
-        *,
-        model: str = "",
-        patience: float = _channel.DEFAULT_IDLE_TIMEOUT,
-        timeout: float = math.inf,
+        self, *, model: str = "", patience: float = _channel.DEFAULT_IDLE_TIMEOUT, timeout: float = math.inf
     ) -> Generator[model_pb2.WatchModelVersionsResponse, None, None]:
         """The present state (every version, then the release), and then every change as it happens.
 
@@ -716,11 +712,7 @@ class Client:
             if not request.page_token or len(found) >= limit:
                 return found[:limit]
 
-    def _watch(
-        self,
-        method: Callable[..., Any],
-        watch: _streams.Watch[T],
-    ) -> Generator[T, None, None]:
+    def _watch(self, method: Callable[..., Any], watch: _streams.Watch[T]) -> Generator[T, None, None]:
         call: Any = None
         try:
             while True:

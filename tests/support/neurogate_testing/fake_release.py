@@ -249,8 +249,7 @@ class ReleaseMethods:
     def _known(self, number: int, context: grpc.ServicerContext) -> None:
         if number not in {each.version for each in self.script.versions}:
             abort(
-                context,
-                status(grpc.StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND", f"no version {number}"),
+                context, status(grpc.StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND", f"no version {number}")
             )
 
     def _once(self, request: Any, context: grpc.ServicerContext, change: Callable[[], Message]) -> Message:

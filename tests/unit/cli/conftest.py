@@ -16,3 +16,9 @@ def gateway() -> Iterator[FakeGateway]:
 @pytest.fixture
 def neurogate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     return command_line(monkeypatch, capfd)
+
+
+@pytest.fixture
+def ask(neurogate: Run, gateway: FakeGateway) -> Run:
+    """The command line on the fake gateway."""
+    return lambda *words: neurogate(*words, "--target", gateway.address)

@@ -200,11 +200,7 @@ def test_latest_writes_nothing_into_the_repository_and_keeps_the_version_before_
     servers = Servers(
         repository=repository, model="odd-name", port=1, model_server_port=2, release_mode=LATEST
     )
-    with (
-        model_server() as (port, reloads),
-        Client(gateway.address) as client,
-        Supervisor() as supervisor,
-    ):
+    with model_server() as (port, reloads), Client(gateway.address) as client, Supervisor() as supervisor:
         servers = dataclasses.replace(servers, model_server_port=port)
         given = options(servers, supervisor.folder)
         config = started_from(given)

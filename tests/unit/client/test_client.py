@@ -11,15 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from neurogate.v1 import model_pb2
-from neurogate_client import (
-    Client,
-    Frame,
-    Health,
-    HealthStatus,
-    Verdict,
-    enum_name,
-    errors,
-)
+from neurogate_client import Client, Frame, Health, HealthStatus, Verdict, enum_name, errors
 from neurogate_client._calls import Readiness
 from neurogate_client.types import ModelRef, Score, Timings
 from neurogate_testing.fake_gateway import PNG, FakeGateway, fake_gateway, status, version

@@ -14,16 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neurogate_cli import common
-from neurogate_cli.render.output import (
-    Column,
-    fitting,
-    heading,
-    print_json,
-    progress,
-    stderr,
-    stdout,
-    tell,
-)
+from neurogate_cli.render.output import Column, fitting, heading, print_json, progress, stderr, stdout, tell
 from neurogate_cli.render.release import gate_view, matrix, metrics_table
 
 SHOWN_DISAGREEMENTS = 20

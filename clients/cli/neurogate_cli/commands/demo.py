@@ -12,15 +12,7 @@ from neurogate_cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from neurogate_cli.demo import folder as demo_run
 from neurogate_cli.demo.loop import loop
 from neurogate_cli.demo.report import draw_evidence, show_samples, show_summary
-from neurogate_cli.demo.steps import (
-    MODEL,
-    Steps,
-    environment,
-    log_files,
-    make_images,
-    tell_next,
-    train_first,
-)
+from neurogate_cli.demo.steps import MODEL, Steps, environment, log_files, make_images, tell_next, train_first
 from neurogate_cli.local_stack import processes
 from neurogate_cli.local_stack.servers import NotServingError, Servers
 from neurogate_cli.render.output import stderr, stdout, tell

@@ -22,10 +22,7 @@ def explain(
     output: Annotated[
         Path,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="PNG",
-            help="Where the picture goes, whole or not at all; - for stdout.",
+            "--output", "-o", metavar="PNG", help="Where the picture goes, whole or not at all; - for stdout."
         ),
     ],
     class_id: Annotated[

@@ -165,10 +165,7 @@ def _decisions(manifest: manifest_pb2.ModelManifest) -> list[RenderableType]:
             ),
             ("OUT_OF_DISTRIBUTION", outside),
             ("temperature", f"{manifest.calibration.temperature:.3f}"),
-            (
-                "input",
-                f"{spec.width} x {spec.height}; {', '.join(spec.formats)}; transform {spec.revision}",
-            ),
+            ("input", f"{spec.width} x {spec.height}; {', '.join(spec.formats)}; transform {spec.revision}"),
         ),
     ]
 

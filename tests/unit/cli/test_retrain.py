@@ -28,10 +28,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "new"
 
 
-def test_upload_sums_up_by_class(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
+def test_upload_sums_up_by_class(ask: Run, gateway: FakeGateway, folder: Path) -> None:
     (folder / "glioma" / "copy.jpg").write_bytes(b"glioma 0")
     (folder / "glioma" / "bad.jpg").write_bytes(b"corrupt")
-    code, out, err = neurogate("upload", folder, "-t", gateway.address)
+    code, out, err = ask("upload", folder)
     assert code == 1
     rows = [line.split() for line in out.splitlines()]
     assert ["glioma", "3", "1", "1", "3"] in rows
@@ -40,9 +40,7 @@ def test_upload_sums_up_by_class(neurogate: Run, gateway: FakeGateway, folder: P
     assert len(gateway.script.training.examples) == 12
 
 
-def test_what_an_upload_leaves_out_is_counted(
-    neurogate: Run, gateway: FakeGateway, folder: Path, tmp_path: Path
-) -> None:
+def test_what_an_upload_leaves_out_is_counted(ask: Run, folder: Path, tmp_path: Path) -> None:
     (folder / "meningioma").rename(tmp_path / "store")
     (folder / "meningioma").symlink_to(tmp_path / "store")
     (folder / "meningioma" / "linked.jfif").write_bytes(b"linked")
@@ -50,7 +48,7 @@ def test_what_an_upload_leaves_out_is_counted(
     for name in ("glioma/1.txt", "glioma/2.txt", "README", "glioma/Thumbs.db", "__MACOSX/glioma/x.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
-    code, out, err = neurogate("upload", folder, "--json", "-t", gateway.address)
+    code, out, err = ask("upload", folder, "--json")
     assert code == 0
     summary = json.loads(out)
     assert summary["kept"] == {name: 3 + (name in {"glioma", "meningioma"}) for name in CLASSES}
@@ -58,13 +56,13 @@ def test_what_an_upload_leaves_out_is_counted(
     assert f"left out 2: no image by its suffix .txt, e.g. {folder / 'glioma' / '1.txt'}\n" in err
 
 
-def test_a_second_upload_sends_only_what_is_new(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
-    assert neurogate("upload", folder, "-t", gateway.address)[0] == 0
+def test_a_second_upload_sends_only_what_is_new(ask: Run, gateway: FakeGateway, folder: Path) -> None:
+    assert ask("upload", folder)[0] == 0
     (folder / "notumor" / "9.jpg").write_bytes(b"notumor 9")
     for example in gateway.script.training.examples.values():  # kept without metadata, so under other digests
         example.example_id = hashlib.sha256(example.example_id.encode()).hexdigest()
     gateway.script.training.largest_message = 0
-    code, out, _ = neurogate("upload", folder, "--json", "-t", gateway.address)
+    code, out, _ = ask("upload", folder, "--json")
     assert code == 0
     summary = json.loads(out)
     assert summary["kept"] == {"notumor": 1}
@@ -72,12 +70,10 @@ def test_a_second_upload_sends_only_what_is_new(neurogate: Run, gateway: FakeGat
     assert summary["total_by_class"]["notumor"] == 4
 
 
-def test_an_image_that_changed_its_class_is_refused_by_the_gateway(
-    neurogate: Run, gateway: FakeGateway, folder: Path
-) -> None:
-    neurogate("upload", folder, "-t", gateway.address)
+def test_an_image_that_changed_its_class_is_refused_by_the_gateway(ask: Run, folder: Path) -> None:
+    ask("upload", folder)
     (folder / "notumor" / "moved.jpg").write_bytes(b"glioma 0")
-    code, _, err = neurogate("upload", folder, "-t", gateway.address)
+    code, _, err = ask("upload", folder)
     assert code == 1
     assert "EXAMPLE_CONFLICT: kept as glioma already" in err
 
@@ -92,13 +88,13 @@ def test_an_interrupted_upload_says_how_to_go_on(gateway: FakeGateway, folder: P
     assert "Traceback" not in process.output
 
 
-def test_feedback(neurogate: Run, gateway: FakeGateway) -> None:
-    code, out, _ = neurogate("feedback", "p1", "notumor", "-m", "second look", "-t", gateway.address)
+def test_feedback(ask: Run, gateway: FakeGateway) -> None:
+    code, out, _ = ask("feedback", "p1", "notumor", "-m", "second look")
     assert (code, out) == (0, "noted: the answer had been wrong; it became example eeeeeeeeeeee\n")
-    assert neurogate("feedback", "p1", "--not-mri", "-t", gateway.address)[0] == 0
+    assert ask("feedback", "p1", "--not-mri")[0] == 0
     first, second = gateway.script.training.feedback.values()
     assert (first.class_id, first.comment, second.not_mri) == ("notumor", "second look", True)
-    code, _, err = neurogate("feedback", "gone", "glioma", "-t", gateway.address)
+    code, _, err = ask("feedback", "gone", "glioma")
     assert code == 1
     assert "PREDICTION_NOT_FOUND" in err
 
@@ -126,9 +122,9 @@ def test_examples_and_predictions_are_corrected_and_erased(neurogate: Run, gatew
     assert json.loads(out) == {"example_ids": ["e" * 64]}
 
 
-def test_retrain_follows_to_the_end(neurogate: Run, gateway: FakeGateway) -> None:
+def test_retrain_follows_to_the_end(ask: Run, gateway: FakeGateway) -> None:
     gateway.script.training.script = success
-    code, out, _ = neurogate("retrain", "--set", "head_epochs=2", "--promote", "-t", gateway.address)
+    code, out, _ = ask("retrain", "--set", "head_epochs=2", "--promote")
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "retraining r1 from version 1"
@@ -175,7 +171,7 @@ def test_a_gate_policy_is_a_file(neurogate: Run, gateway: FakeGateway, tmp_path:
 
 
 @pytest.mark.parametrize("end", ["REFUSED", "FAILED", "CANCELLED"])
-def test_other_ends_are_exit_status_1(neurogate: Run, gateway: FakeGateway, end: str) -> None:
+def test_other_ends_are_exit_status_1(ask: Run, gateway: FakeGateway, end: str) -> None:
     def script(training: FakeTraining, run: object) -> None:
         training.move("r1", "RUNNING")
         more = {
@@ -185,7 +181,7 @@ def test_other_ends_are_exit_status_1(neurogate: Run, gateway: FakeGateway, end:
         training.move("r1", end, **more.get(end, {}))
 
     gateway.script.training.script = script
-    code, out, _ = neurogate("retrain", "--from-scratch", "-t", gateway.address)
+    code, out, _ = ask("retrain", "--from-scratch")
     assert code == 1
     assert f"retraining r1 {end} after 2:00" in out
     assert ("  a\n  b" in out) == (end == "FAILED")
@@ -193,24 +189,24 @@ def test_other_ends_are_exit_status_1(neurogate: Run, gateway: FakeGateway, end:
     assert gateway.script.training.runs["r1"].spec.from_scratch
 
 
-def test_detached_retrainings_are_listed_watched_and_cancelled(neurogate: Run, gateway: FakeGateway) -> None:
-    code, out, err = neurogate("retrain", "--detach", "--class", "glioma", "-t", gateway.address)
+def test_detached_retrainings_are_listed_watched_and_cancelled(ask: Run, gateway: FakeGateway) -> None:
+    code, out, err = ask("retrain", "--detach", "--class", "glioma")
     assert (code, out) == (0, "r1\n")
     assert "runs watch r1" in err
     assert list(gateway.script.training.runs["r1"].spec.examples.class_ids) == ["glioma"]
-    code, out, _ = neurogate("runs", "-t", gateway.address)
+    code, out, _ = ask("runs")
     assert code == 0
     assert out.splitlines()[1].split()[:2] == ["r1", "QUEUED"]
-    code, out, _ = neurogate("runs", "cancel", "r1", "-m", "wrong data", "-t", gateway.address)
+    code, out, _ = ask("runs", "cancel", "r1", "-m", "wrong data")
     assert (code, out) == (0, "retraining r1 CANCELLED\n")
-    code, out, _ = neurogate("runs", "watch", "r1", "--json", "-t", gateway.address)
+    code, out, _ = ask("runs", "watch", "r1", "--json")
     assert code == 1
     assert [json.loads(line)["state_change"]["state"] for line in out.splitlines()] == ["QUEUED", "CANCELLED"]
-    _, out, _ = neurogate("runs", "--state", "cancelled", "--json", "-t", gateway.address)
+    _, out, _ = ask("runs", "--state", "cancelled", "--json")
     assert [each["retraining_id"] for each in json.loads(out)] == ["r1"]
-    code, out, err = neurogate("runs", "--state", "failed", "-t", gateway.address)
+    code, out, err = ask("runs", "--state", "failed")
     assert (code, out, "no retrainings" in err) == (0, "", True)
-    assert neurogate("runs", "watch", "r9", "-t", gateway.address)[0] == 1
+    assert ask("runs", "watch", "r9")[0] == 1
 
 
 def test_ctrl_c_stops_following_and_not_the_run(gateway: FakeGateway) -> None:

@@ -45,8 +45,8 @@ def test_the_frame_is_passed_on(neurogate: Run, gateway: FakeGateway, folder: Pa
     assert neurogate("classify", image, "--frame", "0", *at)[0] == 2
 
 
-def test_a_table_in_the_order_of_the_names(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
-    code, out, err = neurogate("classify", folder, "--target", gateway.address)
+def test_a_table_in_the_order_of_the_names(ask: Run, folder: Path) -> None:
+    code, out, err = ask("classify", folder)
     assert (code, err) == (0, "")
     header, *rows = [line.split() for line in out.splitlines()]
     assert header == ["image", "answer", "probability", "verdict", "version", "ms"]
@@ -54,8 +54,8 @@ def test_a_table_in_the_order_of_the_names(neurogate: Run, gateway: FakeGateway,
     assert rows[0][1:] == ["Glioma", "━━━━━━━━━", "91.0%", "CONFIDENT", "1", "12.0"]
 
 
-def test_more_classes_are_more_rows(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
-    _, out, _ = neurogate("classify", folder / "glioma" / "0.jpg", "--top-k", 3, "-t", gateway.address)
+def test_more_classes_are_more_rows(ask: Run, gateway: FakeGateway, folder: Path) -> None:
+    _, out, _ = ask("classify", folder / "glioma" / "0.jpg", "--top-k", 3)
     assert [line.split()[-1] for line in out.splitlines()[2:]] == ["3.0%", "3.0%"]
     assert gateway.script.requests[0].config.top_k == 3
 
@@ -118,9 +118,9 @@ def test_stdin_and_a_pipe_as_the_target_of_the_output(gateway: FakeGateway) -> N
     assert b"IMAGE_EMPTY" in empty.stdout
 
 
-def test_names_cannot_drive_the_terminal(neurogate: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+def test_names_cannot_drive_the_terminal(ask: Run, tmp_path: Path) -> None:
     (tmp_path / "a\x1b[31mb\n[red]c.png").write_bytes(b"glioma")
-    code, out, _ = neurogate("classify", tmp_path, "-t", gateway.address)
+    code, out, _ = ask("classify", tmp_path)
     assert code == 0
     assert "a\\x1b[31mb\\n[red]c.png" in out
     assert printable("a\udcffé") == "a\\udcffé"
@@ -207,19 +207,19 @@ def test_no_gateway_is_exit_status_3(
     ],
 )
 def test_refusals_of_the_whole_call(
-    neurogate: Run, gateway: FakeGateway, folder: Path, failure: object, expected: int, message: str
+    ask: Run, gateway: FakeGateway, folder: Path, failure: object, expected: int, message: str
 ) -> None:
     gateway.script.failures = [failure]
-    code, _, err = neurogate("classify", folder, "-t", gateway.address)
+    code, _, err = ask("classify", folder)
     assert code == expected
     assert message in err
 
 
-def test_what_is_left_out_of_a_folder_is_counted(neurogate: Run, gateway: FakeGateway, folder: Path) -> None:
+def test_what_is_left_out_of_a_folder_is_counted(ask: Run, folder: Path) -> None:
     before = len(list(folder.rglob("*.jpg")))
     (folder / "notumor" / "notes.txt").touch()
     (folder / "notumor" / "again").symlink_to(folder)
-    code, out, err = neurogate("classify", folder, "--csv", "-t", gateway.address)
+    code, out, err = ask("classify", folder, "--csv")
     assert (code, len(out.splitlines())) == (0, before + 1)
     assert err.splitlines() == [
         f"left out 1: a link to a folder that is read elsewhere, e.g. {folder / 'notumor' / 'again'}",
@@ -228,7 +228,7 @@ def test_what_is_left_out_of_a_folder_is_counted(neurogate: Run, gateway: FakeGa
 
 
 def test_a_folder_that_goes_away_while_it_is_read(
-    neurogate: Run, gateway: FakeGateway, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks = itertools.count()
 
@@ -238,15 +238,15 @@ def test_a_folder_that_goes_away_while_it_is_read(
         yield Path("x.png"), Path(root) / "x.png"
 
     monkeypatch.setattr(cli_classify, "folder_images", walk)
-    code, out, err = neurogate("classify", folder, "-t", gateway.address)
+    code, out, err = ask("classify", folder)
     assert (code, out) == (1, "")
     assert err == f"error: cannot read the folder {folder}: No such file or directory (IMAGE_UNREADABLE)\n"
 
 
-def test_versions_as_table_and_json(neurogate: Run, gateway: FakeGateway) -> None:
+def test_versions_as_table_and_json(ask: Run, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(2, state="REJECTED"), version(1, labels=("latest", "stable"))]
     gateway.script.versions[0].state_reason = "golden glioma-0: pixels differ"
-    code, out, _ = neurogate("versions", "-t", gateway.address)
+    code, out, _ = ask("versions")
     assert code == 0
     _, rejected, ready, reason = out.splitlines()
     assert rejected.split()[:2] == ["2", "REJECTED"]
@@ -261,7 +261,7 @@ def test_versions_as_table_and_json(neurogate: Run, gateway: FakeGateway) -> Non
         "000000000000",
     ]
     assert reason.strip() == "version 2: golden glioma-0: pixels differ"
-    _, out, _ = neurogate("versions", "--json", "-t", gateway.address)
+    _, out, _ = ask("versions", "--json")
     assert [each["version"] for each in json.loads(out)] == [2, 1]
 
 
@@ -270,22 +270,22 @@ def test_versions_as_table_and_json(neurogate: Run, gateway: FakeGateway) -> Non
     [("REJECTED", "No manifest of it could be read."), ("LOADING", "not been read yet")],
 )
 def test_a_version_without_a_manifest_in_detail(
-    neurogate: Run, gateway: FakeGateway, state: str, expected: str
+    ask: Run, gateway: FakeGateway, state: str, expected: str
 ) -> None:
     bare = version(2, state=state)
     bare.ClearField("manifest")
     bare.state_reason = "the version does not describe itself"
     gateway.script.versions = [bare]
-    code, out, _ = neurogate("versions", "2", "-t", gateway.address)
+    code, out, _ = ask("versions", "2")
     assert code == 0
     assert "the version does not describe itself" in out
     assert expected in out
 
 
-def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
+def test_one_version_in_detail(ask: Run, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(1)]
     gateway.script.versions[0].manifest.lineage.gate_policy = "[gate]\nmin_accuracy = 0.9\n"
-    code, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    code, out, _ = ask("versions", 1)
     assert code == 0
     for text in (
         "91.2% (95% interval 88.0% to 94.0%)",
@@ -297,22 +297,22 @@ def test_one_version_in_detail(neurogate: Run, gateway: FakeGateway) -> None:
     ):
         assert text in out
     assert "Evidence" not in out
-    _, out, _ = neurogate("versions", 1, "--json", "-t", gateway.address)
+    _, out, _ = ask("versions", 1, "--json")
     golden = json.loads(out)["manifest"]["goldens"][0]
     assert golden["name"] == "glioma-0"
     assert "image" not in golden
-    code, _, err = neurogate("versions", 9, "-t", gateway.address)
+    code, _, err = ask("versions", 9)
     assert code == 1
     assert "MODEL_VERSION_NOT_FOUND" in err
 
 
-def test_where_the_evidence_of_a_version_points(neurogate: Run, gateway: FakeGateway) -> None:
+def test_where_the_evidence_of_a_version_points(ask: Run, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(1)]
     found = gateway.script.versions[0].manifest.localisation
     found.deletion_support = 290
     found.deletion.MergeFrom(manifest_pb2.Estimate(value=0.6, low=0.55, high=0.65))
     found.random_disc.value = 0.06
-    _, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    _, out, _ = ask("versions", 1)
     assert "60.0% (55.0% to 65.0%) of 290 right answers change; random disc 6.0%" in out
     assert "points at the lesion" not in out
     found.support, found.control_class_id = 279, "notumor"
@@ -321,7 +321,7 @@ def test_where_the_evidence_of_a_version_points(neurogate: Run, gateway: FakeGat
         "centre": 0.26, "head_centre": 0.35, "brightest_spot": 0.61,
     }.items():  # fmt: skip
         getattr(found, name).value = value
-    _, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    _, out, _ = ask("versions", 1)
     for text in (
         "96.0% of 279 right answers",
         "brightest spot 61.0%, head's centre 35.0%, centre 26.0%",
@@ -330,18 +330,18 @@ def test_where_the_evidence_of_a_version_points(neurogate: Run, gateway: FakeGat
         assert text in out
     assert "do not rely" not in out
     found.pointing.value = 0.25
-    _, out, _ = neurogate("versions", 1, "-t", gateway.address)
+    _, out, _ = ask("versions", 1)
     assert "do not rely on its maps" in out
 
 
-def test_no_versions(neurogate: Run, gateway: FakeGateway) -> None:
-    code, _, err = neurogate("versions", "-t", gateway.address)
+def test_no_versions(ask: Run) -> None:
+    code, _, err = ask("versions")
     assert code == 1
     assert "knows no version" in err
 
 
 @pytest.mark.parametrize("command", ["versions", "health"])
-def test_somebody_else_s_model_server_is_told(neurogate: Run, gateway: FakeGateway, command: str) -> None:
+def test_somebody_else_s_model_server_is_told(ask: Run, gateway: FakeGateway, command: str) -> None:
     gateway.script.model_servers = [
         model_pb2.ModelServer(address="a:1", connected=True),
         model_pb2.ModelServer(
@@ -349,7 +349,7 @@ def test_somebody_else_s_model_server_is_told(neurogate: Run, gateway: FakeGatew
         ),
     ]
     gateway.script.versions = [version(1)]
-    code, out, _ = neurogate(command, "-t", gateway.address)
+    code, out, _ = ask(command)
     assert code == 0
     assert (
         "model server b:2 is somebody else's, and is left alone: its version 1 does not describe itself\n"
@@ -357,27 +357,27 @@ def test_somebody_else_s_model_server_is_told(neurogate: Run, gateway: FakeGatew
     )
     assert "a:1" not in out
     gateway.script.versions = []
-    code, out, err = neurogate("versions", "-t", gateway.address)
+    code, out, err = ask("versions")
     assert code == 1
     assert "model server b:2" in out
     assert "knows no version" in err
 
 
-def test_health(neurogate: Run, gateway: FakeGateway) -> None:
-    code, out, _ = neurogate("health", "-t", gateway.address)
+def test_health(ask: Run, gateway: FakeGateway) -> None:
+    code, out, _ = ask("health")
     assert code == 0
     assert out.splitlines()[0].split()[0] == "SERVING"
     gateway.set_serving(False)
-    code, out, _ = neurogate("health", "-t", gateway.address)
+    code, out, _ = ask("health")
     assert code == 1
     assert out.splitlines()[0].split()[0] == "NOT_SERVING"
 
 
 def test_explain_writes_the_picture_or_nothing(
-    neurogate: Run, gateway: FakeGateway, folder: Path, tmp_path: Path
+    ask: Run, gateway: FakeGateway, folder: Path, tmp_path: Path
 ) -> None:
     image = folder / "notumor" / "0.jpg"
-    code, out, err = neurogate(
+    code, out, err = ask(
         "explain",
         image,
         "-o",
@@ -388,8 +388,6 @@ def test_explain_writes_the_picture_or_nothing(
         "inferno",
         "--alpha",
         "0.3",
-        "-t",
-        gateway.address,
     )
     assert (code, out) == (0, "")
     assert "evidence for glioma (3.0%) by version 1; the answer is notumor (91.0%, CONFIDENT)" in err
@@ -402,13 +400,11 @@ def test_explain_writes_the_picture_or_nothing(
         3,
         0.3,
     )
-    code, _, err = neurogate(
-        "explain", image, "-o", tmp_path / "no.png", "--class-id", "flu", "-t", gateway.address
-    )
+    code, _, err = ask("explain", image, "-o", tmp_path / "no.png", "--class-id", "flu")
     assert code == 1
     assert "CLASS_NOT_FOUND" in err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["scans", "why.png"]
-    code, _, err = neurogate("explain", image, "-o", folder, "-t", gateway.address)
+    code, _, err = ask("explain", image, "-o", folder)
     assert code == 1
     assert "cannot write" in err
 
