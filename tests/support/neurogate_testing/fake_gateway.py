@@ -22,7 +22,7 @@ from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import classification_pb2_grpc, manifest_pb2, model_pb2, model_pb2_grpc, training_pb2_grpc
 
 from neurogate_testing.fake_release import FakeRelease, ReleaseMethods
-from neurogate_testing.fake_status import abort, status
+from neurogate_testing.fake_status import abort, refusal, refuse
 from neurogate_testing.fake_training import FakeTraining, TrainingServicer
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -128,7 +128,7 @@ def model_of(selector: model_pb2.ModelSelector, labels: Mapping[str, int]) -> mo
 def answer(image: bytes, top_k: int, serial: int) -> pb.Classification | status_pb2.Status:
     """The answer that the bytes of an image ask for."""
     if image in REFUSALS:
-        return status(grpc.StatusCode.INVALID_ARGUMENT, REFUSALS[image], f"the image is {image.decode()}")
+        return refusal(REFUSALS[image], f"the image is {image.decode()}")
     first = next(
         (name for name in CLASSES if image.startswith(name.encode())), CLASSES[serial % len(CLASSES)]
     )
@@ -232,10 +232,7 @@ class _Classification(_Base, classification_pb2_grpc.ClassificationServiceServic
     def Explain(self, request, context):
         self.enter("Explain", request, context)
         if request.class_id and request.class_id not in CLASSES:
-            abort(
-                context,
-                status(grpc.StatusCode.INVALID_ARGUMENT, "CLASS_NOT_FOUND", f"no class {request.class_id!r}"),
-            )
+            refuse(context, "CLASS_NOT_FOUND", f"no class {request.class_id!r}")
         result = answer(request.image, 0, 0)
         return pb.ExplainResponse(
             classification=result,
@@ -264,10 +261,7 @@ class _Models(_Base, ReleaseMethods, model_pb2_grpc.ModelServiceServicer):
         for each in self.script.versions:
             if each.version == request.version:
                 return model_pb2.GetModelVersionResponse(version=each)
-        abort(
-            context,
-            status(grpc.StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND", f"no version {request.version}"),
-        )
+        refuse(context, "MODEL_VERSION_NOT_FOUND", f"no version {request.version}")
         return None
 
 

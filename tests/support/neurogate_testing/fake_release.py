@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import Message
 from neurogate.v1 import model_pb2 as pb
 
-from neurogate_testing.fake_status import abort, status
+from neurogate_testing.fake_status import refuse
 
 
 def gate_report(number: int, *, accepted: bool = True, stable: int = 1) -> pb.GateReport:
@@ -132,10 +132,7 @@ class ReleaseMethods:
             if not report.accepted and not request.force:
                 broken = ",".join(each.rule for each in report.findings if not each.passed)
                 refusal = f"the gate refuses version {request.version}: {broken}"
-                abort(
-                    context,
-                    status(grpc.StatusCode.FAILED_PRECONDITION, "GATE_REFUSED", refusal, rules=broken),
-                )
+                refuse(context, "GATE_REFUSED", refusal, rules=broken)
             release.labels = {**before, "stable": request.version, "previous": before["stable"]}
             release.labels.pop("candidate", None)
             made = release.record("PROMOTE", before, request, forced=not report.accepted, gate=report)
@@ -150,14 +147,7 @@ class ReleaseMethods:
         def change() -> Message:
             before = dict(release.labels)
             if "previous" not in before:
-                abort(
-                    context,
-                    status(
-                        grpc.StatusCode.FAILED_PRECONDITION,
-                        "NOTHING_TO_ROLL_BACK",
-                        'there is no "previous" version',
-                    ),
-                )
+                refuse(context, "NOTHING_TO_ROLL_BACK", 'there is no "previous" version')
             release.labels = {**before, "stable": before["previous"], "previous": before["stable"]}
             made = release.record("ROLLBACK", before, request)
             return pb.RollbackModelResponse(release=release.message(), change=made)
@@ -170,14 +160,7 @@ class ReleaseMethods:
 
         def change() -> Message:
             if bool(request.canary_version) != (0 < request.canary_percent <= 100):
-                abort(
-                    context,
-                    status(
-                        grpc.StatusCode.INVALID_ARGUMENT,
-                        "TRAFFIC_SPLIT_INVALID",
-                        "a canary wants a version and a share above 0 to 100",
-                    ),
-                )
+                refuse(context, "TRAFFIC_SPLIT_INVALID", "a canary wants a version and a share")
             before, percent = dict(release.labels), release.canary_percent
             for label, number in (("canary", request.canary_version), ("shadow", request.shadow_version)):
                 release.labels.pop(label, None)
@@ -218,7 +201,7 @@ class ReleaseMethods:
         left = release.cut_after.pop(0) if release.cut_after else None
         yield from itertools.islice(self._events(request, context), left)
         if left is not None:
-            abort(context, status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the gateway stops"))
+            refuse(context, "SHUTTING_DOWN", "the gateway stops")
 
     def _events(self, request, context) -> Iterator[pb.WatchModelVersionsResponse]:
         release = self.script.release
@@ -226,10 +209,7 @@ class ReleaseMethods:
             place = len(release.events)
         if request.resume_token:
             if release.forgetful:
-                abort(
-                    context,
-                    status(grpc.StatusCode.INVALID_ARGUMENT, "RESUME_TOKEN_INVALID", "not a token of mine"),
-                )
+                refuse(context, "RESUME_TOKEN_INVALID", "not a token of mine")
             place = int(request.resume_token[1:])
         else:
             for each in self.script.versions:
@@ -248,9 +228,7 @@ class ReleaseMethods:
 
     def _known(self, number: int, context: grpc.ServicerContext) -> None:
         if number not in {each.version for each in self.script.versions}:
-            abort(
-                context, status(grpc.StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND", f"no version {number}")
-            )
+            refuse(context, "MODEL_VERSION_NOT_FOUND", f"no version {number}")
 
     def _once(self, request: Any, context: grpc.ServicerContext, change: Callable[[], Message]) -> Message:
         """The first answer again for a known request_id; nothing at all for a stale etag."""
@@ -258,26 +236,16 @@ class ReleaseMethods:
         if request.request_id in release.first_answers:
             asked, answer = release.first_answers[request.request_id]
             if asked != request:
-                abort(
-                    context,
-                    status(grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED", "another request had it"),
-                )
+                refuse(context, "REQUEST_ID_REUSED", "another request had it")
             return answer
         if release.mode == "LATEST":
-            abort(
-                context,
-                status(
-                    grpc.StatusCode.FAILED_PRECONDITION,
-                    "RELEASE_NOT_MANAGED",
-                    "this gateway does not manage the release",
-                ),
-            )
+            refuse(context, "RELEASE_NOT_MANAGED", "this gateway does not manage the release")
         if request.etag and request.etag != release.message().etag:
-            abort(context, status(grpc.StatusCode.ABORTED, "ETAG_MISMATCH", "the release has changed"))
+            refuse(context, "ETAG_MISMATCH", "the release has changed")
         answer = change()
         if request.request_id:
             release.first_answers[request.request_id] = (request, answer)
         if self.script.lose_answers:
             self.script.lose_answers -= 1
-            abort(context, status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "lost on the way"))
+            refuse(context, "SHUTTING_DOWN", "lost on the way")
         return answer

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+from neurogate.v1 import error_pb2
 
 
 def status(
     code: grpc.StatusCode, reason: str, message: str, *, retry_after: float | None = None, **metadata: str
 ) -> status_pb2.Status:
     """A status with the details that the gateway gives its errors."""
-    details = [error_details_pb2.ErrorInfo(reason=reason, domain="neurogate", metadata=metadata)]
+    result = status_pb2.Status(code=code.value[0], message=message)
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="neurogate", metadata=metadata)
+    result.details.add().Pack(info)
     if retry_after is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(retry_after * 1000))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    packed = []
-    for detail in details:
-        packed.append(any_pb2.Any())
-        packed[-1].Pack(detail)
-    return status_pb2.Status(code=code.value[0], message=message, details=packed)
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(retry_after * 1000))
+        result.details.add().Pack(retry)
+    return result
+
+
+_STATUS = {
+    value.name.removeprefix("ERROR_REASON_"): value.GetOptions().Extensions[error_pb2.status]
+    for value in error_pb2.ErrorReason.DESCRIPTOR.values
+}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def refusal(
+    reason: str, message: str, *, retry_after: float | None = None, **metadata: str
+) -> status_pb2.Status:
+    """A status with a reason of the contract, which says its code."""
+    return status(_CODES[_STATUS[reason]], reason, message, retry_after=retry_after, **metadata)
+
+
+def refuse(context: grpc.ServicerContext, reason: str, message: str, **metadata: str) -> None:
+    """Ends a call with a reason of the contract."""
+    abort(context, refusal(reason, message, **metadata))
 
 
 def abort(context: grpc.ServicerContext, error: status_pb2.Status) -> None:
     """Ends a call as the gateway does: status, message, and the details in the trailers."""
     context.set_trailing_metadata((("grpc-status-details-bin", error.SerializeToString()),))
-    code = next(each for each in grpc.StatusCode if each.value[0] == error.code)
-    context.abort(code, error.message)
+    context.abort(_CODES[error.code], error.message)

@@ -18,7 +18,7 @@ from neurogate.v1 import training_pb2 as pb
 from neurogate.v1 import training_pb2_grpc
 
 from neurogate_testing.fake_release import gate_report
-from neurogate_testing.fake_status import abort, status
+from neurogate_testing.fake_status import abort, refusal, refuse
 
 ENDED = {
     pb.RETRAINING_STATE_SUCCEEDED,
@@ -59,16 +59,14 @@ class FakeTraining:
         """Keeps one image, or says why not."""
         digest = hashlib.sha256(data).hexdigest()
         if item.sha256 and item.sha256 != digest:
-            return status(grpc.StatusCode.INVALID_ARGUMENT, "EXAMPLE_DIGEST_MISMATCH", "other bytes")
+            return refusal("EXAMPLE_DIGEST_MISMATCH", "other bytes")
         if item.class_id not in CLASSES:
-            return status(grpc.StatusCode.INVALID_ARGUMENT, "CLASS_NOT_FOUND", f"no class {item.class_id!r}")
+            return refusal("CLASS_NOT_FOUND", f"no class {item.class_id!r}")
         if data == b"corrupt":
-            return status(grpc.StatusCode.INVALID_ARGUMENT, "IMAGE_CORRUPT", "the image is corrupt")
+            return refusal("IMAGE_CORRUPT", "the image is corrupt")
         known = self.examples.get(digest)
         if known is not None and known.class_id != item.class_id:
-            return status(
-                grpc.StatusCode.FAILED_PRECONDITION, "EXAMPLE_CONFLICT", f"kept as {known.class_id} already"
-            )
+            return refusal("EXAMPLE_CONFLICT", f"kept as {known.class_id} already")
         if known is None:
             self.examples[digest] = pb.Example(
                 example_id=digest,
@@ -137,12 +135,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         for message in request_iterator:
             training.largest_message = max(training.largest_message, message.ByteSize())
             if bool(message.class_id) != (first is None):
-                abort(
-                    context,
-                    status(
-                        grpc.StatusCode.INVALID_ARGUMENT, "UPLOAD_SEQUENCE_INVALID", "chunks out of order"
-                    ),
-                )
+                refuse(context, "UPLOAD_SEQUENCE_INVALID", "chunks out of order")
             training.arrived.set()
             first = first or message
             parts.append(message.data)
@@ -175,10 +168,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     def SubmitFeedback(self, request, context):
         self.enter("SubmitFeedback", request, context)
         if not request.prediction_id.startswith("p"):
-            abort(
-                context,
-                status(grpc.StatusCode.NOT_FOUND, "PREDICTION_NOT_FOUND", f"no {request.prediction_id}"),
-            )
+            refuse(context, "PREDICTION_NOT_FOUND", f"no {request.prediction_id}")
         return self._once(request, context, lambda: self._feedback(request))
 
     def _feedback(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
@@ -194,12 +184,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self.enter("UpdateExample", request, context)
         example = self._example(request.example_id, context)
         if request.expected_class_id not in {"", example.class_id}:
-            abort(
-                context,
-                status(
-                    grpc.StatusCode.FAILED_PRECONDITION, "EXAMPLE_CONFLICT", f"kept as {example.class_id}"
-                ),
-            )
+            refuse(context, "EXAMPLE_CONFLICT", f"kept as {example.class_id}")
         example.class_id = request.class_id
         return pb.UpdateExampleResponse(example=example)
 
@@ -216,7 +201,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     def _example(self, example_id: str, context: grpc.ServicerContext) -> pb.Example:
         example = self.script.training.examples.get(example_id)
         if example is None:
-            abort(context, status(grpc.StatusCode.NOT_FOUND, "EXAMPLE_NOT_FOUND", f"no {example_id!r}"))
+            refuse(context, "EXAMPLE_NOT_FOUND", f"no {example_id!r}")
         return example
 
     def ListExamples(self, request, context):
@@ -242,23 +227,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self.enter("StartRetraining", request, context)
         for name in request.spec.hyperparameters:
             if name not in {"head_epochs", "fine_tune_epochs", "batch_size"}:
-                abort(
-                    context,
-                    status(
-                        grpc.StatusCode.INVALID_ARGUMENT,
-                        "HYPERPARAMETER_INVALID",
-                        f"there is no hyper-parameter {name!r}",
-                    ),
-                )
+                refuse(context, "HYPERPARAMETER_INVALID", f"there is no hyper-parameter {name!r}")
         if request.spec.gate_policy.startswith("[gates]"):
-            abort(
-                context,
-                status(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    "GATE_POLICY_INVALID",
-                    "the gate policy cannot be used: unknown key gates; did you mean gate?",
-                ),
-            )
+            refuse(context, "GATE_POLICY_INVALID", "unknown key gates; did you mean gate?")
         return self._once(request, context, lambda: self._start(request))
 
     def _start(self, request: pb.StartRetrainingRequest) -> pb.StartRetrainingResponse:
@@ -307,7 +278,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                     training.changed.wait(0.05)
             for event in fresh:
                 if left == 0:
-                    abort(context, status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "the gateway stops"))
+                    refuse(context, "SHUTTING_DOWN", "the gateway stops")
                 place = event.sequence
                 left = None if left is None else left - 1
                 yield pb.WatchRetrainingResponse(event=event)
@@ -318,17 +289,14 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self.enter("CancelRetraining", request, context)
         run = self._run(request.retraining_id, context)
         if run.state in ENDED:
-            abort(
-                context,
-                status(grpc.StatusCode.FAILED_PRECONDITION, "RETRAINING_ENDED", "it has ended already"),
-            )
+            refuse(context, "RETRAINING_ENDED", "it has ended already")
         self.script.training.move(run.retraining_id, "CANCELLED")
         return pb.CancelRetrainingResponse(retraining=run)
 
     def _run(self, run_id: str, context: grpc.ServicerContext) -> pb.Retraining:
         run = self.script.training.runs.get(run_id)
         if run is None:
-            abort(context, status(grpc.StatusCode.NOT_FOUND, "RETRAINING_NOT_FOUND", f"no {run_id!r}"))
+            refuse(context, "RETRAINING_NOT_FOUND", f"no {run_id!r}")
         return run
 
     def _once(self, request: Any, context: grpc.ServicerContext, make: Callable[[], Any]) -> Any:
@@ -340,5 +308,5 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             known[request.request_id] = (request, answer)
         if self.script.lose_answers:
             self.script.lose_answers -= 1
-            abort(context, status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "lost on the way"))
+            refuse(context, "SHUTTING_DOWN", "lost on the way")
         return answer

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import grpc
 import pytest
 from neurogate.v1 import manifest_pb2, model_pb2
 from neurogate_cli.commands import classify as cli_classify
 from neurogate_cli.render.output import printable
 from neurogate_testing.command_line import Run
-from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, status, version
+from neurogate_testing.fake_gateway import CLASSES, PNG, FakeGateway, version
+from neurogate_testing.fake_status import refusal
 from neurogate_testing.processes import free_port, running, script
 
 
@@ -192,18 +192,10 @@ def test_no_gateway_is_exit_status_3(
 @pytest.mark.parametrize(
     ("failure", "expected", "message"),
     [
-        (
-            status(grpc.StatusCode.NOT_FOUND, "MODEL_LABEL_NOT_FOUND", "no label 'x'"),
-            1,
-            "no label 'x' (MODEL_LABEL_NOT_FOUND)",
-        ),
-        (status(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "no version yet"), 3, "no version yet"),
-        (status(grpc.StatusCode.INTERNAL, "INTERNAL", "\x1b[2J[red]"), 1, r"error: \x1b[2J[red] (INTERNAL)"),
-        (
-            status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "busy", retry_after=1.5),
-            3,
-            "try again in 1.5 s",
-        ),
+        (refusal("MODEL_LABEL_NOT_FOUND", "no label 'x'"), 1, "no label 'x' (MODEL_LABEL_NOT_FOUND)"),
+        (refusal("MODEL_NOT_READY", "no version yet"), 3, "no version yet"),
+        (refusal("INTERNAL", "\x1b[2J[red]"), 1, r"error: \x1b[2J[red] (INTERNAL)"),
+        (refusal("OVERLOADED", "busy", retry_after=1.5), 3, "try again in 1.5 s"),
     ],
 )
 def test_refusals_of_the_whole_call(

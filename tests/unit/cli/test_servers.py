@@ -9,14 +9,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc import StatusCode
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_cli.local_stack.processes import MissingProgramError, Supervisor, need
 from neurogate_cli.local_stack.servers import LATEST, MODEL_SERVER_FLAGS, NotServingError, Servers
 from neurogate_client import Client
 from neurogate_core.manifest import model_digest
 from neurogate_core.model_config import default_config, read_config, serve_versions, write_config
-from neurogate_testing.fake_gateway import FakeGateway, status, version
+from neurogate_testing.fake_gateway import FakeGateway, version
+from neurogate_testing.fake_status import refusal
 from neurogate_testing.manifests import sound_manifest
 
 
@@ -26,7 +26,7 @@ def test_the_version_that_answers_is_announced_and_no_other(gateway: FakeGateway
         version(2, labels=("latest", "stable")),
         version(1),
     ]
-    gateway.script.failures = [status(StatusCode.INTERNAL, "INTERNAL", "once")]
+    gateway.script.failures = [refusal("INTERNAL", "once")]
     servers = Servers(repository=Path(), model="brain_tumor", port=1, model_server_port=2)
     with Client(gateway.address) as client, Supervisor() as supervisor:
         assert servers.wait_until_ready(supervisor, client) == 2

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from neurogate.v1 import error_pb2
 from neurogate_client import errors
 from neurogate_client.errors import NeurogateError
-from neurogate_testing.fake_gateway import status
+from neurogate_testing.fake_status import refusal, status
 
 DOCS = (Path(__file__).parents[3] / "docs" / "client.md").read_text()
 CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -67,7 +67,7 @@ def test_another_domains_reason_is_not_taken_for_ours() -> None:
 
 
 def test_retry_time_and_field_violations_are_carried() -> None:
-    message = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "busy", retry_after=0.25)
+    message = refusal("OVERLOADED", "busy", retry_after=0.25)
     bad = error_details_pb2.BadRequest()
     bad.field_violations.add(field="top_k", description="must be 0 to 4")
     message.details.add().Pack(bad)
@@ -78,7 +78,7 @@ def test_retry_time_and_field_violations_are_carried() -> None:
 
 
 def test_a_detail_that_cannot_be_read_does_not_hide_the_status() -> None:
-    message = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "busy", retry_after=2)
+    message = refusal("OVERLOADED", "busy", retry_after=2)
     message.details[1].value = b"\xff"
     error = errors.from_status(message)
     assert type(error) is errors.OverloadedError

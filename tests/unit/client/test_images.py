@@ -9,74 +9,46 @@ from neurogate_client import errors, folder_images, labelled_images
 from neurogate_client.images import load_image
 
 
-@pytest.mark.parametrize("image", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
-def test_bytes_of_every_kind(image: bytes) -> None:
-    assert load_image(image, 3) == b"abc"
-
-
-@pytest.mark.parametrize("kind", [str, Path])
-def test_paths_of_every_kind(tmp_path: Path, kind: type) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"abc")
-    assert load_image(kind(tmp_path / "a.jpg"), 3) == b"abc"
-
-
-def test_too_large_names_size_and_limit() -> None:
+def test_bytes_and_paths_of_every_kind(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"abc")
+    for image in (b"abc", bytearray(b"abc"), memoryview(b"abc"), path, str(path)):
+        assert load_image(image, 3) == b"abc"
     with pytest.raises(
         errors.ImageTooLargeError, match="the image has 4 bytes; the client's limit is 3"
     ) as caught:
         load_image(b"abcd", 3)
     assert caught.value.reason == "IMAGE_TOO_LARGE"
     assert caught.value.metadata == {"size_bytes": "4", "max_image_bytes": "3"}
+    for other in (None, 3, ["a.jpg"]):
+        with pytest.raises(TypeError, match="an image is bytes or a path, not"):
+            load_image(other, 3)  # type: ignore[arg-type]
 
 
-def test_a_huge_file_is_refused_by_its_size_and_not_read(tmp_path: Path) -> None:
+def test_a_huge_file_is_refused_by_its_size_and_an_endless_one_read_to_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "huge.jpg"
     with path.open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(errors.ImageTooLargeError, match=r"1,099,511,627,776 bytes"):
         load_image(path, 100)
-
-
-def test_an_endless_file_is_read_to_the_limit_only() -> None:
     with pytest.raises(errors.ImageTooLargeError):
         load_image("/dev/zero", 100)
 
 
-@pytest.mark.parametrize("image", [b"", "empty"])
-def test_empty(tmp_path: Path, image: bytes | str) -> None:
+def test_what_is_empty_or_cannot_be_read_names_path_and_cause(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with pytest.raises(errors.ImageEmptyError, match="has no bytes"):
-        load_image(tmp_path / image if isinstance(image, str) else image, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "why"), [("missing.jpg", "No such file"), ("", "Is a directory"), ("a\0b", "null byte")]
-)
-def test_unreadable_names_path_and_cause(tmp_path: Path, name: str, why: str) -> None:
-    with pytest.raises(errors.ImageUnreadableError, match=rf"cannot read .*{why}") as caught:
-        load_image(tmp_path / name, 3)
-    assert isinstance(caught.value, errors.ImageError)
-    assert caught.value.__cause__ is not None
-
-
-@pytest.mark.parametrize("image", [None, 3, ["a.jpg"]])
-def test_other_types_are_a_mistake_of_the_caller(image: object) -> None:
-    with pytest.raises(TypeError, match="an image is bytes or a path, not"):
-        load_image(image, 3)  # type: ignore[arg-type]
+    for image in (b"", tmp_path / "empty"):
+        with pytest.raises(errors.ImageEmptyError, match="has no bytes"):
+            load_image(image, 3)
+    for name, why in (("missing.jpg", "No such file"), ("", "Is a directory"), ("a\0b", "null byte")):
+        with pytest.raises(errors.ImageUnreadableError, match=rf"cannot read .*{why}") as caught:
+            load_image(tmp_path / name, 3)
+        assert caught.value.__cause__ is not None
 
 
 def test_a_folder_is_walked_in_order_without_what_is_hidden_or_no_image(tmp_path: Path) -> None:
-    for name in [
-        "b/2.png",
-        "b/1.JPG",
-        "a.tiff",
-        "z.webp",
-        "b.bmp",
-        "notes.txt",
-        ".hidden.png",
-        ".git/x.png",
-        "c/d/e.gif",
-    ]:
+    images = ["b/2.png", "b/1.JPG", "a.tiff", "z.webp", "b.bmp", "c/d/e.gif"]
+    for name in [*images, "notes.txt", ".hidden.png", ".git/x.png"]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
@@ -137,3 +109,20 @@ def test_file_names_that_are_not_text(tmp_path: Path) -> None:
     ((key, image),) = folder_images(tmp_path)
     assert load_image(image, 9) == b"x"
     assert os.fsencode(key) == b"\xff.png"
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    for name in ("glioma/b.jpg", "glioma/a/7.png", "notumor/x.JPG", "notumor/notes.txt", ".git/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = list(labelled_images(tmp_path))
+    assert [(each.class_id, each.key) for each in found] == [
+        ("glioma", Path("glioma/a/7.png")),
+        ("glioma", Path("glioma/b.jpg")),
+        ("notumor", Path("notumor/x.JPG")),
+    ]
+    (tmp_path / "loose.png").touch()
+    with pytest.raises(ValueError, match=r"loose\.png lies in no class folder"):
+        list(labelled_images(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        list(labelled_images(tmp_path / "nowhere"))

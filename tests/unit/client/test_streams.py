@@ -11,12 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
 from neurogate.v1 import classification_pb2 as pb
-from neurogate_client import Client, NeurogateError, _calls, _streams, errors, folder_images
+from neurogate_client import Client, NeurogateError, _calls, _streams, enum_name, errors
 from neurogate_client._streams import Limits, StreamCall
-from neurogate_testing.fake_gateway import CLASSES, FakeGateway, status
+from neurogate_testing.fake_gateway import CLASSES, FakeGateway, version
+from neurogate_testing.fake_status import refusal
+from neurogate_testing.fake_training import success
 
 
 def images(count: int) -> Iterator[tuple[int, bytes]]:
@@ -162,15 +163,12 @@ def test_an_answer_that_cannot_be_read_ends_the_stream(client: Any, monkeypatch:
 def test_what_is_no_pair_is_a_mistake_of_the_caller(client: Any, item: object) -> None:
     with pytest.raises(TypeError, match=r"stream_classify takes \(key, image\) pairs"):
         list(client.stream_classify([item]))
-
-
-def test_what_is_no_image_is_a_mistake_of_the_caller(client: Any) -> None:
     with pytest.raises(TypeError, match="an image is bytes or a path, not int"):
         list(client.stream_classify([("k", 3)]))
 
 
 def test_a_refused_stream_raises(client: Any, gateway: FakeGateway) -> None:
-    gateway.script.failures = [status(grpc.StatusCode.NOT_FOUND, "MODEL_LABEL_NOT_FOUND", "no label 'x'")]
+    gateway.script.failures = [refusal("MODEL_LABEL_NOT_FOUND", "no label 'x'")]
     with pytest.raises(errors.ModelNotFoundError, match="no label 'x'"):
         list(client.stream_classify(images(3), label="x"))
 
@@ -180,7 +178,7 @@ def test_a_stream_that_breaks_keeps_what_was_answered_and_is_not_retried(
 ) -> None:
     results = client.stream_classify(images(100), window=1)
     seen = [next(results).key]
-    gateway.script.failures = [status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "going")]
+    gateway.script.failures = [refusal("SHUTTING_DOWN", "going")]
     with pytest.raises(errors.ShuttingDownError):
         seen.extend(each.key for each in results)
     assert seen == list(range(len(seen)))
@@ -285,16 +283,6 @@ def test_settings_that_cannot_work(gateway: FakeGateway, options: dict[str, int]
         client.stream_classify(images(1), **options)
 
 
-def test_a_whole_folder(client: Any, tmp_path: Path) -> None:
-    for name in CLASSES:
-        (tmp_path / name).mkdir()
-        for number in range(3):
-            (tmp_path / name / f"{number}.jpg").write_bytes(name.encode())
-    results = list(client.stream_classify(folder_images(tmp_path)))
-    assert [str(each.key) for each in results] == [f"{name}/{n}.jpg" for name in CLASSES for n in range(3)]
-    assert all(each.unwrap().top.class_id == each.key.parts[0] for each in results)
-
-
 def test_closing_the_client_ends_its_streams(gateway: FakeGateway) -> None:
     gateway.script.gate.clear()
     client = Client(gateway.address)
@@ -313,3 +301,71 @@ def test_closing_the_client_ends_its_streams(gateway: FakeGateway) -> None:
     client.close()
     thread.join(10)
     assert [type(each) for each in caught] == [errors.CallCancelledError]
+
+
+@pytest.fixture
+def watched(gateway: FakeGateway) -> FakeGateway:
+    gateway.script.versions = [version(2, labels=("candidate",)), version(1, labels=("stable",))]
+    return gateway
+
+
+def test_a_watch_begins_with_the_present_state_and_goes_on(client: Any, watched: FakeGateway) -> None:
+    events = client.watch_model_versions()
+    present = [next(events) for _ in range(3)]
+    assert [each.version.version for each in present[:2]] == [2, 1]
+    assert all(each.snapshot for each in present)
+    assert present[2].release.labels == {"stable": 1}
+    watched.script.release.announce(version=version(3, state="LOADING"))
+    change = next(events)
+    assert (change.version.version, enum_name(change.version, "state")) == (3, "LOADING")
+    assert not change.snapshot
+    events.close()
+    assert watched.script.cancelled.wait(10)
+
+
+def test_a_broken_watch_resumes_behind_what_was_seen(client: Any, watched: FakeGateway) -> None:
+    release = watched.script.release
+    release.cut_after = [4, 1]
+    with contextlib.closing(client.watch_model_versions()) as events:
+        for _ in range(3):
+            next(events)
+        for number in (3, 4, 5, 6):
+            release.announce(version=version(number))
+            assert next(events).version.version == number
+    assert [each.resume_token for each in watched.script.requests] == ["", "t1", "t2"]
+
+
+def test_another_gateway_that_does_not_know_the_token_gives_the_state_again(
+    client: Any, watched: FakeGateway
+) -> None:
+    watched.script.release.cut_after, watched.script.release.forgetful = [3], True
+    with contextlib.closing(client.watch_model_versions()) as events:
+        assert [next(events).snapshot for _ in range(6)] == [True] * 6
+    assert [each.resume_token for each in watched.script.requests] == ["", "t0", ""]
+
+
+def test_a_watch_gives_up_after_its_patience_and_on_other_errors(client: Any, gateway: FakeGateway) -> None:
+    gateway.script.failures = [refusal("RELEASE_UNAVAILABLE", "the disk is away")] * 50
+    with pytest.raises(errors.UnavailableError, match="the disk is away"):
+        next(client.watch_model_versions(patience=0.5))
+    gateway.script.failures = [refusal("MODEL_NOT_FOUND", "no such model")]
+    with pytest.raises(errors.ModelNotFoundError):
+        next(client.watch_model_versions(model="other"))
+    with pytest.raises(ValueError, match="patience is 0"):
+        next(client.watch_model_versions(patience=0))
+    with pytest.raises(errors.DeadlineExceededError):
+        list(client.watch_model_versions(timeout=1.0))
+
+
+def test_the_events_of_a_retraining_until_its_end_with_none_missed_and_none_twice(
+    client: Any, gateway: FakeGateway
+) -> None:
+    training = gateway.script.training
+    training.script = success
+    client.start_retraining()
+    training.cut_after = [2, 0, 3]
+    events = list(client.watch_retraining("r1"))
+    assert events == training.events["r1"]
+    watches = [each for each in gateway.script.requests if hasattr(each, "after_sequence")]
+    assert [each.after_sequence for each in watches] == [0, 2, 2, 5]
+    assert [each.sequence for each in client.watch_retraining("r1", after_sequence=6)] == [7, 8]

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from neurogate_client import LabelledImage, UploadResult, aio, errors, labelled_images
+from neurogate_client import LabelledImage, UploadResult, aio, errors
 from neurogate_client._upload import CHUNK_BYTES
-from neurogate_testing.fake_gateway import FakeGateway, status
+from neurogate_testing.fake_gateway import FakeGateway
+from neurogate_testing.fake_status import refusal
 
 
 def numbered(count: int) -> Iterator[LabelledImage]:
@@ -38,6 +38,7 @@ def test_each_image_has_a_result(client: Any, gateway: FakeGateway) -> None:
         "f": "IMAGE_UNREADABLE",
     }
     assert (results["a"].duplicate, results["b"].duplicate) == (False, True)
+    assert list(client.upload_examples([])) == []
     (kept,) = gateway.script.training.examples.values()
     assert kept.example_id == results["a"].example_id
     assert (kept.name, kept.group) == ("", "patient 7")
@@ -50,10 +51,6 @@ def test_a_large_image_goes_in_chunks(client: Any, gateway: FakeGateway) -> None
     training = gateway.script.training
     assert [each.size_bytes for each in training.examples.values()] == sizes
     assert training.largest_message < CHUNK_BYTES + 1024
-
-
-def test_an_empty_upload_is_one(client: Any) -> None:
-    assert list(client.upload_examples([])) == []
 
 
 @pytest.mark.parametrize("keeps_more", [False, True], ids=["before it was kept", "after it was kept"])
@@ -75,12 +72,12 @@ def test_a_cut_connection_loses_and_doubles_nothing(
 
 
 def test_a_gateway_that_stays_away_ends_the_upload(client: Any, gateway: FakeGateway) -> None:
-    gateway.script.failures = [status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "gone")] * 50
+    gateway.script.failures = [refusal("SHUTTING_DOWN", "gone")] * 50
     with pytest.raises(errors.ShuttingDownError):
         list(client.upload_examples(numbered(5), patience=0.5))
 
 
-IDLE = status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT", "no message came for 30 s")
+IDLE = refusal("DEADLINE_TOO_SHORT", "no message came for 30 s")
 
 
 def test_a_slow_source_outlives_the_gateways_patience(client: Any, gateway: FakeGateway) -> None:
@@ -104,7 +101,7 @@ def test_an_upload_that_gets_nowhere_is_given_up(client: Any, gateway: FakeGatew
 
 
 def test_other_refusals_are_not_tried_again(client: Any, gateway: FakeGateway) -> None:
-    gateway.script.failures = [status(grpc.StatusCode.FAILED_PRECONDITION, "RECORDS_DISABLED", "no records")]
+    gateway.script.failures = [refusal("RECORDS_DISABLED", "no records")]
     with pytest.raises(errors.TrainingError, match="no records"):
         list(client.upload_examples(numbered(5)))
     assert gateway.script.training.uploads == 1
@@ -166,28 +163,3 @@ async def test_an_asynchronous_source(gateway: FakeGateway) -> None:
     assert sorted(each.key for each in results) == list(range(40))
     assert isinstance(results[0], UploadResult)
     assert len(gateway.script.training.examples) == 40
-
-
-def test_a_closed_client_uploads_nothing(make_client: Callable[..., Any], gateway: FakeGateway) -> None:
-    with make_client(gateway.address) as client:
-        pass
-    if client.__class__.__name__ == "Client":
-        with pytest.raises(errors.CallCancelledError, match="the client is closed"):
-            list(client.upload_examples(numbered(1)))
-
-
-def test_class_folders(tmp_path: Path) -> None:
-    for name in ("glioma/b.jpg", "glioma/a/7.png", "notumor/x.JPG", "notumor/notes.txt", ".git/y.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    found = list(labelled_images(tmp_path))
-    assert [(each.class_id, each.key) for each in found] == [
-        ("glioma", Path("glioma/a/7.png")),
-        ("glioma", Path("glioma/b.jpg")),
-        ("notumor", Path("notumor/x.JPG")),
-    ]
-    (tmp_path / "loose.png").touch()
-    with pytest.raises(ValueError, match=r"loose\.png lies in no class folder"):
-        list(labelled_images(tmp_path))
-    with pytest.raises(FileNotFoundError):
-        list(labelled_images(tmp_path / "nowhere"))
