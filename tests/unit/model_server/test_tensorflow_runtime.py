@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from neurogate_model_server import tensorflow_runtime
 from neurogate_model_server.tensorflow_runtime import use_bare_tensorflow
 
 CHECK = """
@@ -29,3 +31,9 @@ def test_a_tensorflow_that_is_there_stays_whole() -> None:
     use_bare_tensorflow()
     assert sys.modules["tensorflow"] is tensorflow
     assert callable(tensorflow.function)
+
+
+def test_what_is_not_public_is_imported_by_one_file() -> None:
+    package = Path(tensorflow_runtime.__file__).parent
+    found = [path.name for path in package.glob("*.py") if "tensorflow.python" in path.read_text()]
+    assert found == ["tensorflow_runtime.py"]
