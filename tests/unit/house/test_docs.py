@@ -62,13 +62,18 @@ def is_module(name: str) -> bool:
     if package not in PACKAGES:
         return False
     path = PACKAGES[package] / package
-    for part in parts:
-        if (path / part).is_dir() or (path / f"{part}.py").is_file():
-            path = path / part
-        else:
+    for number, part in enumerate(parts):
+        if not ((path / part).is_dir() or (path / f"{part}.py").is_file()):
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-            return re.search(rf"\b{part}\b", file.read_text()) is not None
+            return defines(file, ".".join(parts[number:]))
+        path = path / part
     return True
+
+
+def defines(file: Path, name: str) -> bool:
+    """Whether each part of a dotted name stands in a file."""
+    text = file.read_text()
+    return all(re.search(rf"\b{part}\b", text) for part in name.split("."))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -103,6 +108,19 @@ def test_paths_modules_and_targets_that_a_page_names_exist(page: Path) -> None:
             f"make {name}" for name in re.findall(r"\bmake ([a-z][\w./-]*)", code) if name not in targets
         ]
     assert not missing
+
+
+def test_the_map_names_what_is_in_its_files() -> None:
+    """Rows of docs/architecture.md: | where | `file`, `file` | `name`, `name` |."""
+    rows = re.findall(
+        r"^\|[^|]+\| (`[^|]+`) \| (`[^|]+`) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 15
+    for files, names in rows:
+        listed = re.findall(r"`([^`]+)`", files)
+        found = [source for source in SOURCES for file in listed if f"/{source}".endswith(f"/{file}")]
+        for name in re.findall(r"`([^`]+)`", names):
+            assert any(defines(ROOT / source, name) for source in found), f"{name} is not in {files}"
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
