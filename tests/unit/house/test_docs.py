@@ -132,6 +132,11 @@ def test_every_page_is_reachable_from_the_readme() -> None:
     assert not unlinked
 
 
+def test_the_readme_comes_to_the_point() -> None:
+    before_the_pages = (ROOT / "README.md").read_text().partition("## Pages")[0]
+    assert len(before_the_pages.split()) <= 500
+
+
 def test_source_files_stay_readable() -> None:
     """A file is one idea, of about 500 lines at most; the clients are one class each, with the whole API's
     documentation."""
