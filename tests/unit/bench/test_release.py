@@ -69,13 +69,20 @@ def test_a_version_was_ready_in_its_spans_and_at_no_other_time():
         assert not manager.was_ready(3, 0, math.inf, slack=1)
 
 
-def test_a_rejected_version_is_not_waited_for():
+@pytest.mark.parametrize(
+    ("state", "seconds", "error", "message"),
+    [
+        ((7, REJECTED, "goldens disagree"), 10, RuntimeError, "version 7 was rejected: goldens disagree"),
+        ((7, LOADING, ""), 0.01, TimeoutError, "version 7 was not READY"),
+    ],
+)
+def test_a_version_that_will_not_come_is_not_waited_for(state, seconds, error, message):
     with (
-        serving((7, REJECTED, "goldens disagree")) as (_, address),
+        serving(state) as (_, address),
         ReleaseManager(address) as manager,
-        pytest.raises(RuntimeError, match="version 7 was rejected: goldens disagree"),
+        pytest.raises(error, match=message),
     ):
-        manager.wait(7, seconds=10)
+        manager.wait(7, seconds=seconds)
 
 
 def test_a_watch_that_ends_is_noticed():
@@ -83,15 +90,6 @@ def test_a_watch_that_ends_is_noticed():
         service.open.set()
         with pytest.raises(RuntimeError, match="the watch is over: the gateway ended it"):
             manager.wait(1, seconds=10)
-
-
-def test_a_version_that_does_not_come_is_not_waited_for_without_end():
-    with (
-        serving((1, LOADING, "")) as (_, address),
-        ReleaseManager(address) as manager,
-        pytest.raises(TimeoutError, match="version 1 was not READY"),
-    ):
-        manager.wait(1, seconds=0.01)
 
 
 def test_promotions_overrule_the_gate_and_rollbacks_say_where_they_led():
