@@ -105,7 +105,7 @@ async def test_a_bad_candidate_is_refused_unless_somebody_overrules(tmp_path: Pa
         assert listed.changes[0] == change
 
 
-async def test_who_is_stable_already_does_not_stand_before_the_gate(
+async def test_the_gate_is_not_asked_about_the_stable_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "models"
@@ -131,7 +131,7 @@ async def test_who_is_stable_already_does_not_stand_before_the_gate(
         assert (await failure(at.promote(1))).reason == "ETAG_MISMATCH"
 
 
-async def test_who_does_not_wait_for_the_gate_overrules_it(tmp_path: Path) -> None:
+async def test_a_forced_promotion_without_a_verdict_is_recorded_as_forced(tmp_path: Path) -> None:
     root = tmp_path / "models"
     async with released_gateway(root, 2, **settings(tmp_path, right_for=2)) as at:
         evaluator = at.gateway.gateway.release_module._evaluator
@@ -158,7 +158,7 @@ def overtake(at: Released, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluator, "evaluate", overtaken)
 
 
-async def test_a_verdict_against_another_stable_version_promotes_nobody(
+async def test_a_verdict_against_an_older_stable_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "models"
@@ -172,7 +172,7 @@ async def test_a_verdict_against_another_stable_version_promotes_nobody(
         assert (await at.promote(3)).change.gate.stable_version == 2
 
 
-async def test_who_became_stable_while_the_gate_was_asked_is_what_was_wanted(
+async def test_promoting_what_became_stable_meanwhile_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "models"

@@ -129,7 +129,7 @@ async def test_another_policy_is_another_request(home: Home) -> None:
 
 
 @pytest.mark.parametrize("promote", [False, True])
-async def test_what_its_own_policy_refuses_is_not_promoted_by_any_gateway(home: Home, promote: bool) -> None:
+async def test_no_gateway_promotes_what_its_own_policy_refuses(home: Home, promote: bool) -> None:
     data = settings(home, release_mode="gated")
     async with released_gateway(home.repository, **data) as at:
         queued = (await start(at, IMPOSSIBLE, promote=promote)).retraining
@@ -168,7 +168,7 @@ async def test_what_both_policies_accept_is_promoted(home: Home) -> None:
         assert (release.labels["stable"], release.last_change.gate.findings) == (2, run.gate.findings)
 
 
-async def test_what_a_retraining_asks_of_the_release(home: Home) -> None:
+async def test_the_release_as_a_retraining_uses_it(home: Home) -> None:
     async with released_gateway(home.repository, **settings(home)) as at:
         service = at.gateway.gateway.release_module.service
         assert service is not None
@@ -196,7 +196,7 @@ async def test_what_a_retraining_asks_of_the_release(home: Home) -> None:
         assert (await at.release()).labels["stable"] == 2
 
 
-async def test_a_policy_that_this_gateway_does_not_understand_promotes_nobody(home: Home) -> None:
+async def test_a_policy_that_cannot_be_read_promotes_no_version(home: Home) -> None:
     async with released_gateway(home.repository, **settings(home)) as at:
         publish_fake(home.repository, own("[gate]\nmin_novelty = 3"))
         await at.until_labels(stable=1, candidate=2)
@@ -212,7 +212,7 @@ async def test_a_policy_that_this_gateway_does_not_understand_promotes_nobody(ho
         assert dict((await at.release()).labels) == {"stable": 3, "previous": 1}
 
 
-async def test_who_asks_the_gate_learns_what_both_policies_find(home: Home) -> None:
+async def test_an_evaluation_shows_the_findings_of_both_policies(home: Home) -> None:
     async with released_gateway(home.repository, **settings(home)) as at:
         publish_fake(home.repository, own(IMPOSSIBLE))
         await at.gateway.until_ready(2)

@@ -158,7 +158,7 @@ async def test_a_guard_rolls_a_promotion_back(tmp_path: Path) -> None:
         assert not release.guards
 
 
-async def test_a_version_in_another_role_begins_anew(tmp_path: Path) -> None:
+async def test_guards_begin_anew_when_a_versions_role_changes(tmp_path: Path) -> None:
     async with released_gateway(tmp_path / "models", 2, policy=policy(tmp_path)) as at:
         await at.promote(2)
         for seed in range(7):
@@ -175,7 +175,7 @@ async def test_a_version_in_another_role_begins_anew(tmp_path: Path) -> None:
         assert {state.images for state in (await at.release()).guards} == seen
 
 
-async def test_what_is_not_the_versions_fault_fires_nothing(tmp_path: Path) -> None:
+async def test_overload_and_broken_images_fire_no_guard(tmp_path: Path) -> None:
     async with released_gateway(tmp_path / "models", 2, policy=policy(tmp_path)) as at:
         await at.promote(2)
         at.backend.versions[2].refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")

@@ -240,7 +240,7 @@ async def test_reflection_and_channelz(channelz: bool, version: str) -> None:
             assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_whatever_the_end_of_the_drain_cuts_is_told_why() -> None:
+async def test_calls_cut_at_the_end_of_the_drain_get_the_reason() -> None:
     async with FakeBackend() as backend, serving_command(backend, "--drain-seconds", "0") as (process, stub):
         backend.versions[1].gate.clear()
         backend.running = 0

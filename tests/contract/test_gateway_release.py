@@ -221,7 +221,7 @@ async def test_old_versions_are_retired_and_come_back_as_shadow(tmp_path: Path) 
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
 
 
-async def test_retention_removes_what_nobody_needs_and_leaves_what_is_no_whole_version(
+async def test_pruning_removes_old_versions_and_leaves_broken_folders(
     tmp_path: Path,
 ) -> None:
     for _ in range(5):
@@ -266,7 +266,7 @@ async def test_canary_gets_its_share_and_a_caller_stays_on_one_side(tmp_path: Pa
         assert dict(none.release.labels) == {"stable": 1, "candidate": 2}
 
 
-async def test_changes_are_refused_without_a_trace(tmp_path: Path) -> None:
+async def test_refused_changes_leave_no_trace(tmp_path: Path) -> None:
     async with released_gateway(tmp_path, 2) as at:
         await at.until_labels(stable=1, candidate=2)
         before = await at.release()
@@ -435,7 +435,7 @@ async def test_a_gateway_never_guesses_what_stable_was(tmp_path: Path) -> None:
             assert failed.reason == "MODEL_NOT_READY"
 
 
-async def test_a_gateway_in_mode_latest_tells_its_release_and_changes_nothing(tmp_path: Path) -> None:
+async def test_the_release_in_mode_latest(tmp_path: Path) -> None:
     async with serving_gateway() as (gateway, _):
         release = (await gateway.models.GetRelease(model_pb2.GetReleaseRequest())).release
         assert release == model_pb2.Release(
@@ -477,7 +477,7 @@ async def test_a_model_server_that_hangs_holds_up_no_other(tmp_path: Path) -> No
         assert at.backend.refused == other.refused == []
 
 
-async def test_what_is_no_whole_version_is_refused_by_name_and_never_tried(tmp_path: Path) -> None:
+async def test_broken_folders_are_rejected_by_name_and_never_loaded(tmp_path: Path) -> None:
     publish_fake(tmp_path)
     model = tmp_path / MODEL
     shutil.copytree(model / "1", model / "2")

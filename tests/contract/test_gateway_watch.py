@@ -106,7 +106,7 @@ async def test_a_cut_stream_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "é" * 500, "MTIzOjQ=", "=" * 8])
-async def test_tokens_that_are_none(token: str) -> None:
+async def test_invalid_resume_tokens(token: str) -> None:
     async with serving_gateway() as (gateway, _):
         failed = await failure(gateway.models.WatchModelVersions(REQUEST(resume_token=token)).read())
         assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "RESUME_TOKEN_INVALID")
@@ -128,7 +128,7 @@ def numbered(number: int) -> Event:
     return Event(version=model_pb2.ModelVersion(version=number))
 
 
-async def test_whoever_falls_behind_gets_the_present_state_again() -> None:
+async def test_a_slow_watcher_gets_the_present_state_again() -> None:
     state = 0
     hub = WatchHub(lambda: [numbered(-1), numbered(state)], remembered=4)
     slow = hub.watch("")

@@ -51,11 +51,11 @@ def there(
         ({1: there(REJECTED, kind=Rejection.PROOF_FAILED)}, ""),
     ],
 )
-def test_whose_it_is(versions: dict[int, VersionOnBackend], expected: str | None) -> None:
+def test_own_or_foreign(versions: dict[int, VersionOnBackend], expected: str | None) -> None:
     assert foreign(versions.items(), OURS, {5}) == expected
 
 
-def test_whose_it_is_while_the_repository_has_no_version() -> None:
+def test_own_or_foreign_while_the_repository_has_no_version() -> None:
     assert foreign([(1, there(LOADING, "f" * 64))], {}, set()) is None
     assert foreign([], {}, set()) == ""
     undescribed = there(REJECTED, kind=Rejection.NOT_DESCRIBED)

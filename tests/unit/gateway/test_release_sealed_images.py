@@ -68,16 +68,14 @@ def test_a_list_that_was_moved_with_its_folder(folder: Path, tmp_path: Path) -> 
         (lambda d: d["images"].pop(), "was changed"),
     ],
 )
-def test_lists_that_are_none(
-    folder: Path, change: Callable[[dict[str, object]], object], message: str
-) -> None:
+def test_invalid_lists(folder: Path, change: Callable[[dict[str, object]], object], message: str) -> None:
     with pytest.raises(ImagesError, match=message) as error:
         load_images(write_list(folder, change))
     assert str(folder.parent) not in error.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 5000])
-def test_files_that_are_no_lists(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_lists(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(ImagesError):

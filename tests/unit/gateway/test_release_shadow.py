@@ -105,7 +105,7 @@ async def test_bytes_beyond_the_queue_are_dropped() -> None:
     ("failure", "seen"),
     [(OverloadedError("callers first"), (0, 1, 0)), (BackendUnavailableError("away"), (0, 0, 1))],
 )
-async def test_what_the_shadow_does_not_answer(failure: GatewayError, seen: tuple[int, int, int]) -> None:
+async def test_failed_copies_are_counted(failure: GatewayError, seen: tuple[int, int, int]) -> None:
     site = Site()
     site.failure = failure
     site.observe()

@@ -76,7 +76,7 @@ def test_a_split_is_the_whole_split() -> None:
         (3, 10, 3, "shadow_version"),
     ],
 )
-def test_splits_that_make_no_sense(canary: int, percent: float, shadow: int, field: str) -> None:
+def test_invalid_splits(canary: int, percent: float, shadow: int, field: str) -> None:
     with refused("TRAFFIC_SPLIT_INVALID") as refusal:
         transitions.split(LIVE, canary=canary, percent=percent, shadow=shadow, now=NOW)
     assert refusal.value.field == field
@@ -156,7 +156,7 @@ def test_the_highest_ready_version_is_the_first() -> None:
 
 
 @pytest.mark.parametrize(("ready", "stable"), [({1, 2, 3}, 1), ({2, 3}, 3), ({2}, 2), ({1, 2, 4}, 1)])
-def test_a_gate_policy_of_its_own_lets_others_go_first(ready: set[int], stable: int) -> None:
+def test_versions_without_a_gate_policy_of_their_own_become_first(ready: set[int], stable: int) -> None:
     draft = check(State(), published={1, 2, 3}, ready=ready, with_policy=frozenset({2, 3}))
     assert draft is not None
     assert draft.state.labels == {"stable": stable}
@@ -166,7 +166,7 @@ def test_what_is_not_in_the_repository_is_not_the_first() -> None:
     assert check(State(), published=set(), ready={7}) is None
 
 
-def test_news_become_candidate_once() -> None:
+def test_a_new_version_becomes_candidate_once() -> None:
     state = State(labels={"stable": 2}, highest=2)
     draft = check(state, published={1, 2, 3, 4}, ready={2})
     assert draft is not None
@@ -177,7 +177,7 @@ def test_news_become_candidate_once() -> None:
     assert check(back, published={1, 2, 3, 4}, ready={2, 4}) is None
 
 
-def test_versions_are_let_go_when_their_time_is_over() -> None:
+def test_draining_versions_are_retired_after_their_time() -> None:
     state = State(labels={"stable": 4}, draining={1: NOW - 61, 2: NOW - 60, 3: NOW - 59}, highest=4)
     draft = check(state, published={1, 2, 3, 4}, ready={4})
     assert draft is not None
@@ -186,7 +186,7 @@ def test_versions_are_let_go_when_their_time_is_over() -> None:
     assert check(draft.state, published={1, 2, 3, 4}, ready={4}) is None
 
 
-def test_retention_never_touches_what_somebody_needs() -> None:
+def test_pruning_keeps_versions_in_use() -> None:
     state = State(labels={"stable": 8, "previous": 3, "shadow": 1}, draining={4: NOW}, highest=8)
     published = frozenset(range(1, 11))
 

@@ -123,7 +123,7 @@ def test_a_flag_wins() -> None:
         ),
     ],
 )
-def test_what_is_refused(arguments: list[str], environment: dict[str, str], message: str) -> None:
+def test_invalid_settings(arguments: list[str], environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_settings(arguments, environment)
     assert message in str(refused.value)
@@ -141,7 +141,7 @@ def test_what_is_refused(arguments: list[str], environment: dict[str, str], mess
         "PORT_50051_TCP_PROTO",
     ],
 )
-def test_what_kubernetes_adds_for_a_service_of_that_name_is_no_mistake(name: str) -> None:
+def test_the_variables_of_a_kubernetes_service_are_ignored(name: str) -> None:
     assert parse_settings([], {f"NEUROGATE_GATEWAY_{name}": "tcp://10.0.0.1:50051"}) == Settings()
 
 
