@@ -396,7 +396,7 @@ async def test_watches_end_with_the_reason_when_the_records_cannot_be_read(
         assert await again.read() is grpc.aio.EOF
         # Nobody watches any more, so nobody polls.
         await asyncio.wait([polling])
-        assert not watching._watched
+        assert not watching._heads
 
 
 async def test_the_number_of_watches_is_limited_over_all_kinds(tmp_path: Path) -> None:

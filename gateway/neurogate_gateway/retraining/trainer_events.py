@@ -1,38 +1,29 @@
 """The trainer's event lines as events of the retraining: none lost, none twice.
 
-The trainer numbers its lines, also over restarts, and the records take a number once. So after a restart of
+The trainer numbers its lines, also over restarts, and the store takes a number once. So after a restart of
 the gateway the file is read from its beginning, which also tells how fast the present phase has been.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from google.protobuf import timestamp_pb2
 from neurogate.v1 import training_pb2
 
 _CHUNK_BYTES: Final = 2**18
-_LONGEST_TEXT: Final = 8192
-_TELLING_STEPS: Final = 3
-_LARGEST_NUMBER: Final = 2**63 - 1
+_MAX_TEXT: Final = 8192
+_MIN_STEPS: Final = 3
+_MAX_NUMBER: Final = 2**63 - 1
 
 Numbered = tuple[int, training_pb2.RetrainingEvent]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class End:
-    """What the trainer said last.
-
-    Attributes:
-        outcome: "published", "failed" or "stopped".
-        version: That it has published; 0 for none.
-        reason: Why it failed.
-    """
+class End(NamedTuple):
+    """What the trainer said last: "published" with a version, "failed" with a reason, or "stopped"."""
 
     outcome: str
     version: int
@@ -82,16 +73,17 @@ class TrainerEventReader:
     def _parse(self, line: bytes) -> list[Numbered]:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
             content = json.loads(line)
-            event = self._convert(content)
-            event.time.CopyFrom(_timestamp(datetime.fromisoformat(content["time"])))
+            moment = datetime.fromisoformat(content["time"])
+            event = self._convert(content, moment)
+            event.time.FromDatetime(moment)
             number = int(content["sequence"])
-            if self._number < number <= _LARGEST_NUMBER:
+            if self._number < number <= _MAX_NUMBER:
                 self._number = number
                 return [(number, event)]
         self.unreadable += 1
         return []
 
-    def _convert(self, content: dict[str, Any]) -> training_pb2.RetrainingEvent:
+    def _convert(self, content: dict[str, Any], moment: datetime) -> training_pb2.RetrainingEvent:
         match content["event"]:
             case "phase":
                 self._pace_since = None
@@ -100,23 +92,22 @@ class TrainerEventReader:
                 )
                 return training_pb2.RetrainingEvent(phase=phase)
             case "progress":
-                return training_pb2.RetrainingEvent(progress=self._progress(content))
+                return training_pb2.RetrainingEvent(progress=self._progress(content, moment))
             case "message":
                 return _line(content["level"], content["text"])
             case "end":
                 # PostgreSQL holds no NUL.
-                reason = content["reason"][:_LONGEST_TEXT].replace("\0", "\ufffd")
+                reason = content["reason"][:_MAX_TEXT].replace("\0", "\ufffd")
                 end = End(content["outcome"], int(content["version"] or 0), reason)
                 published = f"published version {end.version}" if end.version else ""
-                words = ", ".join(part for part in (published, end.reason) if part)
-                event = _line(
-                    "error" if end.outcome == "failed" else "info", f"{end.outcome}: {words}".rstrip(": ")
-                )
+                text = ", ".join(part for part in (published, reason) if part)
+                level = "error" if end.outcome == "failed" else "info"
+                event = _line(level, f"{end.outcome}: {text}".rstrip(": "))
                 self.end = end
                 return event
         raise ValueError(content["event"])
 
-    def _progress(self, content: dict[str, Any]) -> training_pb2.RetrainingProgress:
+    def _progress(self, content: dict[str, Any], moment: datetime) -> training_pb2.RetrainingProgress:
         progress = training_pb2.RetrainingProgress(
             phase=content["phase"],
             step=content["step"],
@@ -125,12 +116,11 @@ class TrainerEventReader:
             # A figure that is no number is none.
             metrics={name: value for name, value in content["metrics"].items() if value is not None},
         )
-        moment = datetime.fromisoformat(content["time"])
         if self._pace_since is None:
             # What came before pays for what is compiled and opened, or was done by an earlier start.
             self._pace_since = (moment, progress.step)
         since, step = self._pace_since
-        if progress.step - step >= _TELLING_STEPS and progress.step <= progress.total:
+        if progress.step - step >= _MIN_STEPS and progress.step <= progress.total:
             pace = (moment - since) / (progress.step - step)
             with contextlib.suppress(OverflowError):
                 progress.remaining.FromTimedelta(pace * (progress.total - progress.step))
@@ -138,11 +128,5 @@ class TrainerEventReader:
 
 
 def _line(level: str, text: str) -> training_pb2.RetrainingEvent:
-    line = training_pb2.RetrainingLogLine(level=level, text=text[:_LONGEST_TEXT])
+    line = training_pb2.RetrainingLogLine(level=level, text=text[:_MAX_TEXT])
     return training_pb2.RetrainingEvent(log=line)
-
-
-def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
-    message = timestamp_pb2.Timestamp()
-    message.FromDatetime(moment)
-    return message

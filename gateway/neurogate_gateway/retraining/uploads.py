@@ -121,12 +121,7 @@ class Uploads:
         self._committing: asyncio.Task[None] | None = None
 
     async def keep(self, item: Item, version: ServedVersion, actor: str) -> Kept:
-        """Keeps one item; it is on disk when this returns.
-
-        Args:
-            item: From the assembler.
-            version: Whose classes and transform decide.
-            actor: Who sends it.
+        """Keeps one item by a version's classes and transform; it is on disk when this returns.
 
         Raises:
             GatewayError: Why it is not kept.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
@@ -26,30 +26,10 @@ _POLL_SECONDS: Final = 1.0
 _Page = list[training_pb2.RetrainingEvent]
 
 
-@dataclasses.dataclass(slots=True)
-class _Watched:
-    """What the poller knows of one retraining.
+class _Signal(asyncio.Event):
+    """Wakes watchers once; with an error where there is nothing to wait for any more."""
 
-    Attributes:
-        head: As it was seen last.
-        error: Why it could not be looked at; it is not looked at any more then.
-        changed: Set, and replaced, when either is another one.
-        reads: Pages under way that were asked for since the head is what it is, by the sequence number before
-            them.
-        watchers: How many watch it.
-    """
-
-    head: Head
     error: GatewayError | None = None
-    changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-    reads: dict[int, asyncio.Future[_Page]] = dataclasses.field(default_factory=dict)
-    watchers: int = 0
-
-    def wake(self) -> None:
-        """Has the watchers look again."""
-        self.reads = {}
-        self.changed.set()
-        self.changed = asyncio.Event()
 
 
 class RetrainingWatch:
@@ -57,15 +37,19 @@ class RetrainingWatch:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._watched: dict[str, _Watched] = {}
+        self._heads: dict[str, Head] = {}
+        self._watchers: Counter[str] = Counter()
+        self._reads: dict[tuple[str, int, int], asyncio.Future[_Page]] = {}
+        self._signal = _Signal()
         self._polling: asyncio.Task[None] | None = None
-        self._closed = False
+        self._closed: GatewayError | None = None
 
     def close(self) -> None:
         """Ends all streams, because the gateway is going away."""
-        self._closed = True
-        for watched in self._watched.values():
-            watched.wake()
+        self._closed = GatewayError(
+            error_pb2.ERROR_REASON_SHUTTING_DOWN, "the gateway is shutting down; watch on at another one"
+        )
+        self._wake(self._closed)
 
     async def events(self, run_id: str, after: int) -> AsyncIterator[training_pb2.RetrainingEvent]:
         """Events with larger sequence numbers than `after`, ending with the retraining.
@@ -83,72 +67,66 @@ class RetrainingWatch:
                 field="after_sequence",
             )
         run = await self._store.run(self._store.runs.get, run_id)
-        with self._watch(run_id, Head(run.last_sequence, run.state.ended)) as watched:
+        with self._watching(run_id, Head(run.last_sequence, run.state.ended)):
             while True:
-                changed, behind = watched.changed, after < watched.head.sequence
-                if behind:
-                    for event in await self._page(run_id, watched, after):
+                signal, head = self._signal, self._heads[run_id]
+                if after < head.sequence:
+                    for event in await self._page(run_id, head, after):
                         yield event
                         after = event.sequence
-                elif watched.head.ended:
+                elif head.ended:
                     return
-                if watched.error is not None:
-                    raise watched.error
-                if self._closed:
-                    raise GatewayError(
-                        error_pb2.ERROR_REASON_SHUTTING_DOWN,
-                        "the gateway is shutting down; watch on at another one",
-                    )
-                if not behind:
-                    await changed.wait()
+                elif self._closed is None:
+                    await signal.wait()
+                    if signal.error is not None:
+                        raise signal.error
+                if self._closed is not None:
+                    raise self._closed
 
     @contextlib.contextmanager
-    def _watch(self, run_id: str, head: Head) -> Iterator[_Watched]:
-        """What the poller knows of a retraining, which it looks at for as long as this lasts."""
-        watched = self._watched.get(run_id)
-        if watched is None or watched.error is not None:
-            watched = self._watched[run_id] = _Watched(head)
-        elif head > watched.head:
-            watched.head = head
-            watched.wake()
-        watched.watchers += 1
+    def _watching(self, run_id: str, head: Head) -> Iterator[None]:
+        """Has the poller look at a retraining for as long as this lasts."""
+        self._watchers[run_id] += 1
+        self._heads[run_id] = max(head, self._heads.get(run_id, head))
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
         try:
-            yield watched
+            yield
         finally:
-            watched.watchers -= 1
-            if not watched.watchers and self._watched.get(run_id) is watched:
-                del self._watched[run_id]
-            if not self._watched and self._polling is not None:
+            self._watchers[run_id] -= 1
+            if not self._watchers[run_id]:
+                del self._watchers[run_id], self._heads[run_id]
+            if not self._heads and self._polling is not None:
                 self._polling.cancel()
                 self._polling = None
 
-    async def _page(self, run_id: str, watched: _Watched, after: int) -> _Page:
+    async def _page(self, run_id: str, head: Head, after: int) -> _Page:
         """The events behind a sequence number, read once for all who are there."""
-        reads = watched.reads
-        if after not in reads:
+        place = (run_id, head.sequence, after)
+        if place not in self._reads:
             work = self._store.run(self._store.runs.events_after, run_id, after, _PAGE)
-            reads[after] = asyncio.ensure_future(work)
-            reads[after].add_done_callback(lambda _: reads.pop(after))
+            self._reads[place] = asyncio.ensure_future(work)
+            self._reads[place].add_done_callback(lambda _: self._reads.pop(place))
         # Others may wait for it too.
-        return await asyncio.shield(reads[after])
+        return await asyncio.shield(self._reads[place])
+
+    def _wake(self, error: GatewayError | None = None) -> None:
+        signal, self._signal = self._signal, _Signal()
+        signal.error = error
+        signal.set()
 
     async def _poll(self) -> None:
         with self._store.notifier.waiter() as wait:
             while True:
-                asked = dict(self._watched)
-                heads: dict[str, Head] = {}
-                error: GatewayError | None = None
                 try:
-                    heads = await self._store.run(self._store.runs.heads, list(asked))
-                except GatewayError as refused:
-                    error = refused
+                    found = await self._store.run(self._store.runs.heads, list(self._heads))
+                except GatewayError as error:
+                    self._wake(error)
                 except Exception as defect:  # noqa: BLE001 - watchers must not wait for ever
-                    error = internal_error(defect)
-                for run_id, watched in asked.items():
-                    head = max(watched.head, heads.get(run_id, watched.head))
-                    if error is not None or head != watched.head:
-                        watched.head, watched.error = head, error
-                        watched.wake()
+                    self._wake(internal_error(defect))
+                else:
+                    newer = {run: head for run, head in found.items() if head > self._heads.get(run, head)}
+                    if newer:
+                        self._heads |= newer
+                        self._wake()
                 await wait(_POLL_SECONDS)

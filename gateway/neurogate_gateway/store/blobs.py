@@ -96,13 +96,7 @@ class ImageStore:
             yield
 
     def put(self, images: Mapping[str, bytes]) -> dict[str, GatewayError]:
-        """Makes images durable; inside of `adding`.
-
-        Args:
-            images: Bytes by digest.
-
-        Returns:
-            Why some of them are not kept, by digest.
+        """Makes images durable; inside of `adding`. Returns why some of them are not kept, by digest.
 
         Raises:
             RecordsUnavailableError: The folder cannot be written.
@@ -135,13 +129,9 @@ class ImageStore:
         return refused | {digest: full for digest in wanted if digest not in kept}
 
     def remove_unless(self, wanted: Callable[[str], Collection[str]]) -> int:
-        """Removes images that nothing names any more, and counts the others anew.
+        """Removes images that nothing names any more, and counts the others anew; returns how many went.
 
-        Args:
-            wanted: Digests, among others, of all that are to stay and begin with the given two digits.
-
-        Returns:
-            How many were removed.
+        `wanted` gives the digests, among others, of all that are to stay and begin with two digits.
         """
         removed, used = 0, 0
         for shard in _SHARDS:

@@ -40,13 +40,8 @@ class NewExample:
         example_id: Hex SHA-256 of `data`.
         data: What is to be kept of the image; see `neurogate_core.preprocessing.privacy`.
         sent_sha256: Hex SHA-256 of the image as it was sent.
-        class_id: Its class.
         group: Of images that a split must not tear apart; may be empty.
-        source: "UPLOAD" or "FEEDBACK".
         width, height: Of the image as it is shown, in pixels.
-        prediction_id: That feedback corrected; may be empty.
-        actor: Who sent it.
-        attributes: What is kept of a DICOM file's header, by keyword.
     """
 
     example_id: str
@@ -160,12 +155,7 @@ class ExampleStore:
     def relabel(self, example_id: str, class_id: str, *, expected: str, reason: str, actor: str) -> Example:
         """Sets the class of an example; safe to repeat.
 
-        Args:
-            example_id: Which.
-            class_id: Its class from now on.
-            expected: The class that it has to have before; empty where that does not matter.
-            reason: Why.
-            actor: Who says so.
+        `expected` is the class that it has to have before; empty where that does not matter.
 
         Raises:
             GatewayError (EXAMPLE_NOT_FOUND): There is none of that id.

@@ -69,11 +69,9 @@ class PredictionStore:
         self._images = images
 
     def add(self, rows: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]) -> None:
-        """Keeps predictions, and images that are to be kept with them.
+        """Keeps predictions as values of the columns, and images by their digests.
 
-        Args:
-            rows: Values of the columns.
-            images: Bytes by digest; those for which there is no room are left out, and their rows say so.
+        Images for which there is no room are left out, and their rows say so.
         """
         if not images:
             self._insert(rows, kept=set())

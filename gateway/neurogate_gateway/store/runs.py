@@ -50,10 +50,7 @@ class RunStore:
     ) -> Run:
         """Queues a retraining with the examples that there are now; a repeated request finds the first one's.
 
-        Args:
-            new: What is asked for.
-            max_queued: How many may wait.
-            check_counts: Gets the number of examples by class, and may refuse by an exception.
+        `check_counts` gets the number of examples by class, and may refuse by an exception.
 
         Raises:
             GatewayError (REQUEST_ID_REUSED): The request_id belongs to another request.
@@ -162,14 +159,7 @@ class RunStore:
     ) -> Run:
         """Moves a retraining from one state to another, with the event that says so.
 
-        Args:
-            run_id: Which.
-            before: The state that it must be in.
-            after: The state that it gets.
-            owner: Who must hold the lease; None where it does not matter.
-            version: That came out; None leaves what there is, here and below.
-            gate: What the gate said.
-            error: Why it FAILED.
+        `owner` must hold the lease; None where that does not matter. A column whose value is None stays.
 
         Returns:
             The retraining as it stands then; CANCELLED where it was to become PUBLISHING, and somebody had
@@ -200,10 +190,7 @@ class RunStore:
     ) -> int:
         """Records events of the trainer that are not recorded yet; safe to repeat.
 
-        Args:
-            run_id: Whose.
-            numbered: The trainer's sequence number, ascending, and the event.
-            owner: Who must hold the lease; None where it does not matter.
+        They come with the trainer's sequence numbers, ascending. The owner is as for `transition`.
 
         Returns:
             The highest trainer's number that is recorded now.
@@ -279,15 +266,9 @@ class RunLeases:
         self._notifier = notifier
 
     def take_next(self, owner: str, seconds: float, *, launchers: Collection[str]) -> Run | None:
-        """Leases the retraining that has waited longest; it stays QUEUED until its trainer starts.
+        """Leases the retraining for these launchers that has waited longest; None when none waits.
 
-        Args:
-            owner: Who gets it; unlike every other gateway of this database.
-            seconds: For how long.
-            launchers: Only retrainings for these.
-
-        Returns:
-            The retraining; None when none waits.
+        It stays QUEUED until its trainer starts. The owner's name must be unlike every other gateway's.
         """
         with self._database.write("runs") as connection:
             now = self._database.now(connection)
@@ -342,11 +323,7 @@ def _runs(connection: sa.Connection, statement: sa.Executable) -> list[Run]:
 
 
 def _load(connection: sa.Connection, run_id: str, *, lock: bool = False) -> Run:
-    """One retraining; `lock` keeps other transactions from changing it until this one ends.
-
-    Raises:
-        GatewayError (RETRAINING_NOT_FOUND): There is none of that id.
-    """
+    """One retraining; `lock` keeps other transactions from changing it until this one ends."""
     query = sa.select(runs).where(runs.c.run_id == run_id)
     # SQLite has no such words and needs none: there, whoever writes is alone.
     found = _runs(connection, query.with_for_update() if lock else query)
@@ -443,12 +420,8 @@ def _insert_events(
 ) -> None:
     """Adds events under consecutive numbers, which the transaction has reserved in `runs.last_sequence`.
 
-    Args:
-        connection: In a transaction.
-        run_id: Whose.
-        first_sequence: Number of the first.
-        moment: When they were recorded; also their own time where they have none.
-        numbered: The trainer's number (None for the gateway's own) and the event.
+    They come with the trainer's numbers, None for the gateway's own. `moment` is when they are recorded, and
+    their own time where they have none.
     """
     rows = []
     for sequence, (trainer_sequence, event) in enumerate(numbered, first_sequence):

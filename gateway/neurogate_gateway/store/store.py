@@ -78,11 +78,6 @@ class Store:
     def sweep(self, *, journal_days: float, max_predictions: int, image_days: float) -> int:
         """Removes what is past its time: predictions, their images, and images that no row names.
 
-        Args:
-            journal_days: How long predictions are kept.
-            max_predictions: How many predictions are kept.
-            image_days: How long the images of predictions are kept.
-
         Returns:
             How many images were removed.
         """
