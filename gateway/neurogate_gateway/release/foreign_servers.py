@@ -19,7 +19,7 @@ from neurogate_gateway.observability.logging import log
 from .controller import ReleaseController
 
 _OTHER_MANIFEST = {Rejection.MANIFEST_INVALID, Rejection.TRANSFORM_UNKNOWN}
-"""Of a manifest that cannot be read, when the repository's can."""
+"""Rejections of a manifest that cannot be read; the server is foreign where the repository's can be."""
 
 
 class ForeignServers:

@@ -198,7 +198,7 @@ class GuardWatch:
         self._acting: set[asyncio.Task[None]] = set()
         self.noticed: Signal[[]] = Signal()
         """Emitted when a guard counts a breach, or resets its count."""
-        # What a version did in one role says nothing about it in the next.
+        # Counts of one role do not hold for the next.
         controller.changed.add(lambda _: self._renew())
 
     def states(self) -> list[model_pb2.GuardState]:
@@ -234,7 +234,7 @@ class GuardWatch:
             self._remember(number, sample)
 
     async def close(self) -> None:
-        """Lets what has begun end."""
+        """Waits for changes that have begun."""
         if self._acting:
             await asyncio.wait(self._acting)
 
@@ -249,7 +249,7 @@ class GuardWatch:
             self._guards = None if watched is None else Guards(watched, self._policy)
 
     def _remember(self, number: int, sample: Sample) -> None:
-        """Keeps what a version says on average: whatever follows it is compared with that."""
+        """Keeps the mean answer of a version; the version that follows it is compared with that."""
         window = self._windows.setdefault(number, Window())
         window.add(sample)
         if window.images >= self._policy.window:
@@ -271,7 +271,7 @@ class GuardWatch:
         if isinstance(event.error, BackendUnavailableError | OverloadedError):
             return None
         if isinstance(event.error, DeadlineTooShortError) and milliseconds <= self._policy.max_latency_ms:
-            # The caller had no time; that the version was slow is not said.
+            # The caller's deadline was too short, which says nothing about the version.
             return None
         return Sample(milliseconds, None)
 

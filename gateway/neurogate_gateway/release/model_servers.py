@@ -110,7 +110,7 @@ def _loaded(labels: Mapping[str, int], loaded: frozenset[int]) -> dict[str, int]
 
 
 class ModelServers:
-    """Tells the model servers what to load and what labels mean; `run` does it whenever it is due."""
+    """Configures the model servers: what to load, and what labels mean."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class ModelServers:
         self._due = asyncio.Event()
 
     async def run(self) -> None:
-        """Acts after every change, and looks now and then, until cancelled."""
+        """Configures servers after every change, and looks every half second, until cancelled."""
         forget: list[Callable[[], None]] = [
             self._pool.subscribe(lambda _: self._due.set()),
             self._pool.subscribe_connections(self._connection),
@@ -186,12 +186,12 @@ class ModelServers:
             step = next_step(wanted, loaded, present)
             again = now - at >= _SEND_AGAIN_SECONDS
             if (step != present or again) and now >= self._not_before.get(address, now):
-                # By themselves, so that one that hangs holds up no other.
+                # In tasks of their own, so that a server that hangs holds up no other.
                 task = asyncio.create_task(self._send(address, step, apply_step(config, self._model, step)))
                 self._sending[address] = task
 
     def _forget_gone(self) -> None:
-        # Names and files may lead to ever new addresses.
+        # A name or a file may lead to ever new addresses.
         for address in (self._sent.keys() | self._not_before.keys()) - self._pool.backends.keys():
             self._sent.pop(address, None)
             self._not_before.pop(address, None)
@@ -280,7 +280,7 @@ class ModelServers:
     def _write_file(
         self, wanted: Step, sound: frozenset[int], rejected: frozenset[int], first: int | None
     ) -> tfs_pb2.ModelServerConfig:
-        """Brings the file up to date; what it says of other models, and where this one is, stays.
+        """Writes what the servers are to load into the file; other models and the base path stay.
 
         Args:
             wanted: What the servers are to come to.

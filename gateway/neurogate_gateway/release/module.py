@@ -108,7 +108,7 @@ class ReleaseModule:
             self._runs.append(CandidateJudge(controller, pool, service, promote=self.mode == "gated").run)
 
     async def start(self) -> None:
-        """Learns what the release is, and begins."""
+        """Reads the release and starts what keeps to it."""
         if self.controller is not None:
             await self.controller.load()
         self._tasks = [asyncio.create_task(_kept_running(run)) for run in self._runs]
@@ -118,7 +118,7 @@ class ReleaseModule:
         self.hub.close()
 
     async def stop(self) -> None:
-        """Ends everything."""
+        """Stops all tasks."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -165,7 +165,7 @@ class ReleaseModule:
         before, self._newest = self._newest, self._router.pool.newest
         if before == self._newest:
             return
-        # The label "latest" has moved, which is all that the release is where it is not managed.
+        # The label "latest" has moved; where the release is not managed, it has no other.
         for other in {before, self._newest} - {None, number}:
             self._publish_version(other or 0)
         if self.controller is None:
@@ -191,6 +191,6 @@ async def _kept_running(run: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await run()
-        except Exception as defect:  # noqa: BLE001 - a defect must not leave the release without care
+        except Exception as defect:  # noqa: BLE001 - a defect must not end it for good
             log(logging.ERROR, "release_task_failed", task=getattr(run, "__qualname__", ""), error=defect)
         await asyncio.sleep(_AFTER_DEFECT_SECONDS)

@@ -1,4 +1,4 @@
-"""What a caller's selector means: labels, and what to wait for while versions change.
+"""Resolves a caller's selector to a version, and waits for one while versions change.
 
 Without a routing the labels "latest" and "stable" both mean the highest READY version. With one, labels are
 what it says, but for "latest"; a share of the callers of "stable" gets "canary", while that is READY.
@@ -50,7 +50,7 @@ class VersionRouter:
         self.routing = routing
         number = self._number(STABLE)
         if self.serving and number is not None and self.pool.ready(number) is None:
-            # Whoever promoted it has seen it READY; here it is a matter of moments.
+            # The gateway that promoted it has seen it READY, so it will be READY here in a moment.
             self._moved_at = time.monotonic()
             self.pool.look_again()
         # Calls that wait for a label may find it READY now.
@@ -112,7 +112,7 @@ class VersionRouter:
         return now is version or (now is not None and now.digest == version.digest)
 
     async def confirm(self, version: ServedVersion, deadline: Deadline) -> None:
-        """Waits until a version that was chosen earlier may answer, which it nearly always may at once.
+        """Waits until a version that was chosen earlier may answer; nearly always at once.
 
         Raises:
             VersionUnloadedError: It was unloaded or rejected, or another one has its number now.
@@ -181,7 +181,7 @@ class VersionRouter:
 
     def _may_soon_be_ready(self, label: str) -> bool:
         if self.pool.looking or not self.pool.connected:
-            # Nobody knows when a model server comes back, and calls that wait for it would fill all slots.
+            # A model server may stay away for long, and calls that wait for it would fill all slots.
             return self.pool.looking
         if self.routing is None or label == LATEST:
             return any(view.state in self._soon() for view in self.pool.versions())
@@ -190,8 +190,8 @@ class VersionRouter:
 
     def _soon(self) -> set[State]:
         """The states of versions that are worth waiting for."""
-        # One that is being loaded is only where the one before has just gone: from nothing to a first version
-        # the wait may be long, and a caller learns more from an error.
+        # One that is loading counts only right after another was unloaded: a first version may take
+        # long, and an error says more to the caller.
         return {PROVING, LOADING} if self._swapping() else {PROVING}
 
     def _swapping(self) -> bool:
@@ -226,8 +226,7 @@ class VersionRouter:
     def _tell_health(self) -> None:
         number = self._number(STABLE)
         ready = number is not None and self.pool.ready(number) is not None
-        # While versions change, calls wait for the next proof rather than fail, so for as long as they wait
-        # that is no interruption.
+        # While versions change, calls wait for the next version instead of failing, so it is SERVING.
         waiting = self.serving and self._swapping() and self._may_soon_be_ready(STABLE)
         serving = self.pool.connected and (ready or waiting)
         if serving != self.serving:

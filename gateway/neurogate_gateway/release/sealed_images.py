@@ -80,7 +80,7 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def fingerprint(source: Path) -> Fingerprint:
-    """Something that differs when the images of a folder or of a list do, at the price of looking at names.
+    """Differs when a file of the folder or the list was changed; looks at names, times and sizes only.
 
     Raises:
         ImagesError: There is nothing to look at.

@@ -157,5 +157,5 @@ class Shadow:
                 ):
                     agreement.add(probabilities, answer.outputs.probabilities)
                 else:
-                    # Of other classes nothing can be compared.
+                    # Answers in other classes cannot be compared.
                     agreement.failed += 1

@@ -57,7 +57,7 @@ class WatchHub:
         self._wake()
 
     async def watch(self, resume_token: str) -> AsyncIterator[Event]:
-        """What is and what comes, or what came since the token.
+        """The present state and every later event; with a token, the events since it.
 
         Raises:
             GatewayError (RESUME_TOKEN_INVALID): The token was not issued by this service.
@@ -70,7 +70,7 @@ class WatchHub:
                 present = self._present()
                 for number, event in enumerate(present, start=1):
                     event.snapshot = True
-                    # Whoever has only a part of the present state has to begin with it again.
+                    # A watcher that is cut within the present state has to begin with it again.
                     event.resume_token = self._token(place) if number == len(present) else ""
                     yield event
             elif place < self._sequence:
