@@ -23,9 +23,9 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from neurogate.v1 import manifest_pb2
 
@@ -314,8 +314,7 @@ def _next_version(folder: Path) -> int:
     return highest + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Surveyed:
+class Surveyed(NamedTuple):
     """What lies in a model's directory.
 
     Attributes:
@@ -324,8 +323,8 @@ class Surveyed:
         refused: Why what a model server would take for a version is none, for people, by number.
     """
 
-    whole: Mapping[int, str] = field(default_factory=dict)
-    refused: Mapping[int, str] = field(default_factory=dict)
+    whole: Mapping[int, str]
+    refused: Mapping[int, str]
 
 
 class Survey:

@@ -42,7 +42,7 @@ class ServerCore:
         self._source = FileSystemSource(self._manager.aspire, flags.file_system_poll_wait_seconds)
         self._config_lock = threading.Lock()
         self._config = config_pb2.ModelServerConfig()
-        self._labels_lock = threading.Lock()
+        # Replaced as a whole, so it is read without a lock.
         self._labels: dict[str, dict[str, int]] = {}
         self._started = False
 
@@ -67,7 +67,7 @@ class ServerCore:
         if choice == "version":
             version = spec.version.value
         elif choice == "version_label":
-            version = self._labelled_version(spec.name, spec.version_label)
+            version = self._labels.get(spec.name, {}).get(spec.version_label)
             if version is None:
                 raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
         return self._serving_map.hold(spec.name, version)
@@ -131,10 +131,6 @@ class ServerCore:
 
     # --- labels ------------------------------------------------------------------------------
 
-    def _labelled_version(self, name: str, label: str) -> int | None:
-        with self._labels_lock:
-            return self._labels.get(name, {}).get(label)
-
     def _update_labels(self, models: config_pb2.ModelConfigList) -> None:
         labels: dict[str, dict[str, int]] = {}
         for model in models.config:
@@ -145,14 +141,11 @@ class ServerCore:
                         "currently available for inference"
                     )
                 labels.setdefault(model.name, {})[label] = version
-        with self._labels_lock:
-            self._labels = labels
+        self._labels = labels
 
     def _may_label(self, name: str, label: str, version: int) -> bool:
-        if self.flags.allow_version_labels_for_unavailable_models and self._labelled_version(name, label) in (
-            None,
-            version,
-        ):
+        before = self._labels.get(name, {}).get(label)
+        if self.flags.allow_version_labels_for_unavailable_models and before in (None, version):
             return True
         state = self.monitor.state(VersionId(name, version))
         return state is not None and state.state is State.AVAILABLE

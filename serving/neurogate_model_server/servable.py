@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,6 +22,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from .background import run_at_once
 from .errors import ServingError, not_found
 from .tensorflow_runtime import Array, Session
+from .wire import is_cut_short, submessages
 
 _INIT_OP_KEY = "__saved_model_init_op"
 _INIT_OP_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
@@ -116,6 +117,7 @@ def _open(
     try:
         saved_model.ParseFromString(data)
     except DecodeError:
+        # The real server reads the file as a stream, and tells its early end from damage.
         if is_cut_short(data):
             raise ServingError(grpc.StatusCode.OUT_OF_RANGE, "Read less bytes than requested") from None
         raise ServingError(
@@ -219,69 +221,3 @@ def _copy(signature: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef
     copied = meta_graph_pb2.SignatureDef()
     copied.CopyFrom(signature)
     return copied
-
-
-# --- protobuf's wire format, where the ready-made parser is not enough ------------------------
-
-
-def is_cut_short(data: bytes) -> bool:
-    """Whether a message that does not parse ends too early, rather than being no message at all.
-
-    The real server reads a model file as a stream, so it reports the end of the file for the one and damage
-    for the other. Only the outermost level is looked at: a field that runs past the end is cut short.
-    """
-    try:
-        for _ in _fields(data):
-            pass
-    except EOFError:
-        return True
-    except ValueError:
-        pass
-    return False
-
-
-def submessages(data: memoryview, number: int) -> list[memoryview]:
-    """The serialized messages in the field `number` of a message that parses, in order and without a copy.
-
-    Raises:
-        ValueError: The message has groups, which nobody writes any more.
-    """
-    return [data[start:end] for tag, start, end in _fields(data) if tag == number << 3 | 2]
-
-
-def _fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
-    """Tag, beginning and end of each field.
-
-    Raises:
-        EOFError: The message is cut short.
-        ValueError: It is no sequence of plain fields.
-    """
-    position = 0
-    while position < len(data):
-        tag, start = _varint(data, position)
-        kind = tag & 7
-        if kind not in (0, 1, 2, 5) or not tag >> 3:
-            raise ValueError("not a sequence of plain fields")
-        if kind == 2:
-            length, start = _varint(data, start)
-            position = start + length
-        elif kind == 0:
-            _, position = _varint(data, start)
-        else:
-            position = start + (8 if kind == 1 else 4)
-        if position > len(data):
-            raise EOFError
-        yield tag, start, position
-
-
-def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            raise EOFError
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number of more than 64 bits")

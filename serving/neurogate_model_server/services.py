@@ -27,6 +27,7 @@ from .core import ServerCore
 from .errors import ServingError, invalid_argument, not_found
 from .predict import predict
 from .states import StoppedError, VersionId, VersionState
+from .wire import write_field, write_varint
 
 MessageT = TypeVar("MessageT", bound=Message)
 Call = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -280,20 +281,8 @@ def version_status(number: int, state: VersionState) -> bytes:
     status = b""
     if state.error is not None:
         text = state.error.message_bytes
-        status = _CODE_TAG + _varint(state.error.number) + (_field(2, text) if text else b"")
-    return _field(1, _serialized(fields) + _field(3, status))
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
+        status = _CODE_TAG + write_varint(state.error.number) + (write_field(2, text) if text else b"")
+    return write_field(1, _serialized(fields) + write_field(3, status))
 
 
 def _health_service(data: bytes) -> str:

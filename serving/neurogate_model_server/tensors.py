@@ -17,6 +17,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from .errors import invalid_argument
 from .tensorflow_runtime import Array
+from .wire import read_varint, write_varint
 
 _MAX_INT64: Final = 2**63 - 1
 _MAX_DIMENSIONS: Final = 64  # NumPy's limit; TensorFlow's is 254
@@ -127,21 +128,18 @@ def _from_content(proto: tensor_pb2.TensorProto, kind: _Kind, count: int) -> Arr
 
 
 def _split_strings(content: bytes, count: int) -> Array:
-    """Strings from their packed form: all lengths as varints, then all bytes."""
+    """Strings from their packed form: all lengths as varints of 32 bits, then all bytes."""
     lengths: list[int] = []
     position = 0
     while len(lengths) < count:
-        length, shift = 0, 0
-        while True:
-            if position >= len(content) or shift > 28:
-                raise MalformedTensorError("the lengths of the strings are cut short")
-            byte = content[position]
-            position += 1
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
+        try:
+            length, end = read_varint(content, position)
+        except (EOFError, ValueError):
+            raise MalformedTensorError("the lengths of the strings are cut short") from None
+        if end - position > 5:
+            raise MalformedTensorError("a length of more than 32 bits")
         lengths.append(length)
+        position = end
     if position + sum(lengths) != len(content):
         raise MalformedTensorError("the bytes of the strings do not add up")
     strings = np.empty(count, object)
@@ -192,21 +190,11 @@ def encode(array: Array, proto: tensor_pb2.TensorProto, *, as_content: bool) -> 
         proto.tensor_shape.dim.add(size=size)
     flat = np.ascontiguousarray(array).reshape(-1)
     if as_content:
-        proto.tensor_content = _join_strings(flat) if kind.is_string else flat.tobytes()
+        if kind.is_string:
+            proto.tensor_content = b"".join((*(write_varint(len(string)) for string in flat), *flat))
+        else:
+            proto.tensor_content = flat.tobytes()
         return
     if kind.carrier is not None:
         flat = flat.view(kind.carrier)
     getattr(proto, kind.field).extend(flat.tolist())
-
-
-def _join_strings(strings: Array) -> bytes:
-    packed = bytearray()
-    for string in strings:
-        length = len(string)
-        while length >= 0x80:
-            packed.append(length & 0x7F | 0x80)
-            length >>= 7
-        packed.append(length)
-    for string in strings:
-        packed += string
-    return bytes(packed)

@@ -13,9 +13,10 @@ import pytest
 from neurogate_model_server import servable as servable_module
 from neurogate_model_server.errors import MESSAGE_LIMIT, ServingError
 from neurogate_model_server.predict import WARMUP_FILE, predict, warm_up
-from neurogate_model_server.servable import Servable, is_cut_short, load_servable, submessages
+from neurogate_model_server.servable import Servable, load_servable
 from neurogate_model_server.services import version_status
 from neurogate_model_server.states import State, VersionState
+from neurogate_model_server.wire import is_cut_short, submessages
 from neurogate_testing.serving_models import warmup_record, write_warmup
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
