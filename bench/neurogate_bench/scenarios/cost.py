@@ -76,7 +76,7 @@ def startup(context: Context, settings: Settings) -> None:
         context.step(run, settings["runs"], f"listening after {1000 * listening:.0f} ms")
     title = "start to listening"
     record.judge_figure(title, "<=", 600, record.figure("gateway", title), absolute=True)
-    record.judge_figure("idle memory", "<=", 120, record.figure("gateway", "idle memory"))
+    record.judge_figure("idle memory", "<=", 70, record.figure("gateway", "idle memory"))
 
 
 def cold_start(context: Context, settings: Settings) -> None:
