@@ -226,22 +226,3 @@ def test_compare_puts_figures_and_answers_side_by_side(
     found = json.loads(out)["agreement"]
     assert (found["compared"], found["same"], found["failed"]) == (8, 7, 1)
     assert [each["image"] for each in found["disagreements"]] == ["glioma/1.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["versions", "1", "--watch"], "leave out the number"),
-        (["canary", "ten"], "neither a share"),
-        (["canary", "0%"], "neither a share"),
-        (["canary", "101%"], "neither a share"),
-        (["canary", "off", "2"], "takes no version"),
-        (["shadow", "new"], "neither a version number"),
-        (["promote", "0"], "Invalid value"),
-        (["compare", "1", "2", "/no/such/folder"], "is no folder"),
-    ],
-)
-def test_wrong_use(neurogate: Run, arguments: list[str], message: str) -> None:
-    code, out, err = neurogate(*arguments)
-    assert (code, out) == (2, "")
-    assert message in err

@@ -220,28 +220,6 @@ def test_ctrl_c_stops_following_and_not_the_run(gateway: FakeGateway) -> None:
     assert gateway.script.calls.count("CancelRetraining") == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["upload", "/no/such/folder"], "cannot read the folder /no/such/folder"),
-        (["feedback", "p1"], "give either the right class, or --not-mri"),
-        (["feedback", "p1", "glioma", "--not-mri"], "give either the right class, or --not-mri"),
-        (["retrain", "--set", "epochs"], "expected NAME=VALUE"),
-        (["retrain", "--from", "1", "--from-scratch"], "exclude each other"),
-        (
-            ["retrain", "--gate-policy", "/no/such.toml"],
-            "cannot read the gate policy /no/such.toml: No such file",
-        ),
-        (["runs", "--state", "asleep"], "Invalid value"),
-        (["runs", "watch"], "Missing argument"),
-    ],
-)
-def test_wrong_use(neurogate: Run, arguments: list[str], message: str) -> None:
-    code, out, err = neurogate(*arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-
-
 def test_splits_are_no_classes(neurogate: Run, tmp_path: Path) -> None:
     for name in ("Training/glioma", "Testing/glioma"):
         (tmp_path / name).mkdir(parents=True)
