@@ -1,5 +1,8 @@
 """The client for threads."""
 
+# What many calls share is described once, at the class.
+# ruff: noqa: D417
+
 from __future__ import annotations
 
 import contextlib
@@ -45,7 +48,20 @@ class Client:
     `NeurogateError`s, after `close()` a `CallCancelledError`; see `neurogate_client.errors`.
 
     Answers and explanations are dataclasses of `neurogate_client.types`; versions, the release, examples and
-    retrainings are the messages of `neurogate.v1`.
+    retrainings are the messages of `neurogate.v1`. What many calls share:
+
+        version, label  which version answers, by its number or its label; neither means "stable", and
+                        "latest" the newest that is ready
+        model           model name, where a gateway has another than its own
+        top_k           number of scores wanted, highest first; 0 for all classes
+        frame           number of the frame of a DICOM file, from 1; 0 for the only one
+        routing_key     keeps a caller on one version while traffic is split: the same key gets the same
+                        version. Empty means request_id, and where that is empty too, chance
+        request_id      up to 128 printable ASCII characters. Of an image: an identifier for the gateway's
+                        log. Of a change: a repeat gets the first answer; the client makes one where there is
+                        none, so that its own retries change nothing twice
+        reason          why, for the audit record; up to 512 characters
+        timeout         seconds for this call, in place of the client's
 
     Args:
         target: "HOST:PORT", or any gRPC target URI. DNS names may have many addresses; calls go to all in
@@ -112,20 +128,7 @@ class Client:
         routing_key: str = "",
         timeout: float | None = None,
     ) -> Classification:
-        """Classifies one image.
-
-        Args:
-            image: encoded bytes, or the path of a file.
-            version: number of the version that is to answer.
-            label: or its label; neither means "stable", and "latest" the newest that is ready.
-            model: model name, where a gateway has another than its own.
-            top_k: number of scores wanted, highest first; 0 for all classes.
-            frame: number of the frame of a DICOM file, from 1; 0 for the only one.
-            request_id: identifier for the gateway's log, up to 128 printable ASCII characters.
-            routing_key: keeps a caller on one version while traffic is split: the same key gets the same
-                version. Empty means request_id, and where that is empty too, chance.
-            timeout: seconds for this call, in place of the client's.
-        """
+        """Classifies one image: encoded bytes, or the path of a file."""
         selector = _calls.build_selector(model, version, label)
         data, frame = self._load(image, frame)
         request = classification_pb2.ClassifyRequest(
@@ -154,7 +157,7 @@ class Client:
 
         An image may be a `Frame`. Returns one result per image, in order, its key the position. An image that
         has no answer has an error in its result; exceptions are for the call as a whole, and for an image too
-        large or unreadable to be sent at all. Arguments as in `classify`.
+        large or unreadable to be sent at all.
         """
         request = _calls.build_batch(
             (self._load(each) for each in images),
@@ -183,7 +186,7 @@ class Client:
         idle_timeout: float = _channel.DEFAULT_IDLE_TIMEOUT,
         timeout: float = math.inf,
     ) -> Generator[Result[K], None, None]:
-        """Classifies any number of images, all by one version.
+        """Classifies any number of images, all by one version, which is chosen when the stream begins.
 
         An image may be a `Frame`. `images` may be a generator, even an endless one. It is read in another
         thread, at most `window` images ahead of the results that the caller has taken, so memory stays flat.
@@ -195,13 +198,7 @@ class Client:
 
         Args:
             images: (key, image) pairs; keys may be anything and come back in the results.
-            version: number of the version that is to answer.
-            label: or its label; neither means "stable". Chosen once, when the stream begins.
-            model: model name, where a gateway has another than its own.
-            top_k: number of scores wanted per image, highest first; 0 for all classes.
             allow_out_of_order: take results as they are ready. False: in the order of the images.
-            request_id: identifier for the gateway's log.
-            routing_key: keeps a caller on one version while traffic is split; see `classify`.
             window: largest number of images on their way at a time.
             idle_timeout: seconds without any answer, while images are waiting for one, after which the stream
                 ends with `DeadlineExceededError`.
@@ -248,13 +245,6 @@ class Client:
             alpha: opacity of the map where it is strongest, 0 to 1; unset for 0.5.
             max_side: longer side of the picture in pixels, 64 to 2048; 0 for the image's own, but at most
                 1024.
-            frame: number of the frame of a DICOM file, from 1; 0 for the only one.
-            version: number of the version that is to answer.
-            label: or its label; neither means "stable".
-            model: model name, where a gateway has another than its own.
-            request_id: identifier for the gateway's log.
-            routing_key: keeps a caller on one version while traffic is split; see `classify`.
-            timeout: seconds for this call, in place of the client's.
         """
         selector = _calls.build_selector(model, version, label)
         overlay = _calls.build_overlay(color_map, alpha, max_side)
@@ -341,14 +331,9 @@ class Client:
 
         Args:
             version: number of the version.
-            model: model name, where a gateway has another than its own.
             etag: `Release.etag` as last seen. When the release has changed since, nothing is done and
                 `ReleaseChangedError` is raised. Empty: whatever is there.
-            request_id: identifier of this change, up to 128 printable ASCII characters; a repeat gets the
-                first answer. Empty: the client makes one, so that its own retries change nothing twice.
-            reason: why, for the audit record; up to 512 characters.
             force: promote although the gate refuses; is recorded.
-            timeout: seconds for this call, in place of the client's.
 
         Returns:
             `release` as it is now, and `change` as it was recorded: unset where all was so already.
@@ -375,10 +360,7 @@ class Client:
         reason: str = "",
         timeout: float | None = None,
     ) -> model_pb2.RollbackModelResponse:
-        """Makes "previous" the "stable" version again; the two change places.
-
-        Arguments and result as in `promote`.
-        """
+        """Makes "previous" the "stable" version again; the two change places. Otherwise as `promote`."""
         request = model_pb2.RollbackModelRequest(
             model=model, etag=etag, request_id=request_id or _calls.new_request_id(), reason=reason
         )
@@ -402,14 +384,8 @@ class Client:
             canary_version: version that gets a share of the callers of "stable"; 0 for none.
             canary_percent: its share in percent, above 0 to 100; 0 without a canary.
             shadow_version: version that gets copies of the traffic; 0 for none.
-            model: model name, where a gateway has another than its own.
-            etag: as in `promote`.
-            request_id: as in `promote`.
-            reason: as in `promote`.
-            timeout: seconds for this call, in place of the client's.
 
-        Returns:
-            As `promote`.
+        Otherwise as `promote`.
         """
         request = model_pb2.SetTrafficSplitRequest(
             model=model,
@@ -449,7 +425,6 @@ class Client:
         does not remember that, the present state comes again (`snapshot`).
 
         Args:
-            model: model name, where a gateway has another than its own.
             patience: seconds that the gateway may be away before its `UnavailableError` is raised.
             timeout: seconds for the whole watch, after which it ends with `DeadlineExceededError`.
         """
@@ -502,9 +477,6 @@ class Client:
             class_id: the right class, e.g. "glioma".
             not_mri: or that the image is no brain MRI slice.
             comment: for people, up to 512 characters.
-            request_id: identifier of this feedback; a repeat gets the first answer. Empty: the client makes
-                one, so that its own retries count once.
-            timeout: seconds for this call, in place of the client's.
 
         Raises:
             ValueError: neither `class_id` nor `not_mri`, or both.
@@ -527,8 +499,6 @@ class Client:
             example_id: which.
             class_id: its right class.
             expected_class_id: the class that it is taken to have; refused if it has another. Empty: any.
-            reason: why, for the record; up to 512 characters.
-            timeout: seconds for this call, in place of the client's.
         """
         request = training_pb2.UpdateExampleRequest(
             example_id=example_id, class_id=class_id, expected_class_id=expected_class_id, reason=reason
@@ -572,7 +542,6 @@ class Client:
             page_size: examples per page, 1 to 500; 0 for 50.
             page_token: `next_page_token` of the page before; empty for the first.
             thumbnails: whether small pictures are wanted, too.
-            timeout: seconds for this call, in place of the client's.
         """
         request = training_pb2.ListExamplesRequest(
             filter=wanted, page_size=page_size, page_token=page_token, thumbnails=thumbnails
@@ -605,9 +574,6 @@ class Client:
             gate_policy: what the gate asks of this version beside the gateway's own policy, which this can
                 tighten and never loosen: TOML with a table `[gate]`, as in the gateway's policy file, up to
                 4096 characters. Empty: nothing more.
-            request_id: identifier of this retraining, up to 128 printable ASCII characters; a repeat gets the
-                first answer. Empty: the client makes one, so that its own retries start one run.
-            timeout: seconds for this call, in place of the client's.
 
         Raises:
             ValueError: both `warm_start_version` and `from_scratch`.

@@ -186,7 +186,16 @@ def test_programs_are_found_beside_python_or_named_with_their_extra(
     (tmp_path / "neurogate-gateway").touch(mode=0o755)
     assert processes.program("neurogate-gateway") == str(tmp_path / "neurogate-gateway")
     (tmp_path / "neurogate-model-server").touch(mode=0o755)
-    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: None)
+    found = processes.importlib.util.find_spec
+    missing = {"sqlalchemy", "alembic", "tensorflow", "tensorflow_serving"}
+    monkeypatch.setattr(
+        processes.importlib.util, "find_spec", lambda name: None if name in missing else found(name)
+    )
+    with pytest.raises(
+        processes.MissingProgramError,
+        match=r"neurogate-gateway needs sqlalchemy, alembic: pip install 'neurogate\[records\]'",
+    ):
+        processes.program("neurogate-gateway", records=True)
     with pytest.raises(
         processes.MissingProgramError,
         match=r"neurogate-model-server needs tensorflow, tensorflow_serving: .*\[serving\]",

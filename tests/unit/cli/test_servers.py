@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_cli.local_stack.processes import MissingProgramError, Supervisor, need
+from neurogate_cli.local_stack.processes import Supervisor
 from neurogate_cli.local_stack.servers import LATEST, MODEL_SERVER_FLAGS, NotServingError, Servers
 from neurogate_client import Client
 from neurogate_core.manifest import model_digest
@@ -216,14 +216,6 @@ def test_latest_writes_nothing_into_the_repository_and_keeps_the_version_before_
         scratch = supervisor.folder
     assert sorted(repository.iterdir()) == before
     assert not scratch.exists()
-
-
-def test_what_the_records_need_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        MissingProgramError, match=r"needs sqlalchemy, alembic: pip install 'neurogate\[records\]'"
-    ):
-        need("neurogate-gateway", "records")
 
 
 def test_a_model_server_that_takes_no_configuration_is_told(gateway: FakeGateway, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def show_samples(console: Console, client: Client, images: list[HeldOut], versio
     """Classifies the first few images of every class one by one and shows the answers."""
     figures = ("probability", "version", "ms")
     table = plain("image", "truth", "answer", "probability", "verdict", "version", "ms", right=set(figures))
+    table.padding = (0, 1, 0, 0)
     # Where room is short, it is the names of the images that are cut, and at their less telling end.
     room = max(12, console.width - _OTHER_COLUMNS)
     for image in _samples(images):

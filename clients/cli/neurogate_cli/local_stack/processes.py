@@ -51,33 +51,31 @@ _PROGRAMS = {
     "neurogate-trainer": ("trainer", ("keras", "kagglehub", "tensorflow", "sklearn")),
 }
 
-_FURTHER = {"records": ("sqlalchemy", "alembic")}
+_RECORDS = ("sqlalchemy", "alembic")
 
 
-def program(name: str) -> str:
+def program(name: str, *, records: bool = False) -> str:
     """The path of one of this distribution's commands, beside the running Python.
+
+    Args:
+        name: the command.
+        records: whether it is to keep records, which is an extra of its own.
 
     Raises:
         MissingProgramError: it is not there, or what it needs is not installed.
     """
     extra, modules = _PROGRAMS[name]
     path = Path(sys.executable).with_name(name)
-    missing = [each for each in modules if importlib.util.find_spec(each) is None]
-    if missing or not os.access(path, os.X_OK):
-        what = f"needs {', '.join(missing)}" if missing else f"is not installed beside {sys.executable}"
-        raise MissingProgramError(f"{name} {what}: pip install 'neurogate[{extra}]'")
+    if not os.access(path, os.X_OK):
+        raise _missing(name, f"is not installed beside {sys.executable}", extra)
+    for wanted, needed in ((extra, modules), ("records", _RECORDS if records else ())):
+        if missing := [each for each in needed if importlib.util.find_spec(each) is None]:
+            raise _missing(name, f"needs {', '.join(missing)}", wanted)
     return str(path)
 
 
-def need(name: str, extra: str) -> None:
-    """Does nothing when another extra, which a command needs for what it is to do, is installed.
-
-    Raises:
-        MissingProgramError: they are not.
-    """
-    missing = [each for each in _FURTHER[extra] if importlib.util.find_spec(each) is None]
-    if missing:
-        raise MissingProgramError(f"{name} needs {', '.join(missing)}: pip install 'neurogate[{extra}]'")
+def _missing(name: str, what: str, extra: str) -> MissingProgramError:
+    return MissingProgramError(f"{name} {what}: pip install 'neurogate[{extra}]'")
 
 
 def free_port() -> int:

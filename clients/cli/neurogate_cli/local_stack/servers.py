@@ -135,9 +135,7 @@ class Servers:
                 version that is whole.
         """
         model_server = self.model_server_command or (processes.program("neurogate-model-server"),)
-        gateway = processes.program("neurogate-gateway")
-        if self.records is not None:
-            processes.need("neurogate-gateway", "records")
+        gateway = processes.program("neurogate-gateway", records=self.records is not None)
         trainer = processes.program("neurogate-trainer") if self.base_run is not None else None
         options = self._model_server_options(supervisor.folder)
         supervisor.start(
