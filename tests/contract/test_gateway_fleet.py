@@ -16,7 +16,7 @@ from neurogate_gateway.backends import pool as fleet_module
 from neurogate_gateway.backends.tfserving import ReloadRefusedError
 from neurogate_gateway.errors import BackendUnavailableError
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
-from neurogate_testing.gateway_harness import NOT_SERVING, SERVING, Harness, failure, running_gateway
+from neurogate_testing.gateway_harness import Harness, failure, running_gateway
 
 LOADING = model_pb2.MODEL_VERSION_STATE_LOADING
 READY = model_pb2.MODEL_VERSION_STATE_READY
@@ -97,18 +97,11 @@ async def test_a_server_that_vanishes_fails_no_request() -> None:
 async def test_a_version_that_one_server_unloads_is_answered_by_the_other() -> None:
     async with two_servers(poll_interval_seconds=5) as (gateway, first, second):
         first.unload(1)
-        for _ in range(4):
-            assert (await classify(gateway)).model.version == 1
+        numbered = pb.ClassifyRequest(image=sample_image(), model=model_pb2.ModelSelector(version=1))
+        for request in (REQUEST, numbered) * 2:
+            assert (await gateway.classification.Classify(request)).model.version == 1
         await gateway.until_there(first, 1, RETIRED)
         assert (await gateway.until_state(1, READY)).backends[0].address in {first.address, second.address}
-
-
-async def test_who_names_the_number_is_answered_by_the_other_too() -> None:
-    async with two_servers(poll_interval_seconds=5) as (gateway, first, _):
-        first.unload(1)
-        request = pb.ClassifyRequest(image=sample_image(), model=model_pb2.ModelSelector(version=1))
-        for _ in range(2):
-            assert (await gateway.classification.Classify(request)).model.version == 1
 
 
 async def test_only_one_further_attempt_is_made() -> None:
@@ -167,27 +160,6 @@ async def test_without_others_a_slow_prediction_is_waited_for(monkeypatch: pytes
             await backend.until(lambda: backend.running == 1 and backend.polls > polls + 3)
             backend.versions[1].gate.set()
             assert (await call).model.version == 1
-
-
-async def test_when_none_is_left_callers_are_told_when_to_return_and_service_resumes() -> None:
-    async with two_servers() as (gateway, first, second):
-        await first.stop()
-        await second.stop()
-        await gateway.until_health(NOT_SERVING)
-        failed = await failure(gateway.classification.Classify(REQUEST))
-        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
-        assert failed.details["RetryInfo"].retry_delay.ToMilliseconds() > 0
-        await second.start()
-        await gateway.until_health(SERVING)
-        assert (await classify(gateway)).model.version == 1
-
-
-async def test_not_ready_says_when_to_return() -> None:
-    async with FakeBackend() as backend, running_gateway(backend) as gateway:
-        await gateway.until_connected(True)
-        failed = await failure(gateway.classification.Classify(REQUEST))
-        assert failed.reason == "MODEL_NOT_READY"
-        assert failed.details["RetryInfo"].retry_delay.ToMilliseconds() > 0
 
 
 async def test_one_number_means_one_model() -> None:
@@ -252,8 +224,13 @@ async def test_connections_and_changes_are_told() -> None:
         pool = gateway.gateway.pool
         connections: list[tuple[str, bool]] = []
         changes: list[tuple[int, int]] = []
-        end = pool.subscribe_connections(lambda address, there: connections.append((address, there)))
-        pool.subscribe(lambda view: changes.append((view.number, view.state)))
+
+        def broken(_: object) -> None:
+            raise ZeroDivisionError
+
+        pool.version_changed.add(broken)
+        end = pool.connection_changed.add(lambda address, there: connections.append((address, there)))
+        pool.version_changed.add(lambda view: changes.append((view.number, view.state)))
         await second.stop()
         await gateway.until_there(second, 1, LOADING)
         await second.start()
@@ -308,23 +285,6 @@ async def test_a_version_that_left_with_its_server_is_retired() -> None:
         version = await gateway.until_state(2, RETIRED)
         assert (list(version.backends), bool(version.manifest_digest)) == ([], True)
         assert (await classify(gateway)).model.version == 1
-
-
-async def test_a_listener_that_fails_disturbs_nothing() -> None:
-    async with two_servers() as (gateway, first, second):
-        pool = gateway.gateway.pool
-        told: list[int] = []
-
-        def broken(_: object) -> None:
-            raise ZeroDivisionError
-
-        pool.subscribe(broken)
-        pool.subscribe(lambda view: told.append(view.number))
-        for backend in (first, second):
-            backend.add_version(2)
-            await gateway.until_there(backend, 2, READY)
-        assert 2 in told
-        assert (await classify(gateway)).model.version == 2
 
 
 async def test_a_name_leads_to_its_servers() -> None:

@@ -11,7 +11,7 @@ import pytest
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_gateway.deadline import Deadline
-from neurogate_gateway.errors import DeadlineTooShortError, OverloadedError
+from neurogate_gateway.errors import DeadlineTooShortError
 from neurogate_gateway.inference.pipeline import PredictionEvent
 from neurogate_gateway.inference.preprocessing import Submitted
 from neurogate_gateway.release.traffic_split import Routing
@@ -282,18 +282,3 @@ async def test_quiet_images_are_answered_and_not_observed() -> None:
         backend.unload(2)
         with refused("MODEL_NOT_READY"):
             await gateway.gateway.pipeline.classify_in_background(2, IMAGE, seconds=20)
-
-
-async def test_quiet_images_give_way_to_callers() -> None:
-    async with serving_gateway(max_in_flight=4) as (gateway, backend):
-        backend.versions[1].gate.clear()
-        calls = [gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE)) for _ in range(2)]
-        await backend.until(lambda: backend.running == 2)
-        with pytest.raises(OverloadedError):
-            await gateway.gateway.pipeline.classify_in_background(1, IMAGE, seconds=20)
-        backend.versions[1].gate.set()
-        for call in calls:
-            await call
-        assert (
-            await gateway.gateway.pipeline.classify_in_background(1, IMAGE, seconds=20)
-        ).resolved.version.number == 1

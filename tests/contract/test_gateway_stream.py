@@ -116,34 +116,6 @@ async def test_a_second_config_ends_the_stream_after_what_came_before() -> None:
         assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "STREAM_CONFIG_NOT_FIRST")
 
 
-@pytest.mark.parametrize(
-    ("first", "code", "reason"),
-    [
-        (config(top_k=-1), grpc.StatusCode.INVALID_ARGUMENT, "TOP_K_OUT_OF_RANGE"),
-        (config(top_k=5), grpc.StatusCode.INVALID_ARGUMENT, "TOP_K_OUT_OF_RANGE"),
-        (config(request_id="x" * 129), grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_INVALID"),
-        (
-            config(model=model_pb2.ModelSelector(label="x")),
-            grpc.StatusCode.NOT_FOUND,
-            "MODEL_LABEL_NOT_FOUND",
-        ),
-        (
-            config(model=model_pb2.ModelSelector(version=9)),
-            grpc.StatusCode.NOT_FOUND,
-            "MODEL_VERSION_NOT_FOUND",
-        ),
-        (config(model=model_pb2.ModelSelector(name="x")), grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
-    ],
-)
-async def test_a_wrong_config_ends_the_stream(first: Request, code: grpc.StatusCode, reason: str) -> None:
-    async with serving_gateway() as (gateway, _):
-        call = gateway.classification.StreamClassify()
-        await send(call, first)
-        keys, failed = await broken(call)
-        assert keys == []
-        assert (failed.code, failed.reason) == (code, reason)
-
-
 async def test_a_bad_image_is_an_answer() -> None:
     async with serving_gateway(max_image_bytes=4096) as (gateway, _):
         good = sample_image(size=(16, 16))
@@ -191,26 +163,6 @@ async def test_answers_overtake_only_when_that_is_allowed() -> None:
                 assert (await call.read()).key == "quick"
             await call.done_writing()
             assert await call.read() is grpc.aio.EOF
-
-
-async def test_the_window_bounds_what_is_read() -> None:
-    async with serving_gateway(stream_window=4) as (gateway, backend):
-        backend.most_running = 0
-        backend.versions[1].gate.clear()
-        call = gateway.classification.StreamClassify()
-
-        async def send_all() -> None:
-            await send(call, *(Request(key=str(index), image=sample_image(index % 3)) for index in range(40)))
-            await call.done_writing()
-
-        sending = asyncio.create_task(send_all())
-        await backend.until(lambda: backend.running == 4)
-        [stream] = gateway.gateway._streams._open
-        assert stream._begun == 4
-        backend.versions[1].gate.set()
-        assert [response.key async for response in call] == [str(index) for index in range(40)]
-        await sending
-        assert backend.most_running == 4
 
 
 async def test_a_caller_that_does_not_read_is_not_read() -> None:
@@ -339,17 +291,6 @@ async def test_backend_trouble_is_a_status_of_the_image() -> None:
         await call.write(Request(key="b", image=sample_image()))
         assert (await call.read()).HasField("classification")
         await call.done_writing()
-
-
-async def test_too_many_streams_are_shed() -> None:
-    async with serving_gateway(max_bulk_calls=1) as (gateway, _):
-        call = gateway.classification.StreamClassify()
-        await call.write(Request(key="a", image=sample_image()))
-        await call.read()
-        _, failed = await broken(gateway.classification.StreamClassify())
-        assert failed.reason == "OVERLOADED"
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
 
 
 async def test_undecodable_bytes_in_a_stream() -> None:

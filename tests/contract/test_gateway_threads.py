@@ -106,7 +106,7 @@ async def test_polls_that_are_refused_lose_no_server(monkeypatch: pytest.MonkeyP
             assert not only.misses
             assert pool.ready(1) is not None
 
-        pool.subscribe_looks(looked)
+        pool.looked.add(looked)
         before = backend.refused["GetModelStatus"]
         await backend.until(lambda: backend.refused["GetModelStatus"] > before + 10)
         while looks < 3:

@@ -29,7 +29,7 @@ class VersionMetrics:
         metrics.gauge(
             "neurogate_backend_up", "1 for a model server that can be reached.", self._up, "backend"
         )
-        pool.subscribe(self._changed)
+        pool.version_changed.add(self._changed)
 
     def _changed(self, view: VersionView) -> None:
         before = self._counted.pop(view.number, {})

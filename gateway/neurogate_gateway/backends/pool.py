@@ -170,10 +170,8 @@ class BackendPool(VersionStatusTable):
         chosen = list(self._endpoints if addresses is None else addresses)
 
         async def one(address: str) -> GatewayError | ReloadRefusedError | None:
-            endpoint = self._endpoints.get(address)
-            if endpoint is None:
-                return BackendUnavailableError(f"there is no model server at {address} any more")
             try:
+                endpoint = self._at(address)
                 await endpoint.control.reload(config, seconds=seconds)
             except (GatewayError, ReloadRefusedError) as error:
                 return error
@@ -189,10 +187,7 @@ class BackendPool(VersionStatusTable):
         Raises:
             GatewayError: It cannot be asked.
         """
-        endpoint = self._endpoints.get(address)
-        if endpoint is None:
-            raise BackendUnavailableError(f"there is no model server at {address} any more")
-        return bool(await endpoint.control.versions(model, seconds=seconds))
+        return bool(await self._at(address).control.versions(model, seconds=seconds))
 
     async def run(self) -> None:
         """Finds model servers, and polls them, until cancelled."""
@@ -266,7 +261,7 @@ class BackendPool(VersionStatusTable):
         if doubtful != self._doubtful:
             self._doubtful = doubtful
             self._send_away()
-        self._on_look.emit()
+        self.looked.emit()
 
     def admit(self, endpoint: BackendEndpoint, version: ServedVersion) -> ServedVersion:
         """The object for a verified version: that of the other endpoints, so that all are one.
@@ -291,6 +286,11 @@ class BackendPool(VersionStatusTable):
         """Whether an endpoint other than this one, and not doubtful, can answer for a version."""
         _, endpoints = self._ready.get(number, (None, ()))
         return any(other is not endpoint and not other.misses for other in endpoints)
+
+    def _at(self, address: str) -> BackendEndpoint:
+        if address not in self._endpoints:
+            raise BackendUnavailableError(f"there is no model server at {address} any more")
+        return self._endpoints[address]
 
     def _send_away(self) -> None:
         """Those who wait for a slot do so where it was best to wait when they came."""

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from neurogate_gateway.deadline import Deadline
@@ -62,9 +62,15 @@ class VersionStatusTable:
         """The highest READY version."""
         self._ready: dict[int, tuple[ServedVersion, tuple[BackendEndpoint, ...]]] = {}
         self._changed = asyncio.Event()
-        self._on_version: Signal[[VersionView]] = Signal()
-        self._on_connection: Signal[[str, bool]] = Signal()
-        self._on_look: Signal[[]] = Signal()
+        self.version_changed: Signal[[VersionView]] = Signal()
+        """Emitted for every version that changes, on any model server, right after the change."""
+        self.connection_changed: Signal[[str, bool]] = Signal()
+        """Emitted with the address of a model server and whether it can be reached, whenever that changes.
+
+        One that can be reached (again) may be another process, and knows nothing of an earlier `reload`.
+        """
+        self.looked: Signal[[]] = Signal()
+        """Emitted after every change and every look at a model server: time passes in between."""
         self._emitted_connected: set[str] = set()
 
     def versions(self) -> Sequence[VersionView]:
@@ -82,33 +88,6 @@ class VersionStatusTable:
         """A version, while it is READY on at least one model server."""
         return self.snapshot.ready(number)
 
-    def subscribe(self, callback: Callable[[VersionView], None]) -> Callable[[], None]:
-        """Has `callback` called with every version that changes, on any model server, right after the change.
-
-        Returns:
-            What ends it.
-        """
-        return self._on_version.add(callback)
-
-    def subscribe_connections(self, callback: Callable[[str, bool], None]) -> Callable[[], None]:
-        """Has `callback` called with address and whether it can be reached, whenever that changes.
-
-        A model server that can be reached (again) may be another process than before, and knows nothing of
-        an earlier `reload`.
-
-        Returns:
-            What ends it.
-        """
-        return self._on_connection.add(callback)
-
-    def subscribe_looks(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Has `callback` called after every change and every look at a model server: time passes in between.
-
-        Returns:
-            What ends it.
-        """
-        return self._on_look.add(callback)
-
     async def changes(self, give_up: Deadline) -> bool:
         """Waits for the next change of anything; whether it came in time."""
         remaining = give_up.remaining()
@@ -125,7 +104,7 @@ class VersionStatusTable:
         """Has everyone who waits for a change look again, and health too."""
         self._changed.set()
         self._changed = asyncio.Event()
-        self._on_look.emit()
+        self.looked.emit()
 
     def _refresh(self, endpoints: Collection[BackendEndpoint]) -> None:
         """Works out anew what all endpoints together mean, and tells who asked to be told."""
@@ -155,7 +134,7 @@ class VersionStatusTable:
             self.ready_lost_at = time.monotonic()
         self.wake()
         for view in changes:
-            self._on_version.emit(view)
+            self.version_changed.emit(view)
         self._emit_connections(endpoints)
 
     def _forget_retired(self, endpoints: Collection[BackendEndpoint]) -> None:
@@ -182,4 +161,4 @@ class VersionStatusTable:
         now = {endpoint.address for endpoint in endpoints if endpoint.connected}
         before, self._emitted_connected = self._emitted_connected, now
         for address in sorted(now ^ before):
-            self._on_connection.emit(address, address in now)
+            self.connection_changed.emit(address, address in now)

@@ -56,15 +56,6 @@ class ResolvedVersion:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class StageTimings:
-    """Where the time of one image went, in seconds."""
-
-    queue: float
-    transform: float
-    predict: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Prediction:
     """What one version says about one image."""
 
@@ -358,11 +349,14 @@ class InferencePipeline:
                     raise VersionUnloadedError
                 await self._router.confirm(version, deadline)
             slot.worked_seconds = transformed.transform_seconds + predicted.seconds
-            waited = max(time.perf_counter() - asked - slot.worked_seconds, 0.0)
-            timings = StageTimings(waited, transformed.transform_seconds, predicted.seconds)
-            answer = Prediction(
-                resolved, predicted.outputs, classification(resolved, predicted.outputs, timings)
+            message = classification(
+                resolved,
+                predicted.outputs,
+                queue=time.perf_counter() - asked - slot.worked_seconds,
+                transform=transformed.transform_seconds,
+                predict=predicted.seconds,
             )
+            answer = Prediction(resolved, predicted.outputs, message)
             call_record().images += 1
         except GatewayError as failure:
             error = failure
@@ -411,18 +405,16 @@ class InferencePipeline:
 
 
 def classification(
-    resolved: ResolvedVersion, outputs: Outputs, seconds: StageTimings
+    resolved: ResolvedVersion, outputs: Outputs, *, queue: float, transform: float, predict: float
 ) -> classification_pb2.Classification:
-    """The outputs as the contract's message: scores in order, and a verdict."""
+    """The outputs as the contract's message: scores in order, a verdict, and the seconds of each stage."""
     return classification_pb2.Classification(
         scores=_scores(resolved.version, outputs.probabilities, resolved.top_k),
         verdict=_verdict(resolved.version, outputs),
         prediction_id=_new_id(),
         ood_score=outputs.ood_score,
         timings=classification_pb2.Timings(
-            queue=_duration(seconds.queue),
-            transform=_duration(seconds.transform),
-            predict=_duration(seconds.predict),
+            queue=_duration(queue), transform=_duration(transform), predict=_duration(predict)
         ),
     )
 

@@ -110,7 +110,7 @@ class ReleaseController:
 
     async def run(self) -> None:
         """Keeps to the release until cancelled."""
-        forget = self._router.pool.subscribe(lambda _: self._wake.set())
+        forget = self._router.pool.version_changed.add(lambda _: self._wake.set())
         try:
             while True:
                 self._wake.clear()
@@ -330,7 +330,7 @@ class CandidateJudge:
     async def run(self) -> None:
         """Judges whenever a version or the release has changed, until cancelled."""
         forget = [
-            self._pool.subscribe(lambda _: self._due.set()),
+            self._pool.version_changed.add(lambda _: self._due.set()),
             self._controller.changed.add(lambda _: self._due.set()),
         ]
         try:

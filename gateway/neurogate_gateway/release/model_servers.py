@@ -135,8 +135,8 @@ class ModelServers:
     async def run(self) -> None:
         """Configures servers after every change, and looks every half second, until cancelled."""
         forget: list[Callable[[], None]] = [
-            self._pool.subscribe(lambda _: self._due.set()),
-            self._pool.subscribe_connections(self._connection),
+            self._pool.version_changed.add(lambda _: self._due.set()),
+            self._pool.connection_changed.add(self._connection),
             self._controller.changed.add(lambda _: self._due.set()),
         ]
         try:

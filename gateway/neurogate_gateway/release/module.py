@@ -66,7 +66,7 @@ class ReleaseModule:
         self._tasks: list[asyncio.Task[None]] = []
         self.hub = WatchHub(self._present)
         self._newest: int | None = None
-        router.pool.subscribe(lambda view: self._version_changed(view.number))
+        router.pool.version_changed.add(lambda view: self._version_changed(view.number))
         if self.mode != "latest":
             self._manage(settings, background, metrics)
 

@@ -43,7 +43,7 @@ class VersionRouter:
         self._swap_wait = swap_wait
         self._moved_at = -math.inf
         """`time.monotonic` of the moment when "stable" last became a version that is not READY here yet."""
-        pool.subscribe_looks(self._tell_health)
+        pool.looked.add(self._tell_health)
 
     def set_routing(self, routing: Routing | None) -> None:
         """Sets what labels mean from now on; None makes all of them the highest READY version."""

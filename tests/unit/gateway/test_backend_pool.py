@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
 from neurogate_core.manifest import serialize_manifest
-from neurogate_gateway.backends import endpoint
 from neurogate_gateway.backends.backend_metrics import VersionMetrics
 from neurogate_gateway.backends.concurrency import CallKind, ConcurrencyLimit
 from neurogate_gateway.backends.discovery import discover
@@ -18,7 +17,6 @@ from neurogate_gateway.backends.endpoint import BackendEndpoint
 from neurogate_gateway.backends.pool import BackendPool, BackendPrediction
 from neurogate_gateway.backends.tfserving import BackendVersion, Outputs, Pixels
 from neurogate_gateway.backends.verification import ServedVersion, VersionVerifier
-from neurogate_gateway.backends.versions import LOADING, READY
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_gateway.inference.preprocessing import TransformPool
@@ -171,30 +169,13 @@ async def test_an_answer_from_before_the_connection_ended_says_nothing(transform
     assert world.pool.ready(1) is not None
 
 
-async def test_a_ready_version_is_ready_for_other_threads_while_versions_are_counted(
-    transforms: TransformPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = await ready(transforms, 1)
-    [only] = world.endpoints
-    seen, is_ready = [], only.ready
-
-    def looked_at_meanwhile(number: int) -> ServedVersion | None:
-        seen.append(world.pool.ready(1))
-        return is_ready(number)
-
-    monkeypatch.setattr(only, "ready", looked_at_meanwhile)
-    world.pool.changed()
-    assert seen
-    assert None not in seen
-
-
 async def test_retired_versions_are_forgotten_beyond_a_number_and_come_back(
     transforms: TransformPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neurogate_gateway.backends.status._MOST_RETIRED", 2)
     world = await ready(transforms, 2)
     pool, told = world.pool, Counter[int]()
-    pool.subscribe(lambda view: told.update([view.number]))
+    pool.version_changed.add(lambda view: told.update([view.number]))
     for number in range(2, 8):
         for server, each in zip(world.servers, world.endpoints, strict=True):
             server.number = number
@@ -291,16 +272,6 @@ async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(
     assert len(second.slots.calls) == 0
 
 
-async def test_who_waits_for_a_doubtful_server_is_answered_by_another(transforms: TransformPool) -> None:
-    world = await ready(transforms, 2)
-    world.servers[0].predictions_answer.clear()
-    waiting = [asyncio.create_task(world.predict()) for _ in range(2)]
-    await until_predicting(world.servers[0], 5)
-    world.servers[0].polls_answer = False
-    await world.endpoints[0].poll()
-    assert None not in [await call for call in waiting]
-
-
 async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost(
     transforms: TransformPool,
 ) -> None:
@@ -318,28 +289,6 @@ async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost
         await waiting
     assert caught.value.retry_after is not None
     assert not world.pool.connected
-
-
-async def test_hanging_predictions_withdraw_the_version_only_where_others_have_it(
-    transforms: TransformPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = await ready(transforms, 2)
-    for server in world.servers:
-        server.predictions_answer.clear()
-    waiting = [asyncio.create_task(world.predict()) for _ in range(2)]
-    for server in world.servers:
-        await until_predicting(server, 5)
-    monkeypatch.setattr(endpoint, "_STALL_SECONDS", 1000)
-    await world.endpoints[0].poll()
-    assert world.endpoints[0].entries[1].state == READY
-    monkeypatch.setattr(endpoint, "_STALL_SECONDS", 0)
-    await world.endpoints[0].poll()
-    assert world.endpoints[0].entries[1].state == LOADING
-    # The other is the last one now, so it is waited for.
-    await world.endpoints[1].poll()
-    assert world.endpoints[1].entries[1].state == READY
-    world.servers[1].predictions_answer.set()
-    assert None not in [await call for call in waiting]
 
 
 async def test_a_version_that_is_forgotten_as_its_turn_comes_gives_the_place_back(

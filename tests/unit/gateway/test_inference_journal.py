@@ -21,7 +21,6 @@ from neurogate_gateway.inference.pipeline import (
     Prediction,
     PredictionEvent,
     ResolvedVersion,
-    StageTimings,
     classification,
 )
 from neurogate_gateway.observability.metrics import Metrics
@@ -54,7 +53,7 @@ class GatedStore:
 
 def outcome(image: bytes = b"image") -> PredictionEvent:
     outputs = Outputs(np.array([0.1, 0.2, 0.6, 0.1], np.float32), 1.5)
-    told = classification(CHOICE, outputs, StageTimings(0.001, 0.002, 0.003))
+    told = classification(CHOICE, outputs, queue=0.001, transform=0.002, predict=0.003)
     return PredictionEvent(CHOICE, image, Prediction(CHOICE, outputs, told), None, 0.01, "ipv4:127.0.0.1:9")
 
 

@@ -86,17 +86,6 @@ async def test_items_come_first_from_messages_and_from_the_end() -> None:
     assert first == []
 
 
-@pytest.mark.parametrize(("ordered", "early"), [(True, []), (False, [b"a", b"rest"])])
-async def test_answers_overtake_where_they_may(ordered: bool, early: list[bytes]) -> None:
-    call, caller = Call(ordered=ordered), Caller(Message(b"slow"), Message(b"a"))
-    serving = asyncio.create_task(Server().serve(call, caller))
-    await settled()
-    assert caller.answers == early
-    call.gate.set()
-    await serving
-    assert sorted(caller.answers) == [b"a", b"rest", b"slow"]
-
-
 @pytest.mark.parametrize(
     ("window", "begun", "unread"), [(Window(2, 1000), 2, 3), (Window(8, 10), 2, 2), (Window(8, 1), 1, 3)]
 )

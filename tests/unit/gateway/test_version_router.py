@@ -275,41 +275,6 @@ async def test_a_version_that_is_gone_during_its_proof_is_tried_again(world: Wor
     assert world.states() == {1: READY}
 
 
-async def test_one_broken_poll_does_not_end_the_polling(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    polls = 0
-    done = asyncio.Event()
-
-    async def poll() -> None:
-        nonlocal polls
-        polls += 1
-        world.endpoint._wake.set()
-        await asyncio.sleep(0)
-        if polls == 3:
-            done.set()
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(world.endpoint, "poll", poll)
-    running = asyncio.create_task(world.pool.run())
-    await done.wait()
-    running.cancel()
-    await asyncio.wait([running])
-
-
-@pytest.mark.parametrize(
-    "selector",
-    [
-        model_pb2.ModelSelector(version=0),
-        model_pb2.ModelSelector(version=-3),
-        model_pb2.ModelSelector(label=""),
-    ],
-)
-async def test_selectors_that_mean_nothing(world: World, selector: model_pb2.ModelSelector) -> None:
-    with refused("MODEL_SELECTOR_INVALID"):
-        await world.router.resolve(selector, Deadline.after(5))
-
-
 OTHER_CLASSES = (("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"))
 FAULT = BackendFaultError("the model server refused the call with INTERNAL")
 OVERLOADED = OverloadedError("full")
@@ -328,22 +293,6 @@ async def running(world: World) -> AsyncIterator[None]:
 async def chosen(world: World) -> ServedVersion:
     version, _ = await world.router.resolve(model_pb2.ModelSelector(), Deadline.after(5))
     return version
-
-
-async def test_an_ended_connection_takes_everything_back_until_it_is_proven_again(world: World) -> None:
-    world.backend.list_versions(1)
-    async with running(world):
-        first = await chosen(world)
-        world.backend.gate.clear()
-        world.backend.manifests[1] = build_manifest(1, classes=OTHER_CLASSES)
-        world.backend.connection_ends.set()
-        while world.router.current(first):
-            await world.pool._changed.wait()
-        waiting = asyncio.create_task(chosen(world))
-        world.backend.gate.set()
-        second = await waiting
-        assert (first.classes[0][0], second.classes[0][0]) == ("glioma", "a")
-        assert not world.router.current(first)
 
 
 async def test_a_version_that_was_chosen_is_confirmed_or_not(world: World) -> None:
@@ -374,13 +323,6 @@ async def test_a_version_that_stays_away_is_lost() -> None:
     with pytest.raises(VersionLostError):
         await world.router.confirm(version, Deadline.after(5))
     world.transforms.close()
-
-
-async def test_a_call_that_does_not_reach_the_server_leads_to_a_look(world: World) -> None:
-    await world.poll(1)
-    world.endpoint._polled_at -= 1
-    world.endpoint.unreached()
-    assert world.endpoint._wake.is_set()
 
 
 async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped(world: World) -> None:
