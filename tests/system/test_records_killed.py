@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,30 +16,12 @@ import pytest
 from neurogate.v1 import training_pb2 as pb
 from neurogate.v1 import training_pb2_grpc
 from neurogate_core.preprocessing.privacy import deidentified
-from neurogate_gateway.store.run import RunState
 from neurogate_gateway.store.store import Store
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_command import serving_command
-from neurogate_testing.stores import queue_run
 
 _IMAGES = 300
 _KILLS = 5
-_EVENTS = 2000
-
-_READER = """
-import sys
-from pathlib import Path
-from neurogate_gateway.store.store import Store
-from neurogate_testing.stores import log_event
-
-folder, url, run_id, last = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-runs = Store(folder, url, max_store_bytes=1).runs
-# A reader that has lost its place begins again somewhere before it.
-begin = max(0, runs.get(run_id).trainer_sequence - 25)
-for start in range(begin, last, 7):
-    numbered = [(n, log_event(f"line {n}")) for n in range(start + 1, min(start + 8, last + 1))]
-    print(runs.append_trainer_events(run_id, numbered), flush=True)
-"""
 
 
 @contextlib.asynccontextmanager
@@ -104,41 +84,6 @@ async def test_uploads_lose_and_double_nothing(tmp_path: Path, records_url: str)
         assert hashlib.sha256(store.images.read(example.example_id)).hexdigest() == example.example_id
     store.close()
     assert not list((tmp_path / "images").glob(".incoming/*"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-async def test_readers_of_the_trainer_lose_and_double_no_event(tmp_path: Path, records_url: str) -> None:
-    chance = random.Random(11)
-    store = Store(tmp_path, records_url, max_store_bytes=1)
-    run_id = queue_run(store).run_id
-    store.runs.transition(run_id, RunState.QUEUED, RunState.RUNNING)
-    told = 0
-    while told < _EVENTS:
-        reader = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _READER, str(tmp_path), records_url, run_id, str(_EVENTS)),
-            env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert reader.stdout is not None
-        for _ in range(chance.randint(5, 90)):
-            line = await reader.stdout.readline()
-            if not line:
-                break
-            told = max(told, int(line))
-        if reader.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                reader.send_signal(signal.SIGKILL)
-        await reader.communicate()
-        run = store.runs.get(run_id)
-        assert run.trainer_sequence >= told
-        assert run.last_sequence == run.trainer_sequence + 2
-    events: list[pb.RetrainingEvent] = []
-    while page := store.runs.events_after(run_id, len(events)):
-        events += page
-    assert [event.sequence for event in events] == list(range(1, _EVENTS + 3))
-    assert [event.log.text for event in events[2:]] == [f"line {n}" for n in range(1, _EVENTS + 1)]
-    store.close()
 
 
 @pytest.mark.timeout(120)

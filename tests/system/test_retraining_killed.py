@@ -40,22 +40,8 @@ def gateway(home: Home) -> Iterator[RunningProcess]:
         process.stop(signal.SIGKILL)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path)
-    home.script(events=EVENTS, pause=0.01)
-    return home
-
-
-@pytest.fixture
-def store(home: Home) -> Iterator[Store]:
-    store = home.open()
-    yield store
-    store.close()
-
-
-def poll(look: Callable[[], bool], *, seconds: float = 120, every: float = 0.005) -> None:
-    give_up = time.monotonic() + seconds
+def poll(look: Callable[[], bool], *, every: float) -> None:
+    give_up = time.monotonic() + 120
     while not look():
         assert time.monotonic() < give_up
         time.sleep(every)
@@ -67,7 +53,7 @@ def wait_for_end(store: Store, run_id: str) -> Run:
     return store.runs.get(run_id)
 
 
-def trainer_of(home: Home, run_id: str) -> int | None:
+def trainer_of(run_id: str) -> int | None:
     """The trainer's process id; None before it is there, and after its end."""
     wanted = f"--run-id={run_id}".encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -78,20 +64,6 @@ def trainer_of(home: Home, run_id: str) -> int | None:
     return None
 
 
-def kill(pid: int | None) -> None:
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def published(home: Home, run_id: str) -> list[int]:
-    """Versions of a run; every version there is must be whole."""
-    repository = ModelRepository(home.repository)
-    numbers = repository.versions(MODEL)
-    manifests = {n: verify_version(repository.path(MODEL, n), model_name=MODEL) for n in numbers}
-    return [n for n, manifest in manifests.items() if manifest.lineage.run_id == run_id]
-
-
 def check(home: Home, store: Store, run: Run) -> None:
     """What must hold of an ended retraining, whatever was killed when."""
     events = []
@@ -99,14 +71,17 @@ def check(home: Home, store: Store, run: Run) -> None:
         events += page
     assert [event.sequence for event in events] == list(range(1, run.last_sequence + 1))
     kinds = [event.WhichOneof("event") for event in events]
-    relayed = [event for event, kind in zip(events, kinds, strict=True) if kind != "state_change"]
+    assert kinds[-1] == "state_change"
     lines = home.event_lines(run.run_id)
     assert [line["sequence"] for line in lines] == list(range(1, len(lines) + 1))
-    assert len(relayed) == len(lines) == run.trainer_sequence
+    assert len(kinds) - kinds.count("state_change") == len(lines) == run.trainer_sequence
     steps = [line["step"] for line in lines if line["event"] == "progress"]
-    assert [event.progress.step for event in relayed if event.WhichOneof("event") == "progress"] == steps
-    assert kinds[-1] == "state_change"
-    versions = published(home, run.run_id)
+    assert [event.progress.step for event in events if event.HasField("progress")] == steps
+    # Every version that there is must be whole.
+    repository = ModelRepository(home.repository)
+    numbers = repository.versions(MODEL)
+    manifests = {n: verify_version(repository.path(MODEL, n), model_name=MODEL) for n in numbers}
+    versions = [n for n, manifest in manifests.items() if manifest.lineage.run_id == run.run_id]
     if run.state is RunState.SUCCEEDED:
         assert versions == [run.version]
     else:
@@ -115,46 +90,31 @@ def check(home: Home, store: Store, run: Run) -> None:
 
 
 @pytest.mark.parametrize("seed", MOMENTS)
-def test_a_killed_gateway_is_followed_by_one_that_goes_on(home, store, seed):
-    moment = random.Random(seed).randint(0, EVENTS)
-    run = queue_run(store)
-    with gateway(home):
-        poll(lambda: len(home.event_lines(run.run_id)) >= moment)
-    with gateway(home):
-        ended = wait_for_end(store, run.run_id)
-    # The trainer did not notice.
-    assert ended.state is RunState.SUCCEEDED
-    check(home, store, ended)
-
-
-@pytest.mark.parametrize("seed", MOMENTS)
-def test_a_killed_trainer_fails_unless_it_has_published(home, store, seed):
-    moment = random.Random(100 + seed).randint(1, EVENTS + 4)
-    run = queue_run(store)
-    with gateway(home):
-        poll(lambda: len(home.event_lines(run.run_id)) >= moment)
-        kill(trainer_of(home, run.run_id))
-        ended = wait_for_end(store, run.run_id)
+@pytest.mark.parametrize("killed", [{"gateway"}, {"trainer"}, {"gateway", "trainer"}], ids="+".join)
+def test_a_killed_retraining_ends_in_the_right_state(tmp_path: Path, killed: set[str], seed: int) -> None:
+    home = Home(tmp_path)
+    home.script(events=EVENTS, pause=0.01)
+    store = home.open()
+    chance = random.Random(f"{sorted(killed)} {seed}")
+    moment = chance.randint("trainer" in killed, EVENTS + 4 * ("trainer" in killed))
+    run_id = queue_run(store).run_id
+    with contextlib.ExitStack() as gateways:
+        first = gateways.enter_context(gateway(home))
+        poll(lambda: len(home.event_lines(run_id)) >= moment, every=0.005)
+        victims = {"gateway": first.popen.pid, "trainer": trainer_of(run_id)}
+        for name in chance.sample(sorted(killed), len(killed)):
+            if (pid := victims[name]) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        if "gateway" in killed:
+            gateways.enter_context(gateway(home))
+        ended = wait_for_end(store, run_id)
         check(home, store, ended)
+        # A trainer does not notice that its gateway was killed.
+        assert ended.state is RunState.SUCCEEDED or "trainer" in killed
         # Nothing stands in the way of the next one.
         home.script(events=1)
-        following = queue_run(store)
-        after = wait_for_end(store, following.run_id)
-    assert after.state is RunState.SUCCEEDED
-    check(home, store, after)
-
-
-@pytest.mark.parametrize("seed", MOMENTS)
-def test_both_killed_leave_the_right_state(home, store, seed):
-    chance = random.Random(200 + seed)
-    moment = chance.randint(1, EVENTS + 4)
-    run = queue_run(store)
-    with gateway(home) as process:
-        poll(lambda: len(home.event_lines(run.run_id)) >= moment)
-        victims = [process.popen.pid, trainer_of(home, run.run_id)]
-        chance.shuffle(victims)
-        for victim in victims:
-            kill(victim)
-    with gateway(home):
-        ended = wait_for_end(store, run.run_id)
-    check(home, store, ended)
+        following = wait_for_end(store, queue_run(store).run_id)
+    assert following.state is RunState.SUCCEEDED
+    check(home, store, following)
+    store.close()

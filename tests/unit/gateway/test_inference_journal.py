@@ -126,17 +126,6 @@ def test_the_digest_is_the_images_whatever_its_size() -> None:
     assert [row["image_digest"] for row in store.written] == digests
 
 
-def test_closing_writes_what_waits(store: Store) -> None:
-    journal = Journal(store.predictions, Metrics(), keep_images=False)
-    journal.start()
-    for _ in range(300):
-        journal.observe(outcome())
-    journal.close()
-    assert (journal.written, journal.dropped) == (300, 0)
-    with store.database.read() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(predictions)).scalar_one() == 300
-
-
 def test_failures_are_no_predictions() -> None:
     journal, store = gated()
     store.gate.set()

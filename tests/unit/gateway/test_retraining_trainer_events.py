@@ -102,16 +102,16 @@ def test_what_is_no_event_is_counted_and_passed_over(tmp_path):
     assert reader.unreadable == 4
 
 
-@pytest.mark.parametrize("number", ["1", "2", "1e400", "-3", "9223372036854775808", '"x"'])
-def test_a_line_that_does_not_follow_is_passed_over(tmp_path, number):
+def test_a_line_that_does_not_follow_is_passed_over(tmp_path):
     path = tmp_path / "events.jsonl"
     line = (
         '{"sequence": %s, "event": "message", "level": "info", "text": "", "time": "2026-01-01T00:00:00Z"}\n'
     )
-    path.write_text("".join(line % each for each in ("1", "2", number, "3")))
+    wrong = ("1", "2", "1e400", "-3", "9223372036854775808", '"x"')
+    path.write_text("".join(line % each for each in ("1", "2", *wrong, "3")))
     reader = TrainerEventReader(path)
     assert [found for found, _ in reader.read()] == [1, 2, 3]
-    assert reader.unreadable == 1
+    assert reader.unreadable == len(wrong)
 
 
 def test_the_trainers_last_word_is_short_text_that_every_database_holds(tmp_path):

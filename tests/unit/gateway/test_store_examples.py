@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +78,6 @@ def test_a_second_one_is_a_duplicate_and_of_another_class_a_conflict(store: Stor
     later = store.examples.add([one, new_example(b"two")])
     assert (later[0], reason(later[1])) == (Kept(one.example_id, duplicate=True), "EXAMPLE_CONFLICT")
     assert store.examples.totals(ANY) == {"glioma": 1, "pituitary": 1}
-
-
-def test_those_that_add_at_once_add_each_image_once(store: Store) -> None:
-    batch = [new_example(f"image {number}".encode()) for number in range(40)]
-    with ThreadPoolExecutor(4) as threads:
-        added = list(threads.map(store.examples.add, [batch, batch[::-1], batch, batch[::-1]]))
-    results = [result for results in added for result in results if isinstance(result, Kept)]
-    assert len(results) == 160
-    assert len({result.example_id for result in results if not result.duplicate}) == 40
-    assert sum(not result.duplicate for result in results) == 40
-    assert store.examples.totals(ANY) == {"glioma": 40}
 
 
 def test_what_does_not_fit_is_refused_alone(store: Store) -> None:
