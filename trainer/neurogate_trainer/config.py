@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from .errors import TrainerError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 BatchNormMode = Literal["frozen", "adapt"]
 
@@ -19,6 +22,38 @@ BACKBONE_LAYERS: Final = 154
 
 class ConfigError(TrainerError, ValueError):
     """A setting is out of its range or unknown; the message names it and what would be right."""
+
+
+_WORDS: Final[dict[type, str]] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple: "a list of numbers",
+}
+
+
+def _between(low: float, high: float, default: Any) -> Any:  # noqa: ANN401 - as `dataclasses.field`
+    return field(default=default, metadata={"bounds": (low, high)})
+
+
+def _complaints(settings: DataclassInstance) -> Iterator[str]:
+    """What is wrong with the type or the range of each setting; its default tells the type."""
+    for entry in fields(settings):
+        kind, value = type(entry.default), getattr(settings, entry.name)
+        if kind not in _WORDS:
+            continue
+        numbers = value if kind is tuple and isinstance(value, tuple) else ()
+        # A bool is an int to Python and to nobody else.
+        right = isinstance(value, (int, float) if kind is float else kind) and (
+            kind is bool or not isinstance(value, bool)
+        )
+        if not right or not all(isinstance(number, int | float) for number in numbers):
+            yield f"{entry.name} is {value!r}, expected {_WORDS[kind]}"
+        elif "bounds" in entry.metadata:
+            low, high = entry.metadata["bounds"]
+            if not low <= value <= high:  # also true of NaN
+                yield f"{entry.name} is {value}, expected {low:g} to {high:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +73,12 @@ class Augmentation:
 
     enabled: bool = True
     mirror: bool = True
-    rotation: float = 10.0
-    zoom: float = 0.1
-    shift: float = 0.05
-    contrast: float = 0.2
-    brightness: float = 10.0
-    noise: float = 6.0
+    rotation: float = _between(0, 45, 10.0)
+    zoom: float = _between(0, 0.5, 0.1)
+    shift: float = _between(0, 0.5, 0.05)
+    contrast: float = _between(0, 0.9, 0.2)
+    brightness: float = _between(0, 128, 10.0)
+    noise: float = _between(0, 64, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,37 +121,38 @@ class TrainConfig:
         mixed_precision: Whether to compute in float16 and compile with XLA where there is a GPU.
     """
 
-    image_size: int = 224
-    seed: int = 0
+    image_size: int = _between(32, 512, 224)
+    seed: int = _between(0, 2**31 - 1, 0)
     initial_weights: str = "auto"
     allow_random_init: bool = False
-    unfrozen_layers: int = 50
+    unfrozen_layers: int = _between(0, BACKBONE_LAYERS, 50)
     batch_norm: BatchNormMode = "adapt"
-    batch_norm_momentum: float = 0.9
-    head_units: int = 128
+    batch_norm_momentum: float = _between(0, 1, 0.9)
+    head_units: int = _between(8, 4096, 128)
     dropout: tuple[float, float] = (0.3, 0.2)
-    l2: float = 1e-4
-    batch_size: int = 32
-    warmup_epochs: int = 2
-    warmup_learning_rate: float = 1e-3
-    epochs: int = 15
-    learning_rate: float = 1e-4
-    ramp_epochs: float = 0.5
-    final_learning_rate_share: float = 0.05
-    patience: int = 5
-    label_smoothing: float = 0.0
+    l2: float = _between(0, 1, 1e-4)
+    batch_size: int = _between(1, 1024, 32)
+    warmup_epochs: int = _between(0, 1000, 2)
+    warmup_learning_rate: float = _between(1e-8, 1, 1e-3)
+    epochs: int = _between(0, 1000, 15)
+    learning_rate: float = _between(1e-8, 1, 1e-4)
+    ramp_epochs: float = _between(0, 1000, 0.5)
+    final_learning_rate_share: float = _between(0, 1, 0.05)
+    patience: int = _between(1, 1000, 5)
+    label_smoothing: float = _between(0, 0.9, 0.0)
     class_weights: bool = True
     augmentation: Augmentation = field(default_factory=Augmentation)
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     keep_given_test: bool = False
-    target_risk: float = 0.02
-    ood_acceptance: float = 0.95
-    goldens_per_class: int = 1
+    target_risk: float = _between(0, 1, 0.02)
+    ood_acceptance: float = _between(0.5, 0.999, 0.95)
+    goldens_per_class: int = _between(1, 8, 1)
     deterministic: bool = False
     mixed_precision: bool = True
 
     def __post_init__(self) -> None:
-        problems = [*_out_of_range(self, _BOUNDS), *_out_of_range(self.augmentation, _AUGMENTATION_BOUNDS)]
+        if problems := [*_complaints(self), *_complaints(self.augmentation)]:
+            raise ConfigError("; ".join(problems))
         if self.image_size % 32:
             problems.append(f"image_size is {self.image_size}, expected a multiple of 32")
         if self.batch_norm not in get_args(BatchNormMode):
@@ -152,8 +188,6 @@ class TrainConfig:
         )
         if unknown:
             raise ConfigError(f"unknown settings: {', '.join(unknown)}")
-        if wrong := [*_of_wrong_type(cls, document), *_of_wrong_type(Augmentation, inner)]:
-            raise ConfigError("; ".join(wrong))
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
         }
@@ -168,76 +202,6 @@ class TrainConfig:
             else:
                 texts[name] = value if isinstance(value, str) else json.dumps(value)
         return texts
-
-
-_BOUNDS: Final[dict[str, tuple[float, float]]] = {
-    "image_size": (32, 512),
-    "seed": (0, 2**31 - 1),
-    "unfrozen_layers": (0, BACKBONE_LAYERS),
-    "batch_norm_momentum": (0, 1),
-    "head_units": (8, 4096),
-    "l2": (0, 1),
-    "batch_size": (1, 1024),
-    "warmup_epochs": (0, 1000),
-    "warmup_learning_rate": (1e-8, 1),
-    "epochs": (0, 1000),
-    "learning_rate": (1e-8, 1),
-    "ramp_epochs": (0, 1000),
-    "final_learning_rate_share": (0, 1),
-    "patience": (1, 1000),
-    "label_smoothing": (0, 0.9),
-    "target_risk": (0, 1),
-    "ood_acceptance": (0.5, 0.999),
-    "goldens_per_class": (1, 8),
-}
-_AUGMENTATION_BOUNDS: Final[dict[str, tuple[float, float]]] = {
-    "rotation": (0, 45),
-    "zoom": (0, 0.5),
-    "shift": (0, 0.5),
-    "contrast": (0, 0.9),
-    "brightness": (0, 128),
-    "noise": (0, 64),
-}
-
-
-def _out_of_range(settings: object, bounds: Mapping[str, tuple[float, float]]) -> list[str]:
-    complaints = []
-    for name, (low, high) in bounds.items():
-        value = getattr(settings, name)
-        if not low <= value <= high:  # also true of NaN
-            complaints.append(f"{name} is {value}, expected {low:g} to {high:g}")
-    return complaints
-
-
-_KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": ((bool,), "true or false"),
-    "str": ((str,), "text"),
-}
-
-
-def _of_wrong_type(settings: type, document: Mapping[str, Any]) -> list[str]:
-    """Complaints about values that are not of their setting's type."""
-    complaints = []
-    for entry in fields(settings):
-        kind = str(entry.type)
-        single = kind.removeprefix("tuple[").partition(",")[0].removesuffix("]")
-        if entry.name not in document or single not in _KINDS:
-            continue
-        value = document[entry.name]
-        types, words = _KINDS[single]
-        several = kind.startswith("tuple[")
-        parts = value if several and isinstance(value, list | tuple) else [value]
-        # A bool is an int to Python and to nobody else.
-        right = all(
-            isinstance(part, types) and (bool in types or not isinstance(part, bool)) for part in parts
-        )
-        if not right or several != isinstance(value, list | tuple):
-            complaints.append(
-                f"{entry.name} is {value!r}, expected {'a list of numbers' if several else words}"
-            )
-    return complaints
 
 
 PRESETS: Final[dict[str, TrainConfig]] = {

@@ -76,15 +76,8 @@ def run_training(
 ) -> PublishedVersion:
     """Trains a model on a data set and publishes it as the next version.
 
-    Args:
-        data: The data set: class folders, or Training/ and Testing/ with class folders.
-        run_dir: The run folder: new, or that of an unfinished run with the same data set and settings.
-        repository: Root of the model repository.
-        model: Name of the model in it.
-        config: The settings.
-        reporter: Told about everything.
-        run_id: Identifier of a new run; made up where it is empty.
-        retraining: What makes it one, from `run_retraining`. An unfinished run stays what it is.
+    `run_dir` is new, or the folder of an unfinished run with the same data set and settings; an unfinished
+    retraining stays one. `run_id` is made up where it is empty.
 
     Raises:
         PipelineError: There is no data set, or no room for a version.
@@ -106,11 +99,11 @@ def run_training(
     record = retraining.to_json() if retraining is not None else None
     with (
         RunFolder.open(run_dir, config, data, run_id=run_id, retraining=record) as folder,
-        folder.reporting(reporter) as told,
+        folder.reporting(reporter) as everyone,
     ):
         if (done := already_published(folder.run_id, versions, model)) is not None:
-            told.message(f"run {folder.run_id} has published version {done.version} before")
-            _finish(folder, done, told)
+            everyone.message(f"run {folder.run_id} has published version {done.version} before")
+            _finish(folder, done, everyone)
             return done
         # Hours before the version: a repository that cannot be written is to be known now.
         with versions.staging(model, folder.run_id) as staged:
@@ -119,15 +112,15 @@ def run_training(
                     f"the disk of {repository} has {free / 1e6:.0f} MB left, expected at least "
                     f"{VERSION_ROOM / 1e6:.0f} MB for a version"
                 )
-        told.message(f"run {folder.run_id} in {folder.path}")
+        everyone.message(f"run {folder.run_id} in {folder.path}")
         plan = Retraining(**folder.retraining) if folder.retraining is not None else None
         spec = default_spec(config.image_size, config.image_size)
-        run = Run(folder, config, data, spec, told, plan)
+        run = Run(folder, config, data, spec, everyone, plan)
         if plan is not None:
-            merge_phases(folder, config, plan, told)
-        with _full_disk_told():
+            merge_phases(folder, config, plan, everyone)
+        with _explain_full_disk():
             published = _run(run, versions, model)
-        _finish(folder, published, told)
+        _finish(folder, published, everyone)
         return published
 
 
@@ -146,22 +139,13 @@ def run_retraining(
 ) -> PublishedVersion:
     """Trains on a base run's data set and new examples, and publishes the next version.
 
+    Data set, splits and settings are those of `base_run`. `warm_start` is the folder of the run that
+    published the version to start from; None for initial weights. `changes` are settings as text by name; see
+    `neurogate_core.hyperparameters`. `gate_policy` is a TOML file with what a gateway's gate asks of this
+    version beside its own policy; it goes into the manifest, and the gateway judges what it says.
+
     The test split stays the base run's, so that versions can be compared; see
     `neurogate_trainer.data.merge_examples`.
-
-    Args:
-        base_run: Folder of the run whose data set, splits and settings are taken over.
-        run_dir: The run folder: new, or that of the same retraining, unfinished.
-        examples: The document that lists the examples; see `datasets.examples.read_examples`.
-        warm_start: Folder of the run that published the version to start from; None for initial weights.
-        changes: Settings that differ from the base run's, as text by name; see
-            `neurogate_core.hyperparameters`.
-        repository: Root of the model repository.
-        model: Name of the model in it.
-        reporter: Told about everything.
-        gate_policy: TOML file with what a gateway's gate asks of this version beside its own policy; it goes
-            into the manifest, and the gateway judges what it says. None for nothing more.
-        run_id: Identifier of a new run; made up where it is empty.
 
     Raises:
         ExamplesError: The examples cannot be learnt from.
@@ -198,7 +182,7 @@ def run_retraining(
 
 
 @contextlib.contextmanager
-def _full_disk_told() -> Iterator[None]:
+def _explain_full_disk() -> Iterator[None]:
     """TensorFlow has an error of its own for a disk that takes no more, which says less of what to do."""
     try:
         yield
@@ -284,9 +268,6 @@ def published_version(run_dir: Path) -> Path:
 def evaluate_published(run_dir: Path, *, reporter: Reporter) -> Path:
     """Measures the version that a run has published on its test split again, and rewrites the report.
 
-    Returns:
-        The path of report.html.
-
     Raises:
         RunFolderError: No run, or one that another process works on.
         PipelineError: The run has published nothing, or the version is gone.
@@ -304,14 +285,6 @@ def calibrate_published(
 
     The answers are the exported graph's, on the validation split. Nothing is written: a published version
     keeps its own temperature and threshold.
-
-    Args:
-        run_dir: The run folder.
-        target_risk: Error rate aimed at, 0 to 1; None for the run's own.
-        reporter: Hears of the phase "evaluate" in images.
-
-    Returns:
-        As `calibrate.calibrate`.
 
     Raises:
         ConfigError: `target_risk` is out of its range.

@@ -33,7 +33,7 @@ from rich.table import Column
 from .errors import TrainerError
 
 _UNTYPICAL_REPORTS: Final = 2
-_TELLING_REPORTS: Final = 3
+_NEEDED_REPORTS: Final = 3
 _STYLES = {"info": "", "warning": "bold yellow", "error": "bold red"}
 
 
@@ -173,7 +173,7 @@ class _Pace:
         since, step = self._since
         if self._total is None or not 0 < self._step < self._total:
             return None
-        if self._reports < _UNTYPICAL_REPORTS + _TELLING_REPORTS:
+        if self._reports < _UNTYPICAL_REPORTS + _NEEDED_REPORTS:
             return None
         return (now - since) / (self._step - step) * (self._total - self._step)
 

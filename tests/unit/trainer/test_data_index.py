@@ -10,8 +10,7 @@ import pytest
 from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer.data import index as index_module
 from neurogate_trainer.data.index import DatasetIndex, build_index
-from neurogate_trainer.data.layout import DatasetError
-from neurogate_trainer.data.naming import given_split_of
+from neurogate_trainer.data.layout import DatasetError, given_split_of
 from neurogate_trainer.progress import LogReporter, Reporter
 
 QUIET = Reporter()

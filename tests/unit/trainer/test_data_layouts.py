@@ -14,8 +14,7 @@ from neurogate_testing.data_folders import encoded, picture, write_folder
 from neurogate_trainer.data.audit import audit_dataset
 from neurogate_trainer.data.folder import doubtful_classes, find_problems, import_folder
 from neurogate_trainer.data.index import build_index
-from neurogate_trainer.data.layout import DatasetError, find_images
-from neurogate_trainer.data.naming import alike
+from neurogate_trainer.data.layout import DatasetError, alike, find_images
 from neurogate_trainer.progress import LogReporter, Reporter
 from PIL import Image
 

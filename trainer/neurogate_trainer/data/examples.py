@@ -49,10 +49,6 @@ def read_examples(document: Path, classes: Sequence[str]) -> tuple[OfferedExampl
     It is JSON: {"revision": 1, "examples": [{"path", "class", "sha256", "group"}, …]}. Paths are absolute or
     relative to the document's folder; "group" may be left out.
 
-    Args:
-        document: The file.
-        classes: Classes that the data set has.
-
     Raises:
         ExamplesError: No such document, or an example of a class that the data set does not have.
     """

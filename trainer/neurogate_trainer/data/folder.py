@@ -12,8 +12,7 @@ from neurogate_trainer.progress import Reporter
 from .audit import AuditReport, audit_dataset
 from .groups import GROUPS_FILE
 from .index import DatasetIndex, ImageRecord, build_index
-from .layout import find_images
-from .naming import alike, given_split_of, listed, shown, turned_round
+from .layout import alike, find_images, given_split_of, listed, shown, turned_round
 from .splits import assert_disjoint, split_dataset
 
 FEW_IMAGES = 50

@@ -1,4 +1,4 @@
-"""groups.csv: what images of a data set share, told by whoever knows it."""
+"""groups.csv: which images of a data set belong together, e.g. to one patient."""
 
 from __future__ import annotations
 

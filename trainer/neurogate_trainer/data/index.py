@@ -22,9 +22,8 @@ from PIL import Image
 from neurogate_trainer.progress import Reporter
 
 from .groups import read_groups
-from .layout import DatasetError, ImageFile, dataset_name, find_images
+from .layout import DatasetError, ImageFile, dataset_name, find_images, listed, shown, turned_round
 from .masks import check_masks
-from .naming import listed, shown, turned_round
 from .phash import perceptual_hash, to_gray
 
 MIN_IMAGES_PER_CLASS = 5
@@ -33,8 +32,8 @@ MIN_IMAGES_PER_CLASS = 5
 MAX_FILE_BYTES = 256 * 2**20
 """Larger files are listed as unreadable without being read."""
 
-_TOLD_LEFT_OUT = 20
-"""So many unusable files are told one by one; the index lists all."""
+_WARNED_ONE_BY_ONE = 20
+"""Unusable files that get a warning each; the index lists all."""
 
 _SPEC = default_spec()
 _SCHEMA_VERSION = "1"
@@ -58,7 +57,7 @@ class ImageRecord:
             elsewhere, which joining it to the root leaves as it is.
         class_id: Name of its class folder.
         sha256: Hex digest of the file's bytes.
-        phash: 64-bit perceptual hash (`datasets.phash`).
+        phash: 64-bit perceptual hash (`data.phash`).
         width: Width in pixels, as the file stores it.
         height: Height in pixels, as the file stores it.
         mode: Pillow's name of the stored pixel format, e.g. "L" or "RGB".
@@ -172,16 +171,12 @@ def build_index(
 ) -> DatasetIndex:
     """Reads every image below `root` once, on all cores.
 
+    `root` is a folder of class folders, or of Training/ and Testing/ with class folders. A file groups.csv in
+    it (columns path, group) names what images share, e.g. the patient; `data.masks` says where masks of
+    lesions may lie.
+
     An image counts as readable exactly when the serving transform accepts it, so whatever is indexed can be
     trained on and served. All others are listed with the reason.
-
-    Args:
-        root: A folder of class folders, or of Training/ and Testing/ with class folders. A file groups.csv in
-            it (columns path, group) names what images share, e.g. the patient; `datasets.masks` says where
-            masks of lesions may lie.
-        name: Name of the data set; by default `layout.dataset_name` of the folder.
-        workers: Threads; one per usable core by default (decoding runs without the interpreter lock).
-        reporter: Told about every image.
 
     Raises:
         DatasetError: Unknown layout, one class only, a class with too few readable images, a bad groups.csv
@@ -222,10 +217,10 @@ def index_images(
                 records.append(found)
             else:
                 unreadable.append(found)
-                if len(unreadable) <= _TOLD_LEFT_OUT:
+                if len(unreadable) <= _WARNED_ONE_BY_ONE:
                     reporter.message(f"left out {shown(found.path)}: {found.reason}", level="warning")
             reporter.advance()
-    if (more := len(unreadable) - _TOLD_LEFT_OUT) > 0:
+    if (more := len(unreadable) - _WARNED_ONE_BY_ONE) > 0:
         reporter.message(f"left out {more:,} more files; the index lists them", level="warning")
     return records, unreadable
 

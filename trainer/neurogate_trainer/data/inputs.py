@@ -64,14 +64,6 @@ def decode_examples(
 
     The file's name is a digest of the images' contents and of the transform, so it is never out of date.
 
-    Args:
-        records: The images, in the order of the result.
-        root: What their paths are relative to.
-        spec: The transform.
-        classes: Class ids in the order of their indices.
-        cache: Folder for the file.
-        reporter: Told about every image.
-
     Raises:
         InputError: An image is gone or damaged, or the file cannot be written.
     """

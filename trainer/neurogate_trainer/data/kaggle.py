@@ -63,13 +63,10 @@ class Fetched:
 def fetch_kaggle(*, version: int = PINNED_VERSION, link: Path | None = None, reporter: Reporter) -> Fetched:
     """Makes the data set available locally; an interrupted download goes on where it stopped.
 
+    `link` is a symbolic link to make to the data set.
+
     A version that is in kagglehub's cache (KAGGLEHUB_CACHE) is used without any request. When Kaggle cannot
     be reached, another cached version is used, with a warning.
-
-    Args:
-        version: Kaggle's version number.
-        link: A symbolic link to make to the data set, if wanted.
-        reporter: Told about the download.
 
     Raises:
         FetchError: Kaggle refused or cannot be reached, the disk is full, the archive is broken, or what it
@@ -278,7 +275,7 @@ def _progress_through(clients: ModuleType, reporter: Reporter) -> Iterator[None]
         """The part of tqdm that kagglehub uses; counts whole megabytes."""
 
         def __init__(self, *, total: int, initial: int = 0, **_: object) -> None:
-            self._bytes, self._told = initial, 0
+            self._bytes, self._reported = initial, 0
             reporter.phase("download", total=max(1, round(total / 1e6)), unit="MB")
             self.update(0)
 
@@ -291,9 +288,9 @@ def _progress_through(clients: ModuleType, reporter: Reporter) -> Iterator[None]
         def update(self, n: int) -> None:
             self._bytes += n
             megabytes = round(self._bytes / 1e6)
-            if megabytes > self._told:
-                reporter.advance(megabytes - self._told)
-                self._told = megabytes
+            if megabytes > self._reported:
+                reporter.advance(megabytes - self._reported)
+                self._reported = megabytes
 
     with _replaced(clients, "tqdm", Bar):
         yield

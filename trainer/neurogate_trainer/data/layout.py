@@ -1,20 +1,21 @@
-"""Which folders of a data set are classes, which are given splits, and what is in neither."""
+"""Which folders of a data set are classes and given splits, what is in neither, and what names tell."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from neurogate_core.names import CLASS_ID_RULE, is_class_id
 
 from neurogate_trainer.errors import TrainerError
 
-from .naming import given_split_of, is_ignored, listed, shown
+if TYPE_CHECKING:
+    from .index import ImageRecord
 
 EXPECTED = """expected one of
   ROOT/<class>/*.jpg                 one folder per class
@@ -31,6 +32,27 @@ _NO_CLASSES: Final = {
     "unlabelled",
 }  # fmt: skip
 """Folders of data sets for detection or segmentation, and of images without a class."""
+
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "trainset": "train",
+    "val": "train",
+    "valid": "train",
+    "validation": "train",
+    "valset": "train",
+    "test": "test",
+    "testing": "test",
+    "testset": "test",
+    "holdout": "test",
+}
+_IGNORED: Final = {
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "@eadir", "lost+found",
+    "system volume information",
+}  # fmt: skip
+"""What operating systems leave in folders, in lower case; whatever is hidden does not count either."""
+_SHOWN: Final = 8
 
 
 class DatasetError(TrainerError, ValueError):
@@ -282,3 +304,55 @@ class _Finder:
 def _is_folder(path: Path) -> bool:
     # Path.is_dir raises where a path must not be looked at; as a file it is listed with the reason.
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def given_split_of(folder_name: str) -> str:
+    """The split that a folder name spells ("train", "test"), or "" when it spells none.
+
+    A given validation folder counts as training data: Neurogate draws its own validation split.
+    """
+    word = re.sub(r"[^a-z]", "", folder_name.casefold())
+    return _SPLITS.get(word) or _SPLITS.get(word.removesuffix("data").removesuffix("images"), "")
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or left behind by an operating system."""
+    return name.startswith(".") or name.casefold() in _IGNORED
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ in nothing but spelling, e.g. ("no_tumor", "notumor"), each such set sorted."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        word = re.sub(r"[\W_]", "", name.casefold()).replace("tumour", "tumor")
+        spellings[word.removesuffix("s").removesuffix("tumor") or word].append(name)
+    return [tuple(same) for same in spellings.values() if len(same) > 1]
+
+
+def turned_round(files: Iterable[ImageFile | ImageRecord]) -> str:
+    """A sentence where the folders inside of the class folders look like the classes, else ""."""
+    inner: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        parts = file.path.split("/")[1 + bool(file.given_split) :]
+        inner[file.class_id].add(parts[0] if len(parts) > 1 else "")
+    names = set().union(*inner.values())
+    shared = set.intersection(*inner.values()) if inner else set()
+    if "" in names or len(names) < 2 or not (len(names) < len(inner) or shared == names):
+        return ""
+    return (
+        f"The class folders ({listed(sorted(inner))}) hold folders of the same names "
+        f"({listed(sorted(names))}). If those are the classes, and the others e.g. patients, turn them "
+        "round: ROOT/<class>/<patient>/*.jpg"
+    )
+
+
+def shown(name: str) -> str:
+    """A path or name for one line of a message: control characters as escapes."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in name)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message; of many only the first."""
+    every = [shown(name) for name in names]
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return ", ".join(every[:_SHOWN]) + more

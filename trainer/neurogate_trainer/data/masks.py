@@ -112,11 +112,11 @@ def check_masks(root: Path, records: Sequence[ImageRecord], *, reporter: Reporte
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(lambda record: read_mask(root, record), found):
             reporter.advance()
-    _tell_strays(root, owners, reporter)
+    _warn_of_strays(root, owners, reporter)
     return len(found)
 
 
-def _tell_strays(root: Path, owners: Mapping[str, str], reporter: Reporter) -> None:
+def _warn_of_strays(root: Path, owners: Mapping[str, str], reporter: Reporter) -> None:
     """A mask under a wrong name would only be missed much later, where nothing is measured."""
     strays = [
         path

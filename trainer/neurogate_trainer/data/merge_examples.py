@@ -59,12 +59,9 @@ def merge_examples(
 ) -> MergedData:
     """Merges examples into a data set.
 
-    Args:
-        base: Index, audit and splits of the data set.
-        examples: Usable examples with distinct contents, sorted by path.
-        unusable: Those that could not be read, for the record.
-        fractions: Shares of training, validation and test; the first two divide what is new.
-        reporter: Told about the comparison, and of every example that is left out.
+    `base` is index, audit and splits of the data set. `examples` are usable, with distinct contents, sorted
+    by path; `unusable` are those that could not be read, for the record. The first two of `fractions` divide
+    what is new.
 
     Raises:
         ExamplesError: There are examples, but none can be used.
@@ -78,7 +75,7 @@ def merge_examples(
     sides = merge.sides()
     refused = tuple((e, merge.reasons[e.path]) for e in examples if e.path in merge.reasons)
     left_out = (*unusable, *refused)
-    _tell(left_out, reporter)
+    _warn(left_out, reporter)
     joined = tuple(e for e in examples if e.path not in merge.reasons)
     if left_out and not joined:
         raise ExamplesError(
@@ -286,7 +283,7 @@ def _draw(new: Sequence[ImageRecord], groups: dict[str, str], *, validation: flo
     return sides
 
 
-def _tell(left_out: Dropped, reporter: Reporter) -> None:
+def _warn(left_out: Dropped, reporter: Reporter) -> None:
     """One line a kind of reason; there may be thousands of examples."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for record, reason in left_out:

@@ -65,14 +65,10 @@ def find_near_duplicates(
 ) -> NearPairs:
     """Compares all hashes, then the thumbnails of those that are close.
 
+    Pairs of images before the position `since` are known already, so they are not looked for.
+
     All pairs of hashes are compared in blocks of vectors: about a second for 10,000 images. Only images
     with a close hash are decoded again. Images without structure (one gray level) match nothing.
-
-    Args:
-        root: What the records' paths are relative to.
-        records: The images.
-        since: Pairs of images before this position are known already, so they are not looked for.
-        reporter: Told about every image that is decoded.
     """
     candidates = _close_hashes(np.array([record.phash for record in records], np.uint64), since)
     wanted = np.unique(np.concatenate((candidates.left, candidates.right)))

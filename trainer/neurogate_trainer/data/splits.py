@@ -117,7 +117,6 @@ def split_dataset(
     seed: int = 0,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     keep_given_test: bool = False,
-    remove_leakage: bool = True,
 ) -> Splits:
     """Draws the splits; the same index, audit and settings give the same splits.
 
@@ -130,9 +129,7 @@ def split_dataset(
         seed: Any number from 0 on.
         fractions: Shares of training, validation and test; each above 0, together 1.
         keep_given_test: The given test images are the test split, and the rest is divided in the proportion
-            of the first two fractions.
-        remove_leakage: With keep_given_test, leave out training images that share a group with a test image.
-            If they stay, `assert_disjoint` refuses the splits.
+            of the first two fractions. Training images that share a group with a test image are left out.
 
     Raises:
         DatasetError: No given test split to keep, or a class that cannot be in every split.
@@ -146,10 +143,10 @@ def split_dataset(
             f"{index.root} has no given test split to keep; expected a folder Testing/<class>/"
         )
     dropped = _contradicted(audit)
-    if given_test and remove_leakage:
+    if given_test:
         for leak in audit.leakage:
             dropped.setdefault(leak.train, f"leakage: {leak.kind} match of the test image {leak.test}")
-    for path, original in _spare_copies(index.records, dropped, given_test, keep_across=not remove_leakage):
+    for path, original in _spare_copies(index.records, dropped, given_test):
         dropped[path] = f"exact copy of {original}"
     kept = [record for record in index.records if record.path not in dropped]
     test = [record for record in kept if record.path in given_test]
@@ -199,7 +196,7 @@ def _contradicted(audit: AuditReport) -> dict[str, str]:
 
 
 def _spare_copies(
-    records: Sequence[ImageRecord], dropped: dict[str, str], given_test: set[str], *, keep_across: bool
+    records: Sequence[ImageRecord], dropped: dict[str, str], given_test: set[str]
 ) -> list[tuple[str, str]]:
     """Exact copies to leave out, each with the one that stays; a given test image stays before others."""
     first: dict[str, str] = {}
@@ -207,9 +204,7 @@ def _spare_copies(
     for record in sorted(records, key=lambda record: (record.path not in given_test, record.path)):
         if record.path in dropped:
             continue
-        # Whoever keeps the leakage keeps copies on both sides of the border too.
-        side = f"{record.path in given_test}" if keep_across else ""
-        original = first.setdefault(record.sha256 + side, record.path)
+        original = first.setdefault(record.sha256, record.path)
         if original != record.path:
             spare.append((record.path, original))
     return spare
@@ -222,18 +217,7 @@ def _draw_groups(
     shares: Sequence[float],
     seed: int,
 ) -> list[list[ImageRecord]]:
-    """Whole groups to parts: the largest first, each to where it brings the counts nearest to the targets.
-
-    Args:
-        pool: The images.
-        groups: Their groups, by path.
-        classes: All classes.
-        shares: Of the parts, together 1.
-        seed: With everything else, fixes the parts.
-
-    Returns:
-        The parts, each sorted by path.
-    """
+    """Whole groups to parts: the largest first, each to where it brings the counts nearest to the targets."""
     members: dict[str, list[ImageRecord]] = defaultdict(list)
     for record in pool:
         members[groups[record.path]].append(record)
@@ -267,10 +251,7 @@ def _give_every_part_every_class(
 ) -> None:
     """Moves small groups into parts that lack a class, where no other part loses one by it.
 
-    Args:
-        counts: [groups, classes], number of images.
-        part_of: int64 [groups], changed in place.
-        parts: Number of parts.
+    `counts` is [groups, classes]; `part_of`, int64 [groups], is changed in place.
     """
     by_size = np.argsort(counts.sum(axis=1), kind="stable")
     for part in range(parts):

@@ -66,14 +66,7 @@ def predict_saved_model(
 ) -> Predictions:
     """The exported graph's answers to the given images.
 
-    Args:
-        version_dir: Folder of the SavedModel.
-        records: The images, at least one, in the order of the result.
-        root: Folder that the records' paths are relative to.
-        spec: The version's transform.
-        classes: Class ids in the order of the graph's outputs.
-        batch_size: Images per call, at least 1.
-        reporter: Hears of a phase "evaluate" in images.
+    The result has the order of the records; `classes` are the class ids in the order of the graph's outputs.
 
     Raises:
         EvaluationError: The version cannot be called, a file is gone, damaged or of an unknown class, or the
@@ -133,24 +126,14 @@ def evaluate_run(
 ) -> Evaluation:
     """Measures a version on the test split; writes metrics.json and predictions.npz into the run folder.
 
+    `foreign` are decoded images that are no brain MRI slices, uint8 [N, height, width, 3] by kind, at least
+    one of each. `bootstrap` is the number of resamples.
+
     The abstention threshold comes from the run folder's calibration.json, the out-of-distribution threshold
     from its ood.json; what is missing there is left out of the metrics. To the metrics that
     `neurogate_trainer.evaluation.metrics` describes comes "ood": null, or {method, threshold, auroc (mean
     over the sources), accepted (share of the test split), sources: {name: {support, auroc, flagged}}}. And
     "localisation", as `neurogate_trainer.evaluation.localisation_summary` describes it.
-
-    Args:
-        run_dir: The run folder.
-        version_dir: Folder of the exported SavedModel, published or still staged.
-        splits: The splits; only `test` is used.
-        index: The data set, for its root and classes.
-        spec: The version's transform.
-        foreign: Decoded images that are not brain MRI slices, uint8 [N, height, width, 3], by kind; at
-            least one of each.
-        seed: Of the bootstrap.
-        bootstrap: Number of resamples.
-        batch_size: Images per call.
-        reporter: Hears of the phases "evaluate" and "explanations".
 
     Raises:
         EvaluationError: As `predict_saved_model`.

@@ -24,11 +24,6 @@ def images_digest(digests: Sequence[str]) -> str:
 def write_evaluation_set(folder: Path, root: Path, test: Sequence[ImageRecord]) -> None:
     """Writes evaluation.json into a run folder, replacing an older one in one step.
 
-    Args:
-        folder: The run folder.
-        root: The data set's folder.
-        test: The sealed test split.
-
     Raises:
         OSError: It cannot be written.
     """

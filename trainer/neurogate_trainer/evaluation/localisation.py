@@ -59,15 +59,7 @@ def measure_localisation(
 ) -> Localisation:
     """Measures the maps of the right answers to the test split, a few images at a time.
 
-    Args:
-        model: The exported graph.
-        predictions: Its answers.
-        records: Their images, in the same order.
-        root: What the records' paths are relative to.
-        spec: The version's transform.
-        seed: Of the bootstrap and of the random discs.
-        bootstrap: Number of resamples.
-        reporter: Hears of a phase "explanations" in images.
+    `records` are the images of the predictions, in the same order.
 
     Raises:
         EvaluationError: An image is gone or damaged.

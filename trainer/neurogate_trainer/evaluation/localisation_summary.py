@@ -38,26 +38,26 @@ def localisation_message(metrics: Json) -> manifest_pb2.Localisation:
     """The manifest's summary."""
     lesions, deletion = metrics["lesions"], metrics["deletion"]
     result = manifest_pb2.Localisation(deletion_support=deletion["images"])
-    _tell(result, {"deletion": deletion["changed"], "random_disc": deletion["random_disc"]})
+    _set_estimates(result, {"deletion": deletion["changed"], "random_disc": deletion["random_disc"]})
     for row in deletion["per_class"]:
         each = result.per_class.add(class_id=row["class_id"], deletion_support=row["images"])
-        _tell(each, {"deletion": row["changed"], "random_disc": row["random_disc"]})
+        _set_estimates(each, {"deletion": row["changed"], "random_disc": row["random_disc"]})
     if lesions is None:
         return result
     result.support = lesions["images"]
-    _tell(result, {name: lesions[name] for name in SCORES} | lesions["baselines"])
+    _set_estimates(result, {name: lesions[name] for name in SCORES} | lesions["baselines"])
     if lesions["control"] is not None:
         result.control_class_id = lesions["control"]["class_id"]
-        _tell(result, {"control": lesions["control"]["pointing"]})
+        _set_estimates(result, {"control": lesions["control"]["pointing"]})
     by_class = {row["class_id"]: row for row in lesions["per_class"]}
     for each in result.per_class:
         if row := by_class.get(each.class_id):
             each.support = row["images"]
-            _tell(each, {name: row[name] for name in SCORES})
+            _set_estimates(each, {name: row[name] for name in SCORES})
     return result
 
 
-def _tell(
+def _set_estimates(
     message: manifest_pb2.Localisation | manifest_pb2.ClassLocalisation, shares: Mapping[str, Json]
 ) -> None:
     for name, share in shares.items():

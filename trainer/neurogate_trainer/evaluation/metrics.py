@@ -55,18 +55,14 @@ def compute_metrics(
 ) -> Json:
     """Everything that `metrics.json` holds; the module's description gives the structure.
 
+    `abstain_below` is the version's abstention threshold; None leaves `abstention` null. `target_risk` is
+    what it aims at, for the record. With a `bootstrap` of 0 the intervals are null.
+
     The intervals are percentiles of a stratified bootstrap: images are drawn with replacement within each
     true class, so the classes keep their sizes. Images count as independent; where a split holds several
     images of one patient or volume, the true uncertainty is larger. Values that the split cannot tell (no
     image of a class, a class that was never answered) are null with a note. Resampling adds noise to each
     bin, so the interval of `ece` leans upward and may lie above the value.
-
-    Args:
-        predictions: Answers on the test split; at least one image.
-        seed: Of the bootstrap.
-        bootstrap: Number of resamples; 0 leaves the intervals null.
-        abstain_below: The version's abstention threshold, 0 to 1; None leaves `abstention` null.
-        target_risk: The risk that the threshold aims at, for the record.
 
     Raises:
         ValueError: No images, or a negative number of resamples.

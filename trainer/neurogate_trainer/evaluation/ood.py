@@ -138,12 +138,7 @@ def fit_distance(method: str, features: Floats, labels: npt.NDArray[np.int64]) -
 
 
 def acceptance_threshold(scores: Floats, acceptance: float) -> float:
-    """The score that this share of known images does not exceed.
-
-    Args:
-        scores: [N], of the validation split, at least one.
-        acceptance: Above 0, below 1.
-    """
+    """The score that this share of known images does not exceed."""
     return float(np.quantile(scores.astype(np.float64), acceptance, method="higher"))
 
 
@@ -204,13 +199,8 @@ def fit_ood(
 ) -> tuple[dict[str, Any], FeatureDistance | None]:
     """Fits the candidates, chooses one, and sets its threshold.
 
-    Args:
-        model: The trained network.
-        training: What the distances are fitted to.
-        validation: Known images that choose the score and set the threshold.
-        foreign: Images of other kinds by source, uint8 [n, H, W, 3], that choose the score.
-        acceptance: Share of the validation images that the threshold accepts.
-        reporter: Told about every image.
+    `validation` chooses the score, together with `foreign` (uint8 [n, H, W, 3] by source), and sets the
+    threshold, which accepts the share `acceptance` of it.
 
     Returns:
         What ood.json holds, and the chosen distance, None for the energy score.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class PredictionsError(TrainerError, ValueError):
-    """Arrays that do not belong together, or a file that does not hold predictions."""
+    """Arrays that do not belong together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +95,6 @@ class Predictions:
         }
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> Predictions:
-        """Read what `save` wrote.
-
-        Raises:
-            PredictionsError: The file is not an npz of predictions.
-            FileNotFoundError: There is no such file.
-        """
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, BadZipFile, EOFError) as error:
-            raise PredictionsError(f"{path}: not a readable file of predictions: {error}") from error
-        missing = {"classes", "paths", "labels", "probabilities", "logits", "ood_score"} - arrays.keys()
-        if missing:
-            raise PredictionsError(f"{path}: no array named {', '.join(sorted(missing))}")
-        return cls(
-            classes=tuple(str(name) for name in arrays["classes"]),
-            paths=tuple(str(name) for name in arrays["paths"]),
-            labels=arrays["labels"].astype(np.int64),
-            probabilities=arrays["probabilities"].astype(np.float32),
-            logits=arrays["logits"].astype(np.float32),
-            ood_score=arrays["ood_score"].astype(np.float32),
-        )
 
 
 def check_probabilities(probabilities: npt.NDArray[Any]) -> None:

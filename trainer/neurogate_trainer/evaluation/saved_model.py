@@ -80,11 +80,7 @@ class SavedModel:
     def __call__(
         self, images: Pixels, outputs: tuple[str, ...] = ANSWERS
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """Outputs of one batch; only what they need is computed.
-
-        Args:
-            images: uint8 [N, H, W, 3], at least one.
-            outputs: Which of `OUTPUTS`.
+        """Some of `OUTPUTS` of one batch, uint8 [N, H, W, 3]; only what they need is computed.
 
         Raises:
             EvaluationError: The images' size is not the graph's.

@@ -26,15 +26,11 @@ def save_serving_graph(
 ) -> None:
     """Writes a SavedModel with the signatures "serving_default" and "describe".
 
+    probabilities = softmax(logits / temperature). A `distance` of None stands for the energy score.
+
     serving_default: images uint8 [N, H, W, 3] -> probabilities, logits f32 [N, C], gradcam f32 [N, G, G, C]
     (the maps of `evidence`), ood_score f32 [N]. describe: index int32 [N] -> manifest string [N], read at
     every call from the asset that `write_manifest` replaces. Equal weights give equal bytes.
-
-    Args:
-        model: The trained network of `build_model`.
-        target: An existing folder.
-        temperature: probabilities = softmax(logits / temperature).
-        distance: The out-of-distribution score; None for the energy score.
     """
     module = tf.Module()
     module.serve = _serve(fold_batch_norms(model), temperature, distance)

@@ -76,20 +76,9 @@ def export_version(
 ) -> Exported:
     """Writes the SavedModel and its warm-up requests, and proves them.
 
-    Args:
-        model: The trained network.
-        staged: The folder to write to.
-        name: The model's name.
-        temperature: Of the calibration.
-        distance: The out-of-distribution score; None for the energy score.
-        examples: Decoded images to compare on and to take examples from: the validation split, since the
-            test split stays sealed.
-        records: Their records, in the same order.
-        root: What the records' paths are relative to.
-        spec: The transform.
-        classes: Class ids by index.
-        goldens_per_class: How many examples to record of each class.
-        spare: Decoded images to compare on too where `examples` are fewer than 256: the training split.
+    `examples` are decoded images to compare on and to record examples of: the validation split, since the
+    test split stays sealed; `records` are theirs, in the same order. `spare` fills up what is compared where
+    they are fewer than 256: the training split. A `distance` of None stands for the energy score.
 
     Raises:
         ExportError: The graph does not give the network's answers.

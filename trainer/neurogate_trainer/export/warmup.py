@@ -23,10 +23,7 @@ _EXPLAIN: Final = (*_CLASSIFY, "gradcam")
 def write_warmup_requests(version_dir: Path, model: str, images: npt.NDArray[np.uint8]) -> None:
     """Writes requests of both signatures, of single images and of small batches.
 
-    Args:
-        version_dir: Folder of the SavedModel.
-        model: The model's name.
-        images: uint8 [N, H, W, 3], at least one; repeated where a batch is larger.
+    `images`: uint8 [N, H, W, 3], at least one; repeated where a batch is larger.
     """
     path = version_dir / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -135,9 +135,6 @@ def _read(file: io.BytesIO) -> Arrays:
 def keras_weights(state: Arrays) -> dict[str, list[npt.NDArray[np.float32]]]:
     """The arrays of each layer of Keras' MobileNetV2 (width 1.0, without its classifier), by layer name.
 
-    Args:
-        state: `read_state` of torchvision's mobilenet_v2.
-
     Raises:
         WeightsFormatError: An array is missing.
     """

@@ -35,13 +35,10 @@ def mobilenet_v2(images: keras.KerasTensor) -> keras.KerasTensor:
 def build_model(config: TrainConfig, classes: int, *, backbone: Backbone = mobilenet_v2) -> keras.Model:
     """The network, with random weights.
 
+    The backbone has layers of all the names that this module lists.
+
     Input "images": float32 [N, side, side, 3], grey levels from 0 to 255. Output: logits float32
     [N, classes].
-
-    Args:
-        config: The settings.
-        classes: Number of classes.
-        backbone: What lies below the head. It has layers of all the names that this module lists.
     """
     images = keras.Input((config.image_size, config.image_size, 3), name=_INPUT)
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaled")(images)

@@ -68,11 +68,9 @@ class InitialWeights:
 def find_initial_weights(choice: str, *, allow_random: bool, reporter: Reporter) -> InitialWeights:
     """Finds the weights that a run starts from; downloads them where necessary.
 
-    Args:
-        choice: "auto" for the order above, "imagenet" or "offline" for that source alone, else a path:
-            a `.keras` model, or weights of MobileNetV2 in `.h5`.
-        allow_random: Whether random weights will do when "auto" finds nothing.
-        reporter: Told what was tried and what was chosen.
+    `choice` is "auto" for the order above, "imagenet" or "offline" for that source alone, else a path: a
+    `.keras` model, or weights of MobileNetV2 in `.h5`. Random weights do for "auto" alone, and only if
+    allowed.
 
     Raises:
         WeightsError: Nothing was found.
@@ -121,10 +119,6 @@ def offline_file() -> Path:
 
 def load_into(base: keras.Model, weights: InitialWeights) -> None:
     """Sets the weights of a MobileNetV2 without its classifier; random ones are left as they are.
-
-    Args:
-        base: The network, with Keras' layer names.
-        weights: What `find_initial_weights` found.
 
     Raises:
         WeightsError: The file does not fit the network.

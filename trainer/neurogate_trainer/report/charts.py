@@ -239,9 +239,7 @@ def _reliability_panel(axes: Axes, bins: Sequence[Mapping[str, Any]], title: str
 def reliability(panels: Sequence[tuple[str, float, Sequence[Mapping[str, Any]]]], path: Path) -> None:
     """Reliability diagrams side by side.
 
-    Args:
-        panels: (title, expected calibration error, bins as `reliability_bins` gives them) of each.
-        path: Where to write.
+    A panel has a title, its expected calibration error, and bins as `reliability_bins` gives them.
     """
     subtitle = "on the diagonal, a confidence of 80% means 80% right answers; larger dots hold more images"
     with figure(
@@ -303,12 +301,7 @@ def ood_histogram(
 ) -> None:
     """Out-of-distribution scores of the test split and of every foreign source, with the threshold.
 
-    Args:
-        inside: Scores of the test split, [N].
-        sources: Scores of each source of images that are not brain MRI slices.
-        threshold: Scores above it are called out of distribution.
-        method: Name of the score.
-        path: Where to write.
+    Scores above the threshold are called out of distribution.
     """
     rows = [("test split", inside), *sorted(sources.items())]
     accepted = float((inside <= threshold).mean())

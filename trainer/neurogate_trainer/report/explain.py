@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from neurogate.v1 import manifest_pb2
 from neurogate_core.manifest import read_manifest
 from neurogate_core.preprocessing.transform import transform
 
@@ -25,28 +24,18 @@ class Explanation:
     Attributes:
         classes: Class ids, in the order of the arrays.
         probabilities: float32 [C], calibrated.
-        ood_score: Larger means less like the training data.
         gradcam: float32 [h, w, C], at least 0: how much each place speaks for the class.
         pixels: uint8 [H, W, 3], what the network saw.
-        thresholds: The version's; from below `abstain_below` and from above `out_of_distribution_above` a
-            gateway gives no confident verdict.
     """
 
     classes: tuple[str, ...]
     probabilities: Floats
-    ood_score: float
     gradcam: Floats
     pixels: npt.NDArray[np.uint8]
-    thresholds: manifest_pb2.DecisionThresholds
 
 
 def explain_image(version_dir: Path, image: Path, figure: Path) -> Explanation:
     """Asks a version's exported graph about an image, and draws the evidence for every class.
-
-    Args:
-        version_dir: Folder of a published version.
-        image: An image file.
-        figure: The PNG to write.
 
     Raises:
         TransformError: It is no image that the version's transform accepts.
@@ -60,15 +49,14 @@ def explain_image(version_dir: Path, image: Path, figure: Path) -> Explanation:
     explained = Explanation(
         classes=tuple(entry.id for entry in manifest.classes),
         probabilities=outputs["probabilities"][0],
-        ood_score=float(outputs["ood_score"][0]),
         gradcam=outputs["gradcam"][0],
         pixels=pixels,
-        thresholds=manifest.thresholds,
     )
-    limits = explained.thresholds
+    limits = manifest.thresholds
+    score = float(outputs["ood_score"][0])
     subtitle = (
         f"{manifest.model_name} version {manifest.version}; abstains below {limits.abstain_below:.1%}; "
-        f"foreign above {limits.out_of_distribution_above:.3g}, this image {explained.ood_score:.3g}"
+        f"foreign above {limits.out_of_distribution_above:.3g}, this image {score:.3g}"
     )
     evidence_figure(
         pixels,

@@ -33,16 +33,9 @@ def draw_figures(
 ) -> None:
     """Write every figure that the run folder has the material for to its figures/.
 
-    Args:
-        run_dir: The run folder; uses its history.json and calibration.json.
-        predictions: Answers on the test split.
-        metrics: The content of metrics.json.
-        foreign: `ood_score` of images that are no brain MRI slices, by kind.
-        load: Gives the pixels of an image by its path in the data set.
-        explain: Gives the evidence maps of the images that are drawn.
-        pointed: Whether the map points at the lesion, by place in the predictions, where that was measured.
-        lesion: Gives the mask of such an image by its place; needed where there is any.
-        reporter: Hears of the phase "figures", and of what had to be left out.
+    `foreign` is the `ood_score` of foreign images by kind. `load` gives the pixels of an image by its path in
+    the data set, `explain` the maps of images. `pointed` tells, by place in the predictions, whether the map
+    points at the lesion; `lesion` gives the mask of such an image.
     """
     out = run_dir / "figures"
     reporter.phase("figures", unit="figures")

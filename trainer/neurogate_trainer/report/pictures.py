@@ -181,13 +181,7 @@ def evidence_figure(
 ) -> None:
     """One image, and beside it the evidence for every class, in one scale so that classes can be compared.
 
-    Args:
-        pixels: uint8 [H, W, 3], what the network saw.
-        probabilities: By class, in the order of the maps.
-        maps: float32 [h, w, C], at least 0.
-        path: Where to write.
-        title: The figure's title.
-        subtitle: The line below it.
+    `probabilities` are in the order of the maps, float32 [h, w, C], at least 0.
     """
     peak = float(maps.max(initial=0.0))
     answer = max(probabilities, key=lambda name: probabilities[name])
@@ -219,15 +213,10 @@ def localisation_examples(
 ) -> None:
     """Right answers with the lesion outlined: maps that point at it above, maps that do not below.
 
-    Those that do are taken evenly from the most to the least confident, the others most confident first.
+    `pointed` tells, by place in the predictions, whether the map points at the lesion: at least one. `lesion`
+    gives the mask of an image by its place, bool, of any size.
 
-    Args:
-        predictions: The answers.
-        path: The PNG to write.
-        pointed: Whether the map points at the lesion, by place in the predictions; at least one.
-        load: Gives the pixels of an image by its path.
-        explain: Gives the maps of images.
-        lesion: Gives the mask of an image by its place, bool, of any size.
+    Those that do are taken evenly from the most to the least confident, the others most confident first.
     """
     hits = np.array([position for position, hit in pointed.items() if hit], dtype=np.int64)
     misses = np.array([position for position, hit in pointed.items() if not hit], dtype=np.int64)

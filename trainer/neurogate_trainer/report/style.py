@@ -72,12 +72,8 @@ def figure(
 ) -> Iterator[Figure]:
     """A titled figure that is written to `path` (PNG, in one step) when the block ends well.
 
-    Args:
-        path: Where to write; the folder is made when missing.
-        title: What is shown, in a few words.
-        size: Width and height in inches, title included.
-        subtitle: Counts and settings, in a muted line below the title.
-        dpi: Pixels per inch.
+    `size` is width and height in inches, title included; the subtitle is a muted line for counts and
+    settings.
     """
     with mpl.rc_context(STYLE):
         canvas = Figure(figsize=size, layout="constrained")

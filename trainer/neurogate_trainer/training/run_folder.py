@@ -52,12 +52,7 @@ class RunFolder:
     ) -> Iterator[RunFolder]:
         """A new folder, or that of an unfinished run with the same settings; no other process may use it.
 
-        Args:
-            path: The folder.
-            config: The settings.
-            data: The data set.
-            run_id: Identifier of a new run; made up where it is empty.
-            retraining: What makes it a retraining; None leaves an unfinished run what it was.
+        `run_id` is made up where it is empty. A `retraining` of None leaves an unfinished run what it was.
 
         Raises:
             RunFolderError: Another process trains in it, or it is of another run, or holds something else.
@@ -82,7 +77,7 @@ class RunFolder:
             ):
                 yield TeeReporter(reporter, lines, events)
         except OSError as error:
-            # A full disk is told by what writes, which does not know the file.
+            # Whatever meets a full disk while it writes does not know the file.
             if error.filename is None and error.errno is not None:
                 error.filename = str(self.path)
             raise

@@ -39,14 +39,8 @@ Floats = npt.NDArray[np.float32]
 class Trainer:
     """A training run over decoded images.
 
-    Attributes:
-        config: The settings.
-        compute: How to compute.
-        model: The network with its initial weights; afterwards with the best ones.
-        training: The training split.
-        validation: The validation split.
-        run_dir: The run folder; checkpoint/, tensorboard/ and history.json are written there.
-        reporter: Told about every step and the result of every epoch.
+    Writes checkpoint/, tensorboard/ and history.json into the run folder. `model` has the initial weights
+    before and the best ones after `run`.
     """
 
     config: TrainConfig
@@ -123,7 +117,7 @@ class Trainer:
         epochs, steps = self._epochs(progress.phase), self._steps()
         if progress.epoch >= epochs or self._exhausted(progress):
             return
-        # Epochs are numbered over both phases, wherever they are told.
+        # Epochs are numbered over both phases, wherever they are shown.
         last = self.config.warmup_epochs + self.config.epochs
         self.reporter.phase(progress.phase, total=epochs * steps, unit="steps")
         if progress.epoch:
@@ -156,10 +150,10 @@ class Trainer:
             epoch=number,
         )
 
-        def told(_: int, logs: dict[str, float]) -> None:
+        def report_step(_: int, logs: dict[str, float]) -> None:
             self.reporter.advance(1, epoch=number, loss=logs["loss"], accuracy=logs["accuracy"])
 
-        callback = keras.callbacks.LambdaCallback(on_train_batch_end=told)
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=report_step)
         fitted = learner.fit(as_dataset(batches), shuffle=False, verbose=0, callbacks=[callback]).history
         loss = float(fitted["loss"][0])
         if not math.isfinite(loss):

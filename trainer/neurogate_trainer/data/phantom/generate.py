@@ -97,12 +97,6 @@ def generate_phantom(
     before. A run that was killed goes on where it was; a finished data set is checked against its manifest
     and left alone, but for masks that it lacks: they are made, and no byte of an image changes.
 
-    Args:
-        out: The folder: missing, empty, or one that an earlier call with the same settings wrote to.
-        settings: The defaults when None.
-        workers: Processes; one per usable core by default.
-        reporter: Told about every image.
-
     Raises:
         PhantomError: `out` holds something else, the disk is full, a worker died, or this machine renders
             other images than those whose masks are missing.
