@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from neurogate.v1 import manifest_pb2
 from neurogate_core.preprocessing.transform import default_spec
+from neurogate_testing.recorder import Recorder
 from neurogate_trainer.data.index import build_index
 from neurogate_trainer.data.splits import Splits
 from neurogate_trainer.evaluation import evaluate as e
@@ -85,15 +86,9 @@ class TestPredictions:
         assert not predictions.correct.any()
 
     def test_reports_every_image(self, version, index, spec):
-        class Counting(Reporter):
-            seen = 0
-
-            def advance(self, n=1, **metrics):
-                self.seen += n
-
-        reporter = Counting()
+        reporter = Recorder()
         predict(version, index, spec, reporter=reporter)
-        assert reporter.seen == len(index.records)
+        assert reporter.steps == len(index.records)
 
 
 class TestRefusals:

