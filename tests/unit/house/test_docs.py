@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+# What the changelog names may be gone.
+LIVING = [page for page in PAGES if page.name != "CHANGELOG.md"]
+FOREIGN = {"image_dataset_from_directory", "http_proxy", "test_set", "stop_grace_period", "SO_REUSEPORT"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
@@ -89,8 +92,7 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
     assert not broken
 
 
-# What the changelog names may be gone.
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
+@pytest.mark.parametrize("page", LIVING, ids=name_of)
 def test_paths_modules_and_targets_that_a_page_names_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     missing = []
@@ -121,6 +123,28 @@ def test_the_map_names_what_is_in_its_files() -> None:
         found = [source for source in SOURCES for file in listed if f"/{source}".endswith(f"/{file}")]
         for name in re.findall(r"`([^`]+)`", names):
             assert any(defines(ROOT / source, name) for source in found), f"{name} is not in {files}"
+
+
+@pytest.fixture(scope="module")
+def words() -> set[str]:
+    """Every identifier of the sources and their settings, the contract's also without their prefixes."""
+    folders = [ROOT / folder for folder in FOLDERS if folder != "docs"]
+    ends = {".py", ".proto", ".json", ".toml", ".js", ".config", ".txt"}
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in ends]
+    texts = [path.read_text(errors="replace") for path in files if path.stat().st_size < 2**20]
+    found = set().union(*(re.findall(r"\w+", text) for text in texts))
+    short = {word.partition(f"{kind}_")[2] for word in found for kind in ("REASON", "STATE", "VERDICT")}
+    return found | short | {path.stem for path in files} | FOREIGN
+
+
+@pytest.mark.parametrize("page", LIVING, ids=name_of)
+def test_codes_that_a_page_names_are_in_the_sources(page: Path, words: set[str]) -> None:
+    """Events of the log, metrics, reasons, settings: `backend_left`, `IMAGE_EMPTY`."""
+    codes = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+|[A-Z]+(?:_[A-Z]+)+)`", page.read_text()))
+    unknown = codes - words
+    # Some metrics' names are put together.
+    beginnings = tuple(word for word in words if unknown and re.fullmatch(r"neurogate_\w+_", word))
+    assert not {code for code in unknown if not code.startswith(beginnings)}
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
