@@ -82,7 +82,7 @@ REFUSALS = [
     (sample_image(), 2, "FRAME_OUT_OF_RANGE", "only the first is read", "frame"),
     (mr(Modality="CT"), 0, "NOT_MAGNETIC_RESONANCE", "modality is CT", "image"),
     (mr(BurnedInAnnotation="YES"), 0, "BURNED_IN_ANNOTATION", "BurnedInAnnotation is YES", "image"),
-    (mr()[:-100], 0, "IMAGE_CORRUPT", "PixelData", "image"),
+    (mr()[:-100], 0, "IMAGE_CORRUPT", "cannot be decoded", "image"),
 ]
 
 

@@ -79,6 +79,14 @@ def test_every_lossless_syntax_gives_the_same_picture(syntax: uid.UID, frames: i
         np.testing.assert_array_equal(levels(data, frame), expected)
 
 
+def test_8_bits_in_words_of_a_big_endian_file() -> None:
+    stored = gradient(most=200, kind=np.uint8)
+    head, tag, body = dicom_file(stored, syntax=uid.ExplicitVRBigEndian).partition(b"\x7f\xe0\0\x10OB\0\0")
+    words = np.frombuffer(body[4:], np.uint16).byteswap().tobytes()
+    data = head + tag.replace(b"OB", b"OW") + body[:4] + words
+    np.testing.assert_array_equal(levels(data), stored)
+
+
 def test_jpeg_baseline_is_what_pillow_decodes() -> None:
     stored = gradient(most=255, kind=np.uint8)
     data = dicom_file(stored, syntax=uid.JPEGBaseline8Bit)
@@ -353,7 +361,7 @@ def test_sizes_are_checked_before_pixels() -> None:
         levels(dicom_file(gradient(1, 200)), max_side=100)
     with pytest.raises(ImageCorruptError, match="48 x 0 pixels"):
         levels(dicom_file(gradient(), Rows=0))
-    with pytest.raises(ImageCorruptError, match="PixelData has 3072 bytes"):
+    with pytest.raises(ImageCorruptError, match="3000 x 3000 pixels cannot be decoded"):
         levels(dicom_file(gradient(), Rows=3000, Columns=3000))
     with pytest.raises(ImageCorruptError, match="frames, expected 1"):
         levels(dicom_file(gradient(), NumberOfFrames=2**30), 1)

@@ -93,7 +93,7 @@ def read(
     if frame > frames:
         raise FrameOutOfRangeError(f"frame {frame} is asked for, the file has {frames}")
     index = max(frame, 1) - 1
-    stored = _stored(dataset, index, rows, columns, frames)
+    stored = _stored(dataset, index, rows, columns)
     groups = list(_groups(dataset, index))
     padding = _padding(dataset, stored)
     levels = _levels(dataset, groups, stored, padding)
@@ -186,8 +186,10 @@ def _check_kind(dataset: pydicom.Dataset, *, allow_burned_in: bool) -> None:
             f"{stored} bits stored with high bit {high} in {allocated} allocated are not read, expected the "
             "lowest bits"
         )
-    if _whole(dataset, "PixelRepresentation", 0) not in {0, 1}:
+    if (sign := _whole(dataset, "PixelRepresentation", 0)) not in {0, 1}:
         raise ImageCorruptError("PixelRepresentation is neither 0 nor 1")
+    # pydicom asks for both.
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = samples, sign
 
 
 def _size(dataset: pydicom.Dataset) -> tuple[int, int, int]:
@@ -210,44 +212,31 @@ def _whole(dataset: pydicom.Dataset, name: str, default: int) -> int:
     return int(value)
 
 
-def _stored(dataset: pydicom.Dataset, index: int, rows: int, columns: int, frames: int) -> npt.NDArray[Any]:
+def _stored(dataset: pydicom.Dataset, index: int, rows: int, columns: int) -> npt.NDArray[Any]:
     """Stored values of a frame, [rows, columns], of an integer type as the header says."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    bits, signed = dataset.BitsAllocated, dataset.get("PixelRepresentation") == 1
-    if syntax in _NATIVE:
-        size = rows * columns * bits // 8
-        order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
-        pixels = dataset.PixelData
-        if len(pixels) < size * (index + 1):
-            raise ImageCorruptError(
-                f"PixelData has {len(pixels)} bytes, {frames} frames of {columns} x {rows} pixels need "
-                f"{size * frames}"
-            )
-        kind = f"{order}{'i' if signed else 'u'}{bits // 8}"
-        values = np.frombuffer(pixels, kind, rows * columns, size * index).reshape(rows, columns)
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    else:
-        try:
-            values, _ = get_decoder(syntax).as_array(
-                dataset, index=index, decoding_plugin=_PLUGINS[syntax], raw=True, validate=True
-            )
-        except Exception as error:
-            # pydicom puts what a decoder raised into an error of its own.
-            reason: BaseException | None = error
-            while reason is not None and not isinstance(reason, MemoryError):
-                reason = reason.__cause__ or reason.__context__
-            if reason is not None:
-                raise MemoryError from error
-            raise ImageCorruptError(
-                f"the frame cannot be decoded ({_name(syntax)}): {type(error).__name__}"
-            ) from error
-        if values.shape != (rows, columns):
-            raise ImageCorruptError(
-                f"the frame does not decode to the {columns} x {rows} pixels of the header"
-            )
+    try:
+        values, _ = get_decoder(syntax).as_array(
+            dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, ""), raw=True, validate=True
+        )
+    except Exception as error:
+        # pydicom puts what a decoder raised into an error of its own.
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, MemoryError):
+            reason = reason.__cause__ or reason.__context__
+        if reason is not None:
+            raise MemoryError from error
+        raise ImageCorruptError(
+            f"the frame of {columns} x {rows} pixels cannot be decoded ({_name(syntax)}): "
+            f"{type(error).__name__}"
+        ) from error
+    if values.shape != (rows, columns):
+        raise ImageCorruptError(f"the frame does not decode to the {columns} x {rows} pixels of the header")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     unused = 8 * values.dtype.itemsize - dataset.BitsStored
     # Bits above those stored once held overlays, and are no part of the value.
-    return (values << unused) >> unused if unused > 0 else values
+    stored: npt.NDArray[Any] = (values << unused) >> unused if unused > 0 else values
+    return stored
 
 
 def _groups(dataset: pydicom.Dataset, index: int) -> Iterator[pydicom.Dataset]:
