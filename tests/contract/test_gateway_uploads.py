@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import numpy as np
@@ -70,34 +71,30 @@ async def test_images_are_kept_and_acknowledged_in_order(tmp_path: Path) -> None
         assert len(await listed(gateway)) == 100
 
 
-async def test_chunks_are_put_together(tmp_path: Path) -> None:
-    async with serving_gateway(data_dir=str(tmp_path)) as (gateway, _):
-        image = sample_image(1)
-        cuts = [image[:10], image[10:10], image[10:500], image[500:]]
-        requests = [Request(key="a", class_id="glioma", data=cuts[0], more=True)]
-        requests += [Request(key="a", data=cut, more=True) for cut in cuts[1:-1]] + [Request(data=cuts[-1])]
-        [response] = await upload(gateway, requests)
-        assert (response.key, response.example.example_id) == (
-            "a",
-            hashlib.sha256(deidentified(image)).hexdigest(),
-        )
-
-
-async def test_what_is_wrong_with_an_item_is_told_and_ends_nothing(tmp_path: Path) -> None:
+async def test_chunks_are_put_together_and_a_wrong_item_ends_nothing(tmp_path: Path) -> None:
     # With one thread the items are checked in their order, so the first claims the image that several have.
     settings = {"data_dir": str(tmp_path), "max_image_bytes": 100_000, "transform_threads": 1}
     async with serving_gateway(**settings) as (gateway, _):
-        good = sample_image(1)
+        good, large = sample_image(1), b"x" * 60_000
+        open_item = Request(class_id="glioma", data=b"a", more=True)
+        in_chunks = [
+            Request(key="a", class_id="glioma", data=good[:10], more=True),
+            Request(key="a", data=b"", more=True),
+            Request(key="a", data=good[10:500], more=True),
+            Request(data=good[500:]),
+        ]
         items: list[tuple[list[Request], str]] = [
-            ([Request(class_id="glioma", data=good)], ""),
+            (in_chunks, ""),
             ([Request(class_id="notumor", data=good)], "EXAMPLE_CONFLICT"),
             ([Request(class_id="brain", data=good)], "CLASS_NOT_FOUND"),
             ([Request(class_id="glioma")], "IMAGE_EMPTY"),
-            ([Request(class_id="glioma", data=b"x" * 100_001)], "IMAGE_TOO_LARGE"),
+            ([Request(class_id="glioma", data=large * 2)], "IMAGE_TOO_LARGE"),
             (
-                [Request(class_id="glioma", data=b"x" * 60_000, more=True)]
-                + [Request(data=b"x" * 60_000, more=True)] * 5
-                + [Request()],
+                [
+                    Request(class_id="glioma", data=large, more=True),
+                    Request(data=large, more=True),
+                    Request(),
+                ],
                 "IMAGE_TOO_LARGE",
             ),
             ([Request(class_id="glioma", data=b"no image at all")], "IMAGE_FORMAT_UNSUPPORTED"),
@@ -109,24 +106,22 @@ async def test_what_is_wrong_with_an_item_is_told_and_ends_nothing(tmp_path: Pat
             ([Request(class_id="glioma", data=good, group="g" * 129)], "EXAMPLE_NAME_INVALID"),
             ([Request(class_id="glioma", data=good, key="k" * 257)], "KEY_INVALID"),
             ([Request(data=good)], "UPLOAD_SEQUENCE_INVALID"),
-            (
-                [Request(data=b"a", more=True), Request(data=b"b", more=True), Request()],
-                "UPLOAD_SEQUENCE_INVALID",
-            ),
-            (
-                [Request(class_id="glioma", data=b"a", more=True, key="x"), Request(key="y")],
-                "UPLOAD_SEQUENCE_INVALID",
-            ),
-            ([Request(class_id="glioma", data=b"a", more=True)], "UPLOAD_SEQUENCE_INVALID"),
+            ([Request(data=b"a", more=True), Request(more=True), Request()], "UPLOAD_SEQUENCE_INVALID"),
+            ([open_item, Request(key="y")], "UPLOAD_SEQUENCE_INVALID"),
+            ([open_item], "UPLOAD_SEQUENCE_INVALID"),
             ([Request(class_id="glioma", data=sample_image(2))], ""),
-            ([Request(class_id="glioma", data=b"a", more=True)], "UPLOAD_SEQUENCE_INVALID"),
+            ([open_item], "UPLOAD_SEQUENCE_INVALID"),
         ]
         responses = await upload(gateway, [request for messages, _ in items for request in messages])
         assert [reason(response) for response in responses] == [expected for _, expected in items]
-        assert len(await listed(gateway)) == 2
+        kept = [hashlib.sha256(deidentified(image)).hexdigest() for image in (good, sample_image(2))]
+        assert (responses[0].key, responses[0].example.example_id) == ("a", kept[0])
+        assert await listed(gateway) == dict.fromkeys(kept, "glioma")
 
 
-async def test_a_full_store_refuses_what_is_new(tmp_path: Path) -> None:
+async def test_a_full_store_refuses_what_is_new_and_one_that_is_away_asks_for_a_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving_gateway(data_dir=str(tmp_path), max_store_bytes=2**20) as (gateway, _):
         noise = np.random.default_rng(0).integers(0, 256, (700, 600, 3), np.uint8)
         fits, large = sample_image(1), encode(Image.fromarray(noise), "BMP")
@@ -135,24 +130,14 @@ async def test_a_full_store_refuses_what_is_new(tmp_path: Path) -> None:
         assert [reason(response) for response in responses] == ["", "EXAMPLE_STORE_FULL", ""]
         assert responses[1].error.code == code_pb2.RESOURCE_EXHAUSTED
         assert responses[2].example.duplicate
-
-
-async def test_a_database_that_is_away_refuses_for_a_retry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with serving_gateway(data_dir=str(tmp_path)) as (gateway, _):
         assert gateway.gateway.training is not None
-        store = gateway.gateway.training.store.examples
-
-        def fail(_: Any) -> None:
-            raise RecordsUnavailableError("away")
-
+        away = mock.Mock(side_effect=RecordsUnavailableError("away"))
         with monkeypatch.context() as patch:
-            patch.setattr(store, "add", fail)
-            [response] = await upload(gateway, [Request(class_id="glioma", data=sample_image())])
+            patch.setattr(gateway.gateway.training.store.examples, "add", away)
+            [response] = await upload(gateway, requests[:1])
         assert (response.error.code, reason(response)) == (code_pb2.UNAVAILABLE, "RECORDS_UNAVAILABLE")
-        [response] = await upload(gateway, [Request(class_id="glioma", data=sample_image())])
-        assert not response.example.duplicate
+        [response] = await upload(gateway, requests[:1])
+        assert response.example.duplicate
 
 
 async def test_without_a_version_nothing_can_be_checked(tmp_path: Path) -> None:
@@ -205,14 +190,17 @@ async def test_a_caller_that_does_not_read_is_not_read_either(
         call.cancel()
 
 
-async def test_an_idle_upload_gives_its_place_back(tmp_path: Path) -> None:
-    async with serving_gateway(data_dir=str(tmp_path), default_timeout_seconds=1.0) as (gateway, _):
+async def test_an_upload_holds_a_place_for_bulk_calls_until_it_is_idle(tmp_path: Path) -> None:
+    settings = {"data_dir": str(tmp_path), "default_timeout_seconds": 1.0, "max_bulk_calls": 1}
+    async with serving_gateway(**settings) as (gateway, _):
         call = gateway.training.UploadExamples()
         await call.write(Request(class_id="glioma", data=sample_image()))
         assert (await call.read()).HasField("example")
+        assert await failed_upload(gateway) == "OVERLOADED"
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call.read()
         assert failure_of(error.value).reason == "DEADLINE_TOO_SHORT"
+        assert len(await upload(gateway, [Request(class_id="glioma", data=sample_image(3))])) == 1
 
 
 async def test_a_stop_acknowledges_what_was_read_and_says_so(tmp_path: Path) -> None:
@@ -226,14 +214,3 @@ async def test_a_stop_acknowledges_what_was_read_and_says_so(tmp_path: Path) -> 
             await call.read()
         assert failure_of(error.value).reason == "SHUTTING_DOWN"
         assert await failed_upload(gateway) == "SHUTTING_DOWN"
-
-
-async def test_uploads_are_bulk_calls(tmp_path: Path) -> None:
-    async with serving_gateway(data_dir=str(tmp_path), max_bulk_calls=1) as (gateway, _):
-        call = gateway.training.UploadExamples()
-        await call.write(Request(class_id="glioma", data=sample_image()))
-        assert (await call.read()).HasField("example")
-        assert await failed_upload(gateway) == "OVERLOADED"
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
-        assert len(await upload(gateway, [Request(class_id="glioma", data=sample_image(3))])) == 1

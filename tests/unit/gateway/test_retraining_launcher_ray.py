@@ -13,6 +13,7 @@ import pytest
 import ray
 from neurogate_gateway.retraining.launcher import Job, JobState, LaunchError
 from neurogate_gateway.retraining.launcher_ray import RayLauncher
+from neurogate_testing.processes import free_port
 
 
 class HangingClient:
@@ -43,7 +44,7 @@ def client(monkeypatch):
     client.answers.set()
 
 
-async def test_a_dashboard_that_hangs_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+async def test_a_dashboard_that_hangs_or_is_not_there_may_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr("neurogate_gateway.retraining.launcher_ray._ANSWER_SECONDS", 0.2)
     # The kernel takes connections, and nobody ever answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -52,6 +53,11 @@ async def test_a_dashboard_that_hangs_is_not_waited_for_for_ever(tmp_path, monke
             await launcher.start(Job("a", (sys.executable,), tmp_path))
         launcher.close()
     assert hung.value.transient
+    launcher = RayLauncher(f"http://127.0.0.1:{free_port()}", cpus=1, gpus=0)
+    with pytest.raises(LaunchError, match="the Ray cluster at") as refused:
+        await launcher.start(Job("a", (sys.executable,), tmp_path))
+    assert refused.value.transient
+    launcher.close()
 
 
 class Dashboard(BaseHTTPRequestHandler):
