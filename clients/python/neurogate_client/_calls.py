@@ -58,7 +58,6 @@ _HEALTH = (
 
 
 def new_request_id() -> str:
-    """An identifier that no other call has."""
     return uuid.uuid4().hex
 
 
@@ -190,7 +189,6 @@ def build_retraining(
 
 
 def parse_model_ref(message: model_pb2.ModelVersionRef) -> ModelRef:
-    """The version that answered."""
     return ModelRef(message.name, message.version, message.label, message.manifest_digest)
 
 
@@ -229,7 +227,6 @@ def _seconds(duration: duration_pb2.Duration) -> float:
 
 
 def parse_classify(response: classification_pb2.ClassifyResponse) -> Classification:
-    """The answer of a `Classify`."""
     return parse_classification(response.classification, parse_model_ref(response.model), response.request_id)
 
 
@@ -239,7 +236,6 @@ def parse_result(
     model: ModelRef,
     request_id: str = "",
 ) -> Result[K]:
-    """What became of one image of a batch or stream."""
     if message.WhichOneof("result") == "classification":
         answer = parse_classification(message.classification, model, request_id)
         return Result(key, classification=answer, model=model)
@@ -261,7 +257,6 @@ def parse_batch(sent: int, response: classification_pb2.BatchClassifyResponse) -
 
 
 def parse_explanation(response: classification_pb2.ExplainResponse) -> Explanation:
-    """An explanation with its answer."""
     model = parse_model_ref(response.model)
     return Explanation(
         classification=parse_classification(response.classification, model, response.request_id),
@@ -273,7 +268,6 @@ def parse_explanation(response: classification_pb2.ExplainResponse) -> Explanati
 
 
 def parse_health(service: str, response: HealthResponse) -> Health:
-    """A status of `grpc.health.v1`."""
     known = 0 <= response.value < len(_HEALTH)
     return Health(service, _HEALTH[response.value] if known else HealthStatus.UNKNOWN)
 
@@ -298,20 +292,16 @@ class Readiness:
         return min(self._end - time.monotonic(), _LOOK_SECONDS)
 
     def pause_seconds(self) -> float:
-        """Seconds until the next health check."""
         return min(_POLL_SECONDS, max(0.0, self._end - time.monotonic()))
 
     def failed(self, error: NeurogateError, seconds: float) -> None:
-        """Notes that a health check of `seconds` failed."""
         # That the time left for the last look was short says nothing of the gateway.
         if self.last is None or seconds >= _LOOK_SECONDS or not isinstance(error, DeadlineExceededError):
             self.last = error
 
     def refused(self, health: Health) -> None:
-        """Notes that the gateway answered that it takes no work."""
         self.last = ModelNotReadyError(f"the gateway at {self._target} answers {health.status}")
 
     def failure(self) -> UnavailableError:
-        """The end of a wait that came to nothing."""
         said = self.last.message if self.last else "no answer"
         return UnavailableError(f"not ready after {self._timeout:g} s: {said}")

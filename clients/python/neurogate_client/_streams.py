@@ -191,7 +191,6 @@ class SendingCall(Generic[S, T]):
         raise NotImplementedError
 
     def _messages(self, key: str, item: S, data: bytes) -> Iterator[Any]:
-        """One image on the wire."""
         raise NotImplementedError
 
     def _result(self, sent: Sent[S], answer: Any) -> T:  # noqa: ANN401 - a response, or why there is none
@@ -433,7 +432,6 @@ class _AsyncSource(Iterator[K]):
         return item
 
     def cancel(self) -> None:
-        """Lets go of a thread that waits for the next item."""
         self._cancelled = True
         if self._step is not None:
             self._step.cancel()
@@ -459,7 +457,6 @@ class Reconnecting:
         self.worked()
 
     def worked(self) -> None:
-        """Notes that a response has come."""
         self._since: float | None = None
         self._delay = _FIRST_DELAY
 
@@ -494,7 +491,6 @@ class Watch(Generic[T]):
         self.retry = Reconnecting(patience)
 
     def request(self) -> Message:
-        """What to ask for."""
         raise NotImplementedError
 
     def take(self, response: Any) -> T | None:  # noqa: ANN401 - of its own RPC
@@ -525,7 +521,6 @@ class VersionsWatch(Watch[model_pb2.WatchModelVersionsResponse]):
         self._token = ""
 
     def request(self) -> model_pb2.WatchModelVersionsRequest:
-        """What to ask for."""
         return model_pb2.WatchModelVersionsRequest(model=self._model, resume_token=self._token)
 
     def take(
@@ -554,7 +549,6 @@ class RetrainingWatch(Watch[training_pb2.RetrainingEvent]):
         self._last = after_sequence
 
     def request(self) -> training_pb2.WatchRetrainingRequest:
-        """What to ask for."""
         return training_pb2.WatchRetrainingRequest(
             retraining_id=self._retraining_id, after_sequence=self._last
         )
