@@ -12,7 +12,7 @@ from neurogate_cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from neurogate_cli.demo import folder as demo_run
 from neurogate_cli.demo.loop import loop
 from neurogate_cli.demo.report import draw_evidence, show_samples, show_summary
-from neurogate_cli.demo.steps import MODEL, Steps, environment, log_files, make_images, tell_next, train_first
+from neurogate_cli.demo.steps import MODEL, Steps, environment, first_version, log_files, tell_next
 from neurogate_cli.local_stack import processes
 from neurogate_cli.local_stack.servers import NotServingError, Servers
 from neurogate_cli.render.output import stderr, stdout, tell
@@ -63,8 +63,14 @@ def demo(
             if whole_loop:
                 good = loop(supervisor, steps, paths)
             else:
-                wanted = {key: value for key, value in sizes.items() if value is not None}
-                _train(supervisor, steps, paths, wanted)
+                first_version(
+                    supervisor,
+                    steps,
+                    paths,
+                    data=f"Data: a phantom data set in {paths.data}",
+                    training=f"Training: a version of {MODEL} for {paths.models}",
+                    sizes=[f"{option}={value}" for option, value in sizes.items() if value is not None],
+                )
                 good = _serve(supervisor, steps, paths)
     except processes.Interrupted as stop:
         tell(log, "")
@@ -84,25 +90,6 @@ def demo(
         fail(str(error))
     if not good:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _train(
-    supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths, sizes: dict[str, int]
-) -> None:
-    missing = demo_run.what_is_missing(paths, MODEL)
-    if missing is None:
-        version = demo_run.published_version(paths)
-        steps.note(
-            f"version {version} and its data are there: nothing to make; remove {paths.folder} for new ones"
-        )
-        return
-    options = [part for key, value in sizes.items() for part in (key, str(value))]
-    with steps.step(f"Data: a phantom data set in {paths.data}"):
-        make_images(supervisor, paths.data, options)
-    if missing is demo_run.Missing.IMAGES:
-        return
-    with steps.step(f"Training: a version of {MODEL} for {paths.models}"):
-        train_first(supervisor, paths)
 
 
 def _serve(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) -> bool:

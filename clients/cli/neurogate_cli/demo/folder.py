@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,6 @@ from neurogate_core.repository import ModelRepository
 
 class DemoError(Exception):
     """The demo's folder holds something that the demo cannot use; the message says what to do."""
-
-
-class Missing(enum.Enum):
-    """What has to be made before images can be classified."""
-
-    IMAGES = "the held-out images, or some of them"
-    VERSION = "a published version of a finished run"
 
 
 class Paths:
@@ -49,16 +41,14 @@ class HeldOut:
     class_id: str
 
 
-def what_is_missing(paths: Paths, model: str) -> Missing | None:
-    """What a demo in this folder has to make first; None when everything is there."""
+def has_version(paths: Paths, model: str) -> bool:
+    """Whether the run has published a version that is still there."""
     try:
         version = published_version(paths)
-        images = held_out_images(paths)
+        held_out_images(paths)
     except DemoError:
-        return Missing.VERSION
-    if version not in ModelRepository(paths.models).versions(model):
-        return Missing.VERSION
-    return None if all(each.path.is_file() for each in images) else Missing.IMAGES
+        return False
+    return version in ModelRepository(paths.models).versions(model)
 
 
 def published_version(paths: Paths) -> int:
@@ -67,12 +57,10 @@ def published_version(paths: Paths) -> int:
     Raises:
         DemoError: it has not.
     """
-    record = _read(paths.run / "published.json")
-    version = record.get("version")
+    path = paths.run / "published.json"
+    version = _read(path).get("version")
     if not isinstance(version, int) or version < 1:
-        raise DemoError(
-            f"{paths.run / 'published.json'} names no version; remove {paths.run} and run the demo again"
-        )
+        raise _useless(path, "it names no version")
     return version
 
 
@@ -82,15 +70,14 @@ def held_out_images(paths: Paths) -> list[HeldOut]:
     Raises:
         DemoError: there is no such split.
     """
-    entries = _read(paths.run / "splits.json").get("test")
+    path = paths.run / "splits.json"
+    entries = _read(path).get("test")
     try:
         images = [HeldOut(each["path"], paths.data / each["path"], each["class"]) for each in entries or ()]
     except (TypeError, KeyError):
         images = []
     if not images:
-        raise DemoError(
-            f"{paths.run / 'splits.json'} names no test images; remove {paths.run} and run the demo again"
-        )
+        raise _useless(path, "it names no test images")
     return images
 
 
@@ -98,7 +85,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DemoError(
-            f"cannot read {path} ({error}); remove {path.parent} and run the demo again"
-        ) from error
+        raise _useless(path, str(error)) from error
     return document if isinstance(document, dict) else {}
+
+
+def _useless(path: Path, why: str) -> DemoError:
+    return DemoError(f"{path} cannot be used ({why}); remove {path.parent} and run the demo again")

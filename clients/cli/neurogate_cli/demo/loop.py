@@ -23,7 +23,7 @@ from neurogate_cli.render.release import gate_view
 
 from . import folder as demo_run
 from .report import Measured, measure, show_before_and_after
-from .steps import MODEL, Steps, log_files, make_images, tell_next, train_first
+from .steps import MODEL, Steps, first_version, log_files, make_images, tell_next
 
 FEW = 30
 """Images a class that the first version learns from."""
@@ -125,14 +125,14 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
 
 def _first_version(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) -> None:
     sizes = ["--size", str(SIDE)]
-    if demo_run.what_is_missing(paths, MODEL) is None:
-        steps.note(f"the first version and its data are there; remove {paths.folder} for new ones")
-    else:
-        with steps.step(f"Data: {FEW} labelled images a class to begin with, {SEALED} sealed ones"):
-            few = ["--train-per-class", str(FEW), "--test-per-class", str(SEALED)]
-            make_images(supervisor, paths.data, [*sizes, *few])
-        with steps.step(f"Training: a first version of {MODEL} from few images"):
-            train_first(supervisor, paths)
+    first_version(
+        supervisor,
+        steps,
+        paths,
+        data=f"Data: {FEW} labelled images a class to begin with, {SEALED} sealed ones",
+        training=f"Training: a first version of {MODEL} from few images",
+        sizes=[*sizes, "--train-per-class", str(FEW), "--test-per-class", str(SEALED)],
+    )
     with steps.step(f"New images: {NEW} a class, from other phantoms"):
         new = ["--train-per-class", str(NEW), "--test-per-class", "0", "--seed", "1"]
         make_images(supervisor, paths.new, [*sizes, *new])

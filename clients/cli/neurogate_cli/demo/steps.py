@@ -15,7 +15,7 @@ from rich.text import Text
 from neurogate_cli.local_stack import processes
 from neurogate_cli.render.output import duration, stdout
 
-from .folder import Paths
+from .folder import Paths, has_version, held_out_images, published_version
 
 MODEL = "brain_tumor"
 
@@ -59,12 +59,36 @@ def make_images(supervisor: processes.Supervisor, folder: Path, options: Sequenc
     supervisor.run("neurogate-trainer data phantom", [trainer, "data", "phantom", str(folder), *options])
 
 
-def train_first(supervisor: processes.Supervisor, paths: Paths) -> None:
+def _train(supervisor: processes.Supervisor, paths: Paths) -> None:
     """Trains on the demo's data set and publishes the version; goes on where it was interrupted."""
     trainer = processes.program("neurogate-trainer")
     options = ["--repository", paths.models, "--model", MODEL, "--run-dir", paths.run, "--preset", "demo"]
     command = [trainer, "train", paths.data, *options, "--keep-given-test"]
     supervisor.run("neurogate-trainer train", [str(part) for part in command])
+
+
+def first_version(
+    supervisor: processes.Supervisor,
+    steps: Steps,
+    paths: Paths,
+    *,
+    data: str,
+    training: str,
+    sizes: Sequence[str],
+) -> None:
+    """Makes data and trains on them, in steps called `data` and `training`; what is there is reused."""
+    trained = has_version(paths, MODEL)
+    if trained and all(each.path.is_file() for each in held_out_images(paths)):
+        version = published_version(paths)
+        steps.note(
+            f"version {version} and its data are there: nothing to make; remove {paths.folder} for new ones"
+        )
+        return
+    with steps.step(data):
+        make_images(supervisor, paths.data, sizes)
+    if not trained:
+        with steps.step(training):
+            _train(supervisor, paths)
 
 
 def tell_next(lines: Sequence[str]) -> None:
