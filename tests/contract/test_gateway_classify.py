@@ -13,6 +13,8 @@ from neurogate_core.preprocessing.transform import transform
 from neurogate_testing.fake_backend import CLASSES, FakeBackend, build_manifest, fake_outputs, sample_image
 from neurogate_testing.gateway_harness import failure, failure_of, running_gateway, serving_gateway, stream_of
 
+REQUEST_ID = " ~!@#".ljust(128, "x")
+
 
 def version(number: int) -> model_pb2.ModelSelector:
     return model_pb2.ModelSelector(version=number)
@@ -25,7 +27,8 @@ def label(name: str) -> model_pb2.ModelSelector:
 async def test_the_answer_is_the_models_with_scores_in_falling_order() -> None:
     async with serving_gateway() as (gateway, backend):
         image = sample_image(7)
-        response = await gateway.classification.Classify(pb.ClassifyRequest(image=image, request_id="r-1"))
+        request = pb.ClassifyRequest(image=image, request_id=REQUEST_ID)
+        response = await gateway.classification.Classify(request)
         manifest = backend.versions[1].manifest
         outputs = fake_outputs(transform(image, manifest.transform)[np.newaxis], 1)
         expected = sorted(zip(outputs["probabilities"][0].tolist(), CLASSES, strict=True), reverse=True)
@@ -34,7 +37,7 @@ async def test_the_answer_is_the_models_with_scores_in_falling_order() -> None:
         assert [score.probability for score in scores] == [probability for probability, _ in expected]
         assert [CLASSES[score.index][0] for score in scores] == [score.class_id for score in scores]
         assert response.classification.ood_score == outputs["ood_score"][0]
-        assert response.request_id == "r-1"
+        assert response.request_id == REQUEST_ID
         assert (response.model.name, response.model.version, response.model.label) == (
             "brain_tumor",
             1,

@@ -4,87 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_core.manifest import serialize_manifest
 from neurogate_gateway.backends.backend_metrics import VersionMetrics
 from neurogate_gateway.backends.concurrency import CallKind, ConcurrencyLimit
-from neurogate_gateway.backends.discovery import discover
-from neurogate_gateway.backends.endpoint import BackendEndpoint
-from neurogate_gateway.backends.pool import BackendPool, BackendPrediction
-from neurogate_gateway.backends.tfserving import BackendVersion, Outputs, Pixels
-from neurogate_gateway.backends.verification import ServedVersion, VersionVerifier
+from neurogate_gateway.backends.pool import BackendPrediction
+from neurogate_gateway.backends.tfserving import BackendVersion
+from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.observability.metrics import Metrics
-from neurogate_testing.fake_backend import build_manifest, fake_outputs
+from neurogate_testing.scripted_backend import ScriptedBackend, ScriptedPool, transforms
 
 AVAILABLE = tfs_pb2.ModelVersionStatus.STATE_AVAILABLE
+__all__ = ["transforms"]
+
 PIXELS = np.zeros((32, 32, 3), np.uint8)
+SLOW = DeadlineTooShortError("slow")
 
 
-class Server:
-    """One version, and others, whose polls and predictions answer, or do not, as the test says."""
-
-    def __init__(self) -> None:
-        self.polls_answer = True
-        self.predictions_answer = asyncio.Event()
-        self.predictions_answer.set()
-        self.poll_seconds: list[float] = []
-        self.predicting = 0
-        self.number = 1
-        self.also: list[BackendVersion] = []
-
-    async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
-        self.poll_seconds.append(seconds)
-        if not self.polls_answer:
-            raise DeadlineTooShortError("slow")
-        return [BackendVersion(self.number, AVAILABLE), *self.also]
-
-    async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
-        return serialize_manifest(build_manifest(version))
-
-    async def predict(
-        self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
-    ) -> Outputs:
-        self.predicting += 1
-        await self.predictions_answer.wait()
-        outputs = fake_outputs(pixels[np.newaxis], version)
-        return Outputs(outputs["probabilities"][0], float(outputs["ood_score"][0]))
-
-    async def reload(self, config: tfs_pb2.ModelServerConfig) -> None:
-        raise AssertionError
-
-    async def connected(self) -> None:
-        raise AssertionError
-
-    async def disconnected(self) -> None:
-        raise AssertionError
-
-    async def close(self) -> None:
-        pass
-
-
-class World:
-    """Model servers with version 1 READY."""
+class World(ScriptedPool):
+    """Model servers that have version 1."""
 
     def __init__(self, transforms: TransformPool, count: int) -> None:
-        self.servers = [Server() for _ in range(count)]
-        made = iter(self.servers)
-        verifier = VersionVerifier(transforms.pixels, None, model="brain_tumor", seconds_per_call=5)
-        self.pool = BackendPool(discover("a:1"), lambda _: next(made), verifier, poll_interval=1)
-        self.endpoints = [self.pool.endpoint(f"a:{number}") for number in range(count)]
-
-    async def poll(self, endpoint: BackendEndpoint) -> None:
-        await endpoint.poll()
-        while verifications := [
-            entry.verification for entry in endpoint.entries.values() if entry.verification
-        ]:
-            await asyncio.wait(verifications)
+        super().__init__(transforms, count)
+        for server in self.servers:
+            server.list_versions(1)
 
     @property
     def version(self) -> ServedVersion:
@@ -99,13 +47,6 @@ class World:
         )
 
 
-@pytest.fixture
-async def transforms() -> AsyncIterator[TransformPool]:
-    made = TransformPool(1)
-    yield made
-    made.close()
-
-
 async def ready(transforms: TransformPool, count: int) -> World:
     world = World(transforms, count)
     for each in world.endpoints:
@@ -113,19 +54,19 @@ async def ready(transforms: TransformPool, count: int) -> World:
     return world
 
 
-async def until_predicting(server: Server, number: int) -> None:
-    while server.predicting < number:  # noqa: ASYNC110 - it lets the others run, and they are quick
+async def until_begun(server: ScriptedBackend, number: int) -> None:
+    while server.begun < number:  # noqa: ASYNC110 - it lets the others run, and they are quick
         await asyncio.sleep(0)
 
 
 async def test_doubt_gives_the_next_polls_more_time(transforms: TransformPool) -> None:
     world = await ready(transforms, 1)
     [server], [only] = world.servers, world.endpoints
-    server.polls_answer = False
+    server.listed = SLOW
     for _ in range(2):
         await only.poll()
         assert only.misses
-    server.polls_answer = True
+    server.list_versions(1)
     await only.poll()
     assert not only.misses
     assert [round(seconds) for seconds in server.poll_seconds] == [1, 1, 2, 2]
@@ -141,7 +82,7 @@ async def test_a_server_that_answers_predictions_is_never_lost(transforms: Trans
         return await versions(model, seconds=seconds)
 
     server.versions = busy  # type: ignore[method-assign]
-    server.polls_answer = False
+    server.listed = SLOW
     for _ in range(10):
         await only.poll()
     assert world.pool.ready(1) is not None
@@ -178,7 +119,7 @@ async def test_retired_versions_are_forgotten_beyond_a_number_and_come_back(
     pool.version_changed.add(lambda view: told.update([view.number]))
     for number in range(2, 8):
         for server, each in zip(world.servers, world.endpoints, strict=True):
-            server.number = number
+            server.list_versions(number)
             await world.poll(each)
     assert [view.number for view in pool.versions()] == [7, 6, 5]
     assert pool.view(1) is None
@@ -187,12 +128,12 @@ async def test_retired_versions_are_forgotten_beyond_a_number_and_come_back(
     ended = BackendVersion(2, tfs_pb2.ModelVersionStatus.STATE_END, "")
     for server, each in zip(world.servers, world.endpoints, strict=True):
         # TensorFlow Serving goes on naming what it has unloaded.
-        server.also = [ended]
+        server.listed = [BackendVersion(7, AVAILABLE), ended]
         await world.poll(each)
     assert told == before
     assert pool.view(2) is None
     [server, _], [first, _] = world.servers, world.endpoints
-    server.also, server.number = [], 2
+    server.list_versions(2)
     await world.poll(first)
     assert pool.ready(2) is not None
 
@@ -201,7 +142,7 @@ async def test_what_was_seen_does_not_change(transforms: TransformPool) -> None:
     world = await ready(transforms, 1)
     [server], [only] = world.servers, world.endpoints
     seen = world.pool.snapshot
-    server.number = 2
+    server.list_versions(2)
     await world.poll(only)
     assert (seen.ready(1), seen.ready(2), seen.view(2)) == (seen.served[1], None, None)
     now = world.pool.snapshot
@@ -215,11 +156,12 @@ async def test_rejections_that_are_over_are_counted_and_forgotten(transforms: Tr
     [server], [only] = world.servers, world.endpoints
     measures = VersionMetrics(Metrics(), world.pool)
     for number in range(2, 30):
-        server.also = [BackendVersion(number, tfs_pb2.ModelVersionStatus.STATE_END, "broken")]
+        broken = BackendVersion(number, tfs_pb2.ModelVersionStatus.STATE_END, "broken")
+        server.listed = [BackendVersion(1, AVAILABLE), broken]
         await world.poll(only)
         await world.poll(only)
         assert list(measures._counted) == [number]
-    server.also = []
+    server.list_versions(1)
     await world.poll(only)
     assert measures._counted == {}
 
@@ -227,19 +169,19 @@ async def test_rejections_that_are_over_are_counted_and_forgotten(transforms: Tr
 async def test_the_doubtful_come_last(transforms: TransformPool) -> None:
     world = await ready(transforms, 3)
     for server in world.servers:
-        server.predicting = 0
-    world.servers[0].polls_answer = False
+        server.begun = 0
+    world.servers[0].listed = SLOW
     await world.endpoints[0].poll()
     for _ in range(6):
         await world.predict()
-    assert [server.predicting for server in world.servers] == [0, 3, 3]
+    assert [server.begun for server in world.servers] == [0, 3, 3]
     for server, each in zip(world.servers[1:], world.endpoints[1:], strict=True):
-        server.polls_answer = False
+        server.listed = SLOW
         await each.poll()
     # None is without doubt now, and any may still answer.
     for _ in range(3):
         await world.predict()
-    assert sum(server.predicting for server in world.servers) == 9
+    assert sum(server.begun for server in world.servers) == 9
 
 
 async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(
@@ -248,8 +190,8 @@ async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(
     world = await ready(transforms, 2)
     first, second = world.endpoints
     for server, each in zip(world.servers, world.endpoints, strict=True):
-        server.predictions_answer.clear()
-        server.predicting = 0
+        server.gate.clear()
+        server.begun = 0
         each.slots.limit = ConcurrencyLimit(fixed=2)
     calls = [asyncio.create_task(world.predict()) for _ in range(8)]
 
@@ -259,15 +201,15 @@ async def test_who_waits_for_a_place_waits_elsewhere_when_doubt_comes_and_goes(
                 await asyncio.sleep(0)
 
     await until_waiting([4, 4])
-    world.servers[0].polls_answer = False
+    world.servers[0].listed = SLOW
     await first.poll()
     # The two at the first server were abandoned, and come before those who waited.
     await until_waiting([0, 6])
-    world.servers[0].polls_answer = True
+    world.servers[0].list_versions(1)
     await first.poll()
     await until_waiting([4, 6])
     for server in world.servers:
-        server.predictions_answer.set()
+        server.gate.set()
     assert None not in [await call for call in calls]
     assert len(second.slots.calls) == 0
 
@@ -277,10 +219,10 @@ async def test_without_others_who_waits_goes_on_waiting_until_the_server_is_lost
 ) -> None:
     world = await ready(transforms, 1)
     [server], [only] = world.servers, world.endpoints
-    server.predictions_answer.clear()
+    server.gate.clear()
     waiting = asyncio.create_task(world.predict())
-    await until_predicting(server, 5)
-    server.polls_answer = False
+    await until_begun(server, 5)
+    server.listed = SLOW
     for _ in range(2):
         await only.poll()
         assert not waiting.done()

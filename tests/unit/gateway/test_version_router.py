@@ -8,22 +8,16 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-import numpy as np
 import pytest
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate.v1 import manifest_pb2, model_pb2
-from neurogate_core.manifest import serialize_manifest
+from neurogate.v1 import model_pb2
 from neurogate_gateway.backends import versions as entries
-from neurogate_gateway.backends.discovery import discover
-from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import (
     BackendFaultError,
     BackendVersion,
-    Outputs,
-    Pixels,
     VersionUnloadedError,
 )
-from neurogate_gateway.backends.verification import ServedVersion, VersionVerifier
+from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.backends.versions import LOADING, PROVING, READY, REJECTED, RETIRED
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import (
@@ -35,8 +29,11 @@ from neurogate_gateway.errors import (
 from neurogate_gateway.inference.preprocessing import TransformPool
 from neurogate_gateway.release.router import VersionLostError, VersionRouter
 from neurogate_gateway.release.traffic_split import Routing
-from neurogate_testing.fake_backend import build_manifest, fake_outputs
+from neurogate_testing.fake_backend import build_manifest
 from neurogate_testing.refusals import refused
+from neurogate_testing.scripted_backend import ScriptedPool, transforms
+
+__all__ = ["transforms"]
 
 States = tfs_pb2.ModelVersionStatus
 AVAILABLE = States.STATE_AVAILABLE
@@ -44,75 +41,11 @@ UNREACHABLE = BackendUnavailableError("gone")
 TIMEOUT = DeadlineTooShortError("slow")
 
 
-class ScriptedBackend:
-    """Says what the test tells it to say next."""
-
-    def __init__(self) -> None:
-        self.listed: list[BackendVersion] | GatewayError = []
-        self.described: list[int] = []
-        self.unloaded: set[int] = set()
-        self.connection_ends = asyncio.Event()
-        self.connection_stands = asyncio.Event()
-        self.connection_stands.set()
-        self.manifests: dict[int, manifest_pb2.ModelManifest] = {}
-        self.failure: Exception | None = None
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.began = asyncio.Event()
-        self.predicting = 0
-        self.most_predicting = 0
-
-    def list_versions(self, *numbers: int, state: States.State = AVAILABLE, error: str = "") -> None:
-        self.listed = [BackendVersion(number, state, error) for number in numbers]
-
-    async def versions(self, model: str, *, seconds: float) -> list[BackendVersion]:
-        if isinstance(self.listed, GatewayError):
-            raise self.listed
-        return self.listed
-
-    async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
-        self.described.append(version)
-        if version in self.unloaded:
-            raise VersionUnloadedError
-        return serialize_manifest(self.manifests.get(version) or build_manifest(version))
-
-    async def predict(
-        self, model: str, version: int, pixels: Pixels, *, classes: int, gradcam: bool, seconds: float
-    ) -> Outputs:
-        self.predicting += 1
-        self.began.set()
-        self.most_predicting = max(self.most_predicting, self.predicting)
-        try:
-            await self.gate.wait()
-        finally:
-            self.predicting -= 1
-        if self.failure is not None:
-            raise self.failure
-        outputs = fake_outputs(pixels[np.newaxis], version)
-        return Outputs(outputs["probabilities"][0], float(outputs["ood_score"][0]))
-
-    async def reload(self, config: tfs_pb2.ModelServerConfig) -> None:
-        raise AssertionError
-
-    async def connected(self) -> None:
-        await self.connection_stands.wait()
-
-    async def disconnected(self) -> None:
-        await self.connection_ends.wait()
-        self.connection_ends.clear()
-
-    async def close(self) -> None:
-        pass
-
-
-class World:
-    def __init__(self, *, swap_wait: float = 5) -> None:
-        self.backend = ScriptedBackend()
-        self.transforms = TransformPool(1)
+class World(ScriptedPool):
+    def __init__(self, transforms: TransformPool, *, swap_wait: float = 5) -> None:
+        super().__init__(transforms)
+        [self.backend], [self.endpoint] = self.servers, self.endpoints
         self.told: list[bool] = []
-        verifier = VersionVerifier(self.transforms.pixels, None, model="brain_tumor", seconds_per_call=5)
-        self.pool = BackendPool(discover("a:1"), lambda _: self.backend, verifier, poll_interval=1)
-        self.endpoint = self.pool.endpoint("a:1")
         self.router = VersionRouter(
             self.pool,
             model="brain_tumor",
@@ -123,20 +56,15 @@ class World:
     def entries(self) -> list[entries.EndpointVersion]:
         return [self.endpoint.entries[number] for number in sorted(self.endpoint.entries, reverse=True)]
 
-    async def poll(self, *numbers: int, state: States.State = AVAILABLE, error: str = "") -> None:
-        """One poll that sees these versions, and the proofs that follow from it."""
+    async def see(self, *numbers: int, state: States.State = AVAILABLE, error: str = "") -> None:
+        """One poll that sees these versions, and the verifications that follow from it."""
         self.backend.list_versions(*numbers, state=state, error=error)
-        await self.endpoint.poll()
-        await self.verified()
+        await self.poll(self.endpoint)
 
     async def miss(self, error: GatewayError) -> None:
         """One poll that fails."""
         self.backend.listed = error
         await self.endpoint.poll()
-
-    async def verified(self) -> None:
-        while verifications := [entry.verification for entry in self.entries() if entry.verification]:
-            await asyncio.wait(verifications)
 
     def states(self) -> dict[int, int]:
         return {entry.number: entry.state for entry in self.entries()}
@@ -147,27 +75,25 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    made = World()
-    yield made
-    made.transforms.close()
+async def world(transforms: TransformPool) -> World:
+    return World(transforms)
 
 
 async def test_available_versions_become_ready(world: World) -> None:
-    await world.poll(1, 2)
+    await world.see(1, 2)
     assert world.states() == {2: READY, 1: READY}
     assert world.backend.described == [2, 1]
     assert await world.stable() == 2
-    await world.poll(1, 2)
+    await world.see(1, 2)
     assert world.backend.described == [2, 1]
 
 
 async def test_versions_that_leave_are_retired_and_proven_again_when_they_return(world: World) -> None:
-    await world.poll(1, 2)
-    await world.poll(1)
+    await world.see(1, 2)
+    await world.see(1)
     assert world.states() == {2: RETIRED, 1: READY}
     assert await world.stable() == 1
-    await world.poll(1, 2)
+    await world.see(1, 2)
     assert world.backend.described == [2, 1, 2]
     assert await world.stable() == 2
 
@@ -176,31 +102,31 @@ async def test_versions_that_leave_are_retired_and_proven_again_when_they_return
 async def test_a_version_that_is_loaded_anew_unseen_is_proven_again(
     world: World, state: States.State
 ) -> None:
-    await world.poll(1)
-    await world.poll(1, state=state)
+    await world.see(1)
+    await world.see(1, state=state)
     assert world.states() == {1: LOADING}
-    await world.poll(1)
+    await world.see(1)
     assert world.states() == {1: READY}
     assert world.backend.described == [1, 1]
 
 
 @pytest.mark.parametrize("state", [States.STATE_UNLOADING, States.STATE_END])
 async def test_unloading_retires(world: World, state: States.State) -> None:
-    await world.poll(1)
-    await world.poll(1, state=state)
+    await world.see(1)
+    await world.see(1, state=state)
     assert world.states() == {1: RETIRED}
 
 
 async def test_a_failed_load_is_rejected_and_stays_so(world: World) -> None:
     for _ in range(2):
-        await world.poll(1, state=States.STATE_END, error="NOT_FOUND: no file in /models/m/1: sorry")
+        await world.see(1, state=States.STATE_END, error="NOT_FOUND: no file in /models/m/1: sorry")
         [entry] = world.entries()
         assert entry.state == REJECTED
         assert entry.reason == "the model server could not load it: NOT_FOUND: no file in (path): sorry"
 
 
 async def test_an_unreachable_server_is_lost_at_the_second_miss(world: World) -> None:
-    await world.poll(1)
+    await world.see(1)
     await world.miss(UNREACHABLE)
     assert world.router.serving
     assert await world.stable() == 1
@@ -208,32 +134,32 @@ async def test_an_unreachable_server_is_lost_at_the_second_miss(world: World) ->
     assert (world.pool.connected, world.router.serving) == (False, False)
     with pytest.raises(BackendUnavailableError):
         await world.stable()
-    await world.poll(1)
+    await world.see(1)
     assert world.backend.described == [1, 1]
     assert await world.stable() == 1
 
 
 async def test_a_slow_server_is_lost_at_the_third_miss(world: World) -> None:
-    await world.poll(1)
+    await world.see(1)
     for _ in range(2):
         await world.miss(TIMEOUT)
         assert await world.stable() == 1
     await world.miss(TIMEOUT)
     assert not world.router.serving
-    await world.poll(1)
+    await world.see(1)
     for _ in range(2):
         await world.miss(TIMEOUT)
-    await world.poll(1)
+    await world.see(1)
     for _ in range(2):
         await world.miss(TIMEOUT)
     assert world.router.serving
 
 
 async def test_nothing_to_wait_for_is_told_at_once(world: World) -> None:
-    await world.poll()
+    await world.see()
     with refused("MODEL_NOT_READY"):
         await world.stable(seconds=1000)
-    await world.poll(1, state=States.STATE_LOADING)
+    await world.see(1, state=States.STATE_LOADING)
     with refused("MODEL_NOT_READY"):
         await world.stable(seconds=1000)
 
@@ -245,33 +171,33 @@ async def test_waiting_ends_with_the_deadline(world: World) -> None:
 
 
 async def test_a_call_waits_for_the_poll_that_follows_an_unloading(world: World) -> None:
-    await world.poll(1)
+    await world.see(1)
     [entry] = world.entries()
     world.endpoint.unloaded(entry, entry.times_ready)
     assert world.router.serving
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
-    await world.poll(2)
+    await world.see(2)
     assert await waiting == 2
     assert False not in world.told[world.told.index(True) :]
 
 
 async def test_news_of_an_older_proof_do_not_touch_the_newer(world: World) -> None:
-    await world.poll(1)
+    await world.see(1)
     [entry] = world.entries()
     proofs = entry.times_ready
-    await world.poll()
-    await world.poll(1)
+    await world.see()
+    await world.see(1)
     world.endpoint.unloaded(entry, proofs)
     assert world.states() == {1: READY}
 
 
 async def test_a_version_that_is_gone_during_its_proof_is_tried_again(world: World) -> None:
     world.backend.unloaded.add(1)
-    await world.poll(1)
+    await world.see(1)
     assert world.states() == {1: LOADING}
     world.backend.unloaded.clear()
-    await world.poll(1)
+    await world.see(1)
     assert world.states() == {1: READY}
 
 
@@ -296,37 +222,36 @@ async def chosen(world: World) -> ServedVersion:
 
 
 async def test_a_version_that_was_chosen_is_confirmed_or_not(world: World) -> None:
-    await world.poll(1)
+    await world.see(1)
     version = await chosen(world)
     await world.router.confirm(version, Deadline.after(5))
-    await world.poll(1, state=States.STATE_LOADING)
+    await world.see(1, state=States.STATE_LOADING)
     waiting = asyncio.create_task(world.router.confirm(version, Deadline.after(5)))
-    await world.poll(1)
+    await world.see(1)
     await waiting
     world.backend.manifests[1] = build_manifest(1, classes=OTHER_CLASSES)
-    await world.poll(1, state=States.STATE_LOADING)
+    await world.see(1, state=States.STATE_LOADING)
     waiting = asyncio.create_task(world.router.confirm(version, Deadline.after(5)))
-    await world.poll(1)
+    await world.see(1)
     with pytest.raises(VersionUnloadedError):
         await waiting
-    await world.poll()
+    await world.see()
     with pytest.raises(VersionUnloadedError):
         await world.router.confirm(version, Deadline.after(5))
 
 
-async def test_a_version_that_stays_away_is_lost() -> None:
-    world = World(swap_wait=0)
-    await world.poll(1)
+async def test_a_version_that_stays_away_is_lost(transforms: TransformPool) -> None:
+    world = World(transforms, swap_wait=0)
+    await world.see(1)
     version = await chosen(world)
     for _ in range(2):
         await world.miss(UNREACHABLE)
     with pytest.raises(VersionLostError):
         await world.router.confirm(version, Deadline.after(5))
-    world.transforms.close()
 
 
 async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped(world: World) -> None:
-    await world.poll(1)
+    await world.see(1)
     assert world.backend.most_predicting == 1
     world.backend.gate.clear()
     world.backend.began.clear()
@@ -349,19 +274,19 @@ async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped
 @pytest.mark.parametrize("error", [FAULT, MemoryError()])
 async def test_a_passing_fault_does_not_reject(world: World, error: Exception) -> None:
     world.backend.failure = error
-    await world.poll(1)
+    await world.see(1)
     [entry] = world.entries()
     assert entry.state == LOADING
     assert entry.reason.startswith("the proof was interrupted: ")
     world.backend.failure = None
-    await world.poll(1)
+    await world.see(1)
     assert (entry.state, entry.reason) == (READY, "")
 
 
 async def test_faults_without_end_reject(world: World) -> None:
     world.backend.failure = FAULT
     for _ in range(3):
-        await world.poll(1)
+        await world.see(1)
         [entry] = world.entries()
         entry._not_before = 0
     assert entry.state == REJECTED
@@ -370,37 +295,36 @@ async def test_faults_without_end_reject(world: World) -> None:
 
 async def test_an_overloaded_server_never_rejects_but_is_asked_less_and_less(world: World) -> None:
     world.backend.failure = OVERLOADED
-    await world.poll(1)
+    await world.see(1)
     [entry] = world.entries()
     pauses = []
     for _ in range(8):
         assert entry.state == LOADING
         pauses.append(entry._not_before - time.monotonic())
         entry._not_before = 0
-        await world.poll(1)
+        await world.see(1)
     assert pauses[0] <= 0 < pauses[1] < pauses[3]
     assert max(pauses) <= entries._LONGEST_PAUSE_SECONDS
     described = len(world.backend.described)
-    await world.poll(1)
+    await world.see(1)
     assert len(world.backend.described) == described
 
 
-async def test_health_stops_serving_when_calls_stop_waiting() -> None:
-    world = World(swap_wait=0)
-    await world.poll(1)
+async def test_health_stops_serving_when_calls_stop_waiting(transforms: TransformPool) -> None:
+    world = World(transforms, swap_wait=0)
+    await world.see(1)
     assert world.router.serving
     world.backend.gate.clear()
     world.backend.list_versions(2)
     await world.endpoint.poll()
     assert world.states() == {2: PROVING, 1: RETIRED}
     assert not world.router.serving
-    world.transforms.close()
 
 
 async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one_that_went(
     world: World,
 ) -> None:
-    await world.poll(1)
+    await world.see(1)
     world.backend.listed = [
         BackendVersion(1, States.STATE_END),
         BackendVersion(2, States.STATE_LOADING),
@@ -410,7 +334,7 @@ async def test_a_call_waits_for_a_version_that_is_loaded_in_the_place_of_the_one
     assert world.router.serving
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
-    await world.poll(2)
+    await world.see(2)
     assert await waiting == 2
 
 
@@ -419,7 +343,7 @@ async def test_a_call_waits_where_another_gateway_was_the_first_to_see_the_new_v
     world: World, seen: bool
 ) -> None:
     world.router.set_routing(Routing({"stable": 1}))
-    await world.poll(1)
+    await world.see(1)
     assert world.router.serving
     if seen:
         world.backend.listed = [
@@ -430,15 +354,15 @@ async def test_a_call_waits_where_another_gateway_was_the_first_to_see_the_new_v
     world.router.set_routing(Routing({"stable": 2}))
     waiting = asyncio.create_task(world.stable())
     await asyncio.sleep(0)
-    await world.poll(1, 2)
+    await world.see(1, 2)
     assert await waiting == 2
     assert world.told == [True]
 
 
 async def test_what_went_is_still_shown(world: World) -> None:
-    await world.poll(1)
+    await world.see(1)
     version = await chosen(world)
-    await world.poll()
+    await world.see()
     [entry] = world.entries()
     assert entry.version is version
     assert not world.router.current(version)
@@ -448,7 +372,7 @@ async def test_what_went_is_still_shown(world: World) -> None:
 
 async def test_who_names_a_number_waits_while_its_server_comes_back(world: World) -> None:
     one = model_pb2.ModelSelector(version=1)
-    await world.poll(1)
+    await world.see(1)
     for _ in range(2):
         await world.miss(UNREACHABLE)
     with pytest.raises(BackendUnavailableError):
@@ -476,7 +400,7 @@ async def test_a_server_that_was_never_there_is_told_once(
 
 
 async def test_polls_that_break_count_as_misses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await world.poll(1)
+    await world.see(1)
 
     async def versions(*_: object, **__: object) -> None:
         world.endpoint._wake.set()
@@ -495,7 +419,7 @@ async def test_reasons_are_cut(world: World) -> None:
     manifest.goldens[0].name = "x" * 10_000
     manifest.goldens[0].pixels_sha256 = "0" * 64
     world.backend.manifests[1] = manifest
-    await world.poll(1)
+    await world.see(1)
     [entry] = world.entries()
     assert entry.state == REJECTED
     assert len(entry.reason) < 300

@@ -12,7 +12,7 @@ from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_gateway.backends import endpoint
-from neurogate_gateway.backends import pool as fleet_module
+from neurogate_gateway.backends import pool as pools
 from neurogate_gateway.backends.tfserving import ReloadRefusedError
 from neurogate_gateway.errors import BackendUnavailableError
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
@@ -268,7 +268,7 @@ async def test_a_server_that_leaves_finishes_what_it_has_begun() -> None:
 async def test_what_a_server_that_left_does_not_answer_is_answered_by_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fleet_module, "_LAST_ANSWERS_SECONDS", 0.1)
+    monkeypatch.setattr(pools, "_LAST_ANSWERS_SECONDS", 0.1)
     async with two_servers() as (gateway, first, second):
         first.versions[1].gate.clear()
         calls = [asyncio.create_task(classify(gateway)) for _ in range(4)]
