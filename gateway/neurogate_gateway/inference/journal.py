@@ -256,7 +256,7 @@ class Journal:
         return kept
 
     def _try(self, batch: Sequence[_Row]) -> bool:
-        """Writes a batch, again and again while the database is away and somebody may wait for it."""
+        """Writes a batch; retries while the database is away, after `close` for a few seconds only."""
         rows = [row.values for row in batch]
         images = {row.values["image_digest"]: row.image for row in batch if row.image}
         while True:

@@ -134,7 +134,7 @@ class TrainerJobs:
     Attributes:
         trainer: The trainer's command, a path or a name.
         base_run: Folder of the run whose data set, splits and settings retrainings take over.
-        runs_dir: Every retraining has a folder of its own there, for as long as somebody may start from it.
+        runs_dir: Every retraining has a folder of its own there, kept for those that start from its weights.
         repository: Root of the model repository.
         model: Name of the model in it.
         image_path: Where the image of an example lies.

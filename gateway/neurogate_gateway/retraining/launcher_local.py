@@ -45,7 +45,7 @@ class LocalLauncher:
         self._memory_bytes = memory_bytes
 
     async def start(self, job: Job) -> str:
-        """As `Launcher`; the handle has the job's folder, and tells the supervisor from any later process."""
+        """As `Launcher`; the handle has the job's folder and identifies the supervisor."""
         return await asyncio.to_thread(self._start, job)
 
     async def status(self, handle: str) -> JobStatus:

@@ -111,7 +111,7 @@ def _client(address: str) -> Any:  # noqa: ANN401 - as above
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
-        """Ray's own waits for ever, and with it a thread; and only its text tells which error it was."""
+        """Ray's own client has no timeout, and raises one class of error for every status."""
 
         def _do_request(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
             try:

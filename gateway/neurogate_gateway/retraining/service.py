@@ -149,7 +149,7 @@ class RetrainingService:
 
 
 def message_digest(message: Message) -> str:
-    """Hex SHA-256 that tells one request from another under the same request_id."""
+    """Hex SHA-256 that distinguishes requests under the same request_id."""
     return hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
 
 

@@ -4,7 +4,7 @@
 
     job.json         what to run and within which bounds; written before
     supervisor.lock  locked for as long as the supervisor lives, so that a second one goes away
-    supervisor.json  {"pid", "start", "boot"}: what tells the supervisor from other processes
+    supervisor.json  {"pid", "start", "boot"}: identifies the supervisor
     started          made when the trainer starts; until then it waits for its turn
     exit.json        {"status", "reason"}: how the trainer ended
     trainer.log      what the trainer wrote
@@ -28,17 +28,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _LOOK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_IDLE = 3 << 13
 _FIRST_FOR_THE_OOM_KILLER = 800
-
-
-class StoppedError(Exception):
-    """SIGTERM came before the trainer was started."""
 
 
 class Supervisor:
@@ -56,12 +52,12 @@ class Supervisor:
 
     def run(self) -> None:
         """Waits for its turn, runs the trainer, and records how it ended."""
+        status = -signal.SIGTERM
         try:
-            with self._turn():
-                (self._folder / "started").touch()
-                status = self._supervise()
-        except StoppedError:
-            status = -signal.SIGTERM
+            with Path(self._job["turn_lock"]).open("ab") as lock:
+                if self._wait_for_turn(lock):
+                    (self._folder / "started").touch()
+                    status = self._supervise()
         except OSError as error:
             status, self._reason = 127, f"the trainer cannot be started: {error}"
         write_json(self._folder / "exit.json", {"status": status, "reason": self._reason})
@@ -69,18 +65,16 @@ class Supervisor:
     def _on_sigterm(self, *_: object) -> None:
         self._stop_at = self._stop_at or time.monotonic()
 
-    @contextlib.contextmanager
-    def _turn(self) -> Any:  # noqa: ANN401 - a context without a value
-        with Path(self._job["turn_lock"]).open("ab") as lock:
-            while True:
-                if self._stop_at is not None:
-                    raise StoppedError
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    self._sleep([self._wakeup])
-            yield
+    def _wait_for_turn(self, lock: IO[bytes]) -> bool:
+        """Takes the lock of which one trainer at a time holds it; False where SIGTERM comes first."""
+        while self._stop_at is None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._sleep([self._wakeup])
+            else:
+                return True
+        return False
 
     def _supervise(self) -> int:
         with (self._folder / "trainer.log").open("ab") as log:
@@ -109,7 +103,7 @@ class Supervisor:
                     f"it used {used >> 20} MiB of memory, the limit is {limit >> 20} MiB, so it was killed"
                 )
                 os.killpg(child.pid, signal.SIGKILL)
-        # Before the trainer is waited for, while nobody else can have its number.
+        # Before the trainer is reaped, so that no other process can have its number.
         os.killpg(child.pid, signal.SIGKILL)
         return child.wait()
 
@@ -149,7 +143,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def identity(pid: int) -> dict[str, object] | None:
-    """What tells a process from every later one with its number; None where it has ended."""
+    """Identifies a process among all that ever have its number; None where it has ended."""
     try:
         # The name in parentheses may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
@@ -180,7 +174,7 @@ def main() -> None:
         return
     if (folder / "supervisor.json").exists():
         return
-    # Whoever started this waits for it; the supervisor itself is nobody's child, so it leaves no zombie.
+    # The launcher waits for this process alone; the supervisor is no child of it and leaves no zombie.
     if os.fork():
         os._exit(0)
     os.setsid()

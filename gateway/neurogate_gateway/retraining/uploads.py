@@ -2,7 +2,7 @@
 
 An item is checked as Classify would check it, so that whatever is kept can be learned from. Those that are
 checked while a commit is under way share the next one: with many items in flight a commit costs each of them
-little, with one it waits for nobody.
+little, with one it waits for no other.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from neurogate_gateway.store.store import Store
 
 _PAGE: Final = 200
 _POLL_SECONDS: Final = 1.0
-"""For changes by other gateways; the notifier tells of this process's own at once."""
+"""For changes by other gateways; the notifier reports this process's own at once."""
 
 _Page = list[training_pb2.RetrainingEvent]
 

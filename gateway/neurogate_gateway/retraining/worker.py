@@ -146,7 +146,7 @@ class RetrainingWorker:
         self.note(run)
 
     def note(self, run: Run) -> None:
-        """Takes note of a cancellation that somebody has asked for."""
+        """Takes note of a cancellation that a caller has asked for."""
         if run.cancel_requested:
             self._cancelled.set()
 
@@ -175,7 +175,7 @@ class RetrainingWorker:
         log(logging.INFO, "retraining_ended", retraining=self._run.run_id, state=state, version=version)
 
     async def _begin(self) -> None:
-        # RUNNING before there is a trainer: from now on, whoever cancels it has it ended by its owner.
+        # RUNNING before there is a trainer: from now on its owner carries out a cancellation.
         await self._move(RunState.CANCELLED if self._cancelled.is_set() else RunState.RUNNING)
 
     async def _train(self) -> None:
@@ -212,8 +212,8 @@ class RetrainingWorker:
                 handle = await self.launcher.start(job)
                 break
             except LaunchError as error:
-                # Not given up when it is cancelled: its trainer may run, since only the answer may have been
-                # lost, and nobody can end it without the handle.
+                # A cancellation does not stop this: the trainer may run, since only the answer may have been
+                # lost, and it cannot be ended without its handle.
                 if not error.transient or time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -280,7 +280,7 @@ class RetrainingWorker:
         return await _until_available(lambda: promoter.evaluate(version, policy))
 
     async def _is_cancelled(self) -> bool:
-        """Whether somebody has asked for that, noted or not yet."""
+        """Whether a caller has asked for that, noted or not yet."""
         self.note(await self._store.run(self._store.runs.get, self._run.run_id))
         return self._cancelled.is_set()
 

@@ -147,7 +147,7 @@ class ImageStore:
         return removed
 
     def remove(self, digest: str, wanted: Callable[[], bool]) -> None:
-        """Removes one image, unless it is wanted once nobody adds it any more.
+        """Removes one image, unless it is wanted after all additions under way.
 
         Raises:
             RecordsUnavailableError: It cannot be removed now; a later `remove_unless` does it.

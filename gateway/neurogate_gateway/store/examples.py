@@ -1,4 +1,4 @@
-"""Labelled images: bytes in the image store and a row each, both durable before a caller is told so.
+"""Labelled images: bytes in the image store and a row each, both durable before a caller gets the answer.
 
 Erasing removes the row before the file: killed in between, it leaves a file that no row names, which the next
 sweep removes. Which retrainings were given an example stays known by its identifier.

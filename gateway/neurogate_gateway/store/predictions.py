@@ -25,7 +25,7 @@ from .examples import NewExample, add_rows, remove_image
 from .schema import examples, feedback, predictions
 
 _FORGOTTEN_AT_ONCE: Final = 1000
-"""Rows of one transaction, so that whoever else writes waits for a moment only."""
+"""Rows of one transaction, so that other writers wait for a moment only."""
 _INSERTED_AT_ONCE: Final = 64
 
 
@@ -173,7 +173,7 @@ class PredictionStore:
         try:
             self._execute(sa.insert(predictions), complete)
         except sa.exc.IntegrityError:
-            # The batch came before: after an error nobody knows whether it was before the commit.
+            # The batch came before: an error does not say whether it was before or after the commit.
             self._execute(self._database.insert_new(predictions), complete)
 
     def _execute(self, statement: sa.Insert, rows: Sequence[Mapping[str, Any]]) -> None:

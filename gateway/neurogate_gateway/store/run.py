@@ -106,7 +106,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
-    """A retraining that somebody asks for.
+    """A retraining that a caller asks for.
 
     Attributes:
         spec: Checked, with defaults filled in.

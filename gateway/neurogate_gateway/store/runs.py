@@ -162,13 +162,13 @@ class RunStore:
         `owner` must hold the lease; None where that does not matter. A column whose value is None stays.
 
         Returns:
-            The retraining as it stands then; CANCELLED where it was to become PUBLISHING, and somebody had
+            The retraining as it stands then; CANCELLED where it was to become PUBLISHING, and a caller had
             asked to cancel it.
 
         Raises:
             ValueError: The machine has no such move: a defect of the caller.
             StateConflictError: It is in another state.
-            LeaseLostError: Somebody else holds the lease.
+            LeaseLostError: Another gateway holds the lease.
             GatewayError (RETRAINING_NOT_FOUND): There is none of that id.
         """
         if after not in TRANSITIONS[before]:
@@ -217,7 +217,7 @@ class RunStore:
     def events_after(
         self, run_id: str, sequence: int, limit: int = _LONGEST_PAGE
     ) -> list[training_pb2.RetrainingEvent]:
-        """Events with larger sequence numbers, in order; the last of an ended retraining tells its end."""
+        """Events with larger sequence numbers, in order; the last of an ended retraining is its end."""
         query = (
             sa.select(events.c.event)
             .where(events.c.run_id == run_id, events.c.sequence > sequence)
@@ -307,7 +307,7 @@ class RunLeases:
         """Records the launcher's words by which it finds the trainer again.
 
         Raises:
-            LeaseLostError: Somebody else has it now, or it has ended.
+            LeaseLostError: Another gateway holds the lease, or the retraining has ended.
             GatewayError (RETRAINING_NOT_FOUND): There is none of that id.
         """
         with self._database.write() as connection:
@@ -325,7 +325,7 @@ def _runs(connection: sa.Connection, statement: sa.Executable) -> list[Run]:
 def _load(connection: sa.Connection, run_id: str, *, lock: bool = False) -> Run:
     """One retraining; `lock` keeps other transactions from changing it until this one ends."""
     query = sa.select(runs).where(runs.c.run_id == run_id)
-    # SQLite has no such words and needs none: there, whoever writes is alone.
+    # SQLite ignores FOR UPDATE and does not need it: it has one writer at a time.
     found = _runs(connection, query.with_for_update() if lock else query)
     if not found:
         raise GatewayError(
