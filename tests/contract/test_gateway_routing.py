@@ -14,7 +14,7 @@ from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError
 from neurogate_gateway.inference.pipeline import PredictionEvent
 from neurogate_gateway.inference.preprocessing import Submitted
-from neurogate_gateway.release.traffic_split import Routing
+from neurogate_gateway.release.router import Routing
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway, stream_of
 from neurogate_testing.refusals import refused

@@ -13,6 +13,7 @@ import neurogate_gateway
 import pytest
 from neurogate.v1 import classification_pb2, model_pb2
 from neurogate_gateway.observability.logging import current_call
+from neurogate_gateway.release.router import Routing
 from neurogate_testing.fake_backend import sample_image
 from neurogate_testing.gateway_harness import serving_gateway
 
@@ -114,12 +115,21 @@ def recorder() -> Iterator[Recorder]:
     threading.setprofile(None)
 
 
-@pytest.mark.parametrize("selector", [model_pb2.ModelSelector(), model_pb2.ModelSelector(version=1)])
+@pytest.mark.parametrize(
+    ("selector", "routing"),
+    [
+        (model_pb2.ModelSelector(), None),
+        (model_pb2.ModelSelector(version=1), None),
+        (model_pb2.ModelSelector(), Routing({"stable": 1, "canary": 1}, canary_percent=50)),
+    ],
+    ids=["label", "number", "canary"],
+)
 async def test_an_image_passes_eight_modules_and_returns_to_none(
-    recorder: Recorder, selector: model_pb2.ModelSelector
+    recorder: Recorder, selector: model_pb2.ModelSelector, routing: Routing | None
 ) -> None:
     request = classification_pb2.ClassifyRequest(image=sample_image(), model=selector, request_id="r")
     async with serving_gateway(poll_interval_seconds=5) as (gateway, _):
+        gateway.gateway.router.set_routing(routing)
         # What a version says about itself is worked out once, by the first image.
         await gateway.classification.Classify(request)
         recorder.armed = True

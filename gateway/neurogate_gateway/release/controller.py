@@ -46,8 +46,7 @@ from .gate import broken_rules
 from .messages import gate_json
 from .policy import PolicyError
 from .promotion import VersionPromoter
-from .router import VersionRouter
-from .traffic_split import CANDIDATE, STABLE, Routing
+from .router import CANDIDATE, STABLE, Routing, VersionRouter
 from .transitions import GATEWAY
 
 _POLL_SECONDS: Final = 0.25

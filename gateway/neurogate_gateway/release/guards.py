@@ -32,7 +32,7 @@ from neurogate_gateway.observability.signal import Signal
 from . import transitions
 from .controller import NothingDueError, ReleaseController
 from .policy import GuardPolicy
-from .traffic_split import CANARY, PREVIOUS, STABLE
+from .router import CANARY, PREVIOUS, STABLE
 from .transitions import GATEWAY
 
 ERROR_RATE: Final = "error_rate"

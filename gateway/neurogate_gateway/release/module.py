@@ -25,10 +25,9 @@ from .messages import MODES, release_message, version_message
 from .model_servers import ModelServers
 from .policy import Policy, PolicyError, read_policy
 from .release_metrics import ReleaseMetrics
-from .router import VersionRouter
+from .router import STABLE, VersionRouter
 from .service import ReleaseService
 from .shadow import Shadow
-from .traffic_split import STABLE
 from .watch import Event, WatchHub
 
 _AFTER_DEFECT_SECONDS: Final = 1.0

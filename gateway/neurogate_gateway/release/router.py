@@ -6,10 +6,13 @@ what it says, but for "latest"; a share of the callers of "stable" gets "canary"
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from neurogate.v1 import error_pb2, model_pb2
 
@@ -20,7 +23,37 @@ from neurogate_gateway.backends.versions import LOADING, PROVING, REJECTED, Stat
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, VersionLostError
 
-from .traffic_split import CANARY, LATEST, STABLE, Routing
+STABLE: Final = "stable"
+PREVIOUS: Final = "previous"
+CANARY: Final = "canary"
+CANDIDATE: Final = "candidate"
+SHADOW: Final = "shadow"
+LATEST: Final = "latest"
+"""Never stored: always the highest READY version."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Routing:
+    """The labels as they are now.
+
+    Attributes:
+        labels: Version by label, without "latest".
+        canary_percent: Share of the callers of "stable" that get "canary" instead, 0 to 100.
+    """
+
+    labels: Mapping[str, int]
+    canary_percent: float = 0.0
+
+    def chosen_label(self, key: str) -> str:
+        """The label that a caller of "stable" gets: "canary" for the split's share of keys.
+
+        The same key gets the same side for as long as the share stays, and a growing share only ever moves
+        keys towards the canary.
+        """
+        if CANARY not in self.labels or self.canary_percent <= 0:
+            return STABLE
+        place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64
+        return CANARY if place * 100 < self.canary_percent else STABLE
 
 
 class VersionRouter:

@@ -28,8 +28,7 @@ from .gate import Evaluator, broken_rules, merge_reports
 from .messages import gate_json
 from .policy import Policy, PolicyError, check_extra_policy, parse_extra_policy
 from .promotion import ChangeRequest
-from .router import VersionRouter, check_number
-from .traffic_split import STABLE
+from .router import STABLE, VersionRouter, check_number
 
 
 class ReleaseService:

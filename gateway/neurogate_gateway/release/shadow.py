@@ -16,7 +16,7 @@ from neurogate_gateway.errors import GatewayError, OverloadedError
 from neurogate_gateway.inference.pipeline import InferencePipeline, PredictionEvent
 
 from .controller import ReleaseController
-from .traffic_split import SHADOW, STABLE
+from .router import SHADOW, STABLE
 
 
 class Agreement:

@@ -15,7 +15,7 @@ from neurogate_core.release_store import PROMOTE, RETIRE, Draft, Release, State
 
 from neurogate_gateway.errors import GatewayError
 
-from .traffic_split import CANARY, CANDIDATE, PREVIOUS, SHADOW, STABLE
+from .router import CANARY, CANDIDATE, PREVIOUS, SHADOW, STABLE
 
 GATEWAY = "gateway"
 """The actor of changes that a gateway makes by itself."""

@@ -27,8 +27,7 @@ from neurogate_gateway.errors import (
     OverloadedError,
 )
 from neurogate_gateway.inference.preprocessing import TransformPool
-from neurogate_gateway.release.router import VersionLostError, VersionRouter
-from neurogate_gateway.release.traffic_split import Routing
+from neurogate_gateway.release.router import Routing, VersionLostError, VersionRouter
 from neurogate_testing.fake_backend import build_manifest
 from neurogate_testing.refusals import refused
 from neurogate_testing.scripted_backend import ScriptedPool, transforms
