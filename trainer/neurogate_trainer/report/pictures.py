@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
 from neurogate_core.evidence import stretch
 from PIL import Image
 
@@ -37,13 +37,8 @@ Explainer = Callable[[Pixels], npt.NDArray[np.float32]]
 def overlay(pixels: Pixels, heat: npt.NDArray[np.float32], *, peak: float | None = None) -> Pixels:
     """An evidence map over its image; the stronger the evidence, the more colour.
 
-    Args:
-        pixels: uint8 [H, W, 3], what the network saw.
-        heat: float32 [h, w], at least 0. A map of zeros leaves the image as it is.
-        peak: Evidence that gets the strongest colour; None for the map's own maximum.
-
-    Returns:
-        uint8 [H, W, 3].
+    `heat` is float32 [h, w], at least 0; a map of zeros leaves the image as it is. Evidence of `peak` gets
+    the strongest colour; None stands for the map's own maximum.
     """
     peak = float(heat.max(initial=0.0)) if peak is None else peak
     if not np.isfinite(peak) or peak <= 0:
@@ -56,7 +51,7 @@ def overlay(pixels: Pixels, heat: npt.NDArray[np.float32], *, peak: float | None
     return mixed
 
 
-def tile(axes: Axes, pixels: Pixels, title: str, *, color: str = INK, caption: str = "") -> None:
+def _tile(axes: Axes, pixels: Pixels, title: str, *, color: str = INK, caption: str = "") -> None:
     """A picture with its title, and small words below it."""
     axes.imshow(pixels)
     axes.set_title(title, size=8.5, weight="normal", color=color, pad=3, loc="center")
@@ -64,20 +59,55 @@ def tile(axes: Axes, pixels: Pixels, title: str, *, color: str = INK, caption: s
         axes.set_xlabel(caption, size=6.5, color=MUTED, labelpad=2)
 
 
-def blank(axes: Axes) -> None:
-    """Axes without anything but what is drawn into them."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
+@contextmanager
+def _tiles(
+    path: Path,
+    title: str,
+    subtitle: str,
+    rows: int,
+    height: float,
+    *,
+    columns: int = COLUMNS,
+    scale: str = "",
+) -> Iterator[npt.NDArray[Any]]:
+    """A figure of blank axes [rows, columns], `height` inches high; `scale` labels a colour bar below."""
+    with figure(path, title, subtitle=subtitle, size=(9.6, height), dpi=112) as canvas:
+        grid = canvas.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            axes.grid(visible=False)
+        yield grid
+        if scale:
+            values = ScalarMappable(mpl.colors.Normalize(0.0, 1.0), HEAT)
+            bar = canvas.colorbar(values, ax=grid, location="bottom", fraction=0.02, aspect=60, pad=0.02)
+            bar.set_label(scale)
+            bar.outline.set_visible(False)
 
 
-def scale(canvas: Figure, grid: npt.NDArray[Any], label: str) -> None:
-    """The colour bar of the maps below all tiles."""
-    scale = ScalarMappable(mpl.colors.Normalize(0.0, 1.0), HEAT)
-    bar = canvas.colorbar(scale, ax=grid, location="bottom", fraction=0.02, aspect=60, pad=0.02)
-    bar.set_label(label)
-    bar.outline.set_visible(False)
+def _most_confident(predictions: Predictions, indices: npt.NDArray[np.int64]) -> list[int]:
+    order = np.argsort(-predictions.confidence[indices], kind="stable")
+    found: list[int] = indices[order].tolist()
+    return found
+
+
+def _spread(ordered: list[int], count: int) -> list[int]:
+    """Up to `count` of the images, evenly from the first to the last."""
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[position] for position in np.linspace(0, len(ordered) - 1, count).round().astype(int)]
+
+
+def _explained(
+    predictions: Predictions, indices: Sequence[int], load: Loader, explain: Explainer
+) -> Iterator[tuple[int, Pixels, npt.NDArray[np.float32], str]]:
+    """Of each image its index, its pixels, the map of the class that was named, and that class in words."""
+    images = [load(predictions.paths[index]) for index in indices]
+    for index, pixels, maps in zip(indices, images, explain(np.stack(images)), strict=True):
+        answer = int(predictions.predicted[index])
+        label = f"{predictions.classes[answer]} {predictions.confidence[index]:.1%}"
+        yield index, pixels, np.ascontiguousarray(maps[:, :, answer]), label
 
 
 def confident_mistakes(predictions: Predictions, load: Loader, path: Path, *, count: int = 12) -> int:
@@ -86,38 +116,22 @@ def confident_mistakes(predictions: Predictions, load: Loader, path: Path, *, co
     Returns:
         How many mistakes are shown; with 0 no figure is written, since there is nothing to see.
     """
-    wrong = np.flatnonzero(~predictions.correct)
-    shown = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:count].tolist()
-    if not shown:
+    wrong = _most_confident(predictions, np.flatnonzero(~predictions.correct))
+    if not (shown := wrong[:count]):
         return 0
     rows = -(-len(shown) // COLUMNS)
     subtitle = (
         f"{len(shown)} of {plural(len(wrong), 'wrong answer')} to {plural(len(predictions), 'test image')}, "
         "most confident first"
     )
-    with figure(
-        path, "Most confident mistakes", subtitle=subtitle, size=(9.6, 0.8 + 2.1 * rows), dpi=112
-    ) as canvas:
-        grid = list(canvas.subplots(rows, COLUMNS, squeeze=False).flat)
-        for axes in grid:
-            blank(axes)
-        for axes, index in zip(grid, shown, strict=False):
+    with _tiles(path, "Most confident mistakes", subtitle, rows, 0.8 + 2.1 * rows) as grid:
+        for axes, index in zip(grid.flat, shown, strict=False):
             answer = predictions.classes[predictions.predicted[index]]
             truth = predictions.classes[predictions.labels[index]]
             title = f"{answer} {predictions.confidence[index]:.1%}\ntruth: {truth}"
-            name = shorten(predictions.paths[index])
-            tile(axes, load(predictions.paths[index]), title, color=WRONG, caption=name)
+            name = predictions.paths[index]
+            _tile(axes, load(name), title, color=WRONG, caption=shorten(name))
     return len(shown)
-
-
-def spread(indices: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32], count: int) -> list[int]:
-    """Up to `count` of the images, evenly from the most to the least confident."""
-    ordered = indices[np.argsort(-confidence[indices], kind="stable")]
-    if len(ordered) <= count:
-        return [int(index) for index in ordered]
-    return [
-        int(ordered[position]) for position in np.linspace(0, len(ordered) - 1, count).round().astype(int)
-    ]
 
 
 def gradcam_grid(
@@ -132,41 +146,27 @@ def gradcam_grid(
         How many images are shown; with 0 (no image of the class) no figure is written.
     """
     members = predictions.labels == class_index
-    right = np.flatnonzero(members & predictions.correct)
-    wrong = np.flatnonzero(members & ~predictions.correct)
-    worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:COLUMNS].tolist()
-    groups = [
-        ("right answers", spread(right, predictions.confidence, COLUMNS), RIGHT),
-        ("wrong answers", worst, WRONG),
-    ]
+    right = _most_confident(predictions, np.flatnonzero(members & predictions.correct))
+    wrong = _most_confident(predictions, np.flatnonzero(members & ~predictions.correct))
+    groups = [("right answers", _spread(right, COLUMNS), RIGHT), ("wrong answers", wrong[:COLUMNS], WRONG)]
     groups = [group for group in groups if group[1]]
     if not groups:
         return 0
     count = plural(int(members.sum()), "test image")
     subtitle = f"{count} of the class: {len(right):,} answered right, {len(wrong):,} wrong"
     title = f"What speaks for the answer: images of class {predictions.classes[class_index]}"
-    with figure(path, title, subtitle=subtitle, size=(9.6, 1.45 + 3.35 * len(groups)), dpi=112) as canvas:
-        grid = canvas.subplots(2 * len(groups), COLUMNS, squeeze=False)
-        for axes in grid.flat:
-            blank(axes)
+    scale = "Evidence for the class that the model named, relative to the strongest place of the image"
+    height = 1.45 + 3.35 * len(groups)
+    with _tiles(path, title, subtitle, 2 * len(groups), height, scale=scale) as grid:
         for row, (kind, indices, color) in enumerate(groups):
             grid[2 * row, 0].set_ylabel(kind, color=color)
             grid[2 * row + 1, 0].set_ylabel("evidence")
-            images = [load(predictions.paths[index]) for index in indices]
-            maps = explain(np.stack(images))
-            for column, (index, pixels) in enumerate(zip(indices, images, strict=True)):
-                answer = int(predictions.predicted[index])
-                heat = maps[column, :, :, answer]
-                label = f"{predictions.classes[answer]} {predictions.confidence[index]:.1%}"
-                tile(grid[2 * row, column], pixels, label, color=color)
+            shown = _explained(predictions, indices, load, explain)
+            for column, (index, pixels, heat, label) in enumerate(shown):
+                _tile(grid[2 * row, column], pixels, label, color=color)
                 note = "" if heat.max() > 0 else "no evidence in the map"
                 name = shorten(predictions.paths[index])
-                tile(grid[2 * row + 1, column], overlay(pixels, heat), note, caption=name)
-        scale(
-            canvas,
-            grid,
-            "Evidence for the class that the model named, relative to the strongest place of the image",
-        )
+                _tile(grid[2 * row + 1, column], overlay(pixels, heat), note, caption=name)
     return sum(len(indices) for _, indices, _ in groups)
 
 
@@ -183,23 +183,19 @@ def evidence_figure(
 
     `probabilities` are in the order of the maps, float32 [h, w, C], at least 0.
     """
-    peak = float(maps.max(initial=0.0))
+    strongest = float(maps.max(initial=0.0))
     answer = max(probabilities, key=lambda name: probabilities[name])
     columns = min(COLUMNS, len(probabilities) + 1)
     rows = -(-(len(probabilities) + 1) // columns)
-    with figure(path, title, subtitle=subtitle, size=(9.6, 1.5 + 2.1 * rows), dpi=112) as canvas:
-        grid = canvas.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            blank(axes)
+    scale = "Evidence for each class, relative to the strongest place of any class"
+    with _tiles(path, title, subtitle, rows, 1.5 + 2.1 * rows, columns=columns, scale=scale) as grid:
         first, *others = grid.flat
-        tile(first, pixels, "the image", caption=f"{pixels.shape[1]} x {pixels.shape[0]} px")
+        _tile(first, pixels, "the image", caption=f"{pixels.shape[1]} x {pixels.shape[0]} px")
         for index, (axes, (name, share)) in enumerate(zip(others, probabilities.items(), strict=False)):
             heat = maps[:, :, index]
             note = f"{heat.shape[1]} x {heat.shape[0]} cells" if heat.max() > 0 else "no evidence in the map"
-            label = f"{name} {share:.1%}"
-            shown = overlay(pixels, heat, peak=peak)
-            tile(axes, shown, label, color=ACCENT if name == answer else INK, caption=note)
-        scale(canvas, grid, "Evidence for each class, relative to the strongest place of any class")
+            color, shown = ACCENT if name == answer else INK, overlay(pixels, heat, peak=strongest)
+            _tile(axes, shown, f"{name} {share:.1%}", color=color, caption=note)
 
 
 def localisation_examples(
@@ -213,15 +209,14 @@ def localisation_examples(
 ) -> None:
     """Right answers with the lesion outlined: maps that point at it above, maps that do not below.
 
-    `pointed` tells, by place in the predictions, whether the map points at the lesion: at least one. `lesion`
-    gives the mask of an image by its place, bool, of any size.
-
-    Those that do are taken evenly from the most to the least confident, the others most confident first.
+    `pointed` says, by place in the predictions, whether the map points at the lesion: at least one. `lesion`
+    gives the mask of an image by its place, bool, of any size. Those that do point at it are taken evenly
+    from the most to the least confident, the others most confident first.
     """
     hits = np.array([position for position, hit in pointed.items() if hit], dtype=np.int64)
     misses = np.array([position for position, hit in pointed.items() if not hit], dtype=np.int64)
-    worst = misses[np.argsort(-predictions.confidence[misses], kind="stable")][:COLUMNS].tolist()
-    shown = spread(hits, predictions.confidence, _ROWS_OF_HITS * COLUMNS)
+    worst = _most_confident(predictions, misses)[:COLUMNS]
+    shown = _spread(_most_confident(predictions, hits), _ROWS_OF_HITS * COLUMNS)
     rows = [
         *(("points at it", shown[i : i + COLUMNS], RIGHT) for i in range(0, len(shown), COLUMNS)),
         *([("points elsewhere", worst, WRONG)] if worst else []),
@@ -230,28 +225,19 @@ def localisation_examples(
         f"{plural(len(pointed), 'right answer')} to test images with a lesion: the map's maximum (cross) is "
         f"at the lesion (outlined) in {len(hits):,}, elsewhere in {len(misses):,}"
     )
-    with figure(
-        path, "Where the evidence points", subtitle=subtitle, size=(9.6, 1.35 + 1.75 * len(rows)), dpi=112
-    ) as canvas:
-        grid = canvas.subplots(len(rows), COLUMNS, squeeze=False)
-        for axes in grid.flat:
-            blank(axes)
+    scale = "Evidence for the class that was named, relative to the image's strongest place"
+    height = 1.35 + 1.75 * len(rows)
+    with _tiles(path, "Where the evidence points", subtitle, len(rows), height, scale=scale) as grid:
         for row, (kind, positions, color) in enumerate(rows):
             grid[row, 0].set_ylabel(kind, color=color)
-            images = [load(predictions.paths[position]) for position in positions]
-            maps = explain(np.stack(images))
-            for axes, position, pixels, heats in zip(grid[row], positions, images, maps, strict=False):
-                answer = int(predictions.predicted[position])
-                heat = np.ascontiguousarray(heats[:, :, answer])
-                label = f"{predictions.classes[answer]} {predictions.confidence[position]:.1%}"
+            examples = _explained(predictions, positions, load, explain)
+            for axes, (position, pixels, heat, label) in zip(grid[row], examples, strict=False):
                 name = shorten(predictions.paths[position])
-                tile(axes, overlay(pixels, heat), label, color=color, caption=name)
-                height, width = pixels.shape[:2]
+                _tile(axes, overlay(pixels, heat), label, color=color, caption=name)
+                size = (pixels.shape[1], pixels.shape[0])
                 mask = Image.fromarray(lesion(position).astype(np.float32))
-                share = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
+                share = np.asarray(mask.resize(size, Image.Resampling.BOX))
                 half = min(0.5, float(share.max()) / 2)
                 axes.contour(share, levels=[half], colors=_OUTLINE, linewidths=0.9)
-                found = peak(stretch(heat, (width, height), (width, height)))
-                if found is not None:
+                if (found := peak(stretch(heat, size, size))) is not None:
                     axes.plot(found[1], found[0], "+", color="white", markersize=7, markeredgewidth=1.4)
-        scale(canvas, grid, "Evidence for the class that was named, relative to the image's strongest place")
