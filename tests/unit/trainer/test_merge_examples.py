@@ -43,11 +43,11 @@ class Base:
     def record(self, split: str, class_id: str, number: int = 0):
         return [r for r in self.splits.parts()[split] if r.class_id == class_id][number]
 
-    def join(self) -> MergedData:
+    def merge(self) -> MergedData:
         document = self.store / "examples.json"
         document.write_text(json.dumps({"revision": 1, "examples": self.offered}))
         usable, unusable = index_examples(read_examples(document, self.index.classes), reporter=QUIET)
-        joined = merge_examples(
+        merged = merge_examples(
             (self.index, self.audit, self.splits),
             usable,
             unusable,
@@ -55,14 +55,14 @@ class Base:
             reporter=QUIET,
         )
         # Whatever is offered: the sealed split is the same, and nothing is on both sides of a border.
-        assert joined.splits.test == self.splits.test
-        assert set(self.splits.train) <= set(joined.splits.train)
-        assert set(self.splits.validation) <= set(joined.splits.validation)
-        assert_disjoint(joined.splits, joined.audit)
-        assert {r.path for r in joined.joined} | {r.path for r, _ in joined.left_out} == {
+        assert merged.splits.test == self.splits.test
+        assert set(self.splits.train) <= set(merged.splits.train)
+        assert set(self.splits.validation) <= set(merged.splits.validation)
+        assert_disjoint(merged.splits, merged.audit)
+        assert {r.path for r in merged.added} | {r.path for r, _ in merged.left_out} == {
             entry["path"] for entry in self.offered
         }
-        return joined
+        return merged
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +93,16 @@ def fresh(seed: int) -> bytes:
     return encoded(picture(10_000 + seed))
 
 
-def reasons(joined: MergedData) -> dict[str, str]:
-    return {record.path: reason for record, reason in joined.left_out}
+def reasons(merged: MergedData) -> dict[str, str]:
+    return {record.path: reason for record, reason in merged.left_out}
 
 
 def test_new_pictures_are_spread_over_training_and_validation(base):
     for number in range(200):
         base.offer(fresh(number), "ab"[number % 2])
-    joined = base.join()
-    assert joined.left_out == ()
-    grown = {n: len(r) - len(base.splits.parts()[n]) for n, r in joined.splits.parts().items()}
+    merged = base.merge()
+    assert merged.left_out == ()
+    grown = {n: len(r) - len(base.splits.parts()[n]) for n, r in merged.splits.parts().items()}
     # 15 of 85 belong to validation; what lands there follows from the images' digests.
     assert grown["validation"] == pytest.approx(200 * 15 / 85, abs=15)
     assert (grown["train"], grown["test"]) == (200 - grown["validation"], 0)
@@ -110,10 +110,10 @@ def test_new_pictures_are_spread_over_training_and_validation(base):
 
 def test_a_new_picture_is_on_the_same_side_in_every_retraining(base):
     first = {base.offer(fresh(n), "ab"[n % 2], group=f"patient {n // 4}" * (n < 20)) for n in range(40)}
-    before = base.join().splits
+    before = base.merge().splits
     for number in range(40, 70):
         base.offer(fresh(number), "ab"[number % 2], group="patient 1" if number < 45 else "")
-    after = base.join().splits
+    after = base.merge().splits
     for part in ("train", "validation"):
         chosen = [{r.path for r in splits.parts()[part]} & first for splits in (before, after)]
         assert chosen[0] == chosen[1] != set()
@@ -128,17 +128,17 @@ def test_what_shows_a_test_image_stays_out_with_all_that_belongs_to_it(base, tmp
     patient = base.record("test", "a")
     same_patient = base.offer(fresh(2), "a", group=patient.group)
     good = base.offer(fresh(3), "a")
-    joined = base.join()
-    assert [r.path for r in joined.joined] == [good]
-    assert reasons(joined) == {
+    merged = base.merge()
+    assert [r.path for r in merged.added] == [good]
+    assert reasons(merged) == {
         copy: f"sealed: exact copy of {sealed.path}",
         near: f"sealed: near copy of {sealed.path}",
         other: f"sealed: same group as {near}, which is sealed itself",
-        same_patient: f"sealed: same group as the test image {joined_test_of(base, patient.group)}",
+        same_patient: f"sealed: same group as the test image {sealed_image_of(base, patient.group)}",
     }
 
 
-def joined_test_of(base: Base, group: str) -> str:
+def sealed_image_of(base: Base, group: str) -> str:
     return [r.path for r in base.splits.test if r.group == group][-1]
 
 
@@ -149,7 +149,7 @@ def test_a_wrong_class_for_a_known_picture_is_a_conflict_and_the_data_set_keeps_
     one = base.offer(fresh(1), "a")
     rival = base.offer(brighter(fresh(1), tmp_path), "b")
     base.offer(fresh(2), "a")
-    found = reasons(base.join())
+    found = reasons(base.merge())
     assert found[exact] == f"label conflict: exact copy of {known.path}, a a"
     assert found[near].startswith("label conflict: near copy of b/")
     assert found[one] == f"label conflict: near copy of {rival}, given as b"
@@ -160,7 +160,7 @@ def test_a_known_picture_under_its_own_class_brings_nothing(base):
     known = base.record("validation", "b")
     copy = base.offer(base.data("validation", "b"), "b")
     base.offer(fresh(1), "b")
-    assert reasons(base.join()) == {copy: f"known: exact copy of {known.path}"}
+    assert reasons(base.merge()) == {copy: f"known: exact copy of {known.path}"}
 
 
 def test_near_copies_and_members_of_a_group_go_where_the_known_image_is(base, tmp_path):
@@ -168,12 +168,12 @@ def test_near_copies_and_members_of_a_group_go_where_the_known_image_is(base, tm
     train = base.offer(brighter(base.data("train", "b"), tmp_path), "b", group="new patient")
     follower = base.offer(fresh(1), "b", group="new patient")
     of_patient = base.offer(fresh(2), "a", group=base.record("validation", "a").group)
-    joined = base.join()
-    assert joined.left_out == ()
-    side = {r.path: name for name, records in joined.splits.parts().items() for r in records}
+    merged = base.merge()
+    assert merged.left_out == ()
+    side = {r.path: name for name, records in merged.splits.parts().items() for r in records}
     assert (side[validation], side[of_patient]) == ("validation", "validation")
     assert (side[train], side[follower]) == ("train", "train")
-    groups = joined.audit.groups
+    groups = merged.audit.groups
     assert groups[train] == groups[follower] == groups[base.record("train", "b").path]
 
 
@@ -181,16 +181,16 @@ def test_what_would_tie_training_to_validation_stays_out_alone(base, tmp_path):
     first = base.offer(brighter(base.data("train", "b"), tmp_path), "b", group="mixed", name="1")
     second = base.offer(brighter(base.data("validation", "b"), tmp_path), "b", group="mixed", name="2")
     third = base.offer(fresh(1), "b", group="mixed", name="3")
-    joined = base.join()
-    assert reasons(joined) == {second: "between the splits: belongs to training and to validation images"}
-    assert {r.path for r in joined.joined} == {first, third}
+    merged = base.merge()
+    assert reasons(merged) == {second: "between the splits: belongs to training and to validation images"}
+    assert {r.path for r in merged.added} == {first, third}
 
 
 def test_a_group_of_thousands_is_one_group(base):
     for number in range(3):
         base.offer(fresh(number), "a", group="series")
-    joined = base.join()
-    assert len({joined.audit.groups[r.path] for r in joined.joined}) == 1
+    merged = base.merge()
+    assert len({merged.audit.groups[r.path] for r in merged.added}) == 1
 
 
 def test_files_that_are_gone_damaged_or_others_stay_out(base):
@@ -203,9 +203,9 @@ def test_files_that_are_gone_damaged_or_others_stay_out(base):
     base.offered.append({**base.offered[-1], "path": str(base.store / "copy")})
     both = base.offer(fresh(6), "a")
     base.offered.append({**base.offered[-1], "class": "b"})
-    joined = base.join()
-    found = reasons(joined)
-    assert [r.path for r in joined.joined] == [min(twice, str(base.store / "copy"))]
+    merged = base.merge()
+    found = reasons(merged)
+    assert [r.path for r in merged.added] == [min(twice, str(base.store / "copy"))]
     assert found[gone].startswith("unreadable: ")
     assert found[cut].startswith("unreadable: ")
     assert found[changed] == "unreadable: its bytes do not have the digest that was given"
@@ -216,7 +216,7 @@ def test_files_that_are_gone_damaged_or_others_stay_out(base):
 def test_nothing_usable_is_an_error_that_says_why(base):
     base.offer(base.data("test", "a"), "a")
     with pytest.raises(ExamplesError, match="none of the 1 examples can be used; the first: sealed: exact"):
-        base.join()
+        base.merge()
 
 
 def test_a_picture_that_the_data_set_contradicts_itself_about_stays_out(base, tmp_path):
@@ -226,7 +226,7 @@ def test_a_picture_that_the_data_set_contradicts_itself_about_stays_out(base, tm
     base.audit = replace(base.audit, class_conflicts=(ClassConflict((known.path,), ("a", "b"), "near"),))
     copy = base.offer(base.data("train", "b"), "b")
     base.offer(fresh(1), "b")
-    assert reasons(base.join()) == {
+    assert reasons(base.merge()) == {
         copy: f"label conflict: exact copy of {known.path}, which has other labels too"
     }
 
@@ -262,9 +262,9 @@ def test_a_document_that_cannot_be_used_is_refused(tmp_path, content, words):
 
 
 def test_without_examples_the_data_set_stays_as_it_is(base):
-    joined = base.join()
-    assert joined.splits == base.splits
-    assert joined.index == base.index
+    merged = base.merge()
+    assert merged.splits == base.splits
+    assert merged.index == base.index
 
 
 def test_paths_may_be_relative_to_the_document(tmp_path):

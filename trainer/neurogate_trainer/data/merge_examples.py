@@ -38,14 +38,14 @@ class MergedData:
         audit: The data set's audit, with the examples' near duplicates and groups.
         splits: The same test split as before; the others have grown. `dropped` names every example that was
             left out, and why.
-        joined: The examples that are in a split.
+        added: The examples that are in a split.
         left_out: Those that are not, each with the reason.
     """
 
     index: DatasetIndex
     audit: AuditReport
     splits: Splits
-    joined: tuple[ImageRecord, ...]
+    added: tuple[ImageRecord, ...]
     left_out: Dropped
 
 
@@ -76,14 +76,14 @@ def merge_examples(
     refused = tuple((e, merge.reasons[e.path]) for e in examples if e.path in merge.reasons)
     left_out = (*unusable, *refused)
     _warn(left_out, reporter)
-    joined = tuple(e for e in examples if e.path not in merge.reasons)
-    if left_out and not joined:
+    added = tuple(e for e in examples if e.path not in merge.reasons)
+    if left_out and not added:
         raise ExamplesError(
             f"none of the {len(examples) + len(unusable)} examples can be used; the first: {left_out[0][1]}"
         )
-    new = [e for e in joined if sides[e.path] == ""]
+    new = [e for e in added if sides[e.path] == ""]
     drawn = _draw(new, merge.groups, validation=fractions[1] / sum(fractions[:2]))
-    parts = [[e for e in joined if (sides[e.path] or drawn[e.path]) == side] for side in _DRAWN]
+    parts = [[e for e in added if (sides[e.path] or drawn[e.path]) == side] for side in _DRAWN]
     return MergedData(
         index=dataclasses.replace(index, records=_sorted((*index.records, *examples))),
         audit=dataclasses.replace(
@@ -99,7 +99,7 @@ def merge_examples(
             # What could not be read is in no index, so splits.json cannot name it; examples.json does.
             dropped=(*splits.dropped, *refused),
         ),
-        joined=joined,
+        added=added,
         left_out=left_out,
     )
 

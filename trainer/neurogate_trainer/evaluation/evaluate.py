@@ -88,7 +88,7 @@ def predict_saved_model(
         batches.append(model(pixels))
         reporter.advance(len(pixels))
 
-    def joined(name: str) -> npt.NDArray[np.float32]:
+    def column(name: str) -> npt.NDArray[np.float32]:
         return np.concatenate([batch[name] for batch in batches])
 
     try:
@@ -96,9 +96,9 @@ def predict_saved_model(
             classes=tuple(classes),
             paths=tuple(record.path for record in records),
             labels=np.array([positions[record.class_id] for record in records], dtype=np.int64),
-            probabilities=joined("probabilities"),
-            logits=joined("logits"),
-            ood_score=joined("ood_score"),
+            probabilities=column("probabilities"),
+            logits=column("logits"),
+            ood_score=column("ood_score"),
         )
     except PredictionsError as error:
         raise EvaluationError(f"the answers of {version_dir} do not make sense: {error}") from error

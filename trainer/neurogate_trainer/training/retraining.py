@@ -137,7 +137,7 @@ def merge_phases(folder: RunFolder, config: TrainConfig, retraining: Retraining,
     """Index, audit and splits of a retraining, where a first training would compute its own.
 
     Leaves index.sqlite, audit.json, splits.json and evaluation.json as a first training does, and
-    examples.json: which examples joined which split, and which were left out why.
+    examples.json: which examples are in which split, and which were left out why.
 
     Raises:
         ExamplesError: No example can be used, or a class would have too few images.
@@ -167,7 +167,7 @@ def merge_phases(folder: RunFolder, config: TrainConfig, retraining: Retraining,
     write_evaluation_set(folder.path, data, merged.splits.test)
     folder.write(EXAMPLES_FILE, _record(merged, retraining))
     sizes = ", ".join(f"{len(records)} {name}" for name, records in merged.splits.parts().items())
-    reporter.message(f"{len(merged.joined)} of {len(offered)} examples joined: {sizes}")
+    reporter.message(f"{len(merged.added)} of {len(offered)} examples joined: {sizes}")
     for phase in ("index", "audit", "split"):
         folder.finish(phase)
 
@@ -195,7 +195,7 @@ def _check(merged: MergedData) -> None:
 
 
 def _record(merged: MergedData, retraining: Retraining) -> dict[str, Any]:
-    chosen = {record.path for record in merged.joined}
+    chosen = {record.path for record in merged.added}
     return {
         "digest": retraining.examples_digest,
         "joined": {
