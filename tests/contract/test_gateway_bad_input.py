@@ -78,9 +78,9 @@ class Rpc:
             return failure_of(response.results[0].error)
         call = stub.StreamClassify()
         config = pb.StreamClassifyConfig(model=selector, **fields)
-        await call.write(pb.StreamClassifyRequest(config=config))
+        # In one message: gRPC makes an INTERNAL of a write that meets the end of the stream.
+        await call.write(pb.StreamClassifyRequest(config=config, key="bad", image=image))
         try:
-            await call.write(pb.StreamClassifyRequest(key="bad", image=image))
             response = await call.read()
             await call.done_writing()
             assert await call.read() is grpc.aio.EOF
