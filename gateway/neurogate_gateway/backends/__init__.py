@@ -1,1 +1,1 @@
-"""The model servers: where they are, which versions are proven on them, how an image gets to one."""
+"""The model servers: where they are, which versions are READY on them, how an image gets to one."""

@@ -27,7 +27,7 @@ from neurogate_gateway.observability.logging import log
 from .concurrency import CallSlots, InFlightCall
 from .control_calls import ControlCalls
 from .tfserving import BackendVersion, ServerFullError, TensorFlowServing, VersionUnloadedError
-from .verification import FilesUnreadableError, Rejection, ServedVersion, UnprovenError, VersionVerifier
+from .verification import FilesUnreadableError, Rejection, ServedVersion, VerificationError, VersionVerifier
 from .versions import LOADING, PROVING, READY, REJECTED, RETIRED, EndpointVersion, State
 
 _TFS = tfs_pb2.ModelVersionStatus
@@ -56,7 +56,7 @@ class EndpointCallbacks(Protocol):
         """The last word on a verified version: the object to go on with.
 
         Raises:
-            UnprovenError: Another endpoint serves something else under its number.
+            VerificationError: Another endpoint serves something else under its number.
         """
 
     def elsewhere(self, endpoint: BackendEndpoint, number: int) -> bool:
@@ -283,7 +283,7 @@ class BackendEndpoint:
                 entry.version = await self._verifier.read(entry.number, self.control)
                 await self._verifier.verify(entry.version, self.control)
                 entry.version = self._callbacks.admit(self, entry.version)
-            except UnprovenError as error:
+            except VerificationError as error:
                 self._move(entry, REJECTED, str(error), error.kind)
             except (FilesUnreadableError, VersionUnloadedError, GatewayError) as error:
                 self._interrupted(entry, str(error), fault=isinstance(error, InternalError))

@@ -20,7 +20,7 @@ from neurogate_core.manifest import (
 )
 from neurogate_core.repository import misnamed, served_names
 
-from .verification import FilesUnreadableError, Rejection, ServedVersion, UnprovenError
+from .verification import FilesUnreadableError, Rejection, ServedVersion, VerificationError
 
 _Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -41,7 +41,7 @@ class RepositoryIntegrity:
         """Holds a version to its files, unless that was done and no file has changed since.
 
         Raises:
-            UnprovenError: A file is missing, additional or another one, or the manifest is.
+            VerificationError: A file is missing, additional or another one, or the manifest is.
             FilesUnreadableError: Nobody can tell now.
         """
         await asyncio.get_running_loop().run_in_executor(self._executor, self._check, version)
@@ -57,10 +57,10 @@ class RepositoryIntegrity:
             digest = manifest_digest((folder / MANIFEST_FILE).read_bytes())
         except ManifestError as error:
             # Paths are the operator's affair.
-            told = str(error).removeprefix(f"{folder}: ").replace(f"{folder}/", "")
-            told = told.replace(str(folder), f"version {version.number}")
-            raise UnprovenError(
-                Rejection.FILES_DIFFER, f"the files differ from the manifest: {told}"
+            complaint = str(error).removeprefix(f"{folder}: ").replace(f"{folder}/", "")
+            complaint = complaint.replace(str(folder), f"version {version.number}")
+            raise VerificationError(
+                Rejection.FILES_DIFFER, f"the files differ from the manifest: {complaint}"
             ) from error
         except OSError as error:
             self._check_name(folder)
@@ -68,7 +68,7 @@ class RepositoryIntegrity:
                 f"the repository's files of version {version.number} cannot be read: {error.strerror}"
             ) from error
         if digest != version.digest:
-            raise UnprovenError(
+            raise VerificationError(
                 Rejection.FILES_DIFFER,
                 f"the files differ from what is served: the repository's manifest has digest {digest[:12]}…, "
                 f"the model server's has {version.digest[:12]}…",
@@ -79,7 +79,7 @@ class RepositoryIntegrity:
         """Tells a version whose folder has another name from one that cannot be seen yet.
 
         Raises:
-            UnprovenError: A model server reads the number from a name that no version has.
+            VerificationError: A model server reads the number from a name that no version has.
         """
         number = int(folder.name)
         try:
@@ -87,7 +87,7 @@ class RepositoryIntegrity:
         except OSError:
             return
         if name != folder.name:
-            raise UnprovenError(Rejection.FILES_DIFFER, misnamed(number, name))
+            raise VerificationError(Rejection.FILES_DIFFER, misnamed(number, name))
 
 
 def _fingerprint(folder: Path) -> _Fingerprint:

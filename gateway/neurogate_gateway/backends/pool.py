@@ -34,7 +34,7 @@ from .tfserving import (
     TensorFlowServing,
     VersionUnloadedError,
 )
-from .verification import Rejection, ServedVersion, UnprovenError, VersionVerifier
+from .verification import Rejection, ServedVersion, VerificationError, VersionVerifier
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
@@ -225,7 +225,7 @@ class BackendPool(VersionStatusTable):
         self.changed()
 
     def refuse(self, refused: Mapping[int, str]) -> None:
-        """Shows versions of the repository that no model server is told to load, with the reason of each."""
+        """Shows versions of the repository that no model server is given, with the reason of each."""
         if refused != self._refused:
             self._refused = dict(refused)
             self._refresh(self._endpoints.values())
@@ -267,14 +267,14 @@ class BackendPool(VersionStatusTable):
         """The object for a verified version: that of the other endpoints, so that all are one.
 
         Raises:
-            UnprovenError: Another endpoint serves something else under its number.
+            VerificationError: Another endpoint serves something else under its number.
         """
         for other in self._endpoints.values():
             known = other.ready(version.number) if other is not endpoint else None
             if known is None:
                 continue
             if known.digest != version.digest:
-                raise UnprovenError(
+                raise VerificationError(
                     Rejection.NUMBER_TAKEN,
                     f"the model server at {other.address} already serves another version {version.number}: "
                     f"its manifest has digest {known.digest[:12]}…, this one {version.digest[:12]}…",

@@ -1,4 +1,4 @@
-"""What all model servers together mean: which versions are READY on which of them; who is told of changes."""
+"""Which versions are READY on which model servers, and the signals of changes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class VersionStatusTable:
         self.ready_lost_at = -math.inf
         """`time.monotonic` of the moment when a version last ceased to be READY anywhere."""
         self._refused: Mapping[int, str] = {}
-        """Why versions in the repository are told to no model server."""
+        """Why versions in the repository are given to no model server."""
         self._views: dict[int, VersionView] = {}
         self.snapshot = StatusSnapshot()
         """Of this moment; another object after each change."""
@@ -107,7 +107,7 @@ class VersionStatusTable:
         self.looked.emit()
 
     def _refresh(self, endpoints: Collection[BackendEndpoint]) -> None:
-        """Works out anew what all endpoints together mean, and tells who asked to be told."""
+        """Works out anew what all endpoints together mean, and emits what has changed."""
         self.backends = {endpoint.address: endpoint.connected for endpoint in endpoints}
         self.connected = any(self.backends.values())
         seen = {number for endpoint in endpoints for number in endpoint.entries}

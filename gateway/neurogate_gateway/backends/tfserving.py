@@ -114,7 +114,7 @@ class VersionUnloadedError(Exception):
 class VersionRefusedError(VersionUnloadedError):
     """The model server has the version but refuses to run it as asked.
 
-    To a caller that is the same as unloaded: the version must be proven again before it answers.
+    To a caller that is the same as unloaded: the version must be verified again before it answers.
     """
 
 

@@ -54,7 +54,7 @@ class Rejection(enum.StrEnum):
     """Its verification broke off too often."""
 
 
-class UnprovenError(Exception):
+class VerificationError(Exception):
     """The version must not serve; the message says why, for people."""
 
     def __init__(self, kind: Rejection, message: str) -> None:
@@ -104,8 +104,9 @@ class ServedVersion:
 class VersionVerifier:
     """Verifies versions on any of the model servers.
 
-    Both methods raise `UnprovenError` for a version that must not serve, `VersionUnloadedError` when it went
-    away meanwhile, and `GatewayError` when the model server could not be asked, so that nothing is known.
+    Both methods raise `VerificationError` for a version that must not serve, `VersionUnloadedError` when it
+    went away meanwhile, and `GatewayError` when the model server could not be asked, so that nothing is
+    known.
     """
 
     def __init__(
@@ -120,9 +121,8 @@ class VersionVerifier:
 
         Args:
             preprocess: From an encoded image to the pixels that a version sees, uint8 [height, width, 3].
-            check_files: Holds a version to its files (raises `UnprovenError`, `FilesUnreadableError`); None
-            where
-                the gateway does not see the repository, so that goldens alone decide.
+            check_files: Holds a version to its files; raises `VerificationError`, `FilesUnreadableError`.
+                None where the gateway does not see the repository, so that goldens alone decide.
             model: Name of the model.
             seconds_per_call: For each call to a model server.
         """
@@ -139,11 +139,11 @@ class VersionVerifier:
         except BackendFaultError:
             raise
         except (VersionRefusedError, BackendAnswerInvalidError) as error:
-            raise UnprovenError(
+            raise VerificationError(
                 Rejection.NOT_DESCRIBED, f"the version does not describe itself: {error}"
             ) from error
         except ManifestError as error:
-            raise UnprovenError(_kind_of_invalid(data), f"the manifest is not valid: {error}") from error
+            raise VerificationError(_kind_of_invalid(data), f"the manifest is not valid: {error}") from error
         return ServedVersion(self.model, number, manifest, manifest_digest(data))
 
     async def verify(self, version: ServedVersion, server: ControlCalls) -> None:
@@ -156,7 +156,7 @@ class VersionVerifier:
         """
         manifest = version.manifest
         if (manifest.model_name, manifest.version) != (version.model, version.number):
-            raise UnprovenError(
+            raise VerificationError(
                 Rejection.MANIFEST_OF_ANOTHER,
                 f"the manifest is of {manifest.model_name} version {manifest.version}, "
                 f"but the model server gave it for {version.model} version {version.number}",
@@ -167,7 +167,7 @@ class VersionVerifier:
         wrong = [finding for finding in findings if finding]
         if wrong:
             more = f"; and {len(wrong) - _MAX_FINDINGS} more" if len(wrong) > _MAX_FINDINGS else ""
-            raise UnprovenError(
+            raise VerificationError(
                 Rejection.GOLDENS_DIFFER,
                 f"{len(wrong)} of {len(findings)} goldens differ: {'; '.join(wrong[:_MAX_FINDINGS])}{more}",
             )

@@ -127,7 +127,7 @@ class Admission:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """A place for one watch.
+        """Counts one watch.
 
         Raises:
             OverloadedError: None is free.
@@ -171,7 +171,7 @@ class Admission:
 
     @contextlib.contextmanager
     def bulk_call(self) -> Iterator[None]:
-        """A place for one batch or stream.
+        """Counts one batch or stream.
 
         Raises:
             OverloadedError: None is free.

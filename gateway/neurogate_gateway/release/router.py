@@ -103,7 +103,7 @@ class VersionRouter:
     ) -> tuple[ServedVersion, str]:
         """The version that a selector means, and the label by which it was found ("" for a number).
 
-        While versions change, a label may for a moment mean nothing that is proven; then this waits.
+        While versions change, a label may for a moment mean nothing that is verified; then this waits.
 
         Args:
             selector: Which version.
@@ -159,7 +159,7 @@ class VersionRouter:
             give_up = give_up or deadline.capped(self._swap_wait)
             if not await self.pool.changes(give_up):
                 raise VersionLostError(
-                    f"version {version.number} of model {self.model} cannot be reached or is proven again"
+                    f"version {version.number} of model {self.model} cannot be reached or is verified again"
                 )
 
     def check_model(self, name: str) -> None:

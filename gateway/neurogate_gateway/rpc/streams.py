@@ -104,7 +104,7 @@ class BidirectionalCall(abc.ABC, Generic[RequestT, ItemT, ResponseT]):
             raise self._error
 
     async def _watch_idleness(self) -> None:
-        """Ends a call that does nothing: it holds one of the few places for batches and streams."""
+        """Ends a call that does nothing: it is one of the few batches and streams that may be open."""
         left = self._idle
         while left > 0:
             await asyncio.sleep(left)

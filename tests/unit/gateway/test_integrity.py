@@ -10,7 +10,7 @@ import pytest
 from neurogate_core.manifest import manifest_digest, serialize_manifest, write_manifest
 from neurogate_gateway.backends import integrity
 from neurogate_gateway.backends.integrity import FilesUnreadableError, RepositoryIntegrity
-from neurogate_gateway.backends.verification import Rejection, ServedVersion, UnprovenError
+from neurogate_gateway.backends.verification import Rejection, ServedVersion, VerificationError
 from neurogate_testing.manifests import fill_version, sound_manifest
 
 VARIABLES = "variables/variables.data-00000-of-00001"
@@ -120,7 +120,7 @@ async def test_other_files(
     await checker.check(version)
     change(folder)
     for _ in range(2):
-        with pytest.raises(UnprovenError, match=reason) as caught:
+        with pytest.raises(VerificationError, match=reason) as caught:
             await checker.check(version)
         assert caught.value.kind is Rejection.FILES_DIFFER
         assert str(folder) not in str(caught.value)
@@ -132,7 +132,7 @@ async def test_a_link_that_moves_is_looked_at_anew(
     move_behind_link(folder)
     await checker.check(version)
     lead_to_tampered_copy(folder)
-    with pytest.raises(UnprovenError, match="has digest"):
+    with pytest.raises(VerificationError, match="has digest"):
         await checker.check(version)
 
 
