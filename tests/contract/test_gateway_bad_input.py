@@ -78,9 +78,12 @@ class Rpc:
             return failure_of(response.results[0].error)
         call = stub.StreamClassify()
         config = pb.StreamClassifyConfig(model=selector, **fields)
-        # In one message: gRPC makes an INTERNAL of a write that meets the end of the stream.
+        # In one message, since gRPC makes an INTERNAL of a write that meets the end of the stream. With a
+        # config, an empty image is none.
         await call.write(pb.StreamClassifyRequest(config=config, key="bad", image=image))
         try:
+            if not image:
+                await call.write(pb.StreamClassifyRequest(key="bad"))
             response = await call.read()
             await call.done_writing()
             assert await call.read() is grpc.aio.EOF
