@@ -10,7 +10,7 @@ from pathlib import Path
 from neurogate_bench import machine, plots, results
 from neurogate_bench.context import read_scenarios
 from neurogate_bench.record import BUSY_LIMIT, LATE_LIMIT_MS
-from neurogate_bench.results import FOREIGN_LIMIT, MISSED, UNDECIDED, Result, Target, is_disturbed, standing
+from neurogate_bench.results import FOREIGN_LIMIT, MISSED, UNDECIDED, Result, Target, is_disturbed, outcome
 from neurogate_bench.stats import Figure
 
 RESULTS = machine.ROOT / "bench" / "results"
@@ -88,7 +88,7 @@ def target_section(found: dict[str, Result]) -> str:
 
 def verdict(result: Result, entry: Target) -> str:
     """What became of a promise in words, with the distance of what was missed."""
-    word = standing(result, entry)
+    word = outcome(result, entry)
     if entry["limit"]:
         distance = f"missed by {number(100 * abs(entry['value'] / entry['limit'] - 1))} %"
     else:

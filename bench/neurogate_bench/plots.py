@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from neurogate_bench.results import MET, MISSED, UNDECIDED, VOID, Result, Target, standing
+from neurogate_bench.results import MET, MISSED, UNDECIDED, VOID, Result, Target, outcome
 from neurogate_bench.stats import Figure
 
 INK, SOFT, OURS, THEIRS, WARN, AMBER = "#1f2933", "#9aa5b1", "#0b7285", "#adb5bd", "#c92a2a", "#e8910c"
@@ -27,7 +27,7 @@ _STYLE = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
 }
-_STANDINGS = {MET: OURS, MISSED: WARN, UNDECIDED: AMBER, VOID: SOFT}
+_COLOURS = {MET: OURS, MISSED: WARN, UNDECIDED: AMBER, VOID: SOFT}
 Drawing = Callable[[Result, Axes], None]
 
 
@@ -62,7 +62,7 @@ def draw_targets(found: Mapping[str, Result], folder: Path) -> str | None:
     with mpl.rc_context(_STYLE):
         picture, axes = plt.subplots(figsize=(7.2, 0.6 + 0.27 * len(entries)))
         for place, (result, entry) in enumerate(entries):
-            colour = _STANDINGS[standing(result, entry)]
+            colour = _COLOURS[outcome(result, entry)]
             margins = [_margin(entry, value) for value in [entry["value"], *entry["spread"]]]
             known = [margin for margin in margins if margin is not None]
             axes.plot([min(known), max(known)], [place, place], color=colour, linewidth=1.5)
@@ -70,7 +70,7 @@ def draw_targets(found: Mapping[str, Result], folder: Path) -> str | None:
         axes.axvline(1, color=INK, linewidth=1)
         names = [f"{result['scenario']}: {entry['name']}" for result, entry in entries]
         axes.set_yticks(range(len(entries)), names, fontsize=8)
-        for word, colour in _STANDINGS.items():
+        for word, colour in _COLOURS.items():
             axes.plot([], [], "o", color=colour, label=word)
         axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.3, 1.0))
         axes.set_xscale("log", base=2)

@@ -88,7 +88,7 @@ def is_disturbed(checks: Mapping[str, Any]) -> bool:
     return float(checks.get("other_programs", {}).get("mean", 0.0)) > FOREIGN_LIMIT
 
 
-def standing(result: Result, entry: Target) -> str:
+def outcome(result: Result, entry: Target) -> str:
     """What became of a promise, in view of how disturbed the measuring was.
 
     Undecided is only what a disturbed scenario cannot tell: a time or rate that was missed, which the other
