@@ -85,6 +85,11 @@ def watch(gateway: Harness, run_id: str, after: int = 0) -> Any:
     return gateway.training.WatchRetraining(request)
 
 
+def cancel(gateway: Harness, run_id: str, reason: str = "enough") -> Any:
+    request = pb.CancelRetrainingRequest(retraining_id=run_id, reason=reason)
+    return gateway.training.CancelRetraining(request)
+
+
 async def reason(call: Any) -> str:
     return (await failure(call)).reason
 
@@ -96,9 +101,9 @@ async def listed(gateway: Harness, **request: Any) -> list[pb.Retraining]:
 
 async def test_what_is_kept_is_corrected_and_erased(tmp_path: Path) -> None:
     async with training_gateway(tmp_path, prediction_image_days=1) as gateway:
-        # Written by the journal when somebody asks for it, at the latest.
-        told = await classify(gateway, sample_image(1))
-        about = {"prediction_id": told.prediction_id, "request_id": "f-1"}
+        # The journal writes it when a call asks for it, at the latest.
+        said = await classify(gateway, sample_image(1))
+        about = {"prediction_id": said.prediction_id, "request_id": "f-1"}
         feedback = pb.SubmitFeedbackRequest(**about, class_id="glioma", comment="seen by two")
         answer = await gateway.training.SubmitFeedback(feedback)
         assert await gateway.training.SubmitFeedback(feedback) == answer
@@ -109,7 +114,7 @@ async def test_what_is_kept_is_corrected_and_erased(tmp_path: Path) -> None:
         identifier = answer.example_id
         [example] = (await gateway.training.ListExamples(pb.ListExamplesRequest())).examples
         assert (example.example_id, example.class_id) == (identifier, "glioma")
-        assert (example.source, example.prediction_id) == (pb.EXAMPLE_SOURCE_FEEDBACK, told.prediction_id)
+        assert (example.source, example.prediction_id) == (pb.EXAMPLE_SOURCE_FEEDBACK, said.prediction_id)
         update = pb.UpdateExampleRequest(example_id=identifier, class_id="notumor", reason="histology")
         changed = (await gateway.training.UpdateExample(update)).example
         assert (changed.example_id, changed.class_id) == (identifier, "notumor")
@@ -123,7 +128,7 @@ async def test_what_is_kept_is_corrected_and_erased(tmp_path: Path) -> None:
             wrong = {"example_id": identifier, "class_id": "glioma", **changes}
             call = gateway.training.UpdateExample(pb.UpdateExampleRequest(**wrong))
             assert await reason(call) == expected
-        erase = pb.DeletePredictionRequest(prediction_id=told.prediction_id, reason="withdrawn")
+        erase = pb.DeletePredictionRequest(prediction_id=said.prediction_id, reason="withdrawn")
         assert list((await gateway.training.DeletePrediction(erase)).example_ids) == [identifier]
         assert await reason(gateway.training.DeletePrediction(erase)) == "PREDICTION_NOT_FOUND"
         assert await reason(gateway.training.SubmitFeedback(feedback)) == "PREDICTION_NOT_FOUND"
@@ -159,7 +164,7 @@ async def test_feedback_without_an_image_is_feedback_all_the_same(
             patch.setattr(Journal, "flush", lambda self: flushes.append(None))
             unknown = pb.SubmitFeedbackRequest(prediction_id="0" * 32, not_mri=True)
             assert await reason(gateway.training.SubmitFeedback(unknown)) == "PREDICTION_NOT_FOUND"
-        # The journal need not write because of a prediction that nobody knows.
+        # The journal does not write because of a prediction that it does not hold.
         assert not flushes
         right = answer.scores[0].class_id
         for truth, confirmed in (({"class_id": right}, True), ({"not_mri": True}, False)):
@@ -282,7 +287,7 @@ async def test_retrainings_that_cannot_be_started(tmp_path: Path) -> None:
         assert await reason(start(gateway, **enough)) == "LAUNCHER_NOT_CONFIGURED"
 
 
-async def test_retrainings_are_listed_by_state_and_page(tmp_path: Path) -> None:
+async def test_retrainings_are_listed_by_state_and_page_and_cancelled(tmp_path: Path) -> None:
     async with training_gateway(tmp_path) as gateway:
         ids = [(await started(gateway, from_scratch=True)).retraining_id for _ in range(3)]
         store_of(gateway).runs.transition(ids[1], QUEUED, RUNNING)
@@ -295,10 +300,16 @@ async def test_retrainings_are_listed_by_state_and_page(tmp_path: Path) -> None:
         [running] = await listed(gateway, state=pb.RETRAINING_STATE_RUNNING)
         assert running.retraining_id == ids[1]
         assert await reason(listed(gateway, state=99)) == "FILTER_INVALID"
+        for run_id, state in ((ids[0], "CANCELLED"), (ids[0], "CANCELLED"), (ids[1], "RUNNING")):
+            assert (await cancel(gateway, run_id)).retraining.state == RunState(state).message
+        assert store_of(gateway).runs.get(ids[1]).cancel_reason == "enough"
+        store_of(gateway).runs.transition(ids[2], QUEUED, RunState.FAILED)
+        assert await reason(cancel(gateway, ids[2])) == "RETRAINING_ENDED"
+        assert await reason(cancel(gateway, ids[1], "x" * 513)) == "CHANGE_REASON_INVALID"
         for run_id in ("", "none", "0" * 32, "a\0b"):
             for call in (
                 gateway.training.GetRetraining(pb.GetRetrainingRequest(retraining_id=run_id)),
-                gateway.training.CancelRetraining(pb.CancelRetrainingRequest(retraining_id=run_id)),
+                cancel(gateway, run_id),
                 watch(gateway, run_id).read(),
             ):
                 assert await reason(call) == "RETRAINING_NOT_FOUND"
@@ -316,7 +327,7 @@ async def test_a_watch_begins_with_the_past_and_ends_with_the_end(tmp_path: Path
         runs.append_trainer_events(run_id, [(451, log_event("live"))])
         assert (await whole.read()).event.log.text == "live"
         assert (await late.read()).event.log.text == "live"
-        # Written by another process, of which nobody tells this one.
+        # Another process writes it, so no notifier reports it here.
         other = await asyncio.to_thread(Store, tmp_path / "data", "", max_store_bytes=1)
         await asyncio.to_thread(other.runs.transition, run_id, RUNNING, RunState.FAILED, error="broken")
         other.close()
@@ -385,7 +396,7 @@ async def test_watches_end_with_the_reason_when_the_records_cannot_be_read(
         await asyncio.to_thread(store.runs.transition, run_id, QUEUED, RunState.CANCELLED)
         assert (await again.read()).event.sequence == 2
         assert await again.read() is grpc.aio.EOF
-        # Nobody watches any more, so nobody polls.
+        # The last watcher has ended the poller.
         await asyncio.wait([polling])
         assert not watching._heads
 
@@ -421,23 +432,3 @@ async def test_a_stop_ends_watches_and_says_so(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call.read()
         assert failure_of(error.value).reason == "SHUTTING_DOWN"
-
-
-async def test_cancelling(tmp_path: Path) -> None:
-    async with training_gateway(tmp_path) as gateway:
-        waiting, running, ended = [
-            (await started(gateway, from_scratch=True)).retraining_id for _ in range(3)
-        ]
-        runs = store_of(gateway).runs
-        runs.transition(running, QUEUED, RUNNING)
-        runs.transition(ended, QUEUED, RunState.FAILED)
-
-        def cancel(run_id: str, reason: str = "enough") -> Any:
-            request = pb.CancelRetrainingRequest(retraining_id=run_id, reason=reason)
-            return gateway.training.CancelRetraining(request)
-
-        for run_id, state in ((waiting, "CANCELLED"), (waiting, "CANCELLED"), (running, "RUNNING")):
-            assert (await cancel(run_id)).retraining.state == RunState(state).message
-        assert runs.get(running).cancel_reason == "enough"
-        assert await reason(cancel(ended)) == "RETRAINING_ENDED"
-        assert await reason(cancel(running, "x" * 513)) == "CHANGE_REASON_INVALID"

@@ -140,8 +140,8 @@ class RetrainingHarness:
                     await wait(0.02)
         return self.launcher.jobs[run_id]
 
-    def publish(self, run_id: str, *, told: bool = True) -> int:
-        """What a trainer does in the end; `told` whether it lived to say so."""
+    def publish(self, run_id: str, *, reported: bool = True) -> int:
+        """What a trainer does in the end; `reported` whether it lived to say so."""
         repository = ModelRepository(self.home.repository)
         manifest = sound_manifest(model=MODEL)
         manifest.lineage.run_id = run_id
@@ -150,7 +150,7 @@ class RetrainingHarness:
             version: int = repository.publish(MODEL, staged, manifest).version
         with self.reporter(run_id) as reporter:
             reporter.phase("publish")
-            if told:
+            if reported:
                 reporter.end("published", version=version)
         self.launcher.statuses[run_id] = JobStatus(JobState.ENDED, "the trainer ended with status 0")
         return version

@@ -1,4 +1,4 @@
-"""A trainer that learns nothing: it takes `neurogate-trainer retrain`'s arguments, tells, and publishes.
+"""A trainer that learns nothing: it takes `neurogate-trainer retrain`'s arguments, reports, and publishes.
 
 Run as a script. A file "script.json" beside the model repository's root says what it does:
 {"events": lines before the publication, "pause": seconds between them, "then": "publish", "fail", "hang",

@@ -34,7 +34,7 @@ CHOICE = ResolvedVersion(ServedVersion("brain_tumor", 3, sound_manifest(version=
 
 
 class GatedStore:
-    """A store of predictions that waits until it may write, and fails as often as it is told."""
+    """A store of predictions that waits until it may write, and fails as often as a test says."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -53,8 +53,8 @@ class GatedStore:
 
 def outcome(image: bytes = b"image") -> PredictionEvent:
     outputs = Outputs(np.array([0.1, 0.2, 0.6, 0.1], np.float32), 1.5)
-    told = classification(CHOICE, outputs, queue=0.001, transform=0.002, predict=0.003)
-    return PredictionEvent(CHOICE, image, Prediction(CHOICE, outputs, told), None, 0.01, "ipv4:127.0.0.1:9")
+    said = classification(CHOICE, outputs, queue=0.001, transform=0.002, predict=0.003)
+    return PredictionEvent(CHOICE, image, Prediction(CHOICE, outputs, said), None, 0.01, "ipv4:127.0.0.1:9")
 
 
 def gated(**changes: Any) -> tuple[Journal, GatedStore]:
@@ -258,13 +258,13 @@ def test_a_database_that_stays_away_does_not_hold_up_the_end(monkeypatch: pytest
 
 def test_a_prediction_that_cannot_be_written_takes_no_other_with_it(store: Store) -> None:
     journal = Journal(store.predictions, Metrics(), keep_images=True)
-    untellable, unwritable = outcome(), outcome()
-    assert untellable.answer is not None
-    short = dataclasses.replace(untellable.answer, outputs=Outputs(np.zeros(3, np.float32), 0.0))
+    broken, unwritable = outcome(), outcome()
+    assert broken.answer is not None
+    short = dataclasses.replace(broken.answer, outputs=Outputs(np.zeros(3, np.float32), 0.0))
     good = [outcome(b"image %d" % number) for number in range(4)]
     for each in (
         *good[:2],
-        dataclasses.replace(untellable, answer=short),
+        dataclasses.replace(broken, answer=short),
         dataclasses.replace(unwritable, caller="no text: \udc80"),
         *good[2:],
     ):

@@ -50,7 +50,7 @@ def test_the_base_runs_version_and_those_of_retrainings_can_be_started_from(home
     assert found.versions() == [1]
 
 
-def test_the_version_of_a_run_is_found_though_nobody_told(home, found):
+def test_the_version_that_a_run_published_is_found_by_its_manifest(home, found):
     assert found.published_by("0" * 32) == 0
     publish(home, "base")
     number = publish(home, "0" * 32)

@@ -89,7 +89,7 @@ async def jobs(tmp_path):
     await jobs.close()
 
 
-async def test_the_end_is_told_with_what_was_written(jobs):
+async def test_an_ended_trainer_has_a_reason_and_a_log(jobs):
     handle = await jobs.start("a", python("print('working'); raise SystemExit(3)"))
     status = await jobs.until(handle, JobState.ENDED)
     assert status.reason == "the trainer ended with status 3"
@@ -174,7 +174,7 @@ async def test_a_killed_supervisor_takes_its_trainer_along(jobs):
     await jobs.launcher.cancel(handle)
 
 
-async def test_a_number_that_belongs_to_another_process_now_is_not_taken_for_the_job(jobs):
+async def test_a_process_id_that_another_process_has_now_is_not_the_job(jobs):
     (jobs.path / "a").mkdir()
     ours = trainer_supervisor.identity(os.getpid())
     handle = json.dumps({"folder": str(jobs.path / "a"), "supervisor": {**ours, "start": ours["start"] - 1}})
@@ -183,7 +183,7 @@ async def test_a_number_that_belongs_to_another_process_now_is_not_taken_for_the
     await jobs.launcher.cancel(handle)
 
 
-async def test_a_command_or_folder_that_is_not_there_is_told(jobs):
+async def test_a_command_or_folder_that_is_not_there_has_its_error(jobs):
     handle = await jobs.start("a", ("/nowhere/trainer",))
     status = await jobs.until(handle, JobState.ENDED)
     assert "the trainer cannot be started: " in status.reason

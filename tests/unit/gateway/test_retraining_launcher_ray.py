@@ -46,7 +46,7 @@ def client(monkeypatch):
 
 async def test_a_dashboard_that_hangs_or_is_not_there_may_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr("neurogate_gateway.retraining.launcher_ray._ANSWER_SECONDS", 0.2)
-    # The kernel takes connections, and nobody ever answers.
+    # The kernel takes connections, and no process answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         launcher = RayLauncher(f"http://127.0.0.1:{silent.getsockname()[1]}", cpus=1, gpus=0)
         with pytest.raises(LaunchError, match="the Ray cluster at") as hung:
@@ -69,24 +69,24 @@ class Dashboard(BaseHTTPRequestHandler):
         self.asked.append(("GET", self.path))
         job = self.path.removeprefix("/api/jobs/")
         if self.path == "/api/version":
-            self._tell(200, json.dumps({"version": "4", "ray_version": ray.__version__, "ray_commit": ""}))
+            self._answer(200, json.dumps({"version": "4", "ray_version": ray.__version__, "ray_commit": ""}))
         elif self.broken:
-            self._tell(500, "port 40404 is taken")
+            self._answer(500, "port 40404 is taken")
         elif job in self.jobs:
-            self._tell(
+            self._answer(
                 200,
                 json.dumps(
                     {"type": "SUBMISSION", "submission_id": job, "status": "RUNNING"} | self.jobs[job]
                 ),
             )
         else:
-            self._tell(404, f"Job {job} does not exist")
+            self._answer(404, f"Job {job} does not exist")
 
     def do_POST(self):
         self.asked.append(("POST", self.path))
         submitted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.jobs[submitted["submission_id"]] = {"entrypoint": submitted["entrypoint"]}
-        self._tell(
+        self._answer(
             200,
             json.dumps({"job_id": submitted["submission_id"], "submission_id": submitted["submission_id"]}),
         )
@@ -94,7 +94,7 @@ class Dashboard(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def _tell(self, status, text):
+    def _answer(self, status, text):
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -125,7 +125,7 @@ async def test_a_job_is_looked_up_by_its_name_and_submitted_once(dashboard, tmp_
     launcher.close()
 
 
-async def test_only_the_status_tells_that_a_job_is_gone(dashboard):
+async def test_a_job_is_gone_only_where_the_dashboard_answers_404(dashboard):
     launcher = RayLauncher(dashboard.address, cpus=0, gpus=0)
     assert (await launcher.status("a" * 32)).state is JobState.LOST
     dashboard.broken = True

@@ -4,13 +4,12 @@ import json
 import random
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from google.protobuf import json_format
 from neurogate_gateway.retraining.trainer_events import TrainerEventReader
 from neurogate_trainer.progress import JsonLinesReporter
 
 
-def told(path):
+def written(path):
     """A file of events by the trainer's own reporter."""
     with JsonLinesReporter(path, interval=0) as reporter:
         reporter.phase("fine-tune", total=4, unit="steps")
@@ -22,7 +21,7 @@ def told(path):
 
 
 def test_every_kind_of_line_becomes_its_event(tmp_path):
-    reader = TrainerEventReader(told(tmp_path / "events.jsonl"))
+    reader = TrainerEventReader(written(tmp_path / "events.jsonl"))
     numbered = reader.read()
     assert [number for number, _ in numbered] == [1, 2, 3, 4, 5]
     phase, progress, message, export, end = (event for _, event in numbered)
@@ -42,41 +41,39 @@ def test_what_is_left_of_a_phase_follows_from_its_pace(tmp_path):
     path = tmp_path / "events.jsonl"
     began = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def progress(seconds: int, step: int) -> dict:
+    def step_line(seconds: int, step: int) -> dict:
         return {"event": "progress", "step": step, "total": 20, "epoch": None, "metrics": {}, "time": seconds}
 
     phase = {"event": "phase", "total": 20, "unit": "steps", "time": 0}
     # What comes first pays for what is compiled; in the second start it stands for the steps of the first.
-    lines = [phase, progress(60, 1), progress(62, 2), progress(66, 4), progress(98, 20)]
-    lines += [phase, progress(5, 8), progress(9, 12)]
+    lines = [phase, step_line(60, 1), step_line(62, 2), step_line(66, 4), step_line(98, 20)]
+    lines += [phase, step_line(5, 8), step_line(9, 12)]
     with path.open("w") as file:
         for number, line in enumerate(lines, 1):
             time = (began + timedelta(seconds=line["time"])).isoformat()
             file.write(json.dumps({**line, "sequence": number, "phase": "fine-tune", "time": time}) + "\n")
-    told = [event.progress for _, event in TrainerEventReader(path).read() if event.HasField("progress")]
-    left = [each.remaining.ToSeconds() if each.HasField("remaining") else None for each in told]
+    progress = [event.progress for _, event in TrainerEventReader(path).read() if event.HasField("progress")]
+    left = [each.remaining.ToSeconds() if each.HasField("remaining") else None for each in progress]
     assert left == [None, None, 32, 0, None, 8]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_reading_while_it_is_written_gives_every_line_once(tmp_path, seed):
-    whole = told(tmp_path / "whole.jsonl").read_bytes()
-    path = tmp_path / "growing.jsonl"
-    reader = TrainerEventReader(path)
-    assert reader.read() == []
-    chance = random.Random(seed)
-    found, written = [], 0
-    while written < len(whole):
-        size = chance.randint(1, 90)
-        with path.open("ab") as file:
-            file.write(whole[written : written + size])
-        written += size
-        found += [number for number, _ in reader.read()]
-    assert found == [1, 2, 3, 4, 5]
+def test_reading_while_it_is_written_gives_every_line_once(tmp_path):
+    whole = written(tmp_path / "whole.jsonl").read_bytes()
+    for seed in range(5):
+        path = tmp_path / f"{seed}.jsonl"
+        reader = TrainerEventReader(path)
+        assert reader.read() == []
+        chance = random.Random(seed)
+        found, size = [], 0
+        while size < len(whole):
+            size += chance.randint(1, 90)
+            path.write_bytes(whole[:size])
+            found += [number for number, _ in reader.read()]
+        assert found == [1, 2, 3, 4, 5]
 
 
 def test_a_torn_last_line_is_left_until_the_trainer_has_mended_it(tmp_path):
-    path = told(tmp_path / "events.jsonl")
+    path = written(tmp_path / "events.jsonl")
     reader = TrainerEventReader(path)
     with path.open("ab") as file:
         file.write(b'{"sequence": 6, "ev')
@@ -114,7 +111,7 @@ def test_a_line_that_does_not_follow_is_passed_over(tmp_path):
     assert reader.unreadable == len(wrong)
 
 
-def test_the_trainers_last_word_is_short_text_that_every_database_holds(tmp_path):
+def test_the_reason_of_the_end_is_short_text_that_every_database_holds(tmp_path):
     path = tmp_path / "events.jsonl"
     with JsonLinesReporter(path) as reporter:
         reporter.end("failed", reason="a\0b" + "x" * 1_000_000)

@@ -1,4 +1,4 @@
-"""Retrainings from the queue to their end, by a launcher and a release that do as they are told."""
+"""Retrainings from the queue to their end, by a launcher and a release that do what a test says."""
 
 import asyncio
 import datetime as dt
@@ -79,7 +79,7 @@ async def test_the_gate_decides_and_nothing_is_promoted_unasked(harness, gate, p
     assert len(release.promoted) == (gate == "accepts" and promote)
 
 
-async def test_a_version_that_cannot_be_judged_is_told(harness):
+async def test_a_version_that_cannot_be_judged_fails_with_the_reason(harness):
     rejected = GatewayError(error_pb2.ERROR_REASON_MODEL_VERSION_REJECTED, "bad goldens")
     harness.release.errors = [BackendUnavailableError("no model server"), rejected]
     run = await harness.run_started()
@@ -100,8 +100,8 @@ async def test_a_promotion_that_meets_other_changes_is_tried_again(harness, met,
     if state is RunState.SUCCEEDED:
         assert [each[0] for each in harness.release.promoted] == [version]
     else:
-        told = f"version {version} passed the gate, but cannot be promoted: another change"
-        assert (ended.error, harness.release.promoted) == (told, [])
+        why = f"version {version} passed the gate, but cannot be promoted: another change"
+        assert (ended.error, harness.release.promoted) == (why, [])
         assert len(harness.release.promotion_errors) == met - 5
     assert set(harness.release.policies) == {run.spec.gate_policy}
 
@@ -122,7 +122,7 @@ async def test_a_trainer_that_fails_ends_with_its_reason_and_the_end_of_its_log(
 
 async def test_a_trainer_killed_after_its_publication_has_published(harness):
     run = await harness.run_started()
-    version = harness.publish(run.run_id, told=False)
+    version = harness.publish(run.run_id, reported=False)
     harness.launcher.statuses[run.run_id] = JobStatus(JobState.LOST, "killed")
     assert (await harness.until(run.run_id, RunState.SUCCEEDED)).version == version
 
@@ -145,7 +145,7 @@ async def test_a_trainer_without_events_is_ended_unless_it_waits_for_its_turn(ha
 
 
 @pytest.mark.parametrize("transient", [True, False])
-async def test_a_trainer_that_cannot_be_started_is_told(harness, transient):
+async def test_a_trainer_that_cannot_be_started_fails_with_the_reason(harness, transient):
     harness.launcher.refusals = [LaunchError("no cluster", transient=transient)]
     run = queue_run(harness.store)
     harness.start()
@@ -156,7 +156,7 @@ async def test_a_trainer_that_cannot_be_started_is_told(harness, transient):
     assert ended.error == "the trainer could not be started: no cluster"
 
 
-async def test_what_a_trainer_needs_and_is_not_there_is_told(harness):
+async def test_what_a_trainer_needs_and_is_not_there_is_named(harness):
     harness.start()
 
     async def why(**spec) -> str:

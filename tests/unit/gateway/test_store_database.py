@@ -89,7 +89,7 @@ def test_other_urls_are_refused() -> None:
             Database(url)
 
 
-def test_what_cannot_be_opened_is_told_without_the_password(tmp_path: Path) -> None:
+def test_the_error_of_a_database_that_cannot_be_opened_has_no_password(tmp_path: Path) -> None:
     with pytest.raises(RecordsSetupError, match="cannot be opened"):
         Database(f"sqlite:///{tmp_path}/missing/records.db")
     (tmp_path / "text.db").write_text("no database at all, but long enough to look at" * 20)

@@ -99,7 +99,7 @@ def test_pages_and_totals_follow_the_filter(store: Store) -> None:
     assert store.examples.page(chosen, below=None, limit=9) == []
 
 
-def test_a_class_is_corrected_for_whoever_has_not_begun(store: Store) -> None:
+def test_a_class_is_corrected_for_retrainings_that_have_not_begun(store: Store) -> None:
     one, two = add_examples(store, b"one", b"two")
     running, waiting = queue_run(store).run_id, queue_run(store).run_id
     run_to(store, running, RunState.RUNNING)
