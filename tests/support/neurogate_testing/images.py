@@ -6,6 +6,7 @@ without loss.
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -172,6 +173,7 @@ def animation(container: str, frames: int = 3) -> bytes:
     return encode(first, container, save_all=True, append_images=others, duration=40)
 
 
+@functools.cache
 def sound() -> dict[str, bytes]:
     """One sound image of every kind, by name."""
     kinds: dict[str, bytes] = {}
@@ -225,6 +227,7 @@ def _tiled_tiff(gray: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     return tiff(tags, b"".join(tiles))
 
 
+@functools.cache
 def bombs(width: int = 50_000, height: int = 50_000) -> dict[str, bytes]:
     """Files of a few bytes whose headers promise an enormous picture, by container."""
     gif = bytearray(sample("GIF", "L"))
@@ -258,6 +261,7 @@ def bombs(width: int = 50_000, height: int = 50_000) -> dict[str, bytes]:
     }
 
 
+@functools.cache
 def truncated(keep: float = 0.6) -> dict[str, bytes]:
     """An image of each container that ends too early, by container."""
     whole = {name: sample(name, "L" if name == "GIF" else "RGB", 200, 150) for name in CONTAINERS}
