@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,11 +11,11 @@ from typing import Annotated, NoReturn
 
 import typer
 from neurogate_client import errors
-from neurogate_client._channel import DEFAULT_MAX_IMAGE_BYTES
 from neurogate_client.client import Client
+from neurogate_client.images import DEFAULT_MAX_IMAGE_BYTES
 from rich.text import Text
 
-from .render.output import printable, stderr, tell
+from .render.output import own_name, printable, stderr, tell
 
 EXIT_FAILED = 1
 """Something has no answer, or is not healthy."""
@@ -102,15 +101,6 @@ class LeftOutTally:
         """One line for each reason, on stderr."""
         for why, count in self.counts.most_common():
             tell(stderr(), f"left out {count:,}: {why}, e.g. {self._examples[why]}", "yellow")
-
-
-def own_name() -> str:
-    """How to call this command again: its name where the shell finds it, and else its path."""
-    found = shutil.which("neurogate")
-    called = Path(sys.argv[0])
-    if called.name != "neurogate" or (found is not None and called.exists() and called.samefile(found)):
-        return "neurogate"
-    return str(called)
 
 
 def read_stdin(limit: int) -> bytes:

@@ -21,6 +21,7 @@ from .errors import (
     from_status,
 )
 from .types import (
+    COLOR_MAPS,
     ActivationMap,
     Classification,
     Explanation,
@@ -87,19 +88,13 @@ def build_overlay(
     Raises:
         ValueError: a colour map that the contract does not have.
     """
-    if color_map is not None and color_map.lower() not in color_map_names():
-        raise ValueError(f"no colour map {color_map!r}; there are {', '.join(color_map_names())}")
+    if color_map is not None and color_map.lower() not in COLOR_MAPS:
+        raise ValueError(f"no colour map {color_map!r}; there are {', '.join(COLOR_MAPS)}")
     return classification_pb2.OverlayOptions(
         color_map=f"COLOR_MAP_{color_map.upper()}" if color_map is not None else None,
         alpha=alpha,
         max_side=max_side,
     )
-
-
-def color_map_names() -> list[str]:
-    """The contract's colour maps in lower case, the default first."""
-    names = classification_pb2.ColorMap.items()
-    return [name.removeprefix("COLOR_MAP_").lower() for name, value in names if value]
 
 
 def build_batch(

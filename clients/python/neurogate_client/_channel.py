@@ -23,9 +23,6 @@ DEFAULT_IDLE_TIMEOUT = 60.0
 DEFAULT_EVALUATION_TIMEOUT = 600.0
 """Seconds that an evaluation on all sealed images may take."""
 
-DEFAULT_MAX_IMAGE_BYTES = 16 * 1024 * 1024
-"""Largest encoded image; the gateway's own default."""
-
 KEEPALIVE_SECONDS = 30
 """Time between pings on a busy connection; the gateway tolerates 10 s."""
 

@@ -41,7 +41,7 @@ from . import _calls, _channel, _streams
 from ._upload import DEFAULT_WINDOW, UploadCall
 from .client import Client as _BlockingClient
 from .errors import CallCancelledError, ModelNotFoundError, NeurogateError, from_rpc_error
-from .images import Image, LabelledImage, framed, load_image
+from .images import DEFAULT_MAX_IMAGE_BYTES, Image, LabelledImage, framed, load_image
 from .types import Classification, Explanation, Health, HealthStatus, Result, UploadResult
 
 K = TypeVar("K")
@@ -83,7 +83,7 @@ class Client:
         *,
         tls: _channel.Tls = None,
         timeout: float = _channel.DEFAULT_TIMEOUT,
-        max_image_bytes: int = _channel.DEFAULT_MAX_IMAGE_BYTES,
+        max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES,
     ) -> None:
         _channel.check_settings(timeout, max_image_bytes)
         self.target = target

@@ -27,7 +27,7 @@ from neurogate.v1 import (
 from . import _calls, _channel, _streams
 from ._upload import DEFAULT_WINDOW, UploadCall
 from .errors import CallCancelledError, ModelNotFoundError, NeurogateError, from_rpc_error
-from .images import Image, LabelledImage, framed, load_image
+from .images import DEFAULT_MAX_IMAGE_BYTES, Image, LabelledImage, framed, load_image
 from .types import Classification, Explanation, Health, HealthStatus, Result, UploadResult
 
 K = TypeVar("K")
@@ -82,7 +82,7 @@ class Client:
         *,
         tls: _channel.Tls = None,
         timeout: float = _channel.DEFAULT_TIMEOUT,
-        max_image_bytes: int = _channel.DEFAULT_MAX_IMAGE_BYTES,
+        max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES,
     ) -> None:
         _channel.check_settings(timeout, max_image_bytes)
         parsed = _channel.Target.parse(target)

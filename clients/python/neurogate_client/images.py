@@ -48,6 +48,9 @@ class LabelledImage:
     group: str = ""
 
 
+DEFAULT_MAX_IMAGE_BYTES = 16 * 1024 * 1024
+"""Largest encoded image; the gateway's own default."""
+
 SUFFIXES = frozenset(
     {
         ".bmp", ".dcm", ".dib", ".dicom", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pjpeg", ".png", ".tif",

@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
+from neurogate.v1.classification_pb2 import ColorMap
 
 from .errors import NeurogateError
 
 K = TypeVar("K")
+
+COLOR_MAPS = tuple(name.removeprefix("COLOR_MAP_").lower() for name, value in ColorMap.items() if value)
+"""Colour maps of an explanation, the default first."""
 
 
 def enum_name(message: Message, name: str) -> str:

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 from neurogate_client import Client, NeurogateError
 
-from neurogate_cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, own_name
+from neurogate_cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from neurogate_cli.demo import folder as demo_run
 from neurogate_cli.demo.loop import loop
 from neurogate_cli.demo.report import draw_evidence, show_samples, show_summary
 from neurogate_cli.demo.steps import MODEL, Steps, environment, first_version, log_files, tell_next
 from neurogate_cli.local_stack import processes
 from neurogate_cli.local_stack.servers import NotServingError, Servers
-from neurogate_cli.render.output import stderr, stdout, tell
+from neurogate_cli.render.output import own_name, stderr, stdout, tell
 
 
 def demo(

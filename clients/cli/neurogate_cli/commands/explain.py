@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from neurogate.command import OutputLostError, write_output
-from neurogate_client._calls import color_map_names
+from neurogate_client.types import COLOR_MAPS
 
 from neurogate_cli import common
 from neurogate_cli.render.output import stderr, tell
@@ -30,8 +30,8 @@ def explain(
         typer.Option("--class-id", metavar="CLASS", help="Class to explain; empty for the most probable."),
     ] = "",
     color_map: Annotated[
-        str, typer.Option("--color-map", metavar="NAME", help=f"{', '.join(color_map_names())}.")
-    ] = color_map_names()[0],
+        str, typer.Option("--color-map", metavar="NAME", help=f"{', '.join(COLOR_MAPS)}.")
+    ] = COLOR_MAPS[0],
     alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map.")] = 0.5,
     target: common.Target = common.TARGET,
     tls: common.Tls = None,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neurogate_cli import common
-from neurogate_cli.render.output import cell, print_json, stderr, stdout, tell
+from neurogate_cli.render.output import cell, own_name, print_json, stderr, stdout, tell
 from neurogate_cli.render.release import gate_view, labels_line, release_view, shadow_view
 
 OFF = "off"
@@ -77,7 +77,7 @@ def promote(
         console.print()
     _show(console, done, as_json)
     if not as_json and done.HasField("change") and "previous" in done.release.labels:
-        tell(console, f"`{common.own_name()} rollback` goes back.", "dim")
+        tell(console, f"`{own_name()} rollback` goes back.", "dim")
 
 
 def rollback(
@@ -143,7 +143,7 @@ def shadow(
     """Send copies of the traffic to a version and compare; without a version, show how often both agree."""
     if version not in {"", OFF} and not (version.isascii() and version.isdigit() and int(version) > 0):
         common.fail(f"{version!r} is neither a version number nor {OFF}", common.EXIT_USAGE)
-    console, name = stdout(), common.own_name()
+    console, name = stdout(), own_name()
     with common.connected(target, tls, timeout) as client:
         now = client.get_release()
         seen = now.shadow if now.HasField("shadow") else None
@@ -189,7 +189,7 @@ def _candidate(now: Release, share: str) -> int:
     """The version that a canary means where nobody named one; never one that callers were taken from."""
     found = now.labels.get("canary") or now.labels.get("candidate")
     if not found:
-        name = common.own_name()
+        name = own_name()
         common.fail(f"there is no candidate; name the version, as in `{name} canary {share} VERSION`")
     return found
 

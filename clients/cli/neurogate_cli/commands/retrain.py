@@ -19,6 +19,7 @@ from neurogate_cli.render.output import (
     duration,
     fitting,
     moment,
+    own_name,
     print_json,
     stderr,
     stdout,
@@ -165,7 +166,7 @@ def runs(
     if as_json:
         print_json(console, listed)
     elif not listed:
-        tell(stderr(), f"no retrainings; `{common.own_name()} retrain` starts one")
+        tell(stderr(), f"no retrainings; `{own_name()} retrain` starts one")
     else:
         console.print(_table(console, listed))
 
@@ -225,7 +226,7 @@ def _follow(client: Client, run: Retraining, console: Console, as_json: bool) ->
 
 
 def _how_to_go_on(run_id: str) -> str:
-    name = common.own_name()
+    name = own_name()
     return f"`{name} runs watch {run_id}` follows it, `{name} runs cancel {run_id}` ends it."
 
 

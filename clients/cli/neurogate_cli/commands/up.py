@@ -16,7 +16,7 @@ from neurogate_core.repository import ModelRepository, RepositoryError
 from rich.console import Console
 from rich.text import Text
 
-from neurogate_cli.common import EXIT_INTERRUPTED, EXIT_USAGE, fail, own_name
+from neurogate_cli.common import EXIT_INTERRUPTED, EXIT_USAGE, fail
 from neurogate_cli.local_stack import processes
 from neurogate_cli.local_stack.servers import (
     EVALUATION,
@@ -27,7 +27,7 @@ from neurogate_cli.local_stack.servers import (
     NotServingError,
     Servers,
 )
-from neurogate_cli.render.output import printable, stderr, stdout, tell
+from neurogate_cli.render.output import own_name, printable, stderr, stdout, tell
 
 PREFIX_STYLES = {MODEL_SERVER: "magenta", GATEWAY: "cyan"}
 

@@ -13,13 +13,12 @@ import time
 
 from neurogate_client import Client, NeurogateError, Retraining, enum_name, labelled_images
 
-from neurogate_cli.commands.upload import Tally, send, show_upload
-from neurogate_cli.common import own_name
 from neurogate_cli.local_stack import processes
 from neurogate_cli.local_stack.servers import EVALUATION, READY_SECONDS, Servers
 from neurogate_cli.render.follow import ENDED, follow
-from neurogate_cli.render.output import stdout, tell
+from neurogate_cli.render.output import own_name, stdout, tell
 from neurogate_cli.render.release import gate_view
+from neurogate_cli.render.uploads import Tally, send, show_upload
 
 from . import folder as demo_run
 from .report import Measured, measure, show_before_and_after

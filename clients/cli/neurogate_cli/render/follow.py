@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from neurogate_cli.common import own_name
+from neurogate_cli.render.output import own_name
 
 from .output import duration, print_json, printable, tell
 from .release import gate_view

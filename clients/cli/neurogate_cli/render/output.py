@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -45,6 +47,15 @@ def stdout() -> Console:
     # A file is as wide as its tables; only terminals make them narrow.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
     return Console(highlight=False, width=wide)
+
+
+def own_name() -> str:
+    """How to call this command again: its name where the shell finds it, and else its path."""
+    found = shutil.which("neurogate")
+    called = Path(sys.argv[0])
+    if called.name != "neurogate" or (found is not None and called.exists() and called.samefile(found)):
+        return "neurogate"
+    return str(called)
 
 
 def tell(console: Console, line: str | Text, style: str = "") -> None:
