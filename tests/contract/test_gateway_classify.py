@@ -143,15 +143,6 @@ async def test_versions_and_labels_choose() -> None:
             assert await reference(version(3)) == (3, "")
 
 
-async def test_tensor_content_answers_are_read_too() -> None:
-    async with FakeBackend() as backend:
-        backend.add_version(1, tensor_content=True)
-        async with running_gateway(backend) as gateway:
-            await gateway.until_ready(1)
-            response = await gateway.classification.Classify(pb.ClassifyRequest(image=sample_image()))
-            assert len(response.classification.scores) == 4
-
-
 async def test_the_callers_deadline_or_the_default_goes_on_to_the_backend() -> None:
     async with serving_gateway(default_timeout_seconds=7) as (gateway, backend):
         for timeout in (5, None):

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from neurogate.tfs.v1 import tfs_pb2
 from neurogate.v1 import classification_pb2 as pb
 from neurogate.v1 import model_pb2
 from neurogate_gateway.backends import endpoint
@@ -52,20 +51,6 @@ async def test_all_at_once_and_streams_beside_them(number: int) -> None:
             assert [item.key for item in answered] == [str(index) for index in range(60)]
             assert all(item.HasField("classification") for item in answered)
         assert backend.most_running <= number - 1
-
-
-async def test_sixty_four_at_once() -> None:
-    async with threads(8) as (gateway, backend):
-        await singles(gateway, 64)
-        assert backend.most_running <= 7
-
-
-async def test_another_client_holds_half_of_the_threads() -> None:
-    async with threads(8) as (gateway, backend):
-        backend.busy += 4
-        await singles(gateway, 40)
-        backend.busy -= 4
-        await singles(gateway, 40)
 
 
 async def test_a_server_that_goes_on_refusing_ends_calls_in_time_and_says_when_to_return() -> None:
@@ -114,18 +99,6 @@ async def test_polls_that_are_refused_lose_no_server(monkeypatch: pytest.MonkeyP
         backend.busy -= 3
         backend.add_version(2)
         await gateway.until_ready(2)
-
-
-async def test_a_configuration_that_is_refused_is_sent_again() -> None:
-    async with threads(4) as (gateway, backend):
-        backend.busy += 3
-        config = tfs_pb2.ModelServerConfig(model_config_list=tfs_pb2.ModelConfigList())
-        reload = asyncio.create_task(gateway.gateway.pool.reload(config))
-        await backend.until(lambda: backend.refused["HandleReloadConfigRequest"] > 2)
-        assert not backend.reloads
-        backend.busy -= 3
-        assert await reload == {backend.address: None}
-        assert backend.reloads == [config]
 
 
 async def test_a_proof_on_a_busy_server_comes_to_its_end() -> None:
