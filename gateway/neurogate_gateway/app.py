@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from neurogate_gateway.backends.backend_metrics import CallSlotMetrics, VersionMetrics
+from neurogate_gateway.backends.backend_metrics import VersionMetrics, measure_calls
 from neurogate_gateway.backends.concurrency import ConcurrencyLimit
 from neurogate_gateway.backends.discovery import discover
 from neurogate_gateway.backends.integrity import RepositoryIntegrity
@@ -153,7 +153,7 @@ class Gateway:
     def _measure(self) -> None:
         measure_admission(self.metrics, self._admission)
         VersionMetrics(self.metrics, self.pool)
-        CallSlotMetrics(self.metrics, self.pool)
+        measure_calls(self.metrics, self.pool)
         self.pipeline.observers += (ImageMetrics(self.metrics),)
 
     def _open_training(self) -> RetrainingModule | None:

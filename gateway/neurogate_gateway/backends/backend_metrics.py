@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Callable
 
 from neurogate_gateway.observability.metrics import Metrics, Values
@@ -52,24 +51,21 @@ class VersionMetrics:
         return {(address,): float(up) for address, up in self._pool.backends.items()}
 
 
-class CallSlotMetrics:
-    """The calls to each model server, and those that it refuses for want of a thread."""
+def measure_calls(metrics: Metrics, pool: BackendPool) -> None:
+    """Shows the calls to each model server, and counts those that it refuses for want of a thread."""
 
-    def __init__(self, metrics: Metrics, pool: BackendPool) -> None:
-        for name, text, read in (
-            ("limit", "Most calls to a model server at once.", lambda slots: slots.limit.value),
-            ("in_flight", "Calls that a model server has not answered yet.", lambda slots: len(slots.calls)),
-            ("waiting", "Calls that wait for a slot at a model server.", lambda slots: slots.waiting),
-        ):
-            values = functools.partial(_by_backend, pool, read)
-            metrics.gauge(f"neurogate_backend_calls_{name}", text, values, "backend")
-        refused = metrics.counter(
-            "neurogate_backend_calls_refused_total",
-            "Calls that a model server had no thread for; they are sent again.",
-            "backend",
-        )
-        pool.on_refusal.add(lambda address: refused.labels(address).inc())
+    def show(name: str, text: str, read: Callable[[CallSlots], int]) -> None:
+        def values() -> Values:
+            return {(address,): read(slots) for address, slots in pool.slots.items()}
 
+        metrics.gauge(f"neurogate_backend_calls_{name}", text, values, "backend")
 
-def _by_backend(pool: BackendPool, read: Callable[[CallSlots], int]) -> Values:
-    return {(address,): read(slots) for address, slots in pool.slots.items()}
+    show("limit", "Most calls to a model server at once.", lambda slots: slots.limit.value)
+    show("in_flight", "Calls that a model server has not answered yet.", lambda slots: len(slots.calls))
+    show("waiting", "Calls that wait for a slot at a model server.", lambda slots: slots.waiting)
+    refused = metrics.counter(
+        "neurogate_backend_calls_refused_total",
+        "Calls that a model server had no thread for; they are sent again.",
+        "backend",
+    )
+    pool.on_refusal.add(lambda address: refused.labels(address).inc())

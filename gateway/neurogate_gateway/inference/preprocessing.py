@@ -54,14 +54,12 @@ class Transformed:
         image: What stands for the image from now on, encoded: its own bytes, or, of a DICOM file, the frame's
             picture, so that nothing of the file goes on.
         attributes: Of a DICOM file, what may be said of it, by DICOM's keywords; of others nothing.
-        queue_seconds: Time that it waited for a thread.
         transform_seconds: Time that the transform took.
     """
 
     pixels: npt.NDArray[np.uint8]
     image: bytes
     attributes: Mapping[str, str]
-    queue_seconds: float
     transform_seconds: float
 
 
@@ -111,16 +109,13 @@ class TransformPool:
         Raises:
             GatewayError: The image is refused, with the transform's reason.
         """
-        asked = time.perf_counter()
 
         def work() -> Transformed:
             begun = time.perf_counter()
             decoded = decode(image, spec, frame, allow_burned_in=self._allow_burned_in)
             pixels = resize(decoded.image, spec)
             stand_in = _encoded(decoded.image, "BMP") if decoded.attributes else image
-            return Transformed(
-                pixels, stand_in, decoded.attributes, begun - asked, time.perf_counter() - begun
-            )
+            return Transformed(pixels, stand_in, decoded.attributes, time.perf_counter() - begun)
 
         return await self._in_thread(work, self._dicom if is_dicom(image) else self._executor)
 

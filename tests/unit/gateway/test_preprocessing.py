@@ -44,6 +44,6 @@ async def test_what_is_cancelled_before_its_turn_is_never_begun(monkeypatch: pyt
     await asyncio.wait([second])
     release.set()
     assert (await first).pixels.shape == (224, 224, 3)
-    assert (await third).queue_seconds > 0
+    await third
     assert begun == [b"first", b"third"]
     transforms.close()
