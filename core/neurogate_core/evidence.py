@@ -1,4 +1,4 @@
-"""Where the cells of an evidence map lie in its picture."""
+"""Evidence maps: where their cells lie in the picture, and how far they may be relied on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from neurogate.v1 import manifest_pb2
 from PIL import Image
+
+LIMITS: Final = (
+    "The map points, it does not outline; in part it shows what is conspicuous, whatever the class."
+)
 
 _LAST_STRIDE: Final = 32
 
@@ -37,3 +42,17 @@ def stretch(values: Floats, model_size: tuple[int, int], size: tuple[int, int]) 
         box = (start, start, start + columns, start + rows)
     wide = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR, box)
     return np.asarray(wide).clip(values.min(), values.max())
+
+
+def map_caution(measured: manifest_pb2.Localisation) -> str:
+    """Why the maps of a version are not to be relied on; empty where nothing that was measured says so."""
+    if not (measured.HasField("pointing") and measured.HasField("brightest_spot")):
+        return ""
+    found, beaten_by = measured.pointing.value, measured.brightest_spot.value
+    # Written so that NaN is no recommendation.
+    if found >= beaten_by:
+        return ""
+    return (
+        "the maps of this version are not to be relied on: they point at the lesion in "
+        f"{found:.1%} of its right answers to test images, the brightest spot of the image in {beaten_by:.1%}"
+    )

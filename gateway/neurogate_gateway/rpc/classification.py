@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator
 
 from neurogate.v1 import classification_pb2, classification_pb2_grpc, error_pb2
-from neurogate_core.localisation import map_caution
+from neurogate_core.evidence import map_caution
 
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import GatewayError

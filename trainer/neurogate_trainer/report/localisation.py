@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from neurogate_core.localisation import LIMITS
+from neurogate_core.evidence import LIMITS
 
 from neurogate_trainer.evaluation.localisation_summary import SCORES
 from neurogate_trainer.evaluation.metrics import Json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from neurogate_core.localisation import map_caution
+from neurogate_core.evidence import map_caution
 
 from neurogate_trainer.evaluation.localisation_summary import localisation_message
 from neurogate_trainer.evaluation.metrics import Json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from neurogate.v1 import manifest_pb2
-from neurogate_core.localisation import map_caution
+from neurogate_core.evidence import map_caution
 
 
 def measured(pointing: float | None, brightest: float | None) -> manifest_pb2.Localisation:
