@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, ParamSpec
 
 from .logging import log
@@ -29,3 +31,31 @@ class Signal(Generic[_P]):
                 callback(*args, **kwargs)
             except Exception as defect:  # noqa: BLE001 - the caller is in the middle of something
                 log(logging.ERROR, "callback_failed", error=defect)
+
+
+async def repeat(
+    work: Callable[[], Awaitable[float | None]], *signals: Signal[...], due: asyncio.Event | None = None
+) -> None:
+    """Does some work now and after every signal, until cancelled.
+
+    Args:
+        work: Returns the seconds after which it is done again without a signal; None for never.
+        signals: Each of them makes the work due.
+        due: Set by others to make the work due.
+    """
+    wake = due or asyncio.Event()
+
+    def on_signal(*_: object, **__: object) -> None:
+        wake.set()
+
+    forget = [signal.add(on_signal) for signal in signals]
+    try:
+        while True:
+            wake.clear()
+            pause = await work()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await wake.wait()
+    finally:
+        for stop in forget:
+            stop()

@@ -39,7 +39,7 @@ from neurogate_gateway.errors import (
     ReleaseUnavailableError,
 )
 from neurogate_gateway.observability.logging import log
-from neurogate_gateway.observability.signal import Signal
+from neurogate_gateway.observability.signal import Signal, repeat
 
 from . import transitions
 from .gate import broken_rules
@@ -99,7 +99,6 @@ class ReleaseController:
         self._stamp: tuple[int, ...] | None = None
         self._troubles: dict[str, str] = {}
         self._changes_made = 0
-        self._wake = asyncio.Event()
 
     async def load(self) -> None:
         """Reads the release before anybody asks for a label."""
@@ -109,18 +108,13 @@ class ReleaseController:
 
     async def run(self) -> None:
         """Keeps to the release until cancelled."""
-        forget = self._router.pool.version_changed.add(lambda _: self._wake.set())
-        try:
-            while True:
-                self._wake.clear()
-                if await self._refresh():
-                    await self._reconcile()
-                    await self._prune()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_POLL_SECONDS):
-                        await self._wake.wait()
-        finally:
-            forget()
+        await repeat(self._work, self._router.pool.version_changed)
+
+    async def _work(self) -> float:
+        if await self._refresh():
+            await self._reconcile()
+            await self._prune()
+        return _POLL_SECONDS
 
     async def change(
         self,
@@ -324,24 +318,10 @@ class CandidateJudge:
         self._service = service
         self._promote = promote
         self._judged: tuple[str, int | None] | None = None
-        self._due = asyncio.Event()
 
     async def run(self) -> None:
         """Judges whenever a version or the release has changed, until cancelled."""
-        forget = [
-            self._pool.version_changed.add(lambda _: self._due.set()),
-            self._controller.changed.add(lambda _: self._due.set()),
-        ]
-        try:
-            while True:
-                self._due.clear()
-                pause = await self._judge()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._due.wait()
-        finally:
-            for stop in forget:
-                stop()
+        await repeat(self._judge, self._pool.version_changed, self._controller.changed)
 
     async def _judge(self) -> float | None:
         """Judges the candidate, if it is due; seconds until another try, None for none."""

@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from neurogate.v1 import classification_pb2, model_pb2
+from neurogate.v1 import classification_pb2
+from neurogate.v1.model_pb2 import GuardState
 from neurogate_core.release_store import GUARD, Draft, Release, State
 
 from neurogate_gateway.backends.status import StatusSnapshot
@@ -39,9 +40,8 @@ ERROR_RATE: Final = "error_rate"
 LATENCY: Final = "latency"
 ABSTENTION_RATE: Final = "abstention_rate"
 PROBABILITY_SHIFT: Final = "probability_shift"
-NAMES: Final = (ERROR_RATE, LATENCY, ABSTENTION_RATE, PROBABILITY_SHIFT)
-
-_UNITS: Final = {LATENCY: " ms"}
+_REMEMBERED: Final = 8
+"""Versions whose mean answers are kept."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,25 +105,6 @@ class Window:
         return values
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Firing:
-    """A guard that has fired, and on what."""
-
-    name: str
-    version: int
-    value: float
-    limit: float
-    windows: int
-    images: int
-
-    def __str__(self) -> str:
-        unit = _UNITS.get(self.name, "")
-        return (
-            f"guard {self.name}: version {self.version} had {self.value:.4g}{unit} over the last "
-            f"{self.images} images, above {self.limit:.4g}{unit} for {self.windows} windows in a row"
-        )
-
-
 class Guards:
     """Watches one version, against the images that another one answers."""
 
@@ -131,57 +112,49 @@ class Guards:
         self.reference: Floats | None = None
         """Mean probabilities of the version that it is compared with, f64 [C]; None while unknown."""
         self.version = version
-        self._policy = policy
-        self._limits: dict[str, float] = {
+        limits = {
             ERROR_RATE: policy.max_error_rate,
             LATENCY: policy.max_latency_ms,
             ABSTENTION_RATE: policy.max_abstention_rate,
             PROBABILITY_SHIFT: policy.max_probability_shift,
         }
-        self._breaches = dict.fromkeys(NAMES, 0)
-        self._values = dict.fromkeys(NAMES, 0.0)
+        self._policy = policy
+        self._states = {
+            name: GuardState(
+                name=name, version=version, limit=limit, breaches_to_fire=policy.breaches_to_fire
+            )
+            for name, limit in limits.items()
+        }
         self._window = Window()
 
     @property
     def breaches(self) -> tuple[int, ...]:
-        """Breaches in a row, in the order of `NAMES`."""
-        return tuple(self._breaches[name] for name in NAMES)
+        """Breaches in a row of each guard."""
+        return tuple(state.breaches for state in self._states.values())
 
-    def add(self, sample: Sample) -> Firing | None:
-        """Takes one image; what has fired, when this image ended a window and a guard fires."""
+    def add(self, sample: Sample) -> GuardState | None:
+        """Takes one image; the first guard that fires, when this image ends a window and one does."""
         self._window.add(sample)
         if self._window.images < self._policy.window:
             return None
         window, self._window = self._window, Window()
         fired = None
         for name, value in window.measure(self.reference).items():
-            limit = self._limits[name]
-            self._values[name] = value
-            if value > limit:
-                self._breaches[name] += 1
-            elif value <= limit * self._policy.release_below:
-                self._breaches[name] = 0
-            if fired is None and self._breaches[name] >= self._policy.breaches_to_fire:
-                fired = Firing(name, self.version, value, limit, self._breaches[name], window.images)
+            state = self._states[name]
+            state.value = value
+            if value > state.limit:
+                state.breaches += 1
+            elif value <= state.limit * self._policy.release_below:
+                state.breaches = 0
+            if fired is None and state.breaches >= state.breaches_to_fire:
+                fired = state
         return fired
 
-    def states(self) -> list[model_pb2.GuardState]:
+    def states(self) -> list[GuardState]:
         """What every guard saw in its last whole window, and how full the present one is."""
-        return [
-            model_pb2.GuardState(
-                name=name,
-                version=self.version,
-                value=self._values[name],
-                limit=self._limits[name],
-                breaches=self._breaches[name],
-                breaches_to_fire=self._policy.breaches_to_fire,
-                images=self._window.images,
-            )
-            for name in NAMES
-        ]
-
-
-_REMEMBERED: Final = 8
+        for state in self._states.values():
+            state.images = self._window.images
+        return list(self._states.values())
 
 
 class GuardWatch:
@@ -201,7 +174,7 @@ class GuardWatch:
         # Counts of one role do not hold for the next.
         controller.changed.add(lambda _: self._renew())
 
-    def states(self) -> list[model_pb2.GuardState]:
+    def states(self) -> list[GuardState]:
         """What the guards see; empty while nothing is watched."""
         guards = self._guards
         if guards is None or _watched(self._controller.release.state, self._policy.watch_seconds) is None:
@@ -227,7 +200,10 @@ class GuardWatch:
             if guards.breaches != before:
                 self.noticed.emit()
             if fired is not None:
-                task = asyncio.create_task(self._act(fired))
+                # As it is now: the next images are counted while the release is changed.
+                snapshot = GuardState()
+                snapshot.CopyFrom(fired)
+                task = asyncio.create_task(self._act(snapshot))
                 self._acting.add(task)
                 task.add_done_callback(self._acting.discard)
         elif number in self._controller.release.state.labels.values():
@@ -275,7 +251,7 @@ class GuardWatch:
             return None
         return Sample(milliseconds, None)
 
-    async def _act(self, fired: Firing) -> None:
+    async def _act(self, fired: GuardState) -> None:
         log(
             logging.WARNING,
             "guard_fired",
@@ -283,7 +259,13 @@ class GuardWatch:
             version=fired.version,
             value=fired.value,
             limit=fired.limit,
-            windows=fired.windows,
+            windows=fired.breaches,
+        )
+        unit = " ms" if fired.name == LATENCY else ""
+        reason = (
+            f"guard {fired.name}: version {fired.version} had {fired.value:.4g}{unit} over the last "
+            f"{self._policy.window} images, above {fired.limit:.4g}{unit} for {fired.breaches} windows in a "
+            "row"
         )
 
         def decide(release: Release, seen: StatusSnapshot) -> Draft:
@@ -294,7 +276,7 @@ class GuardWatch:
                 after = transitions.rollback(state, now=now)
             else:
                 raise NothingDueError
-            return Draft(action=GUARD, state=after, actor=GATEWAY, reason=str(fired))
+            return Draft(action=GUARD, state=after, actor=GATEWAY, reason=reason)
 
         try:
             await self._controller.change(decide)

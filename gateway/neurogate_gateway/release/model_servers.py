@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ from neurogate_gateway.backends.verification import Rejection
 from neurogate_gateway.backends.versions import READY, REJECTED
 from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.observability.logging import log
+from neurogate_gateway.observability.signal import repeat
 
 from .controller import ReleaseController
 from .foreign_servers import ForeignServers
@@ -134,26 +135,20 @@ class ModelServers:
 
     async def run(self) -> None:
         """Configures servers after every change, and looks every half second, until cancelled."""
-        forget: list[Callable[[], None]] = [
-            self._pool.version_changed.add(lambda _: self._due.set()),
-            self._pool.connection_changed.add(self._connection),
-            self._controller.changed.add(lambda _: self._due.set()),
-        ]
+        forget = self._pool.connection_changed.add(self._connection)
         try:
-            while True:
-                self._due.clear()
-                try:
-                    await self._reconcile()
-                except (model_config.ModelConfigError, OSError) as error:
-                    self._log_once(str(self._path), str(error))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_PAUSE_SECONDS):
-                        await self._due.wait()
+            await repeat(self._work, self._pool.version_changed, self._controller.changed, due=self._due)
         finally:
-            for stop in forget:
-                stop()
+            forget()
             for task in self._sending.values():
                 task.cancel()
+
+    async def _work(self) -> float:
+        try:
+            await self._reconcile()
+        except (model_config.ModelConfigError, OSError) as error:
+            self._log_once(str(self._path), str(error))
+        return _PAUSE_SECONDS
 
     def _connection(self, address: str, connected: bool) -> None:
         self._foreign_servers.forget(address)

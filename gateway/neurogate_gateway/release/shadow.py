@@ -6,8 +6,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-import numpy as np
-from neurogate.v1 import model_pb2
+from neurogate.v1.model_pb2 import ShadowAgreement
 
 from neurogate_gateway.backends.pool import BackendPool
 from neurogate_gateway.backends.tfserving import Floats
@@ -18,57 +17,11 @@ from neurogate_gateway.inference.pipeline import InferencePipeline, PredictionEv
 from .controller import ReleaseController
 from .router import SHADOW, STABLE
 
-
-class Agreement:
-    """Counts of stable's class against the shadow's, and how far their probabilities lie apart."""
-
-    def __init__(self, stable: int, shadow: int, class_ids: tuple[str, ...]) -> None:
-        """Begins at zero.
-
-        Args:
-            stable: Version that answers the callers.
-            shadow: Version that gets the copies.
-            class_ids: Of both, in class order; at least one.
-        """
-        self.stable = stable
-        self.shadow = shadow
-        self.class_ids = class_ids
-        self.dropped = 0
-        self.failed = 0
-        self._counts = np.zeros((len(class_ids), len(class_ids)), dtype=np.int64)
-        self._shift = 0.0
-
-    @property
-    def compared(self) -> int:
-        """Images that both have answered."""
-        return int(self._counts.sum())
-
-    def add(self, stable: Floats, shadow: Floats) -> None:
-        """Takes two answers to one image, each f32 [C]."""
-        row, column = int(stable.argmax()), int(shadow.argmax())
-        self._counts[row, column] += 1
-        self._shift += abs(float(stable[row]) - float(shadow[row]))
-
-    def message(self) -> model_pb2.ShadowAgreement:
-        """As the contract has it."""
-        compared = self.compared
-        return model_pb2.ShadowAgreement(
-            stable_version=self.stable,
-            shadow_version=self.shadow,
-            class_ids=self.class_ids,
-            counts=self._counts.ravel().tolist(),
-            mean_probability_shift=self._shift / compared if compared else 0.0,
-            compared=compared,
-            dropped=self.dropped,
-            failed=self.failed,
-        )
-
-
 _MAX_WAITING: Final = 64
 _MAX_WAITING_BYTES: Final = 32 * 2**20
 _WORKERS: Final = 2
 
-_Copy = tuple[bytes, Floats, Agreement]
+_Copy = tuple[bytes, Floats, ShadowAgreement]
 
 
 class Shadow:
@@ -94,17 +47,17 @@ class Shadow:
         self._versions = versions
         self._background = background
         self._seconds = seconds
-        self._agreement: Agreement | None = None
+        self._agreement: ShadowAgreement | None = None
         self._waiting: deque[_Copy] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
 
-    def agreement(self) -> model_pb2.ShadowAgreement | None:
+    def agreement(self) -> ShadowAgreement | None:
         """What was seen of the present pair of versions; None without a shadow, or before its first copy."""
         labels = self._controller.release.state.labels
         seen = self._agreement
         pair = (labels.get(STABLE), labels.get(SHADOW))
-        return seen.message() if seen is not None and (seen.stable, seen.shadow) == pair else None
+        return seen if seen is not None and (seen.stable_version, seen.shadow_version) == pair else None
 
     def observe(self, event: PredictionEvent) -> None:
         """Takes a copy of an image that "stable" has answered."""
@@ -122,11 +75,16 @@ class Shadow:
         self._bytes += len(event.image)
         self._arrived.set()
 
-    def _of(self, stable: ServedVersion, shadow: int) -> Agreement:
-        class_ids = tuple(identifier for identifier, _ in stable.classes)
-        seen = self._agreement
-        if seen is None or (seen.stable, seen.shadow, seen.class_ids) != (stable.number, shadow, class_ids):
-            seen = self._agreement = Agreement(stable.number, shadow, class_ids)
+    def _of(self, stable: ServedVersion, shadow: int) -> ShadowAgreement:
+        class_ids = [identifier for identifier, _ in stable.classes]
+        seen, pair = self._agreement, (stable.number, shadow)
+        if seen is None or (seen.stable_version, seen.shadow_version) != pair or seen.class_ids != class_ids:
+            seen = self._agreement = ShadowAgreement(
+                stable_version=stable.number,
+                shadow_version=shadow,
+                class_ids=class_ids,
+                counts=[0] * len(class_ids) ** 2,
+            )
         return seen
 
     async def run(self) -> None:
@@ -144,18 +102,24 @@ class Shadow:
             self._bytes -= len(image)
             try:
                 answer = await self._background.classify_in_background(
-                    agreement.shadow, image, seconds=self._seconds
+                    agreement.shadow_version, image, seconds=self._seconds
                 )
             except OverloadedError:
                 agreement.dropped += 1
             except GatewayError:
                 agreement.failed += 1
             else:
-                if (
-                    tuple(identifier for identifier, _ in answer.resolved.version.classes)
-                    == agreement.class_ids
-                ):
-                    agreement.add(probabilities, answer.outputs.probabilities)
+                if [identifier for identifier, _ in answer.resolved.version.classes] == agreement.class_ids:
+                    compare(agreement, probabilities, answer.outputs.probabilities)
                 else:
                     # Answers in other classes cannot be compared.
                     agreement.failed += 1
+
+
+def compare(agreement: ShadowAgreement, stable: Floats, shadow: Floats) -> None:
+    """Counts two answers to one image, each f32 [C]."""
+    row, column = int(stable.argmax()), int(shadow.argmax())
+    agreement.counts[row * len(stable) + column] += 1
+    agreement.compared += 1
+    shift = abs(float(stable[row]) - float(shadow[row]))
+    agreement.mean_probability_shift += (shift - agreement.mean_probability_shift) / agreement.compared

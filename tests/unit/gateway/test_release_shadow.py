@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from neurogate.v1 import classification_pb2
+from neurogate.v1.model_pb2 import ShadowAgreement
 from neurogate_core.release_store import Release, State
 from neurogate_gateway.backends.tfserving import Outputs
 from neurogate_gateway.backends.verification import ServedVersion
 from neurogate_gateway.errors import BackendUnavailableError, GatewayError, OverloadedError
 from neurogate_gateway.inference.pipeline import Prediction, PredictionEvent, ResolvedVersion
-from neurogate_gateway.release.shadow import Shadow
+from neurogate_gateway.release.shadow import Shadow, compare
 from neurogate_testing.fake_backend import CLASSES, build_manifest
 
 MEBIBYTE = 2**20
@@ -128,3 +129,11 @@ async def test_only_what_stable_answered_is_copied() -> None:
     del site.served[2]
     site.observe()
     assert site.shadow.agreement() is None
+
+
+def test_an_agreement_counts_classes_and_the_mean_shift() -> None:
+    agreement = ShadowAgreement(class_ids=["a", "b"], counts=[0] * 4)
+    for stable, shadow in (([0.9, 0.1], [0.7, 0.3]), ([0.8, 0.2], [0.4, 0.6])):
+        compare(agreement, np.array(stable, dtype=np.float32), np.array(shadow, dtype=np.float32))
+    assert (list(agreement.counts), agreement.compared) == ([1, 1, 0, 0], 2)
+    assert agreement.mean_probability_shift == pytest.approx(0.3)
