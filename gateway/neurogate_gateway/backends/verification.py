@@ -93,6 +93,11 @@ class ServedVersion:
         return tuple((entry.id, entry.display_name) for entry in self.manifest.classes)
 
     @functools.cached_property
+    def class_ids(self) -> list[str]:
+        """Identifiers by index; not to be changed."""
+        return [entry.id for entry in self.manifest.classes]
+
+    @functools.cached_property
     def out_of_distribution_above(self) -> float | None:
         """Largest ood_score of an answer that means something; None when the version sets no limit."""
         thresholds = self.manifest.thresholds

@@ -377,7 +377,7 @@ class InferencePipeline:
         version, maps = answer.resolved.version, answer.outputs.gradcam
         assert maps is not None  # noqa: S101 - the client of the model server has checked it
         class_id = explain.class_id or answer.classification.scores[0].class_id
-        index = [identifier for identifier, _ in version.classes].index(class_id)
+        index = version.class_ids.index(class_id)
         values = np.ascontiguousarray(maps[:, :, index])
         spec = version.manifest.transform
         picture = await self._transforms.draw(transformed.image, spec, values, explain.overlay)
@@ -463,7 +463,7 @@ def _check_retry(resolved: ResolvedVersion, *, last_try: bool) -> None:
 
 
 def _check_class(class_id: str, version: ServedVersion) -> None:
-    known = [identifier for identifier, _ in version.classes]
+    known = version.class_ids
     if class_id and class_id not in known:
         raise GatewayError(
             error_pb2.ERROR_REASON_CLASS_NOT_FOUND,

@@ -149,8 +149,8 @@ class Evaluator:
         return await asyncio.shield(task)
 
     async def _measure(self, version: ServedVersion, images: SealedImages) -> Measured:
-        class_ids = [identifier for identifier, _ in version.classes]
-        unknown = {image.class_id for image in images.images} - set(class_ids)
+        class_ids = version.class_ids
+        unknown = {image.class_id for image in images.images}.difference(class_ids)
         if unknown:
             raise EvaluationImpossibleError(
                 f"the evaluation images have classes that version {version.number} has not: "

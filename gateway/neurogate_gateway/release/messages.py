@@ -46,7 +46,7 @@ def change_message(change: Change) -> model_pb2.ReleaseChange:
     """One line of the audit record."""
     message = model_pb2.ReleaseChange(
         sequence=change.sequence,
-        time=timestamp(change.time),
+        time=_timestamp(change.time),
         actor=change.actor,
         action=_ACTIONS[change.action],
         labels_before=dict(change.labels_before),
@@ -73,7 +73,7 @@ def gate_json(report: model_pb2.GateReport | None) -> dict[str, Any] | None:
     return value
 
 
-def timestamp(unix: float) -> timestamp_pb2.Timestamp:
+def _timestamp(unix: float) -> timestamp_pb2.Timestamp:
     """Unix time as the contract has it."""
     time = timestamp_pb2.Timestamp()
     time.FromMicroseconds(round(unix * 1e6))
@@ -97,13 +97,13 @@ def version_message(
         state=view.state,
         state_reason=view.reason,
         labels=router.labels_of(view.number),
-        state_time=_time(view.since),
+        state_time=_timestamp(view.since),
         backends=[
             model_pb2.BackendVersion(
                 address=there.address,
                 state=there.state,
                 state_reason=there.reason,
-                state_time=_time(there.since),
+                state_time=_timestamp(there.since),
             )
             for there in view.backends
         ],
@@ -114,9 +114,3 @@ def version_message(
     if gate is not None:
         version.gate.CopyFrom(gate)
     return version
-
-
-def _time(unix: float) -> timestamp_pb2.Timestamp:
-    time = timestamp_pb2.Timestamp()
-    time.FromMilliseconds(round(unix * 1000))
-    return time

@@ -49,7 +49,7 @@ class ReleaseService:
     def check_policy(self, text: str, version: ServedVersion, *, field: str) -> None:
         """As `VersionPromoter`."""
         try:
-            check_extra_policy(text, self._policy, [identifier for identifier, _ in version.classes])
+            check_extra_policy(text, self._policy, version.class_ids)
         except PolicyError as error:
             raise GatewayError(
                 error_pb2.ERROR_REASON_GATE_POLICY_INVALID,

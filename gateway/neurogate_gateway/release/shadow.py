@@ -76,7 +76,7 @@ class Shadow:
         self._arrived.set()
 
     def _of(self, stable: ServedVersion, shadow: int) -> ShadowAgreement:
-        class_ids = [identifier for identifier, _ in stable.classes]
+        class_ids = stable.class_ids
         seen, pair = self._agreement, (stable.number, shadow)
         if seen is None or (seen.stable_version, seen.shadow_version) != pair or seen.class_ids != class_ids:
             seen = self._agreement = ShadowAgreement(
@@ -109,7 +109,7 @@ class Shadow:
             except GatewayError:
                 agreement.failed += 1
             else:
-                if [identifier for identifier, _ in answer.resolved.version.classes] == agreement.class_ids:
+                if answer.resolved.version.class_ids == agreement.class_ids:
                     compare(agreement, probabilities, answer.outputs.probabilities)
                 else:
                     # Answers in other classes cannot be compared.

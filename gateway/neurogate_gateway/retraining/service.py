@@ -159,7 +159,7 @@ def check_classes(version: ServedVersion, class_ids: Collection[str], *, field: 
     Raises:
         GatewayError (CLASS_NOT_FOUND): There is one.
     """
-    known = [identifier for identifier, _ in version.classes]
+    known = version.class_ids
     for class_id in class_ids:
         if class_id not in known:
             raise GatewayError(
