@@ -15,7 +15,7 @@ from neurogate_client.client import Client
 from neurogate_client.images import DEFAULT_MAX_IMAGE_BYTES
 from rich.text import Text
 
-from .render.output import own_name, printable, stderr, tell
+from .render.output import own_name, print_line, printable, stderr
 
 EXIT_FAILED = 1
 """Something has no answer, or is not healthy."""
@@ -97,10 +97,10 @@ class LeftOutTally:
         self.counts[why] += 1
         self._examples.setdefault(why, path)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """One line for each reason, on stderr."""
         for why, count in self.counts.most_common():
-            tell(stderr(), f"left out {count:,}: {why}, e.g. {self._examples[why]}", "yellow")
+            print_line(stderr(), f"left out {count:,}: {why}, e.g. {self._examples[why]}", "yellow")
 
 
 def read_stdin(limit: int) -> bytes:
@@ -117,7 +117,7 @@ def one_selector(model_version: int | None, label: str | None) -> None:
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     """Says on stderr what went wrong and ends the command."""
     lines = "\n".join(printable(line) for line in message.split("\n"))
-    tell(stderr(), Text.assemble(("error:", "bold red"), " ", lines))
+    print_line(stderr(), Text.assemble(("error:", "bold red"), " ", lines))
     raise typer.Exit(status)
 
 

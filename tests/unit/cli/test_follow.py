@@ -7,7 +7,7 @@ import re
 
 import pytest
 from neurogate.v1 import training_pb2
-from neurogate_cli.render.follow import follow, tell_end
+from neurogate_cli.render.follow import follow, print_end
 from neurogate_client import Client
 from neurogate_testing.fake_gateway import FakeGateway
 from neurogate_testing.fake_training import FakeTraining, success
@@ -22,7 +22,7 @@ def shown(gateway: FakeGateway, width: int) -> list[str]:
     console = Console(file=file, force_terminal=True, width=width, highlight=False)
     with Client(gateway.address) as client:
         run = follow(client, client.start_retraining().retraining_id, console)
-        tell_end(console, run)
+        print_end(console, run)
     return [line.rstrip() for line in re.split(r"[\r\n]+", CONTROL.sub("", file.getvalue()))]
 
 

@@ -13,7 +13,7 @@ from neurogate_client.images import Frame, Image, LeftOut, folder_images, framed
 from rich.cells import cell_len
 
 from neurogate_cli import common
-from neurogate_cli.render.output import progress, stderr, stdout, tell
+from neurogate_cli.render.output import print_line, progress, stderr, stdout
 from neurogate_cli.render.predictions import Csv, JsonLines, Table
 
 FEW = 8
@@ -57,7 +57,7 @@ def classify(
         common.fail("stdin (-) can be read only once", common.EXIT_USAGE)
     left_out = common.LeftOutTally()
     count, longest = _survey(paths, left_out)
-    left_out.tell()
+    left_out.report()
     if count == 0:
         common.fail(f"no images in {', '.join(paths)}")
     console, log = stdout(), stderr()
@@ -85,11 +85,11 @@ def classify(
                 if isinstance(line, str):
                     console.out(line, highlight=False)
                 else:
-                    tell(console, line)
+                    print_line(console, line)
             failed += result.classification is None
             bar.advance(task)
     if failed:
-        tell(log, f"{failed} of {count} images have no answer", "red")
+        print_line(log, f"{failed} of {count} images have no answer", "red")
         raise typer.Exit(common.EXIT_FAILED)
 
 

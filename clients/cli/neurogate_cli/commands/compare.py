@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.text import Text
 
 from neurogate_cli import common
-from neurogate_cli.render.output import Column, fitting, heading, print_json, progress, stderr, stdout, tell
+from neurogate_cli.render.output import (
+    Column,
+    fitting,
+    heading,
+    print_json,
+    print_line,
+    progress,
+    stderr,
+    stdout,
+)
 from neurogate_cli.render.release import gate_view, matrix, metrics_table
 
 SHOWN_DISAGREEMENTS = 20
@@ -90,7 +99,7 @@ def compare(
             common.fail(f"{folder} is no folder", common.EXIT_USAGE)
         left_out = common.LeftOutTally()
         count = sum(1 for _ in folder_images(folder, left_out=left_out))
-        left_out.tell()
+        left_out.report()
         if not count:
             common.fail(f"no images in {folder}")
     console = stdout()
@@ -126,7 +135,7 @@ def _agreement(
         for one, other in bar.track(zip(*streams, strict=True), total=count):
             if one.classification is None or other.classification is None:
                 found.failed += 1
-                tell(log, f"{one.key}: {one.error or other.error}", "red")
+                print_line(log, f"{one.key}: {one.error or other.error}", "red")
                 continue
             answers = (one.classification, other.classification)
             classes = (answers[0].top.class_id, answers[1].top.class_id)
@@ -144,7 +153,7 @@ def _agreement(
 def _show_metrics(console: Console, sides: list[ModelVersion]) -> None:
     manifests = [each.manifest for each in sides]
     if not all(each.HasField("metrics") for each in manifests):
-        tell(console, "At least one manifest has no metrics to compare.", "yellow")
+        print_line(console, "At least one manifest has no metrics to compare.", "yellow")
         return
     console.print(Text("Test metrics of the manifests", "bold"))
     console.print(metrics_table([(f"version {each.version}", each.manifest.metrics) for each in sides]))
@@ -157,7 +166,7 @@ def _show_metrics(console: Console, sides: list[ModelVersion]) -> None:
             markup=False,
         )
     elif manifests[0].lineage.dataset_digest != manifests[1].lineage.dataset_digest:
-        tell(console, "The versions learned from different data.", "dim")
+        print_line(console, "The versions learned from different data.", "dim")
 
 
 def _show_agreement(console: Console, found: Agreement, first: int, second: int, show_all: bool) -> None:
@@ -165,13 +174,13 @@ def _show_agreement(console: Console, found: Agreement, first: int, second: int,
     console.print(heading(f"Agreement on {compared} images"))
     if not compared:
         return
-    tell(console, f"the same class for {found.same} of {compared} ({found.same / compared:.1%})")
+    print_line(console, f"the same class for {found.same} of {compared} ({found.same / compared:.1%})")
     if found.labelled:
         shares = [
             f"version {number} {right} ({right / found.labelled:.1%})"
             for number, right in zip((first, second), found.right, strict=True)
         ]
-        tell(console, f"right by the folders' names: {', '.join(shares)} of {found.labelled}")
+        print_line(console, f"right by the folders' names: {', '.join(shares)} of {found.labelled}")
     names = sorted({name for pair in found.pairs for name in pair})
     counts = [[found.pairs[row, column] for column in names] for row in names]
     console.print()
@@ -187,7 +196,7 @@ def _show_agreement(console: Console, found: Agreement, first: int, second: int,
     ]
     console.print(fitting(console, columns))
     if len(shown) < len(found.disagreements):
-        tell(console, f"… and {len(found.disagreements) - len(shown)} more (--all)", "dim")
+        print_line(console, f"… and {len(found.disagreements) - len(shown)} more (--all)", "dim")
 
 
 def _answer(answer: Classification) -> str:

@@ -12,10 +12,10 @@ from neurogate_cli.common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from neurogate_cli.demo import folder as demo_run
 from neurogate_cli.demo.loop import loop
 from neurogate_cli.demo.report import draw_evidence, show_samples, show_summary
-from neurogate_cli.demo.steps import MODEL, Steps, environment, first_version, log_files, tell_next
+from neurogate_cli.demo.steps import MODEL, Steps, environment, first_version, log_files, print_next
 from neurogate_cli.local_stack import processes
 from neurogate_cli.local_stack.servers import NotServingError, Servers
-from neurogate_cli.render.output import own_name, stderr, stdout, tell
+from neurogate_cli.render.output import own_name, print_line, stderr, stdout
 
 
 def demo(
@@ -73,12 +73,12 @@ def demo(
                 )
                 good = _serve(supervisor, steps, paths)
     except processes.Interrupted as stop:
-        tell(log, "")
-        tell(log, f"stopped by {stop}; the next run goes on from here", "yellow")
+        print_line(log, "")
+        print_line(log, f"stopped by {stop}; the next run goes on from here", "yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except processes.ChildFailedError as error:
         for line in error.child.tail:
-            tell(log, f"  {line}", "dim")
+            print_line(log, f"  {line}", "dim")
         fail(f"{error} (its last lines are above)")
     except (
         processes.MissingProgramError,
@@ -111,18 +111,20 @@ def _serve(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths
             show_samples(console, client, held_out, version)
             console.print()
             if shows := draw_evidence(client, held_out, served, paths.evidence):
-                tell(console, f"{paths.evidence}: {shows}")
+                print_line(console, f"{paths.evidence}: {shows}")
             if not paths.dicom.exists():
                 # What it says of the file is said below.
                 trainer = processes.program("neurogate-trainer")
                 command = [trainer, "data", "dicom", str(held_out[0].path), str(paths.dicom)]
                 supervisor.run("neurogate-trainer data dicom", command, on_line=on_line)
             answer = client.classify(paths.dicom, version=version).top
-            tell(console, f"{paths.dicom}: {answer.class_id} ({answer.probability:.1%}), a slice as DICOM")
+            print_line(
+                console, f"{paths.dicom}: {answer.class_id} ({answer.probability:.1%}), a slice as DICOM"
+            )
         with steps.step(f"Accuracy: all {len(held_out)} held-out images, streamed"):
             answered = show_summary(stdout(), steps.log, client, held_out, served)
     name, report = own_name(), paths.run / "report.html"
-    tell_next(
+    print_next(
         [
             f"{name} up --repository {paths.models}",
             f"{name} classify {paths.data / 'Testing' / 'glioma'}      (from another terminal)",

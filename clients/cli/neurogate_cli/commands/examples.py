@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from neurogate_cli import common
-from neurogate_cli.render.output import print_json, stderr, stdout, tell
+from neurogate_cli.render.output import print_json, print_line, stderr, stdout
 
 example_app = typer.Typer(help="Correct or erase an example.", no_args_is_help=True)
 prediction_app = typer.Typer(help="Erase a prediction.", no_args_is_help=True)
@@ -41,7 +41,9 @@ def feedback(
         return
     became = f"example {done.example_id[:12]}" if done.example_id else "no example (the image is not kept)"
     verdict = "right" if done.confirmed else "wrong"
-    tell(console, f"noted: the answer had been {verdict}; it became {'no example' if not_mri else became}")
+    print_line(
+        console, f"noted: the answer had been {verdict}; it became {'no example' if not_mri else became}"
+    )
 
 
 @example_app.command("relabel")
@@ -66,7 +68,7 @@ def relabel(
     if as_json:
         print_json(console, done)
     else:
-        tell(console, f"example {done.example_id[:12]} is {done.class_id}")
+        print_line(console, f"example {done.example_id[:12]} is {done.class_id}")
 
 
 @example_app.command("delete")
@@ -86,11 +88,13 @@ def delete_example(
     if as_json:
         print_json(console, done)
         return
-    tell(console, f"example {example_id[:12]} is erased")
+    print_line(console, f"example {example_id[:12]} is erased")
     if done.versions:
-        tell(log, f"versions that have learned from it stay: {', '.join(map(str, done.versions))}", "yellow")
+        print_line(
+            log, f"versions that have learned from it stay: {', '.join(map(str, done.versions))}", "yellow"
+        )
     if done.running_retraining_ids:
-        tell(log, f"retrainings that go on with it: {', '.join(done.running_retraining_ids)}", "yellow")
+        print_line(log, f"retrainings that go on with it: {', '.join(done.running_retraining_ids)}", "yellow")
 
 
 @prediction_app.command("delete")
@@ -110,6 +114,6 @@ def delete_prediction(
     if as_json:
         print_json(console, done)
         return
-    tell(console, f"prediction {prediction_id} is erased")
+    print_line(console, f"prediction {prediction_id} is erased")
     for example_id in done.example_ids:
-        tell(log, f"the example made of it stays: {example_id}", "yellow")
+        print_line(log, f"the example made of it stays: {example_id}", "yellow")

@@ -11,7 +11,7 @@ from neurogate.command import OutputLostError, write_output
 from neurogate_client.types import COLOR_MAPS
 
 from neurogate_cli import common
-from neurogate_cli.render.output import stderr, tell
+from neurogate_cli.render.output import print_line, stderr
 
 _LIMITS = "The map points, it does not outline; in part it shows what is conspicuous, whatever the class."
 
@@ -58,14 +58,14 @@ def explain(
     _write(output, result.overlay_png)
     answer, log = result.classification, stderr()
     shown = {each.class_id: each.probability for each in answer.scores}.get(result.class_id, 0.0)
-    tell(
+    print_line(
         log,
         f"{output}: evidence for {result.class_id} ({shown:.1%}) by version {answer.model.version}; "
         f"the answer is {answer.top.class_id} ({answer.top.probability:.1%}, {answer.verdict})",
     )
-    tell(log, _LIMITS, "dim")
+    print_line(log, _LIMITS, "dim")
     if result.map_caution:
-        tell(log, f"caution: {result.map_caution}", "yellow")
+        print_line(log, f"caution: {result.map_caution}", "yellow")
 
 
 def _write(output: Path, picture: bytes) -> None:

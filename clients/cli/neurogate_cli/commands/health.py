@@ -9,7 +9,7 @@ from neurogate_client.errors import NeurogateError
 from rich.text import Text
 
 from neurogate_cli import common
-from neurogate_cli.render.output import stdout, tell
+from neurogate_cli.render.output import print_line, stdout
 from neurogate_cli.render.release import foreign_servers
 
 MODEL = "neurogate.v1.ModelService"
@@ -34,6 +34,6 @@ def health(
             Text.assemble((f"{state.status.value:15}", style), state.service or f"gateway at {target}")
         )
     for line in foreign:
-        tell(console, line)
+        print_line(console, line)
     if not states[0].serving:
         raise typer.Exit(common.EXIT_FAILED)

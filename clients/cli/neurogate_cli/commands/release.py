@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neurogate_cli import common
-from neurogate_cli.render.output import cell, own_name, print_json, stderr, stdout, tell
+from neurogate_cli.render.output import cell, own_name, print_json, print_line, stderr, stdout
 from neurogate_cli.render.release import gate_view, labels_line, release_view, shadow_view
 
 OFF = "off"
@@ -77,7 +77,7 @@ def promote(
         console.print()
     _show(console, done, as_json)
     if not as_json and done.HasField("change") and "previous" in done.release.labels:
-        tell(console, f"`{own_name()} rollback` goes back.", "dim")
+        print_line(console, f"`{own_name()} rollback` goes back.", "dim")
 
 
 def rollback(
@@ -151,7 +151,7 @@ def shadow(
             if as_json:
                 print_json(console, seen)
             elif seen is None:
-                tell(stderr(), f"no shadow; `{name} shadow VERSION` sets one")
+                print_line(stderr(), f"no shadow; `{name} shadow VERSION` sets one")
                 raise typer.Exit(common.EXIT_FAILED)
             else:
                 console.print(shadow_view(seen))
@@ -169,7 +169,7 @@ def shadow(
         console.print()
     _show(console, done, as_json)
     if version != OFF and not as_json:
-        tell(console, f"`{name} shadow` shows how often both agree.", "dim")
+        print_line(console, f"`{name} shadow` shows how often both agree.", "dim")
 
 
 def _percent(share: str) -> float:
@@ -199,7 +199,7 @@ def _show(console: Console, done: Changed, as_json: bool) -> None:
         print_json(console, done)
         return
     if not done.HasField("change"):
-        tell(console, "nothing to do: it is so already", "bold")
+        print_line(console, "nothing to do: it is so already", "bold")
     else:
         change = done.change
         before, after = change.labels_before, change.labels_after
@@ -210,5 +210,5 @@ def _show(console: Console, done: Changed, as_json: bool) -> None:
         ]
         what = cell(enum_name(change, "action").replace("_", " ").lower(), "bold")
         text = Text.assemble(what, ": ", cell(", ".join(moved) or "no label moved"))
-        tell(console, text.append("  forced", "yellow") if change.forced else text)
-    tell(console, labels_line(done.release))
+        print_line(console, text.append("  forced", "yellow") if change.forced else text)
+    print_line(console, labels_line(done.release))

@@ -12,7 +12,7 @@ from neurogate_client import Client, ExampleFilter, Retraining, enum_name
 from rich.console import Console, RenderableType
 
 from neurogate_cli import common
-from neurogate_cli.render.follow import ENDED, STATE_STYLES, follow, tell_end
+from neurogate_cli.render.follow import ENDED, STATE_STYLES, follow, print_end
 from neurogate_cli.render.output import (
     Column,
     cell,
@@ -21,9 +21,9 @@ from neurogate_cli.render.output import (
     moment,
     own_name,
     print_json,
+    print_line,
     stderr,
     stdout,
-    tell,
 )
 
 _LARGEST_POLICY: Final = 1 << 14
@@ -134,8 +134,8 @@ def retrain(
             if as_json:
                 print_json(console, run)
             else:
-                tell(console, run.retraining_id)
-                tell(stderr(), _how_to_go_on(run.retraining_id), "dim")
+                print_line(console, run.retraining_id)
+                print_line(stderr(), _how_to_go_on(run.retraining_id), "dim")
             return
         _follow(client, run, console, as_json)
 
@@ -166,7 +166,7 @@ def runs(
     if as_json:
         print_json(console, listed)
     elif not listed:
-        tell(stderr(), f"no retrainings; `{own_name()} retrain` starts one")
+        print_line(stderr(), f"no retrainings; `{own_name()} retrain` starts one")
     else:
         console.print(_table(console, listed))
 
@@ -205,22 +205,22 @@ def cancel(
     else:
         state = enum_name(run, "state")
         what = state if state in ENDED else f"is being ended (now {state})"
-        tell(console, f"retraining {run.retraining_id} {what}")
+        print_line(console, f"retraining {run.retraining_id} {what}")
 
 
 def _follow(client: Client, run: Retraining, console: Console, as_json: bool) -> None:
     if not as_json:
         examples = ", ".join(f"{count} {name}" for name, count in sorted(run.examples_by_class.items()))
         learned = f" with {examples}" if examples else ""
-        tell(console, f"retraining {run.retraining_id} from {_base(run)}{learned}")
+        print_line(console, f"retraining {run.retraining_id} from {_base(run)}{learned}")
     try:
         run = follow(client, run.retraining_id, console, as_json=as_json)
     except KeyboardInterrupt:
-        tell(stderr(), "")
-        tell(stderr(), f"The retraining goes on. {_how_to_go_on(run.retraining_id)}", "yellow")
+        print_line(stderr(), "")
+        print_line(stderr(), f"The retraining goes on. {_how_to_go_on(run.retraining_id)}", "yellow")
         raise typer.Exit(common.EXIT_INTERRUPTED) from None
     if not as_json:
-        tell_end(console, run)
+        print_end(console, run)
     if enum_name(run, "state") != "SUCCEEDED":
         raise typer.Exit(common.EXIT_FAILED)
 

@@ -27,7 +27,7 @@ from neurogate_cli.local_stack.servers import (
     NotServingError,
     Servers,
 )
-from neurogate_cli.render.output import own_name, printable, stderr, stdout, tell
+from neurogate_cli.render.output import own_name, print_line, printable, stderr, stdout
 
 PREFIX_STYLES = {MODEL_SERVER: "magenta", GATEWAY: "cyan"}
 
@@ -149,7 +149,7 @@ def _serve(servers: Servers, log: Console) -> None:
     except processes.Interrupted:
         if supervisor.hurried:
             fail("what had not stopped yet was killed by another signal", EXIT_INTERRUPTED)
-        tell(log, "stopped", "dim")
+        print_line(log, "stopped", "dim")
     except processes.ChildFailedError as error:
         fail(f"{error}; everything was stopped")
     except (processes.MissingProgramError, NotServingError, OSError) as error:
@@ -162,12 +162,12 @@ def _run_beside(folder: Path, log: Console) -> Path | None:
     if not _readable(run / EVALUATION):
         locked = os.path.lexists(run) and not os.access(run, os.X_OK)
         if locked or os.path.lexists(run / EVALUATION):
-            tell(log, f"no retraining and no gate here: {run} cannot be read", "yellow")
+            print_line(log, f"no retraining and no gate here: {run} cannot be read", "yellow")
         return None
     try:
         processes.program("neurogate-trainer")
     except processes.MissingProgramError as error:
-        tell(log, f"no retraining here: {error}", "yellow")
+        print_line(log, f"no retraining here: {error}", "yellow")
         return None
     return run
 
@@ -182,7 +182,7 @@ def prefixed(log: Console) -> Callable[[str, str], None]:
     width = max(map(len, PREFIX_STYLES))
 
     def write(name: str, line: str) -> None:
-        tell(log, Text.assemble((f"{name:{width}} │ ", PREFIX_STYLES.get(name, "")), printable(line)))
+        print_line(log, Text.assemble((f"{name:{width}} │ ", PREFIX_STYLES.get(name, "")), printable(line)))
 
     return write
 

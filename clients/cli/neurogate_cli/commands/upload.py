@@ -11,7 +11,7 @@ from neurogate_client import Frame, LabelledImage, labelled_images
 from neurogate_client.images import framed
 
 from neurogate_cli import common
-from neurogate_cli.render.output import print_json, stderr, stdout, tell
+from neurogate_cli.render.output import print_json, print_line, stderr, stdout
 from neurogate_cli.render.uploads import Tally, send, show_upload
 
 SPLITS = frozenset({"test", "testing", "train", "training", "val", "valid", "validation"})
@@ -44,7 +44,9 @@ def upload(
             send(client, images, tally, limit=max_image_bytes, timeout=timeout)
         except KeyboardInterrupt:
             kept = tally.kept.total()
-            tell(stderr(), f"stopped: {kept} images are kept; the same command goes on from here", "yellow")
+            print_line(
+                stderr(), f"stopped: {kept} images are kept; the same command goes on from here", "yellow"
+            )
             raise typer.Exit(common.EXIT_INTERRUPTED) from None
         totals = client.list_examples(page_size=1).total_by_class
     if as_json:
@@ -79,7 +81,7 @@ def _images(folder: Path, left_out: common.LeftOutTally) -> list[LabelledImage]:
         common.fail(str(error), common.EXIT_USAGE)
     except OSError as error:
         common.fail(f"cannot read the folder {error.filename}: {error.strerror}", common.EXIT_USAGE)
-    left_out.tell()
+    left_out.report()
     if not images:
         common.fail(f"no images in class folders of {folder}")
     if splits := sorted({each.class_id for each in images if each.class_id.lower() in SPLITS}):

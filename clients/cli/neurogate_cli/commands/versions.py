@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from neurogate_cli import common
-from neurogate_cli.render.output import heading, print_json, stdout, tell
+from neurogate_cli.render.output import heading, print_json, print_line, stdout
 from neurogate_cli.render.release import foreign_servers, gate_view, guards_table, labels_line
 from neurogate_cli.render.versions import detail, versions_table
 
@@ -58,7 +58,7 @@ def versions(
     if listed:
         console.print(versions_table(console, listed))
     for line in foreign:
-        tell(console, line)
+        print_line(console, line)
     if not listed:
         common.fail(
             "the gateway knows no version of its model yet; publish one with `neurogate-trainer train`"

@@ -16,13 +16,13 @@ from neurogate_client import Client, NeurogateError, Retraining, enum_name, labe
 from neurogate_cli.local_stack import processes
 from neurogate_cli.local_stack.servers import EVALUATION, READY_SECONDS, Servers
 from neurogate_cli.render.follow import ENDED, follow
-from neurogate_cli.render.output import own_name, stdout, tell
+from neurogate_cli.render.output import own_name, print_line, stdout
 from neurogate_cli.render.release import gate_view
 from neurogate_cli.render.uploads import Tally, send, show_upload
 
 from . import folder as demo_run
 from .report import Measured, measure, show_before_and_after
-from .steps import MODEL, Steps, first_version, log_files, make_images, tell_next
+from .steps import MODEL, Steps, first_version, log_files, make_images, print_next
 
 FEW = 30
 """Images a class that the first version learns from."""
@@ -87,7 +87,7 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
             show_upload(console, tally, client.list_examples(page_size=1).total_by_class)
         with steps.step("Retraining: started and watched over gRPC"):
             run = _retrain(client, first)
-            tell(console, f"retraining {run.retraining_id}")
+            print_line(console, f"retraining {run.retraining_id}")
             try:
                 run = follow(client, run.retraining_id, console)
             except KeyboardInterrupt:
@@ -98,9 +98,9 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
         if state != "SUCCEEDED":
             if run.HasField("gate"):
                 console.print(gate_view(run.gate))
-            tell(steps.log, f"the retraining ended as {state}", "red")
+            print_line(steps.log, f"the retraining ended as {state}", "red")
             for line in run.error.splitlines():
-                tell(steps.log, f"  {line}", "dim")
+                print_line(steps.log, f"  {line}", "dim")
             return False
         with steps.step("Gate: both versions on the sealed images, through the gateway"):
             console.print(gate_view(run.gate))
@@ -112,7 +112,7 @@ def loop(supervisor: processes.Supervisor, steps: Steps, paths: demo_run.Paths) 
             after = measure(steps.log, client, held_out, None)
             show_before_and_after(console, before, after)
     name = own_name()
-    tell_next(
+    print_next(
         [
             f"{name} up --repository {paths.models} --policy {paths.policy}",
             f"{name} release      (from another terminal: who is stable, and why)",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neurogate_cli.render.output import VERDICT_STYLES, cell, interval, plain, progress, signed, tell
+from neurogate_cli.render.output import VERDICT_STYLES, cell, interval, plain, print_line, progress, signed
 from neurogate_cli.render.predictions import milliseconds
 
 from .folder import HeldOut
@@ -115,7 +115,7 @@ def measure(log: Console, client: Client, images: list[HeldOut], version: int | 
             found.seen[class_id] += 1
             if result.classification is None:
                 found.failed += 1
-                tell(log, f"{result.key.name}: {result.error}", "red")
+                print_line(log, f"{result.key.name}: {result.error}", "red")
                 continue
             answer = result.classification
             hit = answer.top.class_id == class_id

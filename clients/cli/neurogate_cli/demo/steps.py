@@ -91,7 +91,7 @@ def first_version(
             _train(supervisor, paths)
 
 
-def tell_next(lines: Sequence[str]) -> None:
+def print_next(lines: Sequence[str]) -> None:
     """What to do with what the demo leaves."""
     listed = "".join(f"    {line}\n" for line in lines)
     stdout().print(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from neurogate_cli.render.output import own_name
 
-from .output import duration, print_json, printable, tell
+from .output import duration, print_json, print_line, printable
 from .release import gate_view
 
 STATE_STYLES = {
@@ -48,7 +48,7 @@ def follow(client: Client, run_id: str, console: Console, *, as_json: bool = Fal
     return client.get_retraining(run_id)
 
 
-def tell_end(console: Console, run: Retraining) -> None:
+def print_end(console: Console, run: Retraining) -> None:
     """How a retraining ended."""
     state = enum_name(run, "state")
     if run.HasField("gate"):
@@ -57,11 +57,11 @@ def tell_end(console: Console, run: Retraining) -> None:
     ended = run.HasField("start_time") and run.HasField("end_time")
     took = f" after {duration(run.end_time.seconds - run.start_time.seconds)}" if ended else ""
     line = Text(f"retraining {printable(run.retraining_id)} ").append(state, _style(state))
-    tell(console, line.append(f"{took}: version {run.version}" if run.version else took))
+    print_line(console, line.append(f"{took}: version {run.version}" if run.version else took))
     for each in run.error.splitlines():
-        tell(console, f"  {each}", "red")
+        print_line(console, f"  {each}", "red")
     if run.version and state == "SUCCEEDED" and not run.spec.promote:
-        tell(console, f"`{own_name()} promote {run.version}` makes it stable.", "dim")
+        print_line(console, f"`{own_name()} promote {run.version}` makes it stable.", "dim")
 
 
 def _style(state: str) -> str:
@@ -87,19 +87,19 @@ class _Lines:
         phase, progress = event.phase, event.progress
         match event.WhichOneof("event"):
             case "state_change":
-                tell(self._console, enum_name(event.state_change, "state"))
+                print_line(self._console, enum_name(event.state_change, "state"))
             case "phase":
                 steps = f": {phase.total} {phase.unit}" if phase.total else ""
-                tell(self._console, f"phase {phase.name}{steps}")
+                print_line(self._console, f"phase {phase.name}{steps}")
             case "log":
-                tell(self._console, event.log.text)
+                print_line(self._console, event.log.text)
             case "progress":
                 done = 0 < progress.total <= progress.step
                 if done or (progress.phase, progress.epoch) != self._last:
                     self._last = (progress.phase, progress.epoch)
                     of = f"/{progress.total}" if progress.total else ""
                     line = f"{progress.phase} {progress.step}{of} {_figures(progress)}"
-                    tell(self._console, line.rstrip())
+                    print_line(self._console, line.rstrip())
 
 
 class _Bars:
@@ -134,13 +134,13 @@ class _Bars:
             case "state_change":
                 self._finish()
                 state = enum_name(event.state_change, "state")
-                tell(console, state, _style(state))
+                print_line(console, state, _style(state))
             case "phase":
                 self._finish()
                 self._units[phase.name] = phase.unit
                 self._task(phase.name, phase.total)
             case "log":
-                tell(console, event.log.text, _LOG_STYLES.get(event.log.level, "dim"))
+                print_line(console, event.log.text, _LOG_STYLES.get(event.log.level, "dim"))
             case "progress":
                 of = f"/{progress.total}" if progress.total else ""
                 steps = f"{progress.step}{of} {self._units.get(progress.phase, '')}"

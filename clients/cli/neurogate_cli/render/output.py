@@ -58,7 +58,7 @@ def own_name() -> str:
     return str(called)
 
 
-def tell(console: Console, line: str | Text, style: str = "") -> None:
+def print_line(console: Console, line: str | Text, style: str = "") -> None:
     """Prints one line, taken literally and never wrapped."""
     console.print(cell(line, style) if isinstance(line, str) else line, soft_wrap=True)
 

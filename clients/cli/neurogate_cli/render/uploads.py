@@ -12,7 +12,7 @@ from neurogate_client import Client, LabelledImage, NeurogateError, UploadResult
 from neurogate_client.images import DEFAULT_MAX_IMAGE_BYTES, load_image
 from rich.console import Console
 
-from .output import cell, own_name, plain, progress, stderr, tell
+from .output import cell, own_name, plain, print_line, progress, stderr
 
 SHOWN_REFUSALS = 20
 _PAGE = 500
@@ -107,8 +107,8 @@ def show_upload(console: Console, tally: Tally, totals: Mapping[str, int]) -> No
     log = stderr()
     for each in tally.refused[:SHOWN_REFUSALS]:
         if each.error is not None:
-            tell(log, f"{each.key}: {each.error.reason}: {each.error.message}", "red")
+            print_line(log, f"{each.key}: {each.error.reason}: {each.error.message}", "red")
     if len(tally.refused) > SHOWN_REFUSALS:
-        tell(log, f"… and {len(tally.refused) - SHOWN_REFUSALS} more (--json lists all)", "red")
+        print_line(log, f"… and {len(tally.refused) - SHOWN_REFUSALS} more (--json lists all)", "red")
     if tally.kept:
-        tell(console, f"`{own_name()} retrain` makes a version of them.", "dim")
+        print_line(console, f"`{own_name()} retrain` makes a version of them.", "dim")
