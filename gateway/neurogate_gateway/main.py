@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from neurogate_core.extras import needs_extra
+from neurogate_core.command import needs_extra
 
 from neurogate_gateway.observability.logging import configure_logging, log
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from neurogate_core.extras import needs_extra
+from neurogate_core.command import needs_extra
 from neurogate_core.silence_imports import quiet_imports
 
 from .flags import FlagError, Flags, parse_flags, usage

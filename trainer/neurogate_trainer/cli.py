@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from neurogate.command import write_output
+from neurogate_core.command import write_output
 from neurogate_core.silence_imports import quiet_imports
 
 from ._stopping import STOPPED_STATUS, stop_on_sigterm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neurogate_core.extras import needs_extra
+from neurogate_core.command import needs_extra
 
 
 @needs_extra("neurogate-trainer", "trainer")

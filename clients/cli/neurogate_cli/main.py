@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from neurogate_core.extras import needs_extra
+from neurogate_core.command import needs_extra
 
 
 @needs_extra("neurogate", "cli")

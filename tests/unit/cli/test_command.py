@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from neurogate.command import write_output
+from neurogate_core.command import write_output
 from neurogate_testing.fake_gateway import FakeGateway
 
 COMMANDS = {
@@ -88,7 +88,7 @@ def test_help_can_be_read_on_an_ascii_terminal(command: str, words: list[str]) -
 @NO_ROOM
 def test_notes_that_nobody_can_read_end_nothing() -> None:
     code = (
-        "import sys; from neurogate.command import guarded_output\n"
+        "import sys; from neurogate_core.command import guarded_output\n"
         "with guarded_output('x'):\n    sys.stderr.write('lost'); sys.stderr.flush(); print('kept')"
     )
     with Path("/dev/full").open("w") as full:
@@ -100,7 +100,7 @@ def test_notes_that_nobody_can_read_end_nothing() -> None:
 
 def test_output_that_is_lost_is_no_failure_of_the_work() -> None:
     code = (
-        "import sys; from neurogate.command import guarded_output\n"
+        "import sys; from neurogate_core.command import guarded_output\n"
         "with guarded_output('x'):\n"
         "    try:\n        print('a' * 100_000)\n    except Exception:\n        sys.exit(5)"
     )
@@ -156,7 +156,7 @@ def test_what_cannot_be_written_leaves_the_old_file_and_no_other(tmp_path: Path)
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     code = (
-        "import pathlib, resource, sys; from neurogate.command import write_output\n"
+        "import pathlib, resource, sys; from neurogate_core.command import write_output\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "try:\n    write_output(pathlib.Path(sys.argv[1]), b'x' * 200)\n"
         "except OSError as error:\n    print(error.strerror)"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from neurogate.command import OutputLostError, write_output
 from neurogate_client.types import COLOR_MAPS
+from neurogate_core.command import OutputLostError, write_output
 
 from neurogate_cli import common
 from neurogate_cli.render.output import print_line, stderr

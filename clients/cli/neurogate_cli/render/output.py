@@ -16,9 +16,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from neurogate.command import PLAIN
 from neurogate.v1 import manifest_pb2
 from neurogate_client.types import enum_name
+from neurogate_core.command import PLAIN
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table

@@ -1,15 +1,21 @@
-"""What the commands share: output that cannot be written is one line, and any terminal shows their text."""
+"""How every command ends: what is missing, and output that cannot be written, is one line each.
+
+Any terminal shows their text: what its encoding does not have becomes the nearest ASCII.
+"""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, ParamSpec, TextIO
+
+P = ParamSpec("P")
 
 PLAIN: Final = "neurogate.plain"
 """Error handler for encodings: what cannot be written becomes the nearest ASCII, else an escape."""
@@ -18,6 +24,12 @@ _NEAREST: Final = str.maketrans(
     {"…": "...", "→": "->", "↓": "v", "✓": "+", "✗": "x", "━": "=", "─": "-", "│": "|", "•": "*", "—": "-"}
     | dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+")
 )
+
+
+_EXTRA_OF: Final = {"sqlalchemy": "records", "alembic": "records", "psycopg": "records", "ray": "ray"}
+
+MISSING_STATUS: Final = 2
+"""Exit status of a command whose extra is not installed."""
 
 
 class OutputLostError(BaseException):
@@ -115,6 +127,38 @@ def _wrapped(stream: TextIO | None, kind: type[_Output | _Notes]) -> TextIO:
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+def needs_extra(command: str, extra: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Makes a command end with one line, and not with a traceback, when a package is not installed.
+
+    So it does when its output cannot be written.
+
+    Args:
+        command: name of the command, for the line.
+        extra: extra of this distribution that has what the command imports.
+    """
+
+    def decorate(main: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(main)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                with guarded_output(command):
+                    main(*args, **kwargs)
+            except ModuleNotFoundError as error:
+                package = (error.name or "").partition(".")[0]
+                # A module of its own that is missing is a defect, and keeps its traceback.
+                if not package or package.startswith("neurogate"):
+                    raise
+                wanted = _EXTRA_OF.get(package, extra)
+                sys.stderr.write(
+                    f"{command} needs the package {package!r}: pip install 'neurogate[{wanted}]'\n"
+                )
+                sys.exit(MISSING_STATUS)
+
+        return guarded
+
+    return decorate
 
 
 def write_output(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from neurogate_core.extras import MISSING_STATUS, needs_extra
+from neurogate_core.command import MISSING_STATUS, needs_extra
 
 ROOT = Path(__file__).resolve().parents[3]
 
