@@ -76,7 +76,7 @@ class ReleaseController:
         Args:
             store: The release.
             repository: Where versions are published.
-            router: Is told what labels mean.
+            router: Gets what labels mean.
             retire_after: Seconds for which a version that has lost its last label stays loaded.
             keep: How many versions without a label stay on disk; 0 keeps all.
         """

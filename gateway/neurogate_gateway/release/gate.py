@@ -271,12 +271,12 @@ def judge(candidate: Measured, stable: Measured | None, policy: Policy) -> model
     return report
 
 
-def merge_reports(report: model_pb2.GateReport, own: model_pb2.GateReport) -> model_pb2.GateReport:
+def merge_reports(report: model_pb2.GateReport, extra: model_pb2.GateReport) -> model_pb2.GateReport:
     """The verdict of the gateway's policy and of a retraining's own together: either may refuse.
 
     Args:
         report: Under the gateway's policy.
-        own: Under the retraining's own.
+        extra: Under the retraining's own policy.
 
     Returns:
         The gateway's report with the findings of the other one behind its own, those left out that ask for
@@ -285,12 +285,12 @@ def merge_reports(report: model_pb2.GateReport, own: model_pb2.GateReport) -> mo
     both = model_pb2.GateReport()
     both.CopyFrom(report)
     asked = {_key(finding) for finding in report.findings}
-    for finding in own.findings:
+    for finding in extra.findings:
         if _key(finding) not in asked:
             both.findings.append(finding)
             both.findings[-1].rule = f"gate_policy.{finding.rule}"
             both.findings[-1].message += ", by the retraining's own gate policy"
-    both.accepted = report.accepted and own.accepted
+    both.accepted = report.accepted and extra.accepted
     return both
 
 

@@ -75,7 +75,7 @@ class ReleaseService:
         if self._evaluator is None:
             raise EvaluationImpossibleError("this gateway has no evaluation images")
         try:
-            own = parse_extra_policy(extra_policy, self._policy) if extra_policy else None
+            extra = parse_extra_policy(extra_policy, self._policy) if extra_policy else None
         except PolicyError as error:
             # A newer gateway may have started the retraining, or a person the trainer.
             raise EvaluationImpossibleError(
@@ -85,12 +85,12 @@ class ReleaseService:
         # A "stable" that is not READY cannot be measured, which must not keep its successor out.
         comparable = stable if stable is not None and self._router.pool.ready(stable) else None
         report = await self._evaluator.evaluate(version, comparable)
-        if own is None:
+        if extra is None:
             return report
         # This gateway limits the work of a verdict, even if another one has accepted the retraining.
         most = self._policy.gate.resamples
-        own = Policy(gate=dataclasses.replace(own.gate, resamples=min(own.gate.resamples, most)))
-        return merge_reports(report, await self._evaluator.evaluate(version, comparable, own))
+        extra = Policy(gate=dataclasses.replace(extra.gate, resamples=min(extra.gate.resamples, most)))
+        return merge_reports(report, await self._evaluator.evaluate(version, comparable, extra))
 
     async def promote(
         self, version: int, request: ChangeRequest, *, force: bool = False, extra_policy: str = ""

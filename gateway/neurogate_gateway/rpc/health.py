@@ -75,13 +75,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         context: _Context,  # noqa: ARG002 - the protocol passes it
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The status of one service now and at every change."""
-        told = None
+        sent = None
         while True:
             changed = self._changed
             status = self._status.get(request.service, _UNKNOWN)
-            if status != told:
+            if status != sent:
                 yield health_pb2.HealthCheckResponse(status=status)
-                told = status
+                sent = status
                 # Sending may have taken long enough for another change.
             elif self._closed:
                 return
