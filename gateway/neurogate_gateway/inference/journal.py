@@ -211,7 +211,8 @@ class Journal:
             was_full = self._rows.full
             self._rows.items.append(row)
             self._rows.size += len(row.image)
-            if self._rows.full and not was_full:
+            # At the end the writer takes rows as they come, since the time is short.
+            if (self._rows.full and not was_full) or self._give_up is not None:
                 self._changed.notify_all()
 
     def _write_rows(self) -> None:

@@ -89,7 +89,7 @@ class Database:
         Raises:
             RecordsUnavailableError: The database cannot be read now.
         """
-        with _translated():
+        with _errors_translated():
             isolation = {"isolation_level": "REPEATABLE READ"} if self.is_postgresql else {}
             with self.engine.connect().execution_options(**isolation) as connection, connection.begin():
                 yield connection
@@ -106,7 +106,7 @@ class Database:
             RecordsUnavailableError: The database cannot be written now.
         """
         with (
-            _translated(),
+            _errors_translated(),
             self.engine.connect().execution_options(**{_WRITING: True}) as connection,
             connection.begin(),
         ):
@@ -189,7 +189,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _errors_translated() -> Iterator[None]:
     try:
         yield
     except _UNAVAILABLE as error:
