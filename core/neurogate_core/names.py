@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_VERSION = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*")
 _CLASS_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 MODEL_NAME_RULE = "1 to 128 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
 CLASS_ID_RULE = "up to 64 letters (A-Z, a-z), digits, '_', '-' or '.', the first a letter or digit"
+
+
+def version_number(name: str) -> int | None:
+    """The version that TensorFlow Serving reads from a name: any decimal of 64 bits, as 7, 007, +8 or -4."""
+    match = _VERSION.fullmatch(name)
+    number = int(match[1]) if match else None
+    return number if number is not None and -(2**63) <= number < 2**63 else None
 
 
 def is_model_name(name: str) -> bool:

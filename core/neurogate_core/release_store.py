@@ -31,18 +31,12 @@ from typing import Any, Final, TypeVar
 from .files import locked, replace_file, sync_directory
 from .repository import RepositoryError, model_folder
 
-CANDIDATE: Final = "candidate"
-"""A version became "candidate" because it was published."""
-PROMOTE: Final = "promote"
-"""A version became "stable"."""
-ROLLBACK: Final = "rollback"
-""""previous" and "stable" changed places."""
-SET_TRAFFIC: Final = "set_traffic"
-"""Canary or shadow were set."""
-GUARD: Final = "guard"
-"""A live guard ended the canary or rolled back."""
-RETIRE: Final = "retire"
-"""Versions without a label were let go."""
+CANDIDATE: Final = "candidate"  # a version became "candidate" because it was published
+PROMOTE: Final = "promote"  # a version became "stable"
+ROLLBACK: Final = "rollback"  # "previous" and "stable" changed places
+SET_TRAFFIC: Final = "set_traffic"  # canary or shadow were set
+GUARD: Final = "guard"  # a live guard ended the canary or rolled back
+RETIRE: Final = "retire"  # versions without a label were let go
 ACTIONS: Final = (CANDIDATE, PROMOTE, ROLLBACK, SET_TRAFFIC, GUARD, RETIRE)
 
 _FORMAT: Final = 1

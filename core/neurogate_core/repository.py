@@ -31,7 +31,7 @@ from neurogate.v1 import manifest_pb2
 
 from .files import locked, replace_file, sync_directory, sync_tree
 from .manifest import MANIFEST_FILE, ManifestError, manifest_digest, parse_manifest, write_manifest
-from .names import MODEL_NAME_RULE, is_model_name
+from .names import MODEL_NAME_RULE, is_model_name, version_number
 
 _STAGING = ".staging-"
 _LOCK = ".lock"
@@ -40,8 +40,6 @@ _MAX_VERSION = 2**63 - 1
 _CANONICAL = re.compile(r"[1-9][0-9]{0,18}")
 # Errors that say something about one version; after any other nothing can be known now.
 _OF_ONE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG}
-# What TensorFlow Serving takes for a version: a signed decimal of 64 bits, blanks around it ignored.
-_SERVED = re.compile(r"\s*([+-]?[0-9]+)\s*")
 
 
 class RepositoryError(Exception):
@@ -244,9 +242,8 @@ def served_names(folder: Path) -> dict[int, str]:
     Raises:
         OSError: The directory cannot be read.
     """
-    found = ((name, _SERVED.fullmatch(name)) for name in sorted(os.listdir(folder)))  # noqa: PTH208
-    numbers = {int(match[1]): name for name, match in found if match}
-    return {number: name for number, name in numbers.items() if abs(number) <= _MAX_VERSION}
+    numbered = ((version_number(name), name) for name in sorted(os.listdir(folder)))  # noqa: PTH208
+    return {number: name for number, name in numbered if number is not None}
 
 
 def model_folder(root: Path, model: str) -> Path:

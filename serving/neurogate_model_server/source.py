@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from neurogate_core.names import version_number
 from tensorflow_serving.config import file_system_storage_path_source_pb2 as storage_path_pb2
 from tensorflow_serving.config import model_server_config_pb2 as config_pb2
 
@@ -18,18 +18,9 @@ ServableVersionPolicy: TypeAlias = storage_path_pb2.FileSystemStoragePathSourceC
 
 _log = logging.getLogger(__name__)
 
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*\Z")
-_MAX_INT64 = 2**63 - 1
 
 Aspire = Callable[[str, Sequence[tuple[int, Path]]], None]
 """Called with a model's name and its wanted versions with their folders; the first of a number counts."""
-
-
-def version_number(name: str) -> int | None:
-    """The version that a folder's name stands for: any decimal of 64 bits, such as `7`, `007`, `+8`, `-4`."""
-    match = _NUMBER.match(name)
-    number = int(match[1]) if match else None
-    return None if number is None or not -_MAX_INT64 - 1 <= number <= _MAX_INT64 else number
 
 
 def wanted_versions(names: Sequence[str], policy: ServableVersionPolicy) -> list[tuple[int, str]]:

@@ -7,23 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 from google.protobuf.descriptor import Descriptor
-
-
-def _varint(number: int) -> bytes:
-    """A number as protobuf writes it."""
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*parts, number))
+from neurogate_model_server.wire import write_field, write_varint
 
 
 def _key(number: int, kind: int) -> bytes:
-    return _varint(number << 3 | kind)
-
-
-def _framed(number: int, content: bytes) -> bytes:
-    return _key(number, 2) + _varint(len(content)) + content
+    return write_varint(number << 3 | kind)
 
 
 def _place(rng: random.Random, data: bytes) -> int:
@@ -64,7 +52,7 @@ def _double(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
 
 def _wrong_wire_type(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
     content = (
-        _varint(rng.getrandbits(64)),
+        write_varint(rng.getrandbits(64)),
         rng.randbytes(8),
         b"\x03abc",
         b"",
@@ -78,7 +66,9 @@ def _wrong_wire_type(rng: random.Random, data: bytes, descriptor: Descriptor) ->
 
 
 def _unknown_fields(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
-    return data + b"".join(_framed(rng.randrange(100, 2**29), b"?") for _ in range(rng.choice((1, 60, 2000))))
+    return data + b"".join(
+        write_field(rng.randrange(100, 2**29), b"?") for _ in range(rng.choice((1, 60, 2000)))
+    )
 
 
 def _no_number(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
@@ -87,20 +77,20 @@ def _no_number(rng: random.Random, data: bytes, _: Descriptor) -> bytes:
 
 def _repeat_field(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
     number = _number(rng, descriptor)
-    return data + _framed(number, rng.choice((b"", b"\n\x01a", b"\x08\x01"))) * rng.choice(
+    return data + write_field(number, rng.choice((b"", b"\n\x01a", b"\x08\x01"))) * rng.choice(
         (300, 5000, 200_000)
     )
 
 
 def _packed(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
-    return data + _framed(_number(rng, descriptor), b"\x01" * rng.choice((300, 100_000)))
+    return data + write_field(_number(rng, descriptor), b"\x01" * rng.choice((300, 100_000)))
 
 
 def _nested(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
     content = b""
     number = _number(rng, descriptor)
     for _times in range(rng.choice((50, 120, 1000))):
-        content = _framed(number, content)
+        content = write_field(number, content)
     return data + content
 
 
@@ -111,12 +101,12 @@ def _groups(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
 
 def _bad_text(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
     text = rng.choice((b"\xff\xfe", b"a\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"))
-    return data + _framed(_number(rng, descriptor), text)
+    return data + write_field(_number(rng, descriptor), text)
 
 
 def _huge_length(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
     length = rng.choice((2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1))
-    return data + _key(_number(rng, descriptor), 2) + _varint(length) + b"abc"
+    return data + _key(_number(rng, descriptor), 2) + write_varint(length) + b"abc"
 
 
 def _long_varint(rng: random.Random, data: bytes, descriptor: Descriptor) -> bytes:
