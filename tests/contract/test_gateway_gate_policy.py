@@ -116,18 +116,6 @@ async def test_a_gateway_without_a_release_has_no_gate(home: Home) -> None:
         assert (await failure(start(at, IMPOSSIBLE))).reason == "RELEASE_NOT_MANAGED"
 
 
-async def test_another_policy_is_another_request(home: Home) -> None:
-    home.script(then="wait")
-    async with released_gateway(home.repository, **settings(home)) as at:
-        first = (await start(at, IMPOSSIBLE, "r-1")).retraining
-        assert first.spec.gate_policy == IMPOSSIBLE
-        assert (await start(at, IMPOSSIBLE, "r-1")).retraining.retraining_id == first.retraining_id
-        for other in ("", "[gate]\nmin_accuracy = 0.5\n"):
-            assert (await failure(start(at, other, "r-1"))).reason == "REQUEST_ID_REUSED"
-        home.go()
-        await ended(at, first.retraining_id)
-
-
 @pytest.mark.parametrize("promote", [False, True])
 async def test_no_gateway_promotes_what_its_own_policy_refuses(home: Home, promote: bool) -> None:
     data = settings(home, release_mode="gated")

@@ -388,37 +388,33 @@ async def test_two_gateways_agree_and_one_of_two_promotions_wins(tmp_path: Path)
         assert at.backend.refused == []
 
 
-async def test_a_damaged_document_stops_changes_and_nothing_else(tmp_path: Path) -> None:
-    async with released_gateway(tmp_path, 2) as at:
-        document = tmp_path / MODEL / ".release.json"
+@pytest.mark.parametrize("lost", ["document", "repository"])
+async def test_without_its_release_a_gateway_refuses_changes_and_serves(tmp_path: Path, lost: str) -> None:
+    root = tmp_path / "models"
+    document = root / MODEL / ".release.json"
+    async with released_gateway(root, 2) as at:
+        was = await at.until_labels(stable=1, candidate=2)
         content = document.read_bytes()
-        document.write_bytes(b"{")
+        if lost == "document":
+            document.write_bytes(b"{")
+        else:
+            root.rename(tmp_path / "unmounted")
+            root.mkdir()
         failed = await failure(at.promote(2))
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "RELEASE_UNAVAILABLE")
         assert str(tmp_path) not in failed.message
         assert "RetryInfo" in failed.details
-        assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
-        assert (await at.release()).labels["stable"] == 1
-        document.write_bytes(content)
-        assert (await at.promote(2)).release.labels["stable"] == 2
-
-
-async def test_a_repository_that_goes_away_stops_changes_and_nothing_else(tmp_path: Path) -> None:
-    root = tmp_path / "models"
-    async with released_gateway(root, 2) as at:
-        was = await at.until_labels(stable=1, candidate=2)
-        root.rename(tmp_path / "unmounted")
-        root.mkdir()
-        failed = await failure(at.promote(2))
-        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "RELEASE_UNAVAILABLE")
         # The gateway has certainly looked by then.
         controller = at.gateway.gateway.release_module.controller
         assert controller is not None
         assert not await controller._refresh()
         assert (await at.gateway.classification.Classify(REQUEST)).model.version == 1
         assert await at.release() == was
-        shutil.rmtree(root)
-        (tmp_path / "unmounted").rename(root)
+        if lost == "document":
+            document.write_bytes(content)
+        else:
+            shutil.rmtree(root)
+            (tmp_path / "unmounted").rename(root)
         assert (await at.promote(2)).release.labels["stable"] == 2
 
 
