@@ -256,6 +256,26 @@ def test_a_database_that_stays_away_does_not_hold_up_the_end(monkeypatch: pytest
     assert (journal.written, journal.dropped) == (0, 1)
 
 
+def test_the_end_writes_what_is_ready_while_images_are_still_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = GatedStore()
+    store.gate.set()
+    written = store.entered
+
+    def prepare(image: bytes) -> bytes:
+        assert image == b"first" or written.wait(60)
+        return image
+
+    monkeypatch.setattr("neurogate_gateway.inference.journal.deidentified", prepare)
+    journal = Journal(cast("PredictionStore", store), Metrics(), keep_images=True)
+    for image in (b"first", b"second"):
+        journal.observe(outcome(image))
+    journal.start()
+    journal.close()
+    assert (journal.written, journal.dropped) == (2, 0)
+
+
 def test_a_prediction_that_cannot_be_written_takes_no_other_with_it(store: Store) -> None:
     journal = Journal(store.predictions, Metrics(), keep_images=True)
     broken, unwritable = outcome(), outcome()
