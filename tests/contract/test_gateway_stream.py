@@ -226,7 +226,7 @@ async def test_nothing_of_a_stream_is_left_once_it_is_cancelled() -> None:
             await call.write(Request(key=str(index), image=sample_image()))
         await backend.until(lambda: backend.running == 4)
         call.cancel()
-        while gateway.gateway._admission.bulk_calls:
+        while gateway.gateway._admission.bulk_calls.count:
             await gateway.check()
         assert gateway.gateway._admission.in_flight == 0
         backend.versions[1].gate.set()

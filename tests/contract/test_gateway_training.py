@@ -215,7 +215,7 @@ async def test_examples_come_in_pages_with_totals_and_thumbnails(
         real, seen = transforms.thumbnail, []
 
         async def thumbnail(*args: Any) -> bytes:
-            seen.append((admission.in_flight, admission.bulk_calls))
+            seen.append((admission.in_flight, admission.bulk_calls.count))
             return await real(*args)
 
         monkeypatch.setattr(transforms, "thumbnail", thumbnail)
@@ -223,7 +223,7 @@ async def test_examples_come_in_pages_with_totals_and_thumbnails(
         assert [bool(example.thumbnail) for example in examples] == [False, True, True]
         # One by one, admitted as bulk work.
         assert seen == [(1, 1)] * 2
-        with admission.bulk_call():
+        with admission.bulk_calls.held():
             assert await reason(gateway.training.ListExamples(request)) == "OVERLOADED"
             assert (await gateway.training.ListExamples(pb.ListExamplesRequest())).examples
         assert admission.in_flight == 0

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 from neurogate.v1 import error_pb2
@@ -29,7 +29,7 @@ from neurogate_gateway.errors import (
 
 _SHORTEST_RETRY: Final = 0.05
 _LONGEST_RETRY: Final = 5.0
-_BULK_RETRY_SECONDS: Final = 2.0
+_LONG_RETRY_SECONDS: Final = 2.0
 """Batches, streams and watches last for seconds and more, and nobody knows how long."""
 
 
@@ -39,6 +39,39 @@ class Slot:
 
     worked_seconds: float = 0.0
     """Set by who holds it: the time that the image was worked on, waits for a version left out."""
+
+
+class Limited:
+    """What may be there a limited number of times, for seconds each."""
+
+    def __init__(
+        self, what: str, limit: int, retry_after: Callable[[], float] = lambda: _LONG_RETRY_SECONDS
+    ) -> None:
+        self.count = 0
+        self._what = what
+        self._limit = limit
+        self._retry_after = retry_after
+
+    def check(self) -> None:
+        """Refuses one more where the limit is reached.
+
+        Raises:
+            OverloadedError: It is.
+        """
+        if self.count >= self._limit:
+            raise OverloadedError(
+                f"{self.count} {self._what}, which is the limit", retry_after=self._retry_after()
+            )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """One more, where `check` does not refuse it."""
+        self.check()
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
 
 
 class Admission:
@@ -57,18 +90,16 @@ class Admission:
         self._max_in_flight = max_in_flight
         self._max_bulk_images = max(1, max_in_flight // 2)
         self._max_low_priority = max(1, max_in_flight // 16)
-        self._max_bulk_calls = max_bulk_calls
-        self._max_watches = max_watches
         self._min_deadline = min_deadline
         self.in_flight = 0
         """Images that hold a slot."""
-        self.bulk_calls = 0
-        """Batches and streams that are open."""
+        self.bulk_calls = Limited("batches and streams are open", max_bulk_calls)
+        self.watches = Limited("watches are open", max_watches)
+        self._dicom_singles = Limited(
+            "DICOM files of single calls are in flight", max(1, max_in_flight // 4), self._retry_seconds
+        )
         self._bulk_images = 0
-        self._watches = 0
         self._low_priority = 0
-        self._max_dicom_singles = max(1, max_in_flight // 4)
-        self._dicom_singles = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean_seconds = 0.05
 
@@ -113,35 +144,6 @@ class Admission:
                 retry_after=self._retry_seconds(),
             )
 
-    def check_bulk(self) -> None:
-        """Refuses one more batch or stream where too many are open.
-
-        Raises:
-            OverloadedError: They are.
-        """
-        if self.bulk_calls >= self._max_bulk_calls:
-            raise OverloadedError(
-                f"{self.bulk_calls} batches and streams are open, which is the limit",
-                retry_after=_BULK_RETRY_SECONDS,
-            )
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Counts one watch.
-
-        Raises:
-            OverloadedError: None is free.
-        """
-        if self._watches >= self._max_watches:
-            raise OverloadedError(
-                f"{self._watches} watches are open, which is the limit", retry_after=_BULK_RETRY_SECONDS
-            )
-        self._watches += 1
-        try:
-            yield
-        finally:
-            self._watches -= 1
-
     @contextlib.contextmanager
     def single(self, image: bytes, deadline: Deadline) -> Iterator[Slot]:
         """A slot for one single call.
@@ -154,34 +156,13 @@ class Admission:
         self.check_image(image)
         self.check_deadline(deadline)
         self.check_single()
-        dicom = is_dicom(image)
-        if dicom and self._dicom_singles >= self._max_dicom_singles:
-            raise OverloadedError(
-                f"{self._dicom_singles} DICOM files of single calls are in flight, which is the limit",
-                retry_after=self._retry_seconds(),
-            )
-        self.in_flight += 1
-        self._dicom_singles += dicom
-        slot = Slot()
-        try:
-            yield slot
-        finally:
-            self._dicom_singles -= dicom
-            self._leave(slot)
-
-    @contextlib.contextmanager
-    def bulk_call(self) -> Iterator[None]:
-        """Counts one batch or stream.
-
-        Raises:
-            OverloadedError: None is free.
-        """
-        self.check_bulk()
-        self.bulk_calls += 1
-        try:
-            yield
-        finally:
-            self.bulk_calls -= 1
+        with self._dicom_singles.held() if is_dicom(image) else contextlib.nullcontext():
+            self.in_flight += 1
+            slot = Slot()
+            try:
+                yield slot
+            finally:
+                self._leave(slot)
 
     @contextlib.asynccontextmanager
     async def bulk_image(self) -> AsyncIterator[Slot]:

@@ -43,5 +43,7 @@ def measure_admission(metrics: Metrics, admission: Admission) -> None:
     """Shows how full the gateway is."""
     metrics.gauge("neurogate_images_in_flight", "Images that hold a slot.", lambda: {(): admission.in_flight})
     metrics.gauge(
-        "neurogate_bulk_calls_open", "Batches and streams that are open.", lambda: {(): admission.bulk_calls}
+        "neurogate_bulk_calls_open",
+        "Batches and streams that are open.",
+        lambda: {(): admission.bulk_calls.count},
     )

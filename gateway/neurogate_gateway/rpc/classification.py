@@ -63,7 +63,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         check_top_k(request.top_k)
         if not request.items:
             raise GatewayError(error_pb2.ERROR_REASON_BATCH_EMPTY, "the batch has no items", field="items")
-        with self._admission.bulk_call():
+        with self._admission.bulk_calls.held():
             resolved, answers = await self._pipeline.classify_batch(
                 [Submitted(item.image, item.frame) for item in request.items],
                 request.model,

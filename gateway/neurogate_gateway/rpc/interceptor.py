@@ -162,7 +162,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if method in _SINGLE:
             self._admission.check_single()
         elif method in _BULK:
-            self._admission.check_bulk()
+            self._admission.bulk_calls.check()
 
     def _wrap_reflection(self, handler: _Handler) -> _Handler:
         if handler is None:

@@ -103,7 +103,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> AsyncIterator[model_pb2.WatchModelVersionsResponse]:
         """The present state, and then every change."""
         self._router.check_model(request.model)
-        with self._admission.watch():
+        with self._admission.watches.held():
             async for event in self._release_module.hub.watch(request.resume_token):
                 yield event
 

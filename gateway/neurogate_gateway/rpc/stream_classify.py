@@ -61,7 +61,7 @@ class StreamServer(BidirectionalServer[Request, _Image, Response]):
         Raises:
             GatewayError: Why the stream ends before its caller ended it.
         """
-        with self._admission.bulk_call():
+        with self._admission.bulk_calls.held():
             deadline = Deadline.of_call(context.time_remaining(), math.inf)
             self._admission.check_deadline(deadline)
             try:

@@ -129,7 +129,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         thumbnails = [b""] * len(page)
         if request.thumbnails:
             # Admitted, and one after another: they share their threads with images that are to be classified.
-            with self._admission.bulk_call():
+            with self._admission.bulk_calls.held():
                 thumbnails = [await self._thumbnail(example) for example in page]
         return pb.ListExamplesResponse(
             examples=[example.message(picture) for example, picture in zip(page, thumbnails, strict=True)],
@@ -182,7 +182,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     ) -> AsyncIterator[pb.WatchRetrainingResponse]:
         """The events of a retraining, until its last."""
         _check_id("retraining", request.retraining_id)
-        with self._admission.watch():
+        with self._admission.watches.held():
             async for event in self._watching.events(request.retraining_id, request.after_sequence):
                 yield pb.WatchRetrainingResponse(event=event)
 

@@ -53,7 +53,7 @@ class UploadServer(BidirectionalServer[Request, Item, Response]):
         Raises:
             GatewayError: Why it ends before its caller ended it; what was acknowledged is kept.
         """
-        with self._admission.bulk_call():
+        with self._admission.bulk_calls.held():
             version = await self._router.resolve_stable(Deadline.of_call(context.time_remaining(), math.inf))
             window = Window(_WINDOW_ITEMS, self._window_bytes)
             upload = _Upload(self._uploads, version, self._max_image_bytes, window, idle=self._idle)

@@ -110,11 +110,11 @@ def test_quiet_images_come_behind_callers_unless_they_press() -> None:
 
 def test_bulk_calls_are_counted() -> None:
     gate = admission(bulk_calls=1)
-    with gate.bulk_call(), pytest.raises(OverloadedError), gate.bulk_call():
+    with gate.bulk_calls.held(), pytest.raises(OverloadedError), gate.bulk_calls.held():
         pass
-    with gate.bulk_call():
+    with gate.bulk_calls.held():
         pass
-    assert gate.bulk_calls == 0
+    assert gate.bulk_calls.count == 0
 
 
 async def test_bulk_images_hold_half_and_take_turns_in_order() -> None:
