@@ -108,7 +108,7 @@ def apply_window(samples: Samples, black: float, white: float) -> npt.NDArray[np
     """
     narrow = np.zeros(samples.shape, np.uint8)
     if white > black:
-        for rows in _bands(samples):
+        for rows in bands(samples):
             levels = samples[rows].astype(np.float64)
             np.fmin(np.fmax(levels, black, out=levels), white, out=levels)
             levels -= black
@@ -160,18 +160,19 @@ def _highest_bits(samples: Samples) -> npt.NDArray[np.uint8]:
             return np.nan_to_num(samples[rows].astype(np.float32), nan=0.0).clip(0, _LARGEST_FLOAT)
         return np.maximum(samples[rows], 0)
 
-    largest = max(band(rows).max().item() for rows in _bands(samples))
+    largest = max(band(rows).max().item() for rows in bands(samples))
     # Floats from 0 to 1 are shares of white; others are whole numbers with a fraction too much.
     shares = fractions and largest <= 1
     depth = 16 if samples.ndim == 3 else next(depth for depth in _BIT_DEPTHS if largest < 2**depth)
     result = np.empty(samples.shape, np.uint8)
-    for rows in _bands(samples):
+    for rows in bands(samples):
         whole = band(rows) * 255 + 0.5 if shares else band(rows)
         result[rows] = whole.astype(np.int64) >> (0 if shares else depth - 8)
     return result
 
 
-def _bands(samples: Samples) -> Iterator[slice]:
+def bands(samples: Samples) -> Iterator[slice]:
+    """Rows of samples, some at a time, so that wider numbers of them take little memory."""
     rows = max(1, _BAND_PIXELS // max(1, samples[:1].size))
     return (slice(top, top + rows) for top in range(0, len(samples), rows))
 

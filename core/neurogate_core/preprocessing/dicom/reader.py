@@ -17,7 +17,7 @@ from pydicom import uid
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import get_decoder
 
-from neurogate_core.preprocessing._pixels import apply_window, robust_window
+from neurogate_core.preprocessing._pixels import apply_window, bands, robust_window
 from neurogate_core.preprocessing.errors import (
     BurnedInAnnotationError,
     DecoderLimitExceededError,
@@ -55,7 +55,6 @@ _PLUGINS: Final = {
 _MAX_TABLE_LEVELS: Final = 2**16
 _MAX_FRAMES: Final = 2**20
 _MAX_INFLATED_BYTES: Final = 2**26
-_BAND_PIXELS: Final = 2**18
 
 _Map = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 _Window = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.uint8]]
@@ -282,15 +281,13 @@ def _levels(
         return apply_window(values, *robust_window(values, None if padding is None else ~padding))
     low, high = int(stored.min()), int(stored.max())
     levels = np.empty(stored.shape, np.uint8)
-    step = max(1, _BAND_PIXELS // stored.shape[1])
-    bands = [slice(top, top + step) for top in range(0, len(stored), step)]
     if high - low < min(_MAX_TABLE_LEVELS, stored.size):
         # Each level once instead of each pixel.
         table = window(modality(np.arange(low, high + 1)))
-        for rows in bands:
+        for rows in bands(stored):
             table.take(stored[rows].astype(np.int64) - low, out=levels[rows])
     else:
-        for rows in bands:
+        for rows in bands(stored):
             levels[rows] = window(modality(stored[rows]))
     return levels
 
