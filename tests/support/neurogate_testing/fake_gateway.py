@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.rpc import status_pb2
@@ -70,48 +71,43 @@ class Script:
     """By version, the classes of images that it sees otherwise than their bytes say."""
     lose_answers: int = 0
     """So many changes are made, and then their answers lost."""
+    first_answers: dict[str, tuple[object, Any]] = field(default_factory=dict)
+    """Requests and answers of changes, by request_id."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the fake stops; watches end."""
 
 
 def version(number: int, *, state: str = "READY", labels: tuple[str, ...] = ()) -> model_pb2.ModelVersion:
     """A version with a manifest as a trainer would write it."""
+    made = {"seconds": 1_700_000_000}
     result = model_pb2.ModelVersion(
-        model="brain_tumor",
-        version=number,
-        state=f"MODEL_VERSION_STATE_{state}",
-        labels=labels,
-        manifest_digest=f"{number:064x}",
-    )
-    result.state_time.FromSeconds(1_700_000_000)
-    manifest = result.manifest
-    manifest.manifest_revision = 1
-    manifest.model_name = "brain_tumor"
-    manifest.version = number
-    manifest.created_at.FromSeconds(1_700_000_000)
-    manifest.notice = "Research software, not a medical device."
+        model="brain_tumor", version=number, state=f"MODEL_VERSION_STATE_{state}", labels=labels,
+        manifest_digest=f"{number:064x}", state_time=made,
+        manifest=manifest_pb2.ModelManifest(
+            manifest_revision=1, model_name="brain_tumor", version=number, created_at=made,
+            notice="Research software, not a medical device.",
+            metrics={
+                "support": 400, "accuracy": 0.9125, "macro_f1": 0.905, "macro_roc_auc": 0.99, "ece": 0.021,
+                "accuracy_ci_low": 0.88, "accuracy_ci_high": 0.94,
+            },
+            thresholds={
+                "abstain_below": 0.6, "out_of_distribution_above": 12.5, "ood_method": "mahalanobis",
+                "target_risk": 0.02,
+            },
+            calibration={"temperature": 1.3},
+            lineage={
+                "run_id": "run-1", "dataset": "phantom", "base_weights": "offline-imagenet",
+                "splits": {"train": 1200, "validation": 200, "test": 400},
+            },
+        ),
+    )  # fmt: skip
     for index, class_id in enumerate(CLASSES):
+        manifest = result.manifest
         manifest.classes.add(index=index, id=class_id, display_name=NAMES[class_id])
         manifest.metrics.per_class.add(
             class_id=class_id, support=100, precision=0.9, recall=0.91, f1=0.905, roc_auc=0.99
         )
         manifest.goldens.add(name=f"{class_id}-0", image=class_id.encode(), probabilities=[0.25] * 4)
-    manifest.metrics.support = 400
-    manifest.metrics.accuracy = 0.9125
-    manifest.metrics.macro_f1 = 0.905
-    manifest.metrics.macro_roc_auc = 0.99
-    manifest.metrics.ece = 0.021
-    manifest.metrics.accuracy_ci_low = 0.88
-    manifest.metrics.accuracy_ci_high = 0.94
-    manifest.thresholds.abstain_below = 0.6
-    manifest.thresholds.out_of_distribution_above = 12.5
-    manifest.thresholds.ood_method = "mahalanobis"
-    manifest.thresholds.target_risk = 0.02
-    manifest.calibration.temperature = 1.3
-    manifest.lineage.run_id = "run-1"
-    manifest.lineage.dataset = "phantom"
-    manifest.lineage.base_weights = "offline-imagenet"
-    manifest.lineage.splits.CopyFrom(manifest_pb2.SplitCounts(train=1200, validation=200, test=400))
     return result
 
 

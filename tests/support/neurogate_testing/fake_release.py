@@ -15,24 +15,22 @@ import grpc
 from google.protobuf.message import Message
 from neurogate.v1 import model_pb2 as pb
 
-from neurogate_testing.fake_status import refuse
+from neurogate_testing.fake_status import once, refuse
 
 
 def gate_report(number: int, *, accepted: bool = True, stable: int = 1) -> pb.GateReport:
     """A verdict as the gate would give it: one overall rule and one per class."""
-    report = pb.GateReport(accepted=accepted, version=number, stable_version=stable, latency_p99_ms=21.5)
-    report.time.FromSeconds(1_700_000_100)
-    report.policy_digest, report.images_digest = "a" * 64, "b" * 64
-    report.findings.add(
-        rule="min_accuracy", passed=True, value=0.93, limit=0.9, message="accuracy 93.0%, at least 90.0%"
-    )
-    report.findings.add(
-        rule="recall_floor.glioma",
-        passed=accepted,
-        value=0.91 if accepted else 0.62,
-        limit=0.8,
-        message=f"recall of glioma {'91.0' if accepted else '62.0'}%, at least 80.0%",
-    )
+    report = pb.GateReport(
+        accepted=accepted, version=number, stable_version=stable, latency_p99_ms=21.5,
+        time={"seconds": 1_700_000_100}, policy_digest="a" * 64, images_digest="b" * 64,
+    )  # fmt: skip
+    recall = 0.91 if accepted else 0.62
+    for rule, passed, value, limit, words in (
+        ("min_accuracy", True, 0.93, 0.9, "accuracy"),
+        ("recall_floor.glioma", accepted, recall, 0.8, "recall of glioma"),
+    ):
+        message = f"{words} {value:.1%}, at least {limit:.1%}"
+        report.findings.add(rule=rule, passed=passed, value=value, limit=limit, message=message)
     for metrics, accuracy in ((report.candidate, 0.93), (report.stable, 0.9125)):
         metrics.support, metrics.accuracy, metrics.macro_f1, metrics.ece = (
             400,
@@ -66,7 +64,6 @@ class FakeRelease:
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
         self.events: list[pb.WatchModelVersionsResponse] = []
-        self.first_answers: dict[str, tuple[Message, Message]] = {}
 
     def message(self) -> pb.Release:
         """The release as GetRelease tells it."""
@@ -231,21 +228,12 @@ class ReleaseMethods:
             refuse(context, "MODEL_VERSION_NOT_FOUND", f"no version {number}")
 
     def _once(self, request: Any, context: grpc.ServicerContext, change: Callable[[], Message]) -> Message:
-        """The first answer again for a known request_id; nothing at all for a stale etag."""
-        release = self.script.release
-        if request.request_id in release.first_answers:
-            asked, answer = release.first_answers[request.request_id]
-            if asked != request:
-                refuse(context, "REQUEST_ID_REUSED", "another request had it")
-            return answer
-        if release.mode == "LATEST":
-            refuse(context, "RELEASE_NOT_MANAGED", "this gateway does not manage the release")
-        if request.etag and request.etag != release.message().etag:
-            refuse(context, "ETAG_MISMATCH", "the release has changed")
-        answer = change()
-        if request.request_id:
-            release.first_answers[request.request_id] = (request, answer)
-        if self.script.lose_answers:
-            self.script.lose_answers -= 1
-            refuse(context, "SHUTTING_DOWN", "lost on the way")
-        return answer
+        def make() -> Message:
+            release = self.script.release
+            if release.mode == "LATEST":
+                refuse(context, "RELEASE_NOT_MANAGED", "this gateway does not manage the release")
+            if request.etag and request.etag != release.message().etag:
+                refuse(context, "ETAG_MISMATCH", "the release has changed")
+            return change()
+
+        return once(self.script, request, context, make)

@@ -1,6 +1,9 @@
-"""Errors as the gateway gives them, for fakes."""
+"""Errors as the gateway gives them, and changes that happen once, for fakes."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -44,3 +47,19 @@ def abort(context: grpc.ServicerContext, error: status_pb2.Status) -> None:
     """Ends a call as the gateway does: status, message, and the details in the trailers."""
     context.set_trailing_metadata((("grpc-status-details-bin", error.SerializeToString()),))
     context.abort(_CODES[error.code], error.message)
+
+
+def once(script: Any, request: Any, context: grpc.ServicerContext, make: Callable[[], Any]) -> Any:
+    """Makes a change, or gives its first answer again for a known request_id."""
+    if request.request_id in script.first_answers:
+        asked, answer = script.first_answers[request.request_id]
+        if asked != request:
+            refuse(context, "REQUEST_ID_REUSED", "another request had it")
+        return answer
+    answer = make()
+    if request.request_id:
+        script.first_answers[request.request_id] = (request, answer)
+    if script.lose_answers:
+        script.lose_answers -= 1
+        refuse(context, "SHUTTING_DOWN", "lost on the way")
+    return answer

@@ -18,7 +18,7 @@ from neurogate.v1 import training_pb2 as pb
 from neurogate.v1 import training_pb2_grpc
 
 from neurogate_testing.fake_release import gate_report
-from neurogate_testing.fake_status import abort, refusal, refuse
+from neurogate_testing.fake_status import abort, once, refusal, refuse
 
 ENDED = {
     pb.RETRAINING_STATE_SUCCEEDED,
@@ -52,7 +52,6 @@ class FakeTraining:
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
-        self.request_ids: dict[str, tuple[Any, Any]] = {}
         self.arrived = threading.Event()
 
     def keep(self, item: pb.UploadExamplesRequest, data: bytes) -> pb.UploadedExample | status_pb2.Status:
@@ -169,7 +168,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self.enter("SubmitFeedback", request, context)
         if not request.prediction_id.startswith("p"):
             refuse(context, "PREDICTION_NOT_FOUND", f"no {request.prediction_id}")
-        return self._once(request, context, lambda: self._feedback(request))
+        return once(self.script, request, context, lambda: self._feedback(request))
 
     def _feedback(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
         number = f"f{len(self.script.training.feedback) + 1}"
@@ -230,7 +229,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 refuse(context, "HYPERPARAMETER_INVALID", f"there is no hyper-parameter {name!r}")
         if request.spec.gate_policy.startswith("[gates]"):
             refuse(context, "GATE_POLICY_INVALID", "unknown key gates; did you mean gate?")
-        return self._once(request, context, lambda: self._start(request))
+        return once(self.script, request, context, lambda: self._start(request))
 
     def _start(self, request: pb.StartRetrainingRequest) -> pb.StartRetrainingResponse:
         training = self.script.training
@@ -298,15 +297,3 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         if run is None:
             refuse(context, "RETRAINING_NOT_FOUND", f"no {run_id!r}")
         return run
-
-    def _once(self, request: Any, context: grpc.ServicerContext, make: Callable[[], Any]) -> Any:
-        known = self.script.training.request_ids
-        if request.request_id in known:
-            return known[request.request_id][1]
-        answer = make()
-        if request.request_id:
-            known[request.request_id] = (request, answer)
-        if self.script.lose_answers:
-            self.script.lose_answers -= 1
-            refuse(context, "SHUTTING_DOWN", "lost on the way")
-        return answer
