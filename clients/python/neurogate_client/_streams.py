@@ -280,17 +280,27 @@ class SendingCall(Generic[S, T]):
     def _requests(self, attempt: int) -> Iterator[Any]:
         while (sent := self._next(attempt)) is not None:
             # An exception in here would only reach gRPC's log.
+            failure: BaseException | None = None
             try:
                 data = load_image(self._image(sent.item), self._limits.max_image_bytes)
             except BaseException as error:  # noqa: BLE001 - a result, or raised in the caller's loop
-                with self._changed:
-                    self._out.pop(sent.number, None)
-                if isinstance(error, NeurogateError):
-                    self._finish(sent, error)
-                else:
-                    self._deliver(error)
-            else:
+                failure = error
+            with self._changed:
+                if self._stopped or attempt != self._attempt:
+                    return
+                self._waiting.popleft()
+                if failure is None:
+                    sent.times += 1
+                    if not self._out:
+                        # Sending is no sign of life of the other side; it only begins the wait for an answer.
+                        self._touched = time.monotonic()
+                    self._out[sent.number] = sent
+            if failure is None:
                 yield from self._messages(str(sent.number), sent.item, data)
+            elif isinstance(failure, NeurogateError):
+                self._finish(sent, failure)
+            else:
+                self._deliver(failure)
 
     def _next(self, attempt: int) -> Sent[S] | None:
         """Waits for the next image to send; None when there is none, or another attempt has begun."""
@@ -298,15 +308,8 @@ class SendingCall(Generic[S, T]):
             self._changed.wait_for(
                 lambda: self._stopped or attempt != self._attempt or self._waiting or self._exhausted
             )
-            if self._stopped or attempt != self._attempt or not self._waiting:
-                return None
-            sent = self._waiting.popleft()
-            sent.times += 1
-            if not self._out:
-                # Sending is no sign of life of the other side; it only begins the wait for the first answer.
-                self._touched = time.monotonic()
-            self._out[sent.number] = sent
-            return sent
+            over = self._stopped or attempt != self._attempt or not self._waiting
+            return None if over else self._waiting[0]
 
 
 class StreamCall(SendingCall[tuple[K, Image], Result[K]]):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from neurogate_client import LabelledImage, UploadResult, aio, errors
+from neurogate_client import LabelledImage, UploadResult, _streams, aio, errors
 from neurogate_client._upload import CHUNK_BYTES
 from neurogate_testing.fake_gateway import FakeGateway
 from neurogate_testing.fake_status import refusal
@@ -92,6 +92,24 @@ def test_a_slow_source_outlives_the_gateways_patience(client: Any, gateway: Fake
 
     assert sorted(each.key for each in client.upload_examples(source())) == list(range(10))
     assert (training.uploads, len(training.examples)) == (2, 10)
+
+
+def test_an_image_that_is_read_while_the_connection_breaks_has_one_result(
+    client: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = gateway.script.training
+    training.cut_after, training.cut_with = [1], IDLE
+    load, reads = _streams.load_image, itertools.count()
+
+    def read(image: bytes, limit: int) -> bytes:
+        if image != b"glioma 1":
+            return load(image, limit)
+        assert next(reads) or training.ended.wait(10)
+        raise errors.ImageCorruptError("cut off")
+
+    monkeypatch.setattr(_streams, "load_image", read)
+    results = list(client.upload_examples(numbered(3)))
+    assert sorted((each.key, each.error is None) for each in results) == [(0, True), (1, False), (2, True)]
 
 
 def test_an_upload_that_gets_nowhere_is_given_up(client: Any, gateway: FakeGateway) -> None:
