@@ -264,37 +264,29 @@ def _open(container: Container) -> ImageFile.ImageFile:
 
 def _decode(container: Container, spec: manifest_pb2.TransformSpec) -> Image.Image:
     """The upright image at its own size (or a draft's), of mode "L" or "RGB"."""
-    samples, alpha, shown = _samples(container, spec)
-    if isinstance(samples, Image.Image):
-        flat = flatten(samples)
-    else:
-        flat = picture(samples, alpha, revision=spec.revision, shown=shown)
+    flat = _flat(container, spec)
     turn = _UPRIGHT.get(container.orientation)
     return flat if turn is None else flat.transpose(turn)
 
 
-def _samples(
-    container: Container, spec: manifest_pb2.TransformSpec
-) -> tuple[Samples | Image.Image, Pixels | None, npt.NDArray[np.bool_] | None]:
-    """A decoded image of 8 bits, or deeper samples with alpha and with what a transparent colour leaves."""
+def _flat(container: Container, spec: manifest_pb2.TransformSpec) -> Image.Image:
+    """The image as it lies in the file, of mode "L" or "RGB"."""
     with _open(container) as image:
         # The decoder may have found another header than the walk did.
         _check_size(image.size, spec)
-        if isinstance(image, JpegImageFile):
-            if spec.jpeg_draft:
-                lying = container.orientation in _LYING
-                image.draft(None, (spec.height, spec.width) if lying else (spec.width, spec.height))
-            image.load()
-            return image, None, None
+        if isinstance(image, JpegImageFile) and spec.jpeg_draft:
+            lying = container.orientation in _LYING
+            image.draft(None, (spec.height, spec.width) if lying else (spec.width, spec.height))
         raw_mode, key = _raw_mode(image), image.info.get("transparency")
         if image.mode in {"RGB", "RGBA"} and raw_mode.endswith((";16B", ";16L", ";16N")):
             samples, alpha = _samples_of_16_bits(container, raw_mode)
-            return samples, alpha, None if key is None else (samples != key).any(axis=2)
+            shown = None if key is None else (samples != key).any(axis=2)
+            return picture(samples, alpha, revision=spec.revision, shown=shown)
         image.load()
         if not image.mode.startswith("I") and image.mode != "F":
-            return image, None, None
+            return flatten(image)
         samples = gray_samples(image, unsigned=raw_mode == "I;32N", inverted=container.inverted)
-        return samples, None, None if key is None else samples != key
+        return picture(samples, revision=spec.revision, shown=None if key is None else samples != key)
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
