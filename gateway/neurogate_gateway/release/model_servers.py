@@ -50,7 +50,7 @@ class Step:
     """What one configuration says about a model.
 
     Attributes:
-        versions: To be loaded, ascending; empty for the newest in the folder, whichever that is.
+        versions: To be loaded, ascending.
         labels: Version by label, each one loaded.
     """
 
@@ -76,12 +76,10 @@ def next_step(wanted: Step, loaded: frozenset[int], present: Step) -> Step:
     """The next configuration on the way to what is wanted.
 
     Args:
-        wanted: Where to go.
+        wanted: Where to go; with at least one version.
         loaded: Versions that are loaded.
         present: What the model server was told last.
     """
-    if not wanted.versions:
-        return wanted
     # Without a version of the wanted ones, the server keeps what serves now.
     settled = _loaded(wanted.labels, loaded)
     if loaded.issuperset(wanted.versions):
@@ -95,10 +93,7 @@ def apply_step(config: tfs_pb2.ModelServerConfig, model: str, step: Step) -> tfs
     """The configuration with the model's part as the step says; everything else stays as it is."""
     changed = tfs_pb2.ModelServerConfig()
     changed.CopyFrom(config)
-    if step.versions:
-        model_config.serve_versions(changed, model, step.versions)
-    else:
-        model_config.serve_latest(changed, model, 1)
+    model_config.serve_versions(changed, model, step.versions)
     entry = model_config.find_model(changed, model)
     entry.version_labels.clear()
     for label, version in sorted(step.labels.items()):

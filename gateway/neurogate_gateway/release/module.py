@@ -12,6 +12,7 @@ from neurogate.v1 import model_pb2
 from neurogate_core.release_store import Release, ReleaseStore
 from neurogate_core.repository import ModelRepository, RepositoryError
 
+from neurogate_gateway.backends.versions import VersionView
 from neurogate_gateway.inference.pipeline import InferencePipeline, PredictionObserver
 from neurogate_gateway.observability.logging import log
 from neurogate_gateway.observability.metrics import Metrics
@@ -153,11 +154,11 @@ class ReleaseModule:
         return message
 
     def _present(self) -> list[Event]:
-        versions = [
-            Event(version=version_message(self._router, view, self.report(view.number)))
-            for view in self._router.pool.versions()
-        ]
+        versions = [self._version_event(view) for view in self._router.pool.versions()]
         return [*versions, Event(release=self.release())]
+
+    def _version_event(self, view: VersionView) -> Event:
+        return Event(version=version_message(self._router, view, self.report(view.number)))
 
     def _version_changed(self, number: int) -> None:
         self._publish_version(number)
@@ -173,7 +174,7 @@ class ReleaseModule:
     def _publish_version(self, number: int) -> None:
         view = self._router.pool.view(number)
         if view is not None:
-            self.hub.publish(Event(version=version_message(self._router, view, self.report(number))))
+            self.hub.publish(self._version_event(view))
 
     def _publish_release(self, before: Release) -> None:
         assert self.controller is not None  # noqa: S101 - it is what tells

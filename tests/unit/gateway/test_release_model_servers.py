@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neurogate.tfs.v1 import tfs_pb2
-from neurogate_core import model_config
 from neurogate_core.model_config import default_config, find_model, read_config
 from neurogate_core.release_store import State
 from neurogate_gateway.backends.tfserving import TensorFlowServing
 from neurogate_gateway.errors import BackendUnavailableError
-from neurogate_gateway.release.model_servers import ModelServers, Step, apply_step, next_step, wanted_step
+from neurogate_gateway.release.model_servers import ModelServers, Step, next_step, wanted_step
 
 STATE = State(labels={"stable": 2, "previous": 1})
 
@@ -199,7 +198,7 @@ class Server:
 
 
 @settings(deadline=None)
-@given(before=LABELS, after=LABELS, extra=st.sets(VERSIONS))
+@given(before=LABELS, after=LABELS.filter(bool), extra=st.sets(VERSIONS))
 def test_every_step_is_accepted_and_the_last_one_is_what_was_wanted(
     before: dict[str, int], after: dict[str, int], extra: set[int]
 ) -> None:
@@ -216,13 +215,12 @@ def test_every_step_is_accepted_and_the_last_one_is_what_was_wanted(
         kept = {label for label in before if label in after}
         server.reload(step)
         # A label that was there and shall be there never disappears on the way.
-        if wanted.versions:
-            assert kept <= server.labels.keys()
+        assert kept <= server.labels.keys()
         server.poll()
         present = step
         assert turn < 5
     assert server.labels == wanted.labels
-    assert not after or server.loaded == set(after.values())
+    assert server.loaded == set(after.values())
 
 
 def test_a_label_moves_by_two_configurations() -> None:
@@ -231,31 +229,3 @@ def test_a_label_moves_by_two_configurations() -> None:
     first = next_step(wanted, frozenset({1}), present)
     assert first == Step(versions=(1, 2), labels={"stable": 1, "previous": 1})
     assert next_step(wanted, frozenset({1, 2}), first) == wanted
-
-
-def test_a_version_that_failed_to_load_is_left_out() -> None:
-    state = State(labels={"stable": 1, "candidate": 2}, draining={3: 0.0, 4: 0.0})
-    wanted = wanted_step(state, frozenset({1, 2, 3}), frozenset({2}))
-    assert wanted == Step(versions=(1, 3), labels={"stable": 1})
-
-
-def test_without_a_release_the_newest_is_served() -> None:
-    wanted = wanted_step(State(), frozenset({1, 2}))
-    assert next_step(wanted, frozenset({2}), Step(versions=(1,))) == Step()
-
-
-def test_other_models_and_the_base_path_stay() -> None:
-    config = model_config.default_config("brain_tumor", "/models/brain_tumor")
-    config.model_config_list.config.add(name="other", base_path="/x", model_platform="tensorflow")
-    changed = apply_step(config, "brain_tumor", Step(versions=(1, 2), labels={"stable": 2}))
-    entry = model_config.find_model(changed, "brain_tumor")
-    assert entry.base_path == "/models/brain_tumor"
-    assert list(entry.model_version_policy.specific.versions) == [1, 2]
-    assert dict(entry.version_labels) == {"stable": 2}
-    assert changed.model_config_list.config[1] == config.model_config_list.config[1]
-    assert not model_config.find_model(config, "brain_tumor").version_labels
-    again = apply_step(changed, "brain_tumor", Step())
-    assert model_config.find_model(again, "brain_tumor").model_version_policy.latest.num_versions == 1
-    assert not model_config.find_model(again, "brain_tumor").version_labels
-    with pytest.raises(model_config.ModelNotConfiguredError):
-        apply_step(config, "liver", Step())
