@@ -13,7 +13,6 @@ import pytest
 from neurogate_core.preprocessing._pixels import apply_window, robust_window
 from neurogate_core.preprocessing.dicom import decode_dicom
 from neurogate_core.preprocessing.errors import (
-    BurnedInAnnotationError,
     DecoderLimitExceededError,
     FrameOutOfRangeError,
     FrameRequiredError,
@@ -283,15 +282,6 @@ def test_what_is_no_mr_image_is_refused(kind: uid.UID, elements: dict[str, str])
     assert "1.2.3.999" not in str(refusal.value)
 
 
-def test_burned_in_annotation_is_refused_unless_it_is_allowed() -> None:
-    data = dicom_file(gradient(), BurnedInAnnotation="YES", **WINDOW)
-    with pytest.raises(BurnedInAnnotationError):
-        levels(data)
-    np.testing.assert_array_equal(
-        levels(data, allow_burned_in=True), levels(dicom_file(gradient(), **WINDOW))
-    )
-
-
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 @pytest.mark.parametrize(
     ("elements", "message"),
@@ -388,30 +378,11 @@ def test_no_refusal_repeats_what_the_file_says_of_a_person(damage: int) -> None:
     assert "SECRET" not in told
 
 
-def test_through_the_transform_it_is_the_picture_of_its_levels() -> None:
-    stored = gradient(300, 200)
-    data = dicom_file(stored, **WINDOW)
-    file = io.BytesIO()
-    Image.fromarray(levels(data).astype(np.uint8)).save(file, "PNG")
-    spec = default_spec()
-    np.testing.assert_array_equal(transform(data, spec), transform(file.getvalue(), spec))
-
-
 def test_a_transform_that_does_not_list_dicom_refuses_it_by_name() -> None:
     spec = default_spec()
     spec.formats[:] = ["JPEG", "PNG"]
     with pytest.raises(ImageFormatUnsupportedError, match="found DICOM, expected JPEG or PNG"):
         transform(dicom_file(gradient()), spec)
-
-
-@pytest.mark.parametrize("frame", [0, 1])
-def test_other_images_have_one_frame(frame: int) -> None:
-    file = io.BytesIO()
-    Image.new("L", (8, 8)).save(file, "GIF")
-    assert transform(file.getvalue(), default_spec(), frame).shape == (224, 224, 3)
-    for wrong in (2, -1):
-        with pytest.raises(FrameOutOfRangeError):
-            transform(file.getvalue(), default_spec(), wrong)
 
 
 def test_what_is_tiff_and_dicom_at_once_is_dicom() -> None:

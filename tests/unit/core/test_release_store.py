@@ -10,15 +10,11 @@ from unittest import mock
 import pytest
 from neurogate_core import release_store as module
 from neurogate_core.release_store import (
-    CANDIDATE,
     PROMOTE,
-    Changed,
     Draft,
-    EtagMismatchError,
     Release,
     ReleaseDamagedError,
     ReleaseStore,
-    RequestIdReusedError,
     State,
 )
 from neurogate_core.repository import ModelRepository, RepositoryError
@@ -74,37 +70,6 @@ def test_a_change_is_what_everybody_reads(store: ReleaseStore, tmp_path: Path) -
 def test_every_release_has_an_etag_of_its_own(store: ReleaseStore) -> None:
     etags = [store.read().etag] + [store.change(to(number % 2 + 1)).release.etag for number in range(10)]
     assert len(set(etags)) == 11
-
-
-def test_a_stale_etag_changes_nothing(store: ReleaseStore) -> None:
-    seen = store.read().etag
-    now = store.change(to(1), etag=seen).release
-    with pytest.raises(EtagMismatchError):
-        store.change(to(2), etag=seen)
-    assert store.read() == now
-    assert store.change(to(2), etag=now.etag).release.state.labels == {"stable": 2}
-
-
-def test_a_refused_change_leaves_no_trace(store: ReleaseStore) -> None:
-    def refuse(_: Release) -> Draft:
-        raise KeyError("no")
-
-    with pytest.raises(KeyError):
-        store.change(refuse)
-    assert store.read() == Release()
-    assert store.changes() == []
-
-
-def test_a_repeat_gets_the_first_answer_even_after_a_restart(store: ReleaseStore, tmp_path: Path) -> None:
-    first = store.change(to(1), request_id="r-1", content={"version": 1})
-    store.change(to(2))
-    again = ReleaseStore(tmp_path, MODEL).change(
-        to(9), request_id="r-1", content={"version": 1}, etag="stale"
-    )
-    assert again == Changed(release=first.release, change=first.change, repeated=True)
-    assert store.read().state.labels == {"stable": 2}
-    with pytest.raises(RequestIdReusedError):
-        store.change(to(2), request_id="r-1", content={"version": 2})
 
 
 @pytest.mark.parametrize("request_id", ['a"b', "a\\b", '","request_id":"r-1', "r-1 ", " "])
@@ -244,35 +209,6 @@ def test_names_that_are_no_models(tmp_path: Path) -> None:
     for name in ("", "../x", ".x"):
         with pytest.raises(RepositoryError):
             ReleaseStore(tmp_path, name)
-
-
-def test_an_action_without_a_request_id_is_never_a_repeat(store: ReleaseStore) -> None:
-    decide = lambda _: Draft(action=CANDIDATE, state=State(labels={"candidate": 1}), actor="gateway")  # noqa: E731
-    assert not store.change(decide).repeated
-    assert not store.change(decide).repeated
-
-
-def test_what_is_so_already_is_no_change(store: ReleaseStore) -> None:
-    stamp = store.stamp()
-    assert store.change(lambda _: Draft(action=PROMOTE, state=State(), actor="me")).release == Release()
-    assert store.stamp() == stamp
-    release = store.change(to(1)).release
-    stamp = store.stamp()
-    assert store.change(to(1), etag=release.etag) == Changed(release=release, change=None)
-    assert (store.stamp(), store.read(), len(store.changes())) == (stamp, release, 1)
-    with pytest.raises(EtagMismatchError):
-        store.change(to(1), etag="stale")
-
-
-def test_nothing_remembers_a_request_that_changed_nothing(store: ReleaseStore, tmp_path: Path) -> None:
-    seen = store.change(to(1)).release
-    for _ in range(2):
-        assert store.change(to(1), request_id="r-1") == Changed(release=seen, change=None)
-    store.change(to(2))
-    with pytest.raises(EtagMismatchError):
-        store.change(to(1), request_id="r-1", etag=seen.etag)
-    assert store.repeated("r-1", {}) is None
-    assert not list((tmp_path / MODEL).glob("*idle*"))
 
 
 # As the first release of Neurogate wrote it.
