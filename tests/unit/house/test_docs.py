@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,15 @@ def test_the_map_names_what_is_in_its_files() -> None:
         found = [source for source in SOURCES for file in listed if f"/{source}".endswith(f"/{file}")]
         for name in re.findall(r"`([^`]+)`", names):
             assert any(defines(ROOT / source, name) for source in found), f"{name} is not in {files}"
+
+
+def test_the_layers_are_those_of_the_import_rules() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [each["layers"] for each in contracts if each.get("containers") == ["neurogate_gateway"]]
+    held = [name.strip() for layer in layers for name in layer.split("|")]
+    table = (ROOT / "docs/architecture.md").read_text().partition("| Layer |")[2].partition("\n\n")[0]
+    shown = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert shown == held
 
 
 @pytest.fixture(scope="module")
