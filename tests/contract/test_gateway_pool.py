@@ -16,7 +16,7 @@ from neurogate_gateway.backends import pool as pools
 from neurogate_gateway.backends.tfserving import ReloadRefusedError
 from neurogate_gateway.errors import BackendUnavailableError
 from neurogate_testing.fake_backend import FakeBackend, build_manifest, sample_image
-from neurogate_testing.gateway_harness import Harness, failure, running_gateway
+from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway
 
 LOADING = model_pb2.MODEL_VERSION_STATE_LOADING
 READY = model_pb2.MODEL_VERSION_STATE_READY
@@ -150,16 +150,13 @@ async def test_a_server_whose_predictions_hang_has_to_prove_itself_again(
 
 async def test_without_others_a_slow_prediction_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "_STALL_SECONDS", 0.0)
-    async with FakeBackend() as backend:
-        backend.add_version(1)
-        async with running_gateway(backend) as gateway:
-            await gateway.until_ready(1)
-            backend.versions[1].gate.clear()
-            call = asyncio.create_task(classify(gateway))
-            polls = backend.polls
-            await backend.until(lambda: backend.running == 1 and backend.polls > polls + 3)
-            backend.versions[1].gate.set()
-            assert (await call).model.version == 1
+    async with serving_gateway() as (gateway, backend):
+        backend.versions[1].gate.clear()
+        call = asyncio.create_task(classify(gateway))
+        polls = backend.polls
+        await backend.until(lambda: backend.running == 1 and backend.polls > polls + 3)
+        backend.versions[1].gate.set()
+        assert (await call).model.version == 1
 
 
 async def test_one_number_means_one_model() -> None:

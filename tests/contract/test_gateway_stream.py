@@ -18,7 +18,6 @@ from neurogate_testing.gateway_harness import (
     Failure,
     Harness,
     failure_of,
-    running_gateway,
     serving_gateway,
     stream_of,
 )
@@ -235,24 +234,6 @@ async def test_nothing_of_a_stream_is_left_once_it_is_cancelled() -> None:
         assert (len(backend.predicts), backend.cancelled, slots.waiting) == (4, 0, 0)
 
 
-async def test_one_stream_one_version_while_versions_change() -> None:
-    async with FakeBackend() as backend:
-        backend.add_version(1)
-        async with running_gateway(backend) as gateway:
-            await gateway.until_ready(1)
-            call = gateway.classification.StreamClassify()
-            await call.write(Request(key="a", image=sample_image()))
-            assert (await call.read()).model.version == 1
-            backend.add_version(2)
-            await gateway.until_ready(2)
-            await call.write(Request(key="b", image=sample_image()))
-            assert (await call.read()).model.version == 1
-            response = await gateway.classification.Classify(pb.ClassifyRequest(image=sample_image()))
-            assert response.model.version == 2
-            await call.done_writing()
-            assert await call.read() is grpc.aio.EOF
-
-
 @pytest.mark.parametrize(
     ("selector", "code", "reason"),
     [
@@ -260,24 +241,25 @@ async def test_one_stream_one_version_while_versions_change() -> None:
         (model_pb2.ModelSelector(version=1), grpc.StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND"),
     ],
 )
-async def test_a_stream_whose_version_is_unloaded_ends(
+async def test_a_stream_keeps_its_version_and_ends_when_that_is_unloaded(
     selector: model_pb2.ModelSelector, code: grpc.StatusCode, reason: str
 ) -> None:
-    async with FakeBackend() as backend:
-        backend.add_version(1)
-        async with running_gateway(backend) as gateway:
-            await gateway.until_ready(1)
-            call = gateway.classification.StreamClassify()
-            await call.write(config(model=selector))
-            await call.write(Request(key="a", image=sample_image()))
-            assert (await call.read()).key == "a"
-            backend.add_version(2)
-            await gateway.until_ready(2)
-            backend.unload(1)
-            await call.write(Request(key="b", image=sample_image()))
-            keys, failed = await broken(call)
-            assert keys == []
-            assert (failed.code, failed.reason) == (code, reason)
+    async with serving_gateway() as (gateway, backend):
+        call = gateway.classification.StreamClassify()
+        await send(call, config(model=selector), Request(key="a", image=sample_image()))
+        assert (await call.read()).model.version == 1
+        backend.add_version(2)
+        await gateway.until_ready(2)
+        # A newer version does not touch the stream.
+        await call.write(Request(key="b", image=sample_image()))
+        assert (await call.read()).model.version == 1
+        response = await gateway.classification.Classify(pb.ClassifyRequest(image=sample_image()))
+        assert response.model.version == 2
+        backend.unload(1)
+        await call.write(Request(key="c", image=sample_image()))
+        keys, failed = await broken(call)
+        assert keys == []
+        assert (failed.code, failed.reason) == (code, reason)
 
 
 async def test_backend_trouble_is_a_status_of_the_image() -> None:
