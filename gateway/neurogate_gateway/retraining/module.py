@@ -25,7 +25,7 @@ from .launcher_ray import RayLauncher
 from .service import RetrainingService
 from .uploads import Uploads
 from .watch import RetrainingWatch
-from .worker import RetrainingRunner, Setup, gateway_identity
+from .worker import RetrainingRunner, Setup
 
 _SWEEP_SECONDS: Final = 3600.0
 
@@ -61,7 +61,6 @@ class RetrainingModule:
         )
         setup = Setup(
             store=self.store,
-            owner=gateway_identity(),
             jobs=jobs,
             promoter=promoter,
             hang_seconds=settings.trainer_hang_minutes * 60,

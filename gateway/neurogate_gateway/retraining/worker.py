@@ -41,8 +41,7 @@ _MAX_PROMOTIONS: Final = 5
 _T = TypeVar("_T")
 
 
-def gateway_identity() -> str:
-    """A name of this process as an owner of leases, unlike every other one."""
+def _new_owner() -> str:
     return f"{os.uname().nodename}/{os.getpid()}/{os.urandom(4).hex()}"
 
 
@@ -52,17 +51,17 @@ class Setup:
 
     Attributes:
         store: Where they are recorded.
-        owner: This gateway, as their leases have it.
+        owner: This gateway, as their leases have it; no other process has the same name.
         jobs: Makes their jobs.
         promoter: The release; None where this gateway has none, and versions are then taken as they come.
         hang_seconds: A trainer without an event for so long is ended.
     """
 
     store: Store
-    owner: str
     jobs: TrainerJobs
     promoter: VersionPromoter | None
     hang_seconds: float
+    owner: str = dataclasses.field(default_factory=_new_owner)
 
 
 class RetrainingRunner:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 
-from .errors import RecordsSetupError, SchemaTooNewError
+from .errors import RecordsSetupError
 from .schema import audit
 
 _DRIVERS: Final = {"sqlite", "postgresql+psycopg"}
@@ -48,8 +48,7 @@ class Database:
         url: SQLAlchemy URL, `sqlite:///…` or `postgresql+psycopg://…`.
 
     Raises:
-        SchemaTooNewError: A newer Neurogate has used it.
-        RecordsSetupError: It cannot be opened.
+        RecordsSetupError: It cannot be opened, or a newer Neurogate has migrated it.
     """
 
     def __init__(self, url: str | sa.URL) -> None:
@@ -164,7 +163,7 @@ class Database:
                 command.upgrade(config, "head")
             except CommandError as error:
                 head = ScriptDirectory.from_config(config).get_current_head()
-                raise SchemaTooNewError(
+                raise RecordsSetupError(
                     f"a newer Neurogate has migrated the records at {self.name}, so run that: {error}; the "
                     f"newest schema of this one is {head!r}"
                 ) from error

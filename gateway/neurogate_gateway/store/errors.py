@@ -5,7 +5,3 @@ from __future__ import annotations
 
 class RecordsSetupError(Exception):
     """The records cannot be used at all; the message says what to do about it."""
-
-
-class SchemaTooNewError(RecordsSetupError):
-    """The database was migrated by a newer Neurogate than this one."""

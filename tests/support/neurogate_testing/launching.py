@@ -86,7 +86,6 @@ async def main(path: Path) -> None:
     worker._LEASE_SECONDS = 2.0
     setup = worker.Setup(
         store=home.open(),
-        owner=worker.gateway_identity(),
         jobs=home.jobs(),
         promoter=None,
         hang_seconds=600,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from neurogate_gateway.store.database import Database
-from neurogate_gateway.store.errors import RecordsSetupError, SchemaTooNewError
+from neurogate_gateway.store.errors import RecordsSetupError
 from neurogate_gateway.store.schema import audit, metadata
 from neurogate_gateway.store.store import Store
 from neurogate_testing.refusals import refused
@@ -47,7 +47,7 @@ def test_processes_that_start_at_once_all_open_it(records_url: str) -> None:
 def test_a_newer_schema_is_refused_by_name(database: Database, records_url: str) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9876'")
-    with pytest.raises(SchemaTooNewError, match=r"'9876'.*'0002'"):
+    with pytest.raises(RecordsSetupError, match=r"'9876'.*'0002'"):
         Database(records_url)
 
 
