@@ -10,8 +10,9 @@ from neurogate_model_server.tensorflow_runtime import use_bare_tensorflow
 
 CHECK = """
 import sys
-from neurogate_model_server.tensorflow_runtime import use_bare_tensorflow
+from neurogate_model_server.tensorflow_runtime import load_bindings, use_bare_tensorflow
 use_bare_tensorflow()
+load_bindings()
 import neurogate_model_server.server
 import tensorflow
 assert not hasattr(tensorflow, "function")
