@@ -20,7 +20,7 @@ LISTED = model_pb2.ListModelVersionsRequest()
 async def until_foreign(gateway: Harness, address: str, foreign: bool = True) -> None:
     pool = gateway.gateway.pool
     while (address in pool.foreign) != foreign:
-        await pool._changed.wait()
+        await pool.next_change.wait()
 
 
 async def reasons(gateway: Harness) -> dict[str, str]:
@@ -53,7 +53,7 @@ async def test_no_server_is_known_before_the_repository_is(tmp_path: Path) -> No
         async with running_gateway(theirs, repository=str(tmp_path)) as gateway:
             pool = gateway.gateway.pool
             while not any(view.version for view in pool.versions()):
-                await pool._changed.wait()
+                await pool.next_change.wait()
             publish_fake(tmp_path)
             await until_foreign(gateway, theirs.address)
             assert theirs.reloads == []

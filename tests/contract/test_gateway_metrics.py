@@ -109,7 +109,7 @@ async def test_versions_and_model_servers_are_shown() -> None:
             await gateway.until_state(2, model_pb2.MODEL_VERSION_STATE_REJECTED)
             await second.stop()
             while gateway.gateway.pool.backends[second.address]:
-                await gateway.gateway.pool._changed.wait()
+                await gateway.gateway.pool.next_change.wait()
             found = await read(gateway)
     assert found.value("neurogate_backend_up", backend=first.address) == 1
     assert found.value("neurogate_backend_up", backend=second.address) == 0

@@ -191,7 +191,7 @@ async def test_two_servers_that_differ_from_the_beginning_never_both_serve() -> 
             await gateway.until_state(1, READY)
             pool = gateway.gateway.pool
             while sorted(there.state for there in pool.view(1).backends) != [READY, REJECTED]:
-                await pool._changed.wait()
+                await pool.next_change.wait()
             digests = {(await classify(gateway)).model.manifest_digest for _ in range(6)}
             assert len(digests) == 1
 

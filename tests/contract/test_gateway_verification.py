@@ -154,7 +154,7 @@ async def test_a_version_whose_files_cannot_be_seen_waits_for_them(tmp_path: Pat
         backend.add_version(1, other)
         async with running_gateway(backend, repository=str(tmp_path), release_mode="latest") as gateway:
             while not (view := gateway.gateway.pool.view(1)) or "cannot be read" not in view.reason:
-                await gateway.gateway.pool._changed.wait()
+                await gateway.gateway.pool.next_change.wait()
             assert view.state == LOADING
             (tmp_path / "elsewhere" / "brain_tumor").rename(tmp_path / "brain_tumor")
             await gateway.until_ready(1)

@@ -1,4 +1,8 @@
-"""The way of an image: a `Classify` passes eight modules, one after another, and returns to none of them."""
+"""The way of an image: a `Classify` passes eight modules, one after another, and returns to none of them.
+
+The gateway here has no observers of predictions (metrics, journal, shadow, guards): those look on from beside
+the way.
+"""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ class VersionMetrics:
         metrics.gauge(
             "neurogate_backend_up", "1 for a model server that can be reached.", self._up, "backend"
         )
-        pool.version_changed.add(self._changed)
+        pool.version_changed.add(self._count)
 
-    def _changed(self, view: VersionView) -> None:
+    def _count(self, view: VersionView) -> None:
         before = self._counted.pop(view.number, {})
         rejected = [there for there in view.backends if there.state == REJECTED]
         for there in rejected:

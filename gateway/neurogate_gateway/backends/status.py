@@ -61,7 +61,8 @@ class VersionStatusTable:
         self.newest: int | None = None
         """The highest READY version."""
         self._ready: dict[int, tuple[ServedVersion, tuple[BackendEndpoint, ...]]] = {}
-        self._changed = asyncio.Event()
+        self.next_change = asyncio.Event()
+        """Set with the next change of anything; another object after each."""
         self.version_changed: Signal[[VersionView]] = Signal()
         """Emitted for every version that changes, on any model server, right after the change."""
         self.connection_changed: Signal[[str, bool]] = Signal()
@@ -95,15 +96,15 @@ class VersionStatusTable:
             return False
         try:
             async with asyncio.timeout(remaining):
-                await self._changed.wait()
+                await self.next_change.wait()
         except TimeoutError:
             return False
         return True
 
     def wake(self) -> None:
         """Has everyone who waits for a change look again, and health too."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.next_change.set()
+        self.next_change = asyncio.Event()
         self.looked.emit()
 
     def _refresh(self, endpoints: Collection[BackendEndpoint]) -> None:

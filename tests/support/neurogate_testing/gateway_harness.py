@@ -49,7 +49,7 @@ class Harness:
     async def until_state(self, version: int, state: model_pb2.ModelVersionState) -> model_pb2.ModelVersion:
         """Waits until a version has a state, and returns it."""
         while True:
-            changed = self.gateway.pool._changed
+            changed = self.gateway.pool.next_change
             view = self.gateway.pool.view(version)
             if view is not None and view.state == state:
                 request = model_pb2.GetModelVersionRequest(version=version)
@@ -62,7 +62,7 @@ class Harness:
         """Waits until a version has a state on one model server, and returns the reason."""
         pool = self.gateway.pool
         while True:
-            changed = pool._changed
+            changed = pool.next_change
             view = pool.view(version)
             for there in view.backends if view is not None else ():
                 if (there.address, there.state) == (backend.address, state):
@@ -72,7 +72,7 @@ class Harness:
     async def until_connected(self, connected: bool) -> None:
         """Waits until the gateway can, or cannot, reach any model server."""
         while self.gateway.pool.connected is not connected:
-            await self.gateway.pool._changed.wait()
+            await self.gateway.pool.next_change.wait()
 
     async def check(self, service: str = "") -> int:
         """One health check."""

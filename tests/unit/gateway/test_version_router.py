@@ -409,7 +409,7 @@ async def test_polls_that_break_count_as_misses(world: World, monkeypatch: pytes
     monkeypatch.setattr(world.backend, "versions", versions)
     async with running(world):
         while world.pool.connected:
-            await world.pool._changed.wait()
+            await world.pool.next_change.wait()
     assert not world.router.serving
 
 
