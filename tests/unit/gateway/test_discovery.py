@@ -113,7 +113,7 @@ async def test_a_file_that_cannot_be_used_takes_nothing_away(
     assert await anext(found) == ("a:1",)
     waiting = asyncio.ensure_future(anext(found))
     if content is None:
-        remove(file)
+        file.unlink()  # noqa: ASYNC240 - it is quick
     else:
         write(file, content)
     while "backend_file_unusable" not in caplog.messages:  # noqa: ASYNC110 - nothing else tells
@@ -124,10 +124,6 @@ async def test_a_file_that_cannot_be_used_takes_nothing_away(
     write(file, b"a:2")
     assert await waiting == ("a:2",)
     assert caplog.messages.count("backend_file_unusable") == 1
-
-
-def remove(file: Path) -> None:
-    file.unlink()
 
 
 async def test_a_file_is_read_at_once_when_that_is_asked_for(
