@@ -103,7 +103,7 @@ def credentials(target: Target, tls: Tls) -> grpc.ChannelCredentials | None:
     """Credentials of the channel; None for a plain connection.
 
     Raises:
-        ValueError: the gateway is not on this machine and nobody said whether to encrypt.
+        ValueError: the gateway is not on this machine and `tls` is unset.
     """
     if isinstance(tls, grpc.ChannelCredentials):
         return tls

@@ -56,7 +56,7 @@ class UploadCall(SendingCall[LabelledImage, UploadResult]):
                     self._take_back()
 
     def _has_work(self) -> bool:
-        """Waits for the next image; False when there is none, or nobody wants it any more."""
+        """Waits for the next image; False when there is none, or the call was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._waiting or self._exhausted)
             return bool(self._waiting) and not self._stopped

@@ -300,7 +300,7 @@ class Client:
     def list_model_servers(
         self, *, model: str = "", timeout: float | None = None
     ) -> list[model_pb2.ModelServer]:
-        """All model servers that the gateway knows, and which of them are somebody else's."""
+        """All model servers that the gateway knows; `foreign_reason` names those that are not its own."""
         request = model_pb2.ListModelVersionsRequest(model=model, page_size=1)
         return list(self._call(self._models.ListModelVersions, request, timeout).model_servers)
 
@@ -339,7 +339,7 @@ class Client:
             `release` as it is now, and `change` as it was recorded: unset where all was so already.
 
         Raises:
-            GateRefusedError: the gate refuses the version, and nobody said `force`.
+            GateRefusedError: the gate refuses the version, and `force` is not set.
         """
         request = model_pb2.PromoteModelVersionRequest(
             model=model,

@@ -158,7 +158,7 @@ class ModelRejectedError(ModelError):
 
 
 class BackendForeignError(ModelError):
-    """The model servers behind the gateway are somebody else's, which an operator has to mend."""
+    """The model servers behind the gateway are not its own; an operator has to mend the addresses."""
 
     default_code = StatusCode.FAILED_PRECONDITION
 

@@ -69,7 +69,7 @@ _IGNORED = frozenset(
 """What operating systems leave in folders, in lower case."""
 
 LeftOut = Callable[[Path, str], object]
-"""Told of each file or folder that is left out, and why."""
+"""Takes each file or folder that is left out, and why."""
 
 
 def framed(image: Image, frame: int = 0) -> tuple[Encoded, int]:
@@ -133,7 +133,7 @@ def folder_images(
     Keys are paths relative to the folder. The order is that of the names and the same on every machine. An
     image is known by its suffix, or where it has none, by its first bytes. Links to files and folders are
     followed, no folder is read twice, and no more than one folder's names are held. What is hidden or left
-    behind by an operating system does not count; any other file is left out, and `left_out` is told.
+    behind by an operating system does not count; any other file is left out and given to `left_out`.
 
     Raises:
         NotADirectoryError, FileNotFoundError, PermissionError: from the first step on, where a folder cannot
@@ -173,7 +173,7 @@ def _walk(folder: Path, left_out: LeftOut, seen: set[tuple[int, int]]) -> Iterat
     for path in sorted(folder.iterdir(), key=lambda each: each.name):
         if path.name.startswith(".") or path.name.casefold() in _IGNORED:
             continue
-        # Path.is_dir raises where a path must not be looked at; as a file it is told of.
+        # Path.is_dir raises where a path must not be looked at; as a file it is left out.
         if os.path.isdir(path):  # noqa: PTH112
             yield from _walk(path, left_out, seen)
         elif why := _no_image(path):

@@ -14,11 +14,7 @@ class BlockingAio:
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         self._runner = asyncio.Runner()
-
-        async def make() -> aio.Client:
-            return aio.Client(*args, **settings)
-
-        self._client = self._runner.run(make())
+        self._client = aio.Client(*args, **settings)
 
     def __enter__(self) -> Self:
         return self
@@ -27,20 +23,11 @@ class BlockingAio:
         self.close()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
-        return lambda *args, **settings: self._runner.run(method(*args, **settings))
+        def call(*args: Any, **settings: Any) -> Any:
+            result = getattr(self._client, name)(*args, **settings)
+            return self._items(result) if hasattr(result, "__anext__") else self._runner.run(result)
 
-    def stream_classify(self, images: Any, **settings: Any) -> Iterator[Any]:
-        return self._items(self._client.stream_classify(images, **settings))
-
-    def upload_examples(self, images: Any, **settings: Any) -> Iterator[Any]:
-        return self._items(self._client.upload_examples(images, **settings))
-
-    def watch_model_versions(self, **settings: Any) -> Iterator[Any]:
-        return self._items(self._client.watch_model_versions(**settings))
-
-    def watch_retraining(self, run: str, **settings: Any) -> Iterator[Any]:
-        return self._items(self._client.watch_retraining(run, **settings))
+        return call
 
     def _items(self, results: Any) -> Iterator[Any]:
         try:

@@ -186,7 +186,7 @@ def _percent(share: str) -> float:
 
 
 def _candidate(now: Release, share: str) -> int:
-    """The version that a canary means where nobody named one; never one that callers were taken from."""
+    """The version of a canary without a number: the canary or the candidate, never a former stable one."""
     found = now.labels.get("canary") or now.labels.get("candidate")
     if not found:
         name = own_name()

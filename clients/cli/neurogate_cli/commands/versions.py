@@ -66,7 +66,7 @@ def versions(
 
 
 def _watch(console: Console, client: Client, as_json: bool) -> None:
-    # An answer at once where nobody is there; the watch itself would wait for a gateway to come.
+    # Fails at once without a gateway; the watch itself would wait for one.
     client.get_release()
     with contextlib.closing(client.watch_model_versions()) as events:
         if as_json or not console.is_terminal:
@@ -74,7 +74,7 @@ def _watch(console: Console, client: Client, as_json: bool) -> None:
                 if as_json:
                     print_json(console, event, indent=None)
                 else:
-                    console.out(_told(event), highlight=False)
+                    console.out(_line(event), highlight=False)
             return
         seen: dict[int, ModelVersion] = {}
         release: Release | None = None
@@ -97,7 +97,7 @@ def _page(console: Console, listed: list[ModelVersion], release: Release | None)
     return Group(*parts, Text("\nCtrl-C ends the view.", "dim"))
 
 
-def _told(event: model_pb2.WatchModelVersionsResponse) -> str:
+def _line(event: model_pb2.WatchModelVersionsResponse) -> str:
     if event.HasField("release"):
         return labels_line(event.release).plain
     version = event.version

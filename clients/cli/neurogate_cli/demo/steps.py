@@ -111,7 +111,7 @@ def log_files(folder: Path) -> Iterator[Callable[[str, str], None]]:
         opened: dict[str, TextIO] = {}
 
         def write(name: str, line: str) -> None:
-            # Lines still arrive while the servers stop, and then nobody reads them any more.
+            # Lines still arrive while the servers stop, after the files were closed.
             with contextlib.suppress(ValueError, OSError):
                 if name not in opened:
                     opened[name] = files.enter_context(

@@ -18,7 +18,7 @@ def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # The parent may have died before the kernel was asked to tell.
+    # The parent may have died before the prctl.
     if os.getppid() != parent:
         sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted

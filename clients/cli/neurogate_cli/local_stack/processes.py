@@ -189,7 +189,7 @@ class Supervisor:
 
     Args:
         grace: seconds for each child to end by itself after its signal.
-        env: environment variables for the children where nobody has set them.
+        env: environment variables of the children that this process's own override.
     """
 
     def __init__(self, *, grace: float = 40.0, env: Mapping[str, str] | None = None) -> None:
@@ -248,11 +248,11 @@ class Supervisor:
         Args:
             name: What it is called in messages.
             command: The program and its arguments.
-            on_line: Told the name and each line of output; None lets it write where this process writes.
+            on_line: Takes the name and each line of output; None lets it write where this process writes.
             stop_signal: What asks it to end.
-            env: More environment variables, where nobody has set them.
+            env: More environment variables, as in the constructor.
         """
-        # A signal between the start and the list would leave a child that nobody stops.
+        # A signal between the start and the list would leave a child running.
         self._starting = True
         try:
             child = Child(name, command, on_line, {**self._env, **(env or {})})

@@ -132,7 +132,7 @@ def heading(text: str) -> Text:
 
 
 def progress(what: str, console: Console, *, enabled: bool = True) -> Progress:
-    """A bar for so many images of so many, drawn only where somebody sees it."""
+    """A bar that counts images; drawn on terminals only."""
     return Progress(
         TextColumn(what),
         BarColumn(),

@@ -70,13 +70,13 @@ class Csv:
     def lines(self, result: Result[str]) -> list[str | Text]:
         """One row."""
         answer, error = result.classification, result.error
-        told = (error.code.name, error.reason, error.message) if error else ("", "", "")
+        failure = (error.code.name, error.reason, error.message) if error else ("", "", "")
         if answer is None:
-            return [_csv_line(result.key, *[""] * 9, *told)]
+            return [_csv_line(result.key, *[""] * 9, *failure)]
         shown = (answer.top.class_id, f"{answer.top.probability:.6f}", answer.verdict.value)
         model = (answer.model.name, answer.model.version, answer.model.label)
         ends = (answer.prediction_id, milliseconds(answer.timings.total))
-        return [_csv_line(result.key, *shown, f"{answer.ood_score:.6f}", *model, *ends, *told)]
+        return [_csv_line(result.key, *shown, f"{answer.ood_score:.6f}", *model, *ends, *failure)]
 
 
 def _csv_line(*values: object) -> str:
@@ -108,8 +108,8 @@ class Table:
         name = Text(self._name(result.key))
         if result.classification is None:
             error = result.error
-            told = f"{error.reason or error.code.name}: {error.message}" if error else "no answer"
-            return [Text.assemble(name, _GAP, (printable(told), "red"))]
+            reason = f"{error.reason or error.code.name}: {error.message}" if error else "no answer"
+            return [Text.assemble(name, _GAP, (printable(reason), "red"))]
         answer = result.classification
         first, *others = answer.scores[: self._classes]
         rows: list[str | Text] = [Text.assemble(name, _GAP, *self._score(first), *self._rest(answer))]

@@ -38,7 +38,7 @@ def _rank(label: str) -> tuple[int, str]:
 
 
 def foreign_servers(servers: Iterable[ModelServer]) -> list[Text]:
-    """A line for each model server that is somebody else's."""
+    """A line for each model server that is not the gateway's own."""
     return [
         cell(
             f"model server {each.address} is somebody else's, and is left alone: {each.foreign_reason}", "red"

@@ -63,7 +63,7 @@ def send(
     limit: int = DEFAULT_MAX_IMAGE_BYTES,
     timeout: float = 60.0,
 ) -> None:
-    """Sends what is not there yet, with a progress bar where somebody sees it."""
+    """Sends what is not there yet, with a progress bar on terminals."""
     known = _known(client)
     with progress("uploading", stderr()) as bar:
         task = bar.add_task("uploading", total=len(images))

@@ -56,8 +56,8 @@ def _reasons(listed: Iterable[ModelVersion]) -> Iterable[Text]:
         if len(each.backends) > 1:
             for at in each.backends:
                 if (at.state, at.state_reason) != (each.state, each.state_reason):
-                    told = f"{enum_name(at, 'state')} {at.state_reason}".strip()
-                    yield cell(f"version {each.version} at {at.address}: {told}", "yellow")
+                    state = f"{enum_name(at, 'state')} {at.state_reason}".strip()
+                    yield cell(f"version {each.version} at {at.address}: {state}", "yellow")
         if each.HasField("gate") and not each.gate.accepted:
             for finding in each.gate.findings:
                 if not finding.passed:
