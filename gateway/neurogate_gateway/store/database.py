@@ -169,6 +169,27 @@ class Database:
                 ) from error
 
 
+def earlier_request(
+    connection: sa.Connection, table: sa.Table, request_id: str, request_digest: str
+) -> sa.RowMapping | None:
+    """The row that the same request has made, if it has.
+
+    Raises:
+        GatewayError (REQUEST_ID_REUSED): The id belongs to another request.
+    """
+    if not request_id:
+        return None
+    query = sa.select(table).where(table.c.request_id == request_id)
+    row = connection.execute(query).mappings().one_or_none()
+    if row is not None and row["request_digest"] != request_digest:
+        raise GatewayError(
+            error_pb2.ERROR_REASON_REQUEST_ID_REUSED,
+            "the request_id belongs to an earlier request, which said something else",
+            field="request_id",
+        )
+    return row
+
+
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # The driver's own transactions begin too late; `_begin_sqlite` begins them.
     connection.isolation_level = None

@@ -20,7 +20,7 @@ from neurogate_core.preprocessing.transform import TransformError, upright_size
 from neurogate_gateway.errors import GatewayError
 
 from .blobs import ImageGoneError, ImageStore
-from .database import Database
+from .database import Database, earlier_request
 from .examples import NewExample, add_rows, remove_image
 from .schema import examples, feedback, predictions
 
@@ -219,20 +219,9 @@ class PredictionStore:
         return earlier
 
     def _earlier(self, new: NewFeedback) -> Feedback | None:
-        if not new.request_id:
-            return None
-        query = sa.select(feedback).where(feedback.c.request_id == new.request_id)
         with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            return None
-        if row.request_digest != new.request_digest:
-            raise GatewayError(
-                error_pb2.ERROR_REASON_REQUEST_ID_REUSED,
-                "the request_id belongs to earlier feedback that said something else",
-                field="request_id",
-            )
-        return Feedback(row.feedback_id, row.example_id, row.confirmed)
+            row = earlier_request(connection, feedback, new.request_id, new.request_digest)
+        return None if row is None else Feedback(row["feedback_id"], row["example_id"], row["confirmed"])
 
     def _example(self, prediction: StoredPrediction, new: NewFeedback) -> NewExample | None:
         if not new.class_id or not prediction.image_kept:

@@ -18,7 +18,7 @@ from neurogate.v1 import error_pb2, model_pb2, training_pb2
 
 from neurogate_gateway.errors import GatewayError
 
-from .database import Database
+from .database import Database, earlier_request
 from .examples import example_conditions, example_counts
 from .notifier import RunNotifier
 from .run import (
@@ -57,9 +57,9 @@ class RunStore:
             GatewayError (RETRAINING_QUEUE_FULL): Too many wait.
         """
         with self._database.write("runs") as connection:
-            earlier = _earlier(connection, new.request_id, new.request_digest)
+            earlier = earlier_request(connection, runs, new.request_id, new.request_digest)
             if earlier is not None:
-                return earlier
+                return Run(**earlier)
             queued = sa.select(sa.func.count()).where(runs.c.state == RunState.QUEUED)
             waiting = connection.execute(queued).scalar_one()
             if waiting >= max_queued:
@@ -108,7 +108,8 @@ class RunStore:
             GatewayError (REQUEST_ID_REUSED): The id belongs to another request.
         """
         with self._database.read() as connection:
-            return _earlier(connection, request_id, request_digest)
+            row = earlier_request(connection, runs, request_id, request_digest)
+            return None if row is None else Run(**row)
 
     def get(self, run_id: str) -> Run:
         """One retraining.
@@ -335,19 +336,6 @@ def _load(connection: sa.Connection, run_id: str, *, lock: bool = False) -> Run:
             field="retraining_id",
         )
     return found[0]
-
-
-def _earlier(connection: sa.Connection, request_id: str, request_digest: str) -> Run | None:
-    if not request_id:
-        return None
-    found = _runs(connection, sa.select(runs).where(runs.c.request_id == request_id))
-    if found and found[0].request_digest != request_digest:
-        raise GatewayError(
-            error_pb2.ERROR_REASON_REQUEST_ID_REUSED,
-            "the request_id belongs to an earlier retraining that asked for something else",
-            field="request_id",
-        )
-    return found[0] if found else None
 
 
 def _check_owner(run: Run, owner: str | None) -> None:
