@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from neurogate.v1 import training_pb2 as pb
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.store.examples import NewExample
 from neurogate_gateway.store.run import NewRun, Run
 from neurogate_gateway.store.store import Store
@@ -88,6 +89,13 @@ def add_prediction(
     )
     store.predictions.add([row | changes], {digest: image} if keep else {})
     return digest
+
+
+def refusal(call: Callable[..., object], *args: Any, **options: Any) -> str:
+    """The reason for which a call is refused."""
+    with pytest.raises(GatewayError) as refused:
+        call(*args, **options)
+    return refused.value.reason_name()
 
 
 def log_event(text: str) -> pb.RetrainingEvent:

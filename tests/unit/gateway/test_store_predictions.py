@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,13 +10,12 @@ import pytest
 import sqlalchemy as sa
 from neurogate.v1 import training_pb2 as pb
 from neurogate_core.preprocessing.privacy import deidentified
-from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.store.blobs import ImageGoneError, ImageStore
 from neurogate_gateway.store.predictions import Feedback, NewFeedback, StoredPrediction
 from neurogate_gateway.store.schema import audit, examples, feedback, predictions
 from neurogate_gateway.store.store import Store
 from neurogate_testing.images import sample
-from neurogate_testing.stores import add_examples, add_prediction
+from neurogate_testing.stores import add_examples, add_prediction, refusal
 
 ANY = pb.ExampleFilter()
 WHY: dict[str, Any] = {"reason": "withdrawn", "actor": "operator"}
@@ -33,12 +31,6 @@ def count(store: Store, table: sa.Table) -> int:
 def say(prediction_id: str, class_id: str = "pituitary", **changes: Any) -> NewFeedback:
     values = {"comment": "", "actor": "me", "request_id": "", "request_digest": ""}
     return NewFeedback(prediction_id=prediction_id, class_id=class_id, **values | changes)
-
-
-def reason(call: Callable[..., object], *args: Any, **options: Any) -> str:
-    with pytest.raises(GatewayError) as refusal:
-        call(*args, **options)
-    return refusal.value.reason_name()
 
 
 def test_feedback_turns_a_kept_image_into_an_example(store: Store) -> None:
@@ -72,7 +64,7 @@ def test_feedback_is_taken_once_per_request(store: Store) -> None:
         results = set(threads.map(store.predictions.submit, [request] * 16))
     assert (len(results), count(store, feedback)) == (1, 1)
     other = say("p-1", request_id="r", request_digest="other")
-    assert reason(store.predictions.submit, other) == "REQUEST_ID_REUSED"
+    assert refusal(store.predictions.submit, other) == "REQUEST_ID_REUSED"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +90,7 @@ def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothi
     if same:
         assert store.predictions.submit(second) == results[0]
     else:
-        assert reason(store.predictions.submit, second) == "REQUEST_ID_REUSED"
+        assert refusal(store.predictions.submit, second) == "REQUEST_ID_REUSED"
     assert count(store, feedback) == 1
     [example] = store.examples.page(ANY, below=None, limit=9)
     assert (example.example_id, example.class_id) == (digest, "pituitary")
@@ -107,9 +99,9 @@ def test_feedback_that_is_overtaken_by_other_feedback_of_its_request_keeps_nothi
 def test_feedback_that_contradicts_an_example_keeps_nothing(store: Store) -> None:
     add_prediction(store, "p-1", IMAGE)
     add_examples(store, IMAGE, class_id="notumor")
-    assert reason(store.predictions.submit, say("p-1")) == "EXAMPLE_CONFLICT"
+    assert refusal(store.predictions.submit, say("p-1")) == "EXAMPLE_CONFLICT"
     assert count(store, feedback) == 0
-    assert reason(store.predictions.submit, say("p-2")) == "PREDICTION_NOT_FOUND"
+    assert refusal(store.predictions.submit, say("p-2")) == "PREDICTION_NOT_FOUND"
 
 
 def test_predictions_go_by_age_and_number_and_their_images_with_them(
@@ -148,8 +140,8 @@ def test_a_prediction_is_erased_with_its_image_and_feedback(store: Store) -> Non
     with pytest.raises(ImageGoneError):
         store.images.read(digest)
     assert count(store, feedback) == 0
-    assert reason(store.predictions.submit, said) == "PREDICTION_NOT_FOUND"
-    assert reason(store.predictions.erase, "p-1", **WHY) == "PREDICTION_NOT_FOUND"
+    assert refusal(store.predictions.submit, said) == "PREDICTION_NOT_FOUND"
+    assert refusal(store.predictions.erase, "p-1", **WHY) == "PREDICTION_NOT_FOUND"
     with store.database.read() as connection:
         noted = connection.execute(sa.select(audit.c.action, audit.c.subject, audit.c.details)).one()
     assert tuple(noted) == ("DELETE_PREDICTION", "p-1", {"reason": "withdrawn"})
@@ -183,6 +175,6 @@ def test_feedback_on_what_is_erased_meanwhile_keeps_nothing(
     monkeypatch.setattr(store.images, "read", read_then_erase)
     # It would wait for those who add images, of whom this is one.
     monkeypatch.setattr(ImageStore, "remove", lambda *_: None)
-    assert reason(store.predictions.submit, say("p-1")) == "PREDICTION_NOT_FOUND"
+    assert refusal(store.predictions.submit, say("p-1")) == "PREDICTION_NOT_FOUND"
     assert store.examples.totals(ANY) == {}
     assert store.sweep(journal_days=30, max_predictions=100, image_days=30) == 1

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from neurogate.v1 import model_pb2
 from neurogate.v1 import training_pb2 as pb
-from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.store.run import TRANSITIONS, LeaseLostError, RunState, StateConflictError
 from neurogate_gateway.store.store import Store
-from neurogate_testing.stores import add_examples, log_event, queue_run
+from neurogate_testing.stores import add_examples, log_event, queue_run, refusal
 
 QUEUED, RUNNING, EVALUATING, PUBLISHING, SUCCEEDED, REFUSED, FAILED, CANCELLED = RunState
 WAY_TO: Mapping[RunState, list[RunState]] = {
@@ -43,12 +42,6 @@ def taken(store: Store, owner: str, seconds: float = 60) -> str:
 
 def expired(store: Store, owner: str, *launchers: str) -> list[str]:
     return [run.run_id for run in store.leases.take_expired(owner, 60, launchers=launchers or LOCAL)]
-
-
-def reason(call: Callable[[], object]) -> str:
-    with pytest.raises(GatewayError) as refusal:
-        call()
-    return refusal.value.reason_name()
 
 
 def test_a_new_run_waits_with_its_examples_counted_and_fixed(store: Store) -> None:
@@ -80,9 +73,10 @@ def test_what_refuses_a_start_leaves_nothing(store: Store) -> None:
     assert store.runs.page() == []
     first = queue_run(store, request_id="r-1", max_queued=2)
     queue_run(store, max_queued=2)
-    assert reason(lambda: queue_run(store, max_queued=2)) == "RETRAINING_QUEUE_FULL"
+    assert refusal(queue_run, store, max_queued=2) == "RETRAINING_QUEUE_FULL"
     assert queue_run(store, request_id="r-1", max_queued=2) == first
-    assert reason(lambda: queue_run(store, request_id="r-1", request_digest="other")) == "REQUEST_ID_REUSED"
+    other = {"request_id": "r-1", "request_digest": "other"}
+    assert refusal(queue_run, store, **other) == "REQUEST_ID_REUSED"
     store.runs.transition(first.run_id, QUEUED, RUNNING)
     queue_run(store, max_queued=2)
 
@@ -107,7 +101,7 @@ def test_a_move_from_another_state_changes_nothing(store: Store) -> None:
     with pytest.raises(StateConflictError) as conflict:
         store.runs.transition(run.run_id, RUNNING, EVALUATING)
     assert conflict.value.run == store.runs.get(run.run_id) == run
-    assert reason(lambda: store.runs.transition("none", RUNNING, EVALUATING)) == "RETRAINING_NOT_FOUND"
+    assert refusal(store.runs.transition, "none", RUNNING, EVALUATING) == "RETRAINING_NOT_FOUND"
 
     def try_it(_: int) -> bool:
         try:
@@ -243,7 +237,7 @@ def test_what_is_over_cannot_be_cancelled(store: Store) -> None:
         run_id = queue_run(store).run_id
         bring(store, run_id, state)
         cancel = store.runs.request_cancel
-        assert reason(lambda: cancel(run_id, reason="", actor="me")) == "RETRAINING_ENDED"  # noqa: B023
+        assert refusal(cancel, run_id, reason="", actor="me") == "RETRAINING_ENDED"
         assert not store.runs.get(run_id).cancel_requested
 
 
