@@ -72,13 +72,6 @@ def test_both_serve_and_one_interrupt_ends_both_in_order(toy_repository: Path) -
         assert "cuda" not in up.output.lower()
 
 
-def test_a_command_that_is_none_is_named(toy_repository: Path) -> None:
-    line, _ = command(toy_repository)
-    with running([*line, "--model-server-command=/nowhere/server --flag"]) as up:
-        up.wait_for("error: --model-server-command: there is no program /nowhere/server")
-        assert up.popen.wait(30) == 2
-
-
 def test_a_second_interrupt_kills_what_has_not_stopped(toy_repository: Path) -> None:
     line, port = command(toy_repository)
     more: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -107,26 +100,6 @@ def test_when_one_dies_the_other_is_stopped_and_the_status_says_so(toy_repositor
         up.wait_for(rf"error: {victim} was killed by SIGKILL; everything was stopped")
         assert up.popen.wait(30) == 1
         assert all_gone(servers)
-
-
-def test_nothing_is_left_when_the_parent_is_killed(toy_repository: Path) -> None:
-    line, _ = command(toy_repository)
-    with running(line) as up:
-        up.wait_for('"event": "listening"', seconds=120)
-        servers = children(up)
-        up.stop(signal.SIGKILL)
-        assert all_gone(servers)
-
-
-def test_a_taken_port_is_named_before_anything_starts(toy_repository: Path) -> None:
-    line, _ = command(toy_repository)
-    with running(line) as up:
-        up.wait_for('"event": "listening"', seconds=120)
-        with running(line) as second:
-            second.wait_for(r"error: port \d+ is taken; choose another with --port")
-            assert second.popen.wait(30) == 2
-        up.stop(signal.SIGTERM)
-    assert up.popen.returncode == 0
 
 
 def test_a_publication_ends_no_stream_and_moves_nobody_until_it_is_promoted(

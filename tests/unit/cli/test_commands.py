@@ -150,6 +150,7 @@ def test_names_that_are_not_text(ask: Run, tmp_path: Path, option: list[str]) ->
         ("up --model ../elsewhere", "model name '../elsewhere' is not valid"),
         ("up --port 8500", "cannot share port 8500"),
         ("up --policy /no/such/policy.toml", "there is no policy file"),
+        ("up --model-server-command /nowhere/server", "there is no program /nowhere/server"),
         ("up --release-mode never", "there are latest, manual, gated"),
         ("fly", "No such command"),
     ],
