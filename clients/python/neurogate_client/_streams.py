@@ -68,7 +68,7 @@ Deliver = Callable[[Any], None]
 """Takes a result, a failure, or None for the end, from any thread of a call."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Limits:
     """How far a stream or upload may go.
 

@@ -181,7 +181,7 @@ class Client:
         timeout: float = math.inf,
     ) -> AsyncGenerator[Result[K], None]:
         deadline = _channel.deadline(timeout, timeout)
-        limits = self._limits(window, idle_timeout)
+        limits = _streams.Limits(self.target, self._max_image_bytes, window, idle_timeout)
         config = classification_pb2.StreamClassifyConfig(
             model=_calls.build_selector(model, version, label),
             top_k=top_k,
@@ -361,7 +361,7 @@ class Client:
         patience: float = _channel.DEFAULT_IDLE_TIMEOUT,
         idle_timeout: float = _channel.DEFAULT_IDLE_TIMEOUT,
     ) -> AsyncGenerator[UploadResult, None]:
-        limits = self._limits(window, idle_timeout, patience)
+        limits = _streams.Limits(self.target, self._max_image_bytes, window, idle_timeout, patience)
         return _streams.consume_async(
             images,
             lambda source, deliver: UploadCall(
@@ -492,17 +492,6 @@ class Client:
             # Bytes are at hand; a file may be on a slow disk.
             return await asyncio.to_thread(load_image, encoded, self._max_image_bytes), frame
         return load_image(encoded, self._max_image_bytes), frame
-
-    def _limits(
-        self, window: int, idle_timeout: float, patience: float = _channel.DEFAULT_IDLE_TIMEOUT
-    ) -> _streams.Limits:
-        return _streams.Limits(
-            target=self.target,
-            max_image_bytes=self._max_image_bytes,
-            window=window,
-            idle_timeout=idle_timeout,
-            patience=patience,
-        )
 
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, T], request: Message, timeout: float | None

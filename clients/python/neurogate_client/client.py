@@ -205,7 +205,7 @@ class Client:
             timeout: seconds for the whole stream.
         """
         deadline = _channel.deadline(timeout, timeout)
-        limits = self._limits(window, idle_timeout)
+        limits = _streams.Limits(self.target, self._max_image_bytes, window, idle_timeout)
         config = classification_pb2.StreamClassifyConfig(
             model=_calls.build_selector(model, version, label),
             top_k=top_k,
@@ -456,7 +456,7 @@ class Client:
             idle_timeout: seconds without any answer, while images are waiting for one, after which the upload
                 ends with `DeadlineExceededError`.
         """
-        limits = self._limits(window, idle_timeout, patience)
+        limits = _streams.Limits(self.target, self._max_image_bytes, window, idle_timeout, patience)
         start = self._training.UploadExamples
         return _streams.consume(lambda deliver: UploadCall(images, start, limits, deliver))
 
@@ -643,17 +643,6 @@ class Client:
 
     def _load(self, image: Image, frame: int = 0) -> tuple[bytes, int]:
         return load_image(image, self._max_image_bytes), framed(image, frame)[1]
-
-    def _limits(
-        self, window: int, idle_timeout: float, patience: float = _channel.DEFAULT_IDLE_TIMEOUT
-    ) -> _streams.Limits:
-        return _streams.Limits(
-            target=self.target,
-            max_image_bytes=self._max_image_bytes,
-            window=window,
-            idle_timeout=idle_timeout,
-            patience=patience,
-        )
 
     def _call(
         self, method: grpc.UnaryUnaryMultiCallable[Any, T], request: Message, timeout: float | None
