@@ -90,8 +90,10 @@ def check(home: Home, store: Store, run: Run) -> None:
 
 
 @pytest.mark.parametrize("seed", MOMENTS)
-@pytest.mark.parametrize("killed", [{"gateway"}, {"trainer"}, {"gateway", "trainer"}], ids="+".join)
-def test_a_killed_retraining_ends_in_the_right_state(tmp_path: Path, killed: set[str], seed: int) -> None:
+@pytest.mark.parametrize("killed", [("gateway",), ("trainer",), ("gateway", "trainer")], ids="+".join)
+def test_a_killed_retraining_ends_in_the_right_state(
+    tmp_path: Path, killed: tuple[str, ...], seed: int
+) -> None:
     home = Home(tmp_path)
     home.script(events=EVENTS, pause=0.01)
     store = home.open()
