@@ -109,7 +109,10 @@ class Gateway:
             window=settings.stream_window,
         )
         if self.metrics.enabled:
-            self._measure()
+            measure_admission(self.metrics, self._admission)
+            VersionMetrics(self.metrics, self.pool)
+            measure_calls(self.metrics, self.pool)
+            self.pipeline.observers += (ImageMetrics(self.metrics),)
         self.release_module = ReleaseModule(settings, self.router, self.pipeline, self.metrics)
         self.pipeline.observers += self.release_module.observers
         self._streams = StreamServer(
@@ -119,12 +122,9 @@ class Gateway:
             window_bytes=settings.max_message_bytes,
             idle=settings.default_timeout_seconds,
         )
-        self.training = self._open_training()
+        self.training: RetrainingModule | None = None
         self._uploads: UploadServer | None = None
-        training: TrainingServicer | TrainingDisabledServicer = TrainingDisabledServicer()
-        if self.training is not None:
-            self.pipeline.observers += self.training.observers
-            training, self._uploads = self._training_servicer(self.training)
+        training = self._open_training() if settings.data_dir else TrainingDisabledServicer()
         self._interceptor = CallInterceptor(
             self._admission,
             max_batch_items=settings.max_batch_items,
@@ -150,58 +150,48 @@ class Gateway:
         )
         self._polling: asyncio.Task[None] | None = None
 
-    def _measure(self) -> None:
-        measure_admission(self.metrics, self._admission)
-        VersionMetrics(self.metrics, self.pool)
-        measure_calls(self.metrics, self.pool)
-        self.pipeline.observers += (ImageMetrics(self.metrics),)
-
-    def _open_training(self) -> RetrainingModule | None:
+    def _open_training(self) -> TrainingServicer:
         """The part that needs a database, imported only where one is wanted.
 
         Raises:
             RecordsSetupError: It cannot be used.
         """
-        if not self._settings.data_dir:
-            return None
         try:
             from neurogate_gateway.retraining.module import RetrainingModule  # noqa: PLC0415 - see above
+            from neurogate_gateway.rpc.training import TrainingServicer  # noqa: PLC0415 - the same
+            from neurogate_gateway.rpc.upload_examples import UploadServer  # noqa: PLC0415 - the same
         except ModuleNotFoundError as error:
             raise RecordsSetupError(
                 f"records need {error.name}, which is not installed: pip install 'neurogate[records]'"
             ) from error
-        return RetrainingModule(
-            self._settings,
+        settings = self._settings
+        self.training = training = RetrainingModule(
+            settings,
             self.router,
             self._admission,
             self._transforms,
             metrics=self.metrics,
             promoter=self.release_module.service,
         )
-
-    def _training_servicer(self, training: RetrainingModule) -> tuple[TrainingServicer, UploadServer]:
-        from neurogate_gateway.rpc.training import TrainingServicer  # noqa: PLC0415 - needs the database
-        from neurogate_gateway.rpc.upload_examples import UploadServer  # noqa: PLC0415 - the same
-
-        uploads = UploadServer(
+        self.pipeline.observers += training.observers
+        self._uploads = UploadServer(
             training.uploads,
             self.router,
             self._admission,
-            max_image_bytes=self._settings.max_image_bytes,
-            window_bytes=self._settings.max_message_bytes,
-            idle=self._settings.default_timeout_seconds,
+            max_image_bytes=settings.max_image_bytes,
+            window_bytes=settings.max_message_bytes,
+            idle=settings.default_timeout_seconds,
         )
-        servicer = TrainingServicer(
+        return TrainingServicer(
             store=training.store,
-            uploads=uploads,
+            uploads=self._uploads,
             feedback=training.feedback,
             retrainings=training.retrainings,
             watching=training.watching,
             transforms=self._transforms,
             admission=self._admission,
-            default_timeout=self._settings.default_timeout_seconds,
+            default_timeout=settings.default_timeout_seconds,
         )
-        return servicer, uploads
 
     @property
     def address(self) -> str:
