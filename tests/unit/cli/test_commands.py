@@ -370,6 +370,16 @@ def test_the_missing_extra_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_only_local_servers_need_more_than_the_extra_of_the_command_line() -> None:
+    missing = "import sys\nsys.modules.update(dict.fromkeys(['numpy', 'PIL', 'sqlalchemy', 'tensorflow']))\n"
+    command = [sys.executable, "-c", f"{missing}from neurogate_cli.main import main\nmain()\n"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*command, "up"], capture_output=True, text=True, check=False)
+    told = "error: neurogate-gateway needs numpy, PIL: pip install 'neurogate[gateway]'\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_an_interrupt_ends_a_stream_with_130(gateway: FakeGateway, folder: Path) -> None:
     gateway.script.gate.clear()
     with running([script("neurogate"), "classify", str(folder), "--target", gateway.address]) as process:

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 from neurogate_client import Client
-from neurogate_core.repository import ModelRepository, RepositoryError
 from rich.console import Console
 from rich.text import Text
 
@@ -26,6 +25,7 @@ from neurogate_cli.local_stack.servers import (
     RELEASE_MODES,
     NotServingError,
     Servers,
+    published_versions,
 )
 from neurogate_cli.render.output import own_name, print_line, printable, stderr, stdout
 
@@ -104,8 +104,8 @@ def up(
     if port == model_server_port:
         fail(f"gateway and model server cannot share port {port}", EXIT_USAGE)
     try:
-        versions = ModelRepository(repository).versions(model)
-    except (RepositoryError, OSError) as error:
+        versions = published_versions(repository, model)
+    except (processes.MissingProgramError, NotServingError) as error:
         fail(str(error), EXIT_USAGE)
     if not versions:
         fail(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurogate_core.repository import ModelRepository
+from neurogate_cli.local_stack.servers import published_versions
 
 
 class DemoError(Exception):
@@ -48,7 +48,7 @@ def has_version(paths: Paths, model: str) -> bool:
         held_out_images(paths)
     except DemoError:
         return False
-    return version in ModelRepository(paths.models).versions(model)
+    return version in published_versions(paths.models, model)
 
 
 def published_version(paths: Paths) -> int:

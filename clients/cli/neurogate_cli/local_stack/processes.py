@@ -46,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
 
 # Commands of this distribution: the extra that has them, and modules that come with it and nothing less.
 _PROGRAMS = {
-    "neurogate-gateway": ("gateway", ("grpc_health", "grpc_reflection", "PIL")),
+    "neurogate-gateway": ("gateway", ("grpc_health", "grpc_reflection", "numpy", "PIL")),
     "neurogate-model-server": ("serving", ("tensorflow", "tensorflow_serving")),
     "neurogate-trainer": ("trainer", ("keras", "kagglehub", "tensorflow", "sklearn")),
 }

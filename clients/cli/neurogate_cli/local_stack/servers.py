@@ -16,7 +16,6 @@ from neurogate_core.model_config import (
     serve_versions,
     write_config,
 )
-from neurogate_core.repository import Survey
 
 from . import processes
 
@@ -63,6 +62,23 @@ IMAGE_DAYS = 30
 
 class NotServingError(Exception):
     """The servers run and still nothing can be served; the message says why."""
+
+
+def published_versions(repository: Path, model: str) -> list[int]:
+    """Numbers of a model's versions on disk, ascending.
+
+    Raises:
+        MissingProgramError: what the gateway needs is not installed.
+        NotServingError: the name cannot be a model's, or the folder cannot be read.
+    """
+    # It imports NumPy, which comes with the gateway and not with the command line.
+    processes.program("neurogate-gateway")
+    from neurogate_core.repository import ModelRepository, RepositoryError  # noqa: PLC0415
+
+    try:
+        return ModelRepository(repository).versions(model)
+    except (RepositoryError, OSError) as error:
+        raise NotServingError(str(error)) from None
 
 
 def _kept_config(path: Path, folder: Path) -> bool:
@@ -163,6 +179,8 @@ class Servers:
         Raises:
             NotServingError: there is none.
         """
+        from neurogate_core.repository import Survey  # noqa: PLC0415 - as in published_versions
+
         found = Survey(self.repository, self.model).look()
         if not found.whole:
             flaws = [f"version {number}: {found.refused[number]}" for number in sorted(found.refused)]
