@@ -18,7 +18,29 @@ def neurogate(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     return command_line(monkeypatch, capfd)
 
 
+class Ask:
+    """The command line on a gateway: exit status, stdout, stderr."""
+
+    def __init__(self, run: Run, target: str) -> None:
+        self._run = run
+        self._target = target
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        return self._run(*words, "--target", self._target)
+
+    def ok(self, *words: object) -> str:
+        """What a command that is done says on stdout."""
+        code, out, err = self(*words)
+        assert code == 0, err
+        return out
+
+    def failed(self, *words: object) -> str:
+        """What a command that ends with status 1 says on stderr."""
+        code, _, err = self(*words)
+        assert code == 1, err
+        return err
+
+
 @pytest.fixture
-def ask(neurogate: Run, gateway: FakeGateway) -> Run:
-    """The command line on the fake gateway."""
-    return lambda *words: neurogate(*words, "--target", gateway.address)
+def ask(neurogate: Run, gateway: FakeGateway) -> Ask:
+    return Ask(neurogate, gateway.address)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from neurogate.v1 import manifest_pb2, model_pb2
@@ -35,14 +36,14 @@ def test_version(neurogate: Run) -> None:
     assert neurogate("--version") == (0, f"neurogate {metadata.version('neurogate')}\n", "")
 
 
-def test_the_frame_is_passed_on(ask: Run, gateway: FakeGateway, folder: Path, tmp_path: Path) -> None:
-    assert ask("classify", folder, "--frame", "3")[0] == 0
+def test_the_frame_is_passed_on(ask: Any, gateway: FakeGateway, folder: Path, tmp_path: Path) -> None:
+    ask.ok("classify", folder, "--frame", "3")
     assert [each.frame for each in gateway.script.requests[1:]] == [3] * 3 * len(CLASSES)
-    assert ask("explain", folder / "glioma" / "0.jpg", "-o", tmp_path / "out.png", "--frame", "2")[0] == 0
+    ask.ok("explain", folder / "glioma" / "0.jpg", "-o", tmp_path / "out.png", "--frame", "2")
     assert gateway.script.requests[-1].frame == 2
 
 
-def test_a_table_in_the_order_of_the_names(ask: Run, folder: Path) -> None:
+def test_a_table_in_the_order_of_the_names(ask: Any, folder: Path) -> None:
     code, out, err = ask("classify", folder)
     assert (code, err) == (0, "")
     header, *rows = [line.split() for line in out.splitlines()]
@@ -51,13 +52,13 @@ def test_a_table_in_the_order_of_the_names(ask: Run, folder: Path) -> None:
     assert rows[0][1:] == ["Glioma", "━━━━━━━━━", "91.0%", "CONFIDENT", "1", "12.0"]
 
 
-def test_more_classes_are_more_rows(ask: Run, gateway: FakeGateway, folder: Path) -> None:
-    _, out, _ = ask("classify", folder / "glioma" / "0.jpg", "--top-k", 3)
+def test_more_classes_are_more_rows(ask: Any, gateway: FakeGateway, folder: Path) -> None:
+    out = ask.ok("classify", folder / "glioma" / "0.jpg", "--top-k", 3)
     assert [line.split()[-1] for line in out.splitlines()[2:]] == ["3.0%", "3.0%"]
     assert gateway.script.requests[0].config.top_k == 3
 
 
-def test_json_lines(ask: Run, folder: Path, tmp_path: Path) -> None:
+def test_json_lines(ask: Any, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"corrupt")
     code, out, err = ask("classify", "--json", tmp_path / "bad.png", folder / "glioma", tmp_path / "nowhere")
     bad, *good, missing = [json.loads(line) for line in out.splitlines()]
@@ -74,7 +75,7 @@ def test_json_lines(ask: Run, folder: Path, tmp_path: Path) -> None:
     assert good[0]["timings_ms"] == {"queue": 1.0, "transform": 2.0, "predict": 9.0}
 
 
-def test_csv(ask: Run, tmp_path: Path) -> None:
+def test_csv(ask: Any, tmp_path: Path) -> None:
     (tmp_path / 'odd, "name".png').write_bytes(b"glioma unsure")
     (tmp_path / "z.png").write_bytes(b"bomb")
     code, out, _ = ask("classify", tmp_path, "--csv", "--label", "latest")
@@ -96,20 +97,18 @@ def test_stdin_and_a_pipe_as_the_target_of_the_output(gateway: FakeGateway) -> N
     assert b"IMAGE_EMPTY" in empty.stdout
 
 
-def test_names_cannot_drive_the_terminal(ask: Run, tmp_path: Path) -> None:
+def test_names_cannot_drive_the_terminal(ask: Any, tmp_path: Path) -> None:
     (tmp_path / "a\x1b[31mb\n[red]c.png").write_bytes(b"glioma")
-    code, out, _ = ask("classify", tmp_path)
-    assert code == 0
+    out = ask.ok("classify", tmp_path)
     assert "a\\x1b[31mb\\n[red]c.png" in out
     assert printable("a\udcffé") == "a\\udcffé"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not text exist on Linux")
 @pytest.mark.parametrize("option", [[], ["--json"], ["--csv"]])
-def test_names_that_are_not_text(ask: Run, tmp_path: Path, option: list[str]) -> None:
+def test_names_that_are_not_text(ask: Any, tmp_path: Path, option: list[str]) -> None:
     (tmp_path / "\udcff.png").write_bytes(b"glioma")
-    code, out, _ = ask("classify", tmp_path, *option)
-    assert code == 0
+    out = ask.ok("classify", tmp_path, *option)
     assert "\\udcff.png" in out
 
 
@@ -193,7 +192,7 @@ def test_no_gateway_is_exit_status_3(
     ],
 )
 def test_refusals_of_the_whole_call(
-    ask: Run, gateway: FakeGateway, folder: Path, failure: object, expected: int, message: str
+    ask: Any, gateway: FakeGateway, folder: Path, failure: object, expected: int, message: str
 ) -> None:
     gateway.script.failures = [failure]
     code, _, err = ask("classify", folder)
@@ -201,7 +200,7 @@ def test_refusals_of_the_whole_call(
     assert message in err
 
 
-def test_what_is_left_out_of_a_folder_is_counted(ask: Run, folder: Path) -> None:
+def test_what_is_left_out_of_a_folder_is_counted(ask: Any, folder: Path) -> None:
     before = len(list(folder.rglob("*.jpg")))
     (folder / "notumor" / "notes.txt").touch()
     (folder / "notumor" / "again").symlink_to(folder)
@@ -214,7 +213,7 @@ def test_what_is_left_out_of_a_folder_is_counted(ask: Run, folder: Path) -> None
 
 
 def test_a_folder_that_goes_away_while_it_is_read(
-    ask: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks = itertools.count()
 
@@ -229,16 +228,15 @@ def test_a_folder_that_goes_away_while_it_is_read(
     assert err == f"error: cannot read the folder {folder}: No such file or directory (IMAGE_UNREADABLE)\n"
 
 
-def test_versions_as_table_and_json(ask: Run, gateway: FakeGateway) -> None:
+def test_versions_as_table_and_json(ask: Any, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(2, state="REJECTED"), version(1, labels=("latest", "stable"))]
     gateway.script.versions[0].state_reason = "golden glioma-0: pixels differ"
-    code, out, _ = ask("versions")
-    assert code == 0
+    out = ask.ok("versions")
     _, rejected, ready, reason = out.splitlines()
     assert rejected.split()[:2] == ["2", "REJECTED"]
     assert ready.split() == ["1", "READY", "latest,", "stable", "91.2%", "0.905", "2023-11-14", "0" * 12]
     assert reason.strip() == "version 2: golden glioma-0: pixels differ"
-    _, out, _ = ask("versions", "--json")
+    out = ask.ok("versions", "--json")
     assert [each["version"] for each in json.loads(out)] == [2, 1]
 
 
@@ -247,23 +245,21 @@ def test_versions_as_table_and_json(ask: Run, gateway: FakeGateway) -> None:
     [("REJECTED", "No manifest of it could be read."), ("LOADING", "not been read yet")],
 )
 def test_a_version_without_a_manifest_in_detail(
-    ask: Run, gateway: FakeGateway, state: str, expected: str
+    ask: Any, gateway: FakeGateway, state: str, expected: str
 ) -> None:
     bare = version(2, state=state)
     bare.ClearField("manifest")
     bare.state_reason = "the version does not describe itself"
     gateway.script.versions = [bare]
-    code, out, _ = ask("versions", "2")
-    assert code == 0
+    out = ask.ok("versions", "2")
     assert "the version does not describe itself" in out
     assert expected in out
 
 
-def test_one_version_in_detail(ask: Run, gateway: FakeGateway) -> None:
+def test_one_version_in_detail(ask: Any, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(1)]
     gateway.script.versions[0].manifest.lineage.gate_policy = "[gate]\nmin_accuracy = 0.9\n"
-    code, out, _ = ask("versions", 1)
-    assert code == 0
+    out = ask.ok("versions", 1)
     for text in (
         "91.2% (95% interval 88.0% to 94.0%)",
         "mahalanobis above 12.5",
@@ -274,22 +270,20 @@ def test_one_version_in_detail(ask: Run, gateway: FakeGateway) -> None:
     ):
         assert text in out
     assert "Evidence" not in out
-    _, out, _ = ask("versions", 1, "--json")
+    out = ask.ok("versions", 1, "--json")
     golden = json.loads(out)["manifest"]["goldens"][0]
     assert golden["name"] == "glioma-0"
     assert "image" not in golden
-    code, _, err = ask("versions", 9)
-    assert code == 1
-    assert "MODEL_VERSION_NOT_FOUND" in err
+    assert "MODEL_VERSION_NOT_FOUND" in ask.failed("versions", 9)
 
 
-def test_where_the_evidence_of_a_version_points(ask: Run, gateway: FakeGateway) -> None:
+def test_where_the_evidence_of_a_version_points(ask: Any, gateway: FakeGateway) -> None:
     gateway.script.versions = [version(1)]
     found = gateway.script.versions[0].manifest.localisation
     found.deletion_support = 290
     found.deletion.MergeFrom(manifest_pb2.Estimate(value=0.6, low=0.55, high=0.65))
     found.random_disc.value = 0.06
-    _, out, _ = ask("versions", 1)
+    out = ask.ok("versions", 1)
     assert "60.0% (55.0% to 65.0%) of 290 right answers change; random disc 6.0%" in out
     assert "points at the lesion" not in out
     found.support, found.control_class_id = 279, "notumor"
@@ -298,7 +292,7 @@ def test_where_the_evidence_of_a_version_points(ask: Run, gateway: FakeGateway) 
         "centre": 0.26, "head_centre": 0.35, "brightest_spot": 0.61,
     }.items():  # fmt: skip
         getattr(found, name).value = value
-    _, out, _ = ask("versions", 1)
+    out = ask.ok("versions", 1)
     for text in (
         "96.0% of 279 right answers",
         "brightest spot 61.0%, head's centre 35.0%, centre 26.0%",
@@ -307,20 +301,19 @@ def test_where_the_evidence_of_a_version_points(ask: Run, gateway: FakeGateway) 
         assert text in out
     assert "do not rely" not in out
     found.pointing.value = 0.25
-    _, out, _ = ask("versions", 1)
+    out = ask.ok("versions", 1)
     assert "do not rely on its maps" in out
 
 
 @pytest.mark.parametrize("command", ["versions", "health"])
-def test_somebody_else_s_model_server_is_told(ask: Run, gateway: FakeGateway, command: str) -> None:
+def test_somebody_else_s_model_server_is_told(ask: Any, gateway: FakeGateway, command: str) -> None:
     server = model_pb2.ModelServer
     gateway.script.model_servers = [
         server(address="a:1"),
         server(address="b:2", foreign_reason="no manifest"),
     ]
     gateway.script.versions = [version(1)]
-    code, out, _ = ask(command)
-    assert code == 0
+    out = ask.ok(command)
     assert "model server b:2 is somebody else's, and is left alone: no manifest\n" in out
     assert "a:1" not in out
     gateway.script.versions = []
@@ -330,9 +323,8 @@ def test_somebody_else_s_model_server_is_told(ask: Run, gateway: FakeGateway, co
     assert "knows no version" in err
 
 
-def test_health(ask: Run, gateway: FakeGateway) -> None:
-    code, out, _ = ask("health")
-    assert code == 0
+def test_health(ask: Any, gateway: FakeGateway) -> None:
+    out = ask.ok("health")
     assert out.splitlines()[0].split()[0] == "SERVING"
     gateway.set_serving(False)
     code, out, _ = ask("health")
@@ -341,7 +333,7 @@ def test_health(ask: Run, gateway: FakeGateway) -> None:
 
 
 def test_explain_writes_the_picture_or_nothing(
-    ask: Run, gateway: FakeGateway, folder: Path, tmp_path: Path
+    ask: Any, gateway: FakeGateway, folder: Path, tmp_path: Path
 ) -> None:
     image = folder / "notumor" / "0.jpg"
     options = ["--class-id", "glioma", "--color-map", "inferno", "--alpha", "0.25"]
@@ -353,13 +345,9 @@ def test_explain_writes_the_picture_or_nothing(
     assert (tmp_path / "why.png").read_bytes() == PNG
     request = gateway.script.requests[0]
     assert (request.class_id, request.overlay.color_map, request.overlay.alpha) == ("glioma", 3, 0.25)
-    code, _, err = ask("explain", image, "-o", tmp_path / "no.png", "--class-id", "flu")
-    assert code == 1
-    assert "CLASS_NOT_FOUND" in err
+    assert "CLASS_NOT_FOUND" in ask.failed("explain", image, "-o", tmp_path / "no.png", "--class-id", "flu")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["scans", "why.png"]
-    code, _, err = ask("explain", image, "-o", folder)
-    assert code == 1
-    assert "cannot write" in err
+    assert "cannot write" in ask.failed("explain", image, "-o", folder)
 
 
 def test_the_missing_extra_is_named() -> None:
