@@ -233,13 +233,9 @@ async def test_hostile_text_comes_back_cut() -> None:
     "change",
     [
         lambda outputs: outputs | {"probabilities": np.full((1, 4), np.nan, np.float32)},
-        lambda outputs: outputs | {"probabilities": np.full((1, 4), np.inf, np.float32)},
         lambda outputs: outputs | {"probabilities": np.full((1, 4), 1.5, np.float32)},
-        lambda outputs: outputs | {"probabilities": np.full((1, 3), 0.25, np.float32)},
         lambda outputs: outputs | {"probabilities": np.full((4,), 0.25, np.float32)},
-        lambda outputs: outputs | {"ood_score": np.full((1,), np.nan, np.float32)},
         lambda outputs: {"ood_score": outputs["ood_score"]},
-        lambda outputs: {"probabilities": outputs["probabilities"]},
         lambda outputs: None,
     ],
 )

@@ -127,19 +127,13 @@ async def test_made_up_methods_make_no_metrics() -> None:
     assert not [sample for sample in found.samples if "Made/Up" in str(sample.labels)]
 
 
-async def test_an_address_that_is_taken() -> None:
+async def test_an_address_is_taken_until_the_gateway_ends() -> None:
     async with serving_gateway(**METRICS) as (gateway, _):
         metrics = gateway.gateway.metrics
         assert isinstance(metrics, PrometheusMetrics)
         address = f"127.0.0.1:{metrics.port}"
         with pytest.raises(PortUnavailableError, match=f"cannot serve metrics on {address}"):
             Gateway(Settings(listen="127.0.0.1:0", metrics_address=address))
-
-
-async def test_the_port_is_free_again_afterwards() -> None:
-    async with serving_gateway(**METRICS) as (gateway, _):
-        metrics = gateway.gateway.metrics
-        assert isinstance(metrics, PrometheusMetrics)
     again = PrometheusMetrics("127.0.0.1", metrics.port)
     assert "process_cpu_seconds_total" in await asyncio.to_thread(get, again.port)
     again.close()

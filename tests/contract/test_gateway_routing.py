@@ -62,21 +62,18 @@ async def test_labels_mean_what_the_routing_says() -> None:
         assert await chosen(gateway) == (3, "stable")
 
 
-async def test_a_label_that_the_routing_does_not_have() -> None:
-    async with three_versions() as (gateway, _):
-        gateway.gateway.router.set_routing(Routing({"stable": 1}))
-        request = pb.ClassifyRequest(image=IMAGE, model=model_pb2.ModelSelector(label="canary"))
-        failed = await failure(gateway.classification.Classify(request))
-        assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_LABEL_NOT_FOUND")
-        assert failed.message == "model brain_tumor has no label 'canary', only 'latest' and 'stable'"
-
-
-async def test_nothing_is_stable_before_something_was_promoted() -> None:
+async def test_labels_that_the_routing_does_not_have() -> None:
     async with three_versions() as (gateway, _):
         gateway.gateway.router.set_routing(Routing({"candidate": 3}))
+        # Nothing is stable before something was promoted.
         failed = await failure(gateway.classification.Classify(pb.ClassifyRequest(image=IMAGE)))
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
         assert not gateway.gateway.router.serving
+        request = pb.ClassifyRequest(image=IMAGE, model=model_pb2.ModelSelector(label="canary"))
+        failed = await failure(gateway.classification.Classify(request))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_LABEL_NOT_FOUND")
+        known = "'candidate', 'latest' and 'stable'"
+        assert failed.message == f"model brain_tumor has no label 'canary', only {known}"
 
 
 async def test_callers_stay_on_their_side_of_the_split() -> None:

@@ -9,7 +9,6 @@ import pytest
 from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError, OverloadedError
 from neurogate_gateway.inference.admission import Admission, Slot
-from neurogate_testing.refusals import refused
 
 
 def admission(*, slots: int = 4, bulk_calls: int = 2, min_deadline: float = 0.02) -> Admission:
@@ -42,26 +41,6 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_sizes() -> None:
-    gate = admission()
-    gate.check_image(b"x" * 10)
-    with refused("IMAGE_EMPTY"):
-        gate.check_image(b"")
-    with refused("IMAGE_TOO_LARGE", match="11 bytes, the limit is 10") as caught:
-        gate.check_image(b"x" * 11)
-    assert caught.value.metadata == {"size_bytes": "11", "max_image_bytes": "10"}
-
-
-def test_deadlines() -> None:
-    gate = admission()
-    gate.check_deadline(Deadline.after(1))
-    gate.check_deadline(Deadline.after(float("inf")))
-    with pytest.raises(DeadlineTooShortError):
-        gate.check_deadline(Deadline.after(0.01))
-    with pytest.raises(DeadlineTooShortError, match=r"0\.000 s are left"):
-        gate.check_deadline(Deadline.after(-5))
-
-
 async def test_a_deadline_ends_what_runs_inside() -> None:
     with pytest.raises(DeadlineTooShortError):
         async with Deadline.after(0).enforced():
@@ -73,19 +52,6 @@ async def test_a_deadline_ends_what_runs_inside() -> None:
 def test_a_capped_deadline_is_the_sooner_one() -> None:
     assert Deadline.after(100).capped(1).remaining() <= 1
     assert Deadline.after(1).capped(100).remaining() <= 1
-
-
-def test_single_calls_are_refused_when_all_slots_are_taken() -> None:
-    gate = admission(slots=2)
-    with single(gate), single(gate):
-        assert gate.in_flight == 2
-        with pytest.raises(OverloadedError) as refused, single(gate):
-            pass
-        assert refused.value.retry_after is not None
-        assert 0.05 <= refused.value.retry_after <= 5
-    assert gate.in_flight == 0
-    with single(gate):
-        pass
 
 
 def test_a_slot_is_given_back_after_an_error() -> None:
@@ -106,15 +72,6 @@ def test_quiet_images_come_behind_callers_unless_they_press() -> None:
             pass
         with gate.low_priority(b"x", pressing=True):
             assert gate.in_flight == 2
-
-
-def test_bulk_calls_are_counted() -> None:
-    gate = admission(bulk_calls=1)
-    with gate.bulk_calls.held(), pytest.raises(OverloadedError), gate.bulk_calls.held():
-        pass
-    with gate.bulk_calls.held():
-        pass
-    assert gate.bulk_calls.count == 0
 
 
 async def test_bulk_images_hold_half_and_take_turns_in_order() -> None:

@@ -78,17 +78,13 @@ async def world(transforms: TransformPool) -> World:
     return World(transforms)
 
 
-async def test_available_versions_become_ready(world: World) -> None:
-    await world.see(1, 2)
-    assert world.states() == {2: READY, 1: READY}
-    assert world.backend.described == [2, 1]
-    assert await world.stable() == 2
-    await world.see(1, 2)
-    assert world.backend.described == [2, 1]
-
-
-async def test_versions_that_leave_are_retired_and_proven_again_when_they_return(world: World) -> None:
-    await world.see(1, 2)
+async def test_versions_that_leave_are_retired_and_verified_again_when_they_return(world: World) -> None:
+    for _ in range(2):
+        await world.see(1, 2)
+        assert world.states() == {2: READY, 1: READY}
+        # The newest first, and once.
+        assert world.backend.described == [2, 1]
+        assert await world.stable() == 2
     await world.see(1)
     assert world.states() == {2: RETIRED, 1: READY}
     assert await world.stable() == 1
@@ -97,31 +93,24 @@ async def test_versions_that_leave_are_retired_and_proven_again_when_they_return
     assert await world.stable() == 2
 
 
-@pytest.mark.parametrize("state", [States.STATE_START, States.STATE_LOADING])
-async def test_a_version_that_is_loaded_anew_unseen_is_proven_again(
-    world: World, state: States.State
+@pytest.mark.parametrize(
+    ("seen", "state"),
+    [
+        (States.STATE_START, LOADING),
+        (States.STATE_LOADING, LOADING),
+        (States.STATE_UNLOADING, RETIRED),
+        (States.STATE_END, RETIRED),
+    ],
+)
+async def test_a_version_that_is_loaded_anew_is_verified_again(
+    world: World, seen: States.State, state: int
 ) -> None:
     await world.see(1)
-    await world.see(1, state=state)
-    assert world.states() == {1: LOADING}
+    await world.see(1, state=seen)
+    assert world.states() == {1: state}
     await world.see(1)
     assert world.states() == {1: READY}
     assert world.backend.described == [1, 1]
-
-
-@pytest.mark.parametrize("state", [States.STATE_UNLOADING, States.STATE_END])
-async def test_unloading_retires(world: World, state: States.State) -> None:
-    await world.see(1)
-    await world.see(1, state=state)
-    assert world.states() == {1: RETIRED}
-
-
-async def test_a_failed_load_is_rejected_and_stays_so(world: World) -> None:
-    for _ in range(2):
-        await world.see(1, state=States.STATE_END, error="NOT_FOUND: no file in /models/m/1: sorry")
-        [entry] = world.entries()
-        assert entry.state == REJECTED
-        assert entry.reason == "the model server could not load it: NOT_FOUND: no file in (path): sorry"
 
 
 async def test_an_unreachable_server_is_lost_at_the_second_miss(world: World) -> None:
