@@ -19,7 +19,6 @@ from neurogate_gateway.backends.tfserving import (
     Outputs,
     Pixels,
     TensorFlowServing,
-    VersionUnloadedError,
 )
 from neurogate_gateway.backends.verification import VersionVerifier
 from neurogate_gateway.errors import GatewayError
@@ -39,7 +38,6 @@ class ScriptedBackend:
         self.poll_seconds: list[float] = []
         self.predict_seconds: list[float] = []
         self.described: list[int] = []
-        self.unloaded: set[int] = set()
         self.manifests: dict[int, manifest_pb2.ModelManifest] = {}
         self.failure: Exception | None = None
         """What predictions raise."""
@@ -63,8 +61,6 @@ class ScriptedBackend:
 
     async def describe(self, model: str, version: int, *, seconds: float) -> bytes:
         self.described.append(version)
-        if version in self.unloaded:
-            raise VersionUnloadedError
         return serialize_manifest(self.manifests.get(version) or build_manifest(version))
 
     async def predict(

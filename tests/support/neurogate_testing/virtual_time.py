@@ -6,10 +6,12 @@ Only for what waits for nothing but the loop's own clock: there is no network in
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -42,3 +44,13 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     """As `asyncio.run`, in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+def virtual(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
+    """Has an asynchronous test run in virtual time."""
+
+    @functools.wraps(test)
+    def run_test(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return run_test

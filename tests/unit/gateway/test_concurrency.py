@@ -25,7 +25,7 @@ from neurogate_gateway.backends.control_calls import ControlCalls
 from neurogate_gateway.backends.tfserving import ReloadRefusedError, ServerFullError, TensorFlowServing
 from neurogate_gateway.errors import BackendUnavailableError, DeadlineTooShortError
 from neurogate_testing.threaded_server import ThreadedServer
-from neurogate_testing.virtual_time import run
+from neurogate_testing.virtual_time import run, virtual
 
 OWN, SINGLE, BULK = CallKind
 
@@ -100,17 +100,15 @@ async def order(where: CallSlots, waiting: dict[str, asyncio.Task[CallSlots | No
 
 @pytest.mark.parametrize("threads", [2, 3, 4, 8, 64])
 @pytest.mark.parametrize("callers", [1, 64])
-def test_every_call_is_answered_whatever_the_server_takes(threads: int, callers: int) -> None:
-    async def main() -> None:
-        gateway = Gateway(ThreadedServer(threads))
-        await asyncio.gather(*(gateway.ask() for _ in range(callers)))
-        async with gateway.loops(callers):
-            await asyncio.sleep(5)
-        assert gateway.answered > callers
-        assert (len(gateway.slots.calls), gateway.slots.waiting, gateway.server.running) == (0, 0, 0)
-        assert len(gateway.refused) == gateway.server.refusals
-
-    run(main())
+@virtual
+async def test_every_call_is_answered_whatever_the_server_takes(threads: int, callers: int) -> None:
+    gateway = Gateway(ThreadedServer(threads))
+    await asyncio.gather(*(gateway.ask() for _ in range(callers)))
+    async with gateway.loops(callers):
+        await asyncio.sleep(5)
+    assert gateway.answered > callers
+    assert (len(gateway.slots.calls), gateway.slots.waiting, gateway.server.running) == (0, 0, 0)
+    assert len(gateway.refused) == gateway.server.refusals
 
 
 @pytest.mark.parametrize(("threads", "share"), [(8, 0.95), (16, 0.95), (64, 0.95)])
@@ -124,16 +122,14 @@ def test_the_limit_costs_next_to_nothing(threads: int, share: float) -> None:
     assert run(answers(threads)) >= share * run(answers(128))
 
 
-def test_few_calls_are_refused_once_the_limit_is_found() -> None:
-    async def main() -> None:
-        gateway = Gateway(ThreadedServer(16))
-        async with gateway.loops(32):
-            await asyncio.sleep(5)
-            refused, answered = len(gateway.refused), gateway.answered
-            await asyncio.sleep(30)
-        assert len(gateway.refused) - refused < 0.03 * (gateway.answered - answered)
-
-    run(main())
+@virtual
+async def test_few_calls_are_refused_once_the_limit_is_found() -> None:
+    gateway = Gateway(ThreadedServer(16))
+    async with gateway.loops(32):
+        await asyncio.sleep(5)
+        refused, answered = len(gateway.refused), gateway.answered
+        await asyncio.sleep(30)
+    assert len(gateway.refused) - refused < 0.03 * (gateway.answered - answered)
 
 
 @pytest.mark.parametrize(("threads", "seconds"), [(8, 0.02), (16, 0.02), (16, 0.5), (64, 0.5)])
@@ -171,117 +167,103 @@ def test_the_limit_is_back_within_two_seconds_of_another_client_going(threads: i
         (2, 0.3, 2),
     ],
 )
-def test_gateways_share_a_server(threads: int, seconds: float, gateways: int) -> None:
-    async def main() -> None:
-        server = ThreadedServer(threads, seconds=seconds)
-        several = [Gateway(server) for _ in range(gateways)]
-        async with contextlib.AsyncExitStack() as stack:
-            for gateway in several:
-                await stack.enter_async_context(gateway.loops(64))
-                # They do not begin together, so the first has everything at first.
-                await asyncio.sleep(2)
-            before = [gateway.answered for gateway in several]
-            await asyncio.sleep(30)
-            shares = [gateway.answered - count for gateway, count in zip(several, before, strict=True)]
-        assert max(shares) <= 1.5 * min(shares), shares
-
-    run(main())
+@virtual
+async def test_gateways_share_a_server(threads: int, seconds: float, gateways: int) -> None:
+    server = ThreadedServer(threads, seconds=seconds)
+    several = [Gateway(server) for _ in range(gateways)]
+    async with contextlib.AsyncExitStack() as stack:
+        for gateway in several:
+            await stack.enter_async_context(gateway.loops(64))
+            # They do not begin together, so the first has everything at first.
+            await asyncio.sleep(2)
+        before = [gateway.answered for gateway in several]
+        await asyncio.sleep(30)
+        shares = [gateway.answered - count for gateway, count in zip(several, before, strict=True)]
+    assert max(shares) <= 1.5 * min(shares), shares
 
 
-def test_a_full_server_is_tried_with_pauses_and_not_by_every_call() -> None:
-    async def main() -> None:
-        server = ThreadedServer(8)
-        server.hold(7)
-        gateway = Gateway(server)
-        waiting = [asyncio.create_task(gateway.ask()) for _ in range(64)]
-        await asyncio.sleep(5)
-        assert gateway.slots.shut
-        # Pauses of 25 to 50 ms, after a few that are shorter.
-        assert 100 <= server.refusals <= 220
-        server.release(7)
-        await asyncio.gather(*waiting)
-        assert not gateway.slots.shut
-
-    run(main())
+@virtual
+async def test_a_full_server_is_tried_with_pauses_and_not_by_every_call() -> None:
+    server = ThreadedServer(8)
+    server.hold(7)
+    gateway = Gateway(server)
+    waiting = [asyncio.create_task(gateway.ask()) for _ in range(64)]
+    await asyncio.sleep(5)
+    assert gateway.slots.shut
+    # Pauses of 25 to 50 ms, after a few that are shorter.
+    assert 100 <= server.refusals <= 220
+    server.release(7)
+    await asyncio.gather(*waiting)
+    assert not gateway.slots.shut
 
 
-def test_own_calls_come_first_then_singles_then_bulk_each_first_come_first_served() -> None:
-    async def main() -> None:
-        where = slots(1)
-        assert where.enter(BULK)
-        names = ["bulk1", "single1", "bulk2", "own1", "single2", "own2"]
-        kinds = {"bulk": BULK, "single": SINGLE, "own": OWN}
-        waiting = {name: await turn(where, kinds[name.rstrip("12")]) for name in names}
-        assert not where.enter(SINGLE)
-        assert where.waiting == 6
-        where.leave(BULK)
-        # Of a single slot the gateway's own calls have no more than every other turn.
-        assert await order(where, waiting) == ["own1", "single1", "own2", "single2", "bulk1", "bulk2"]
-        assert where._held == [0, 0, 0]
-
-    run(main())
+@virtual
+async def test_own_calls_come_first_then_singles_then_bulk_each_first_come_first_served() -> None:
+    where = slots(1)
+    assert where.enter(BULK)
+    names = ["bulk1", "single1", "bulk2", "own1", "single2", "own2"]
+    kinds = {"bulk": BULK, "single": SINGLE, "own": OWN}
+    waiting = {name: await turn(where, kinds[name.rstrip("12")]) for name in names}
+    assert not where.enter(SINGLE)
+    assert where.waiting == 6
+    where.leave(BULK)
+    # Of a single slot the gateway's own calls have no more than every other turn.
+    assert await order(where, waiting) == ["own1", "single1", "own2", "single2", "bulk1", "bulk2"]
+    assert where._held == [0, 0, 0]
 
 
-def test_one_slot_is_kept_for_the_gateways_own_calls() -> None:
-    async def main() -> None:
-        where = slots(5)
-        assert [where.enter(BULK) for _ in range(6)] == [True] * 4 + [False] * 2
-        assert where.enter(OWN)
-        assert not where.enter(OWN)
-        # With room to spare there may be more of them, but not while a caller waits.
-        where.leave(BULK)
-        where.leave(BULK)
-        assert where.enter(OWN)
-        where.leave(OWN)
-        waiting = [await turn(where, BULK) for _ in range(3)]
-        assert not where.enter(OWN)
-        where.leave(BULK)
-        assert await waiting[0] is await waiting[1] is await waiting[2] is where
-
-    run(main())
+@virtual
+async def test_one_slot_is_kept_for_the_gateways_own_calls() -> None:
+    where = slots(5)
+    assert [where.enter(BULK) for _ in range(6)] == [True] * 4 + [False] * 2
+    assert where.enter(OWN)
+    assert not where.enter(OWN)
+    # With room to spare there may be more of them, but not while a caller waits.
+    where.leave(BULK)
+    where.leave(BULK)
+    assert where.enter(OWN)
+    where.leave(OWN)
+    waiting = [await turn(where, BULK) for _ in range(3)]
+    assert not where.enter(OWN)
+    where.leave(BULK)
+    assert await waiting[0] is await waiting[1] is await waiting[2] is where
 
 
-def test_who_is_cancelled_while_waiting_takes_nothing_along() -> None:
-    async def main() -> None:
-        where = slots(1)
-        assert where.enter(SINGLE)
-        first, second, third = [await turn(where, SINGLE) for _ in range(3)]
-        first.cancel()
-        await asyncio.wait([first])
-        assert where.waiting == 2
-        # The slot comes in the same moment as the cancellation.
-        where.leave(SINGLE)
-        second.cancel()
-        assert await third is where
-        where.leave(SINGLE)
-        assert (where.waiting, where._held) == (0, [0, 0, 0])
-
-    run(main())
+@virtual
+async def test_who_is_cancelled_while_waiting_takes_nothing_along() -> None:
+    where = slots(1)
+    assert where.enter(SINGLE)
+    first, second, third = [await turn(where, SINGLE) for _ in range(3)]
+    first.cancel()
+    await asyncio.wait([first])
+    assert where.waiting == 2
+    # The slot comes in the same moment as the cancellation.
+    where.leave(SINGLE)
+    second.cancel()
+    assert await third is where
+    where.leave(SINGLE)
+    assert (where.waiting, where._held) == (0, [0, 0, 0])
 
 
-def test_who_has_no_time_left_is_told_and_leaves() -> None:
-    async def main() -> None:
-        where = slots(1)
-        assert where.enter(SINGLE)
-        for seconds in (-1, 0, 0.5):
-            with pytest.raises(DeadlineTooShortError):
-                await take_slot([where], SINGLE, next(arrivals), seconds=seconds)
-        assert where.waiting == 0
-
-    run(main())
+@virtual
+async def test_who_has_no_time_left_is_told_and_leaves() -> None:
+    where = slots(1)
+    assert where.enter(SINGLE)
+    for seconds in (-1, 0, 0.5):
+        with pytest.raises(DeadlineTooShortError):
+            await take_slot([where], SINGLE, next(arrivals), seconds=seconds)
+    assert where.waiting == 0
 
 
-def test_a_slot_that_was_not_used_keeps_nobody_who_waits_for_the_last_one() -> None:
-    async def main() -> None:
-        where = slots(1)
-        assert where.enter(SINGLE)
-        idle = asyncio.create_task(where.idle())
-        await asyncio.sleep(0)
-        where.leave(SINGLE)
-        async with asyncio.timeout(1):
-            await idle
-
-    run(main())
+@virtual
+async def test_a_slot_that_was_not_used_keeps_nobody_who_waits_for_the_last_one() -> None:
+    where = slots(1)
+    assert where.enter(SINGLE)
+    idle = asyncio.create_task(where.idle())
+    await asyncio.sleep(0)
+    where.leave(SINGLE)
+    async with asyncio.timeout(1):
+        await idle
 
 
 def test_a_fall_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -321,82 +303,72 @@ def own_calls(call: Callable[[], Any], limit: int = 4) -> tuple[ControlCalls, Ca
     return ControlCalls(cast("TensorFlowServing", asked), where), where, asked
 
 
-def test_own_calls_that_are_refused_are_sent_again() -> None:
-    async def main() -> None:
-        server = ThreadedServer(2)
-        server.hold(1)
-        own, _, asked = own_calls(server.call)
-        calls = [
-            asyncio.create_task(own.versions("m", seconds=5)),
-            asyncio.create_task(own.describe("m", 1, seconds=5)),
-            asyncio.create_task(own.reload(cast("Any", None), seconds=5)),
-        ]
-        await asyncio.sleep(1)
-        assert server.refusals > 3
-        server.release(1)
-        assert await asyncio.gather(*calls) == [[], b"manifest", None]
-        assert asked.reloads > 1
-
-    run(main())
+@virtual
+async def test_own_calls_that_are_refused_are_sent_again() -> None:
+    server = ThreadedServer(2)
+    server.hold(1)
+    own, _, asked = own_calls(server.call)
+    calls = [
+        asyncio.create_task(own.versions("m", seconds=5)),
+        asyncio.create_task(own.describe("m", 1, seconds=5)),
+        asyncio.create_task(own.reload(cast("Any", None), seconds=5)),
+    ]
+    await asyncio.sleep(1)
+    assert server.refusals > 3
+    server.release(1)
+    assert await asyncio.gather(*calls) == [[], b"manifest", None]
+    assert asked.reloads > 1
 
 
-def test_own_calls_that_are_refused_all_the_time_say_so() -> None:
-    async def main() -> None:
-        server = ThreadedServer(2)
-        server.hold(1)
-        own, where, _ = own_calls(server.call)
-        for call in (own.versions("m", seconds=1), own.describe("m", 1, seconds=1)):
-            with pytest.raises(ServerFullError):
-                await call
-        assert (where.waiting, where._held) == (0, [0, 0, 0])
-
-    run(main())
+@virtual
+async def test_own_calls_that_are_refused_all_the_time_say_so() -> None:
+    server = ThreadedServer(2)
+    server.hold(1)
+    own, where, _ = own_calls(server.call)
+    for call in (own.versions("m", seconds=1), own.describe("m", 1, seconds=1)):
+        with pytest.raises(ServerFullError):
+            await call
+    assert (where.waiting, where._held) == (0, [0, 0, 0])
 
 
-def test_a_poll_needs_no_slot_and_the_others_wait_for_theirs() -> None:
-    async def main() -> None:
-        server = ThreadedServer(8)
-        own, where, _ = own_calls(server.call, limit=1)
-        assert where.enter(SINGLE)
-        assert await own.versions("m", seconds=1) == []
-        with pytest.raises(DeadlineTooShortError):
-            await own.describe("m", 1, seconds=1)
-
-    run(main())
+@virtual
+async def test_a_poll_needs_no_slot_and_the_others_wait_for_theirs() -> None:
+    server = ThreadedServer(8)
+    own, where, _ = own_calls(server.call, limit=1)
+    assert where.enter(SINGLE)
+    assert await own.versions("m", seconds=1) == []
+    with pytest.raises(DeadlineTooShortError):
+        await own.describe("m", 1, seconds=1)
 
 
-def test_one_configuration_at_a_time_and_none_behind_one_that_hangs() -> None:
-    async def main() -> None:
-        answers = asyncio.Event()
-        own, where, asked = own_calls(answers.wait)
-        config = cast("Any", None)
-        with pytest.raises(DeadlineTooShortError):
-            await own.reload(config, seconds=1)
-        for _ in range(3):
-            with pytest.raises(ReloadRefusedError, match="before"):
-                await own.reload(config, seconds=1)
-        # It holds a thread of the server, and no slot of those who can still be served.
-        assert (asked.reloads, len(where.calls), where._held) == (1, 1, [0, 0, 0])
-        answers.set()
-        await asyncio.sleep(1)
+@virtual
+async def test_one_configuration_at_a_time_and_none_behind_one_that_hangs() -> None:
+    answers = asyncio.Event()
+    own, where, asked = own_calls(answers.wait)
+    config = cast("Any", None)
+    with pytest.raises(DeadlineTooShortError):
         await own.reload(config, seconds=1)
-        assert asked.reloads == 2
+    for _ in range(3):
+        with pytest.raises(ReloadRefusedError, match="before"):
+            await own.reload(config, seconds=1)
+    # It holds a thread of the server, and no slot of those who can still be served.
+    assert (asked.reloads, len(where.calls), where._held) == (1, 1, [0, 0, 0])
+    answers.set()
+    await asyncio.sleep(1)
+    await own.reload(config, seconds=1)
+    assert asked.reloads == 2
 
-    run(main())
 
+@virtual
+async def test_a_configuration_that_fails_leaves_the_way_free() -> None:
+    async def fail() -> None:
+        raise BackendUnavailableError("gone")
 
-def test_a_configuration_that_fails_leaves_the_way_free() -> None:
-    async def main() -> None:
-        async def fail() -> None:
-            raise BackendUnavailableError("gone")
-
-        own, where, asked = own_calls(fail)
-        for _ in range(2):
-            with pytest.raises(BackendUnavailableError):
-                await own.reload(cast("Any", None), seconds=1)
-        assert (asked.reloads, len(where.calls)) == (2, 0)
-
-    run(main())
+    own, where, asked = own_calls(fail)
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError):
+            await own.reload(cast("Any", None), seconds=1)
+    assert (asked.reloads, len(where.calls)) == (2, 0)
 
 
 def wait(limit: ConcurrencyLimit, seconds: float) -> list[int]:

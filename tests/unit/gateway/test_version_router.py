@@ -180,15 +180,6 @@ async def test_news_of_an_older_proof_do_not_touch_the_newer(world: World) -> No
     assert world.states() == {1: READY}
 
 
-async def test_a_version_that_is_gone_during_its_proof_is_tried_again(world: World) -> None:
-    world.backend.unloaded.add(1)
-    await world.see(1)
-    assert world.states() == {1: LOADING}
-    world.backend.unloaded.clear()
-    await world.see(1)
-    assert world.states() == {1: READY}
-
-
 OTHER_CLASSES = (("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"))
 FAULT = BackendFaultError("the model server refused the call with INTERNAL")
 OVERLOADED = OverloadedError("full")
@@ -259,7 +250,7 @@ async def test_goldens_are_replayed_one_after_another_until_the_proof_is_stopped
     assert world.states() == {2: RETIRED, 1: READY}
 
 
-@pytest.mark.parametrize("error", [FAULT, MemoryError()])
+@pytest.mark.parametrize("error", [FAULT, MemoryError(), VersionUnloadedError()])
 async def test_a_passing_fault_does_not_reject(world: World, error: Exception) -> None:
     world.backend.failure = error
     await world.see(1)
