@@ -66,18 +66,6 @@ async def test_a_name_server_that_fails_takes_nothing_away(
     assert caplog.messages.count("backend_name_unresolved") == 1
 
 
-async def test_a_name_is_resolved_at_once_when_that_is_asked_for(
-    names: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names(["10.0.0.1"], ["10.0.0.2"])
-    monkeypatch.setattr(discovery, "_RESOLVE_SECONDS", 3600)
-    again = asyncio.Event()
-    found = discover("dns:///tfs.svc:8500", again)
-    assert await anext(found) == ("10.0.0.1:8500",)
-    again.set()
-    assert await anext(found) == ("10.0.0.2:8500",)
-
-
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of addresses, which is read without a pause."""
@@ -126,14 +114,17 @@ async def test_a_file_that_cannot_be_used_takes_nothing_away(
     assert caplog.messages.count("backend_file_unusable") == 1
 
 
-async def test_a_file_is_read_at_once_when_that_is_asked_for(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["dns:///tfs.svc:8500", "file"])
+async def test_it_looks_at_once_when_that_is_asked_for(
+    names: Callable[..., Answers], file: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(discovery, "_READ_SECONDS", 3600)
+    names(["a"], ["b"])
+    write(file, b"a:8500")
+    for pause in ("_RESOLVE_SECONDS", "_READ_SECONDS"):
+        monkeypatch.setattr(discovery, pause, 3600)
     again = asyncio.Event()
-    write(file, b"a:1")
-    found = discover(f"file:{file}", again)
-    assert await anext(found) == ("a:1",)
-    write(file, b"a:2")
+    found = discover(f"file:{file}" if kind == "file" else kind, again)
+    assert await anext(found) == ("a:8500",)
+    write(file, b"b:8500")
     again.set()
-    assert await anext(found) == ("a:2",)
+    assert await anext(found) == ("b:8500",)
