@@ -107,11 +107,12 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        self._closed = True
-        if self._services is not None and self._loop is asyncio.get_running_loop():
-            await self._services.channel.close()
+        with self._lock:
+            self._closed = True
         if self._streams is not None:
             self._streams.close()
+        if self._services is not None and self._loop is asyncio.get_running_loop():
+            await self._services.channel.close()
 
     async def classify(
         self,
@@ -570,10 +571,10 @@ class Client:
         return self._services
 
     def _open_streams(self) -> grpc.Channel:
-        if self._closed:
-            raise CallCancelledError("the client is closed")
         # Streams open it from threads of their own.
         with self._lock:
+            if self._closed:
+                raise CallCancelledError("the client is closed")
             if self._streams is None:
                 self._streams = _channel.open_channel(self._endpoint, self._credentials, self._options)
             return self._streams
