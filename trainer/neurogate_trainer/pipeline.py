@@ -28,7 +28,7 @@ from neurogate_trainer.evaluation.localisation_summary import localisation_messa
 from neurogate_trainer.evaluation.metrics import metrics_message
 from neurogate_trainer.evaluation.saved_model import check_path
 from neurogate_trainer.export.publishing import already_published, draft_manifest, record_published
-from neurogate_trainer.export.version import decision_thresholds, export_version, manifest_calibration
+from neurogate_trainer.export.version import export_version
 from neurogate_trainer.report.page import write_report
 from neurogate_trainer.training.retraining import (
     Retraining,
@@ -232,10 +232,10 @@ def _run(run: Run, versions: ModelRepository, model: str) -> PublishedVersion:
             index=index,
             splits=splits,
             weights=weights,
+            calibration=calibration,
+            ood=ood,
             retraining=run.retraining,
         )
-        manifest.calibration.CopyFrom(manifest_calibration(calibration))
-        manifest.thresholds.CopyFrom(decision_thresholds(calibration, ood))
         manifest.metrics.CopyFrom(metrics_message(evaluation.metrics, evaluation.ood_auroc))
         manifest.localisation.CopyFrom(localisation_message(evaluation.metrics["localisation"]))
         manifest.goldens.extend(exported.goldens)

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from neurogate.v1 import manifest_pb2
 from neurogate_core.manifest import MANIFEST_FILE
 from neurogate_core.preprocessing.transform import default_spec, pixels_digest, transform
 from neurogate_testing.data_folders import record
@@ -23,7 +22,6 @@ from neurogate_trainer.export.version import (
     ExportError,
     _to_compare,
     check_parity,
-    decision_thresholds,
     export_version,
     model_classes,
     weights_digest,
@@ -314,12 +312,3 @@ def test_classes_have_names_for_people():
     named = {entry.id: entry.display_name for entry in model_classes(("glioma", "notumor", "my_class"))}
     assert named == {"glioma": "Glioma", "notumor": "No tumour", "my_class": "My class"}
     assert [entry.index for entry in model_classes(CLASSES)] == [0, 1, 2]
-
-
-def test_thresholds_come_from_the_records():
-    thresholds = decision_thresholds(
-        {"abstain_below": 0.7, "target_risk": 0.02}, {"threshold": 3.5, "method": "energy"}
-    )
-    assert thresholds == manifest_pb2.DecisionThresholds(
-        abstain_below=0.7, target_risk=0.02, out_of_distribution_above=3.5, ood_method="energy"
-    )

@@ -103,6 +103,15 @@ def test_a_version_is_published_and_verifies(finished):
     assert (manifest.transform.width, manifest.transform.height) == (32, 32)
     assert manifest.metrics.support == 15
     assert "Not a medical device" in manifest.notice
+    calibration, ood = (
+        json.loads((finished.run_dir / name).read_text()) for name in ("calibration.json", "ood.json")
+    )
+    for message in (manifest.calibration, manifest.thresholds):
+        known = calibration | {"out_of_distribution_above": ood["threshold"], "ood_method": ood["method"]}
+        for field, value in message.ListFields():
+            assert value == known[field.name]
+    assert manifest.calibration.temperature > 0
+    assert manifest.thresholds.ood_method
     assert len(manifest.goldens) == 3
     lineage = manifest.lineage
     assert lineage.base_weights == "file"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from google.protobuf import json_format
 from neurogate.v1 import manifest_pb2
@@ -38,14 +39,28 @@ def draft_manifest(
     index: DatasetIndex,
     splits: Splits,
     weights: InitialWeights,
+    calibration: Mapping[str, Any],
+    ood: Mapping[str, Any],
     retraining: Retraining | None = None,
 ) -> manifest_pb2.ModelManifest:
-    """The manifest's part that is known before the export: what the model is and where it comes from."""
+    """The manifest's part that is known before the export: what the model is and where it comes from.
+
+    `calibration` and `ood` are what calibration.json and ood.json hold.
+    """
     digests = [record.sha256 for records in splits.parts().values() for record in records]
     phantom = "phantom" in index.name.lower()
     return manifest_pb2.ModelManifest(
         classes=model_classes(index.classes),
         transform=spec,
+        calibration=manifest_pb2.Calibration(
+            **{name: calibration[name] for name in ("temperature", "ece_before", "ece_after")}
+        ),
+        thresholds=manifest_pb2.DecisionThresholds(
+            abstain_below=calibration["abstain_below"],
+            target_risk=calibration["target_risk"],
+            out_of_distribution_above=ood["threshold"],
+            ood_method=ood["method"],
+        ),
         lineage=manifest_pb2.Lineage(
             run_id=run_id,
             dataset=index.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -216,22 +216,3 @@ def model_classes(classes: Sequence[str]) -> list[manifest_pb2.ModelClass]:
         )
         for index, class_id in enumerate(classes)
     ]
-
-
-def manifest_calibration(calibration: Mapping[str, Any]) -> manifest_pb2.Calibration:
-    """The manifest's calibration, from calibration.json."""
-    return manifest_pb2.Calibration(
-        **{name: calibration[name] for name in ("temperature", "ece_before", "ece_after")}
-    )
-
-
-def decision_thresholds(
-    calibration: Mapping[str, Any], ood: Mapping[str, Any]
-) -> manifest_pb2.DecisionThresholds:
-    """The manifest's thresholds, from calibration.json and ood.json."""
-    return manifest_pb2.DecisionThresholds(
-        abstain_below=calibration["abstain_below"],
-        target_risk=calibration["target_risk"],
-        out_of_distribution_above=ood["threshold"],
-        ood_method=ood["method"],
-    )
