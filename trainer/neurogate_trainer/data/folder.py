@@ -93,8 +93,7 @@ def find_problems(index: DatasetIndex, audit: AuditReport) -> list[str]:
     if audit.near_duplicate_count:
         problems.append(
             f"{audit.near_duplicate_count} pairs of images show the same picture in different files; they "
-            "stay "
-            "in one split."
+            "stay in one split."
         )
     counts = index.counts()
     few = [f"{class_id} ({count})" for class_id, count in counts.items() if count < FEW_IMAGES]
@@ -103,8 +102,7 @@ def find_problems(index: DatasetIndex, audit: AuditReport) -> list[str]:
     if max(counts.values()) >= IMBALANCE * min(counts.values()):
         problems.append(
             f"The largest class has {max(counts.values())} images, the smallest {min(counts.values())}; "
-            "training "
-            "weighs the classes."
+            "training weighs the classes."
         )
     problems += _doubts(index)
     return problems

@@ -188,8 +188,7 @@ def _link(link: Path, target: Path) -> None:
 def _unreachable(error: requests.ConnectionError) -> str:
     return (
         f"Kaggle cannot be reached ({_short(error)}). Check the network and the proxy settings, or put the "
-        "data set "
-        "somewhere by hand and use `neurogate-trainer data import FOLDER`, or make a stand-in with "
+        "data set somewhere by hand and use `neurogate-trainer data import FOLDER`, or make a stand-in with "
         "`neurogate-trainer data phantom OUT`."
     )
 
@@ -204,8 +203,8 @@ def _refused(error: requests.HTTPError, version: int) -> str:
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         advice = (
             "the data set is public, so no account is needed: if credentials are configured "
-            "(KAGGLE_API_TOKEN, "
-            "KAGGLE_USERNAME, ~/.kaggle), correct or remove them; otherwise a proxy may forbid the access"
+            "(KAGGLE_API_TOKEN, KAGGLE_USERNAME, ~/.kaggle), correct or remove them; otherwise "
+            "a proxy may forbid the access"
         )
     elif status == HTTPStatus.NOT_FOUND:
         advice = f"{HANDLE} has no version {version} (any more); choose another with --dataset-version"
@@ -224,8 +223,7 @@ def _disk(error: OSError) -> str:
     if is_disk_full(error):
         return (
             f"the disk of {_cache_folder()} is full. Free some space and call again (the download goes on "
-            "where it "
-            "stopped), or point KAGGLEHUB_CACHE at another disk."
+            "where it stopped), or point KAGGLEHUB_CACHE at another disk."
         )
     return (
         f"the cache {_cache_folder()} cannot be written ({error}); point KAGGLEHUB_CACHE at a writable folder"

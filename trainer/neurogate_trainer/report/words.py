@@ -235,8 +235,7 @@ def _quality_warnings(metrics: Json) -> list[str]:
         reach = "reaches" if risk["low"] is not None and risk["low"] <= target else "does not reach"
         lines.append(
             f"At the abstention threshold {percent(risk['value'])} of the answers are wrong, more than the "
-            "target of "
-            f"{percent(target)}; the 95% interval ({interval(risk)}) {reach} the target."
+            f"target of {percent(target)}; the 95% interval ({interval(risk)}) {reach} the target."
         )
     if warned := map_warning(metrics):
         lines.append(warned)
