@@ -157,7 +157,7 @@ def run_retraining(
     config = tuned(config, changes)
     parent: PublishedVersion | None = None
     if warm_start is not None:
-        parent = already_published(read_settings(warm_start)[2], ModelRepository(repository), model)
+        parent = already_published(read_settings(warm_start).run_id, ModelRepository(repository), model)
         if parent is None:
             raise RunFolderError(
                 f"the run in {warm_start} has published no version of {model} to {repository}"

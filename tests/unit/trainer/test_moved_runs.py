@@ -28,7 +28,7 @@ def test_both_are_moved(tmp_path):
     begun(tmp_path / "demo" / "run", tmp_path / "demo" / "data")
     (tmp_path / "demo").rename(tmp_path / "moved")
     run_dir, data = tmp_path / "moved" / "run", tmp_path / "moved" / "data"
-    assert read_settings(run_dir)[1] == data
+    assert read_settings(run_dir).data == data
     with RunFolder.open(run_dir, CONFIG, data) as folder:
         assert folder.finished("index")
 
@@ -36,7 +36,7 @@ def test_both_are_moved(tmp_path):
 def test_the_run_alone_is_moved_or_copied(tmp_path):
     begun(tmp_path / "demo" / "run", tmp_path / "demo" / "data")
     shutil.copytree(tmp_path / "demo" / "run", tmp_path / "copy" / "run")
-    assert read_settings(tmp_path / "copy" / "run")[1] == tmp_path / "demo" / "data"
+    assert read_settings(tmp_path / "copy" / "run").data == tmp_path / "demo" / "data"
     (tmp_path / "copy" / "other").mkdir()
     with (
         pytest.raises(RunFolderError, match=r"holds a run on .*demo/data, not on .*copy/other"),
@@ -48,7 +48,7 @@ def test_the_run_alone_is_moved_or_copied(tmp_path):
 def test_what_lies_beside_goes_before_what_is_at_the_old_place(tmp_path):
     begun(tmp_path / "demo" / "run", tmp_path / "demo" / "data")
     shutil.copytree(tmp_path / "demo", tmp_path / "copy")
-    assert read_settings(tmp_path / "copy" / "run")[1] == tmp_path / "copy" / "data"
+    assert read_settings(tmp_path / "copy" / "run").data == tmp_path / "copy" / "data"
     with RunFolder.open(tmp_path / "copy" / "run", CONFIG, tmp_path / "copy" / "data") as folder:
         assert folder.finished("index")
 
@@ -68,7 +68,7 @@ def test_data_that_lie_elsewhere_stay_there(tmp_path):
     begun(tmp_path / "runs" / "run", tmp_path / "sets" / "data")
     (tmp_path / "runs" / "data").mkdir()
     shutil.rmtree(tmp_path / "sets")
-    assert read_settings(tmp_path / "runs" / "run")[1] == tmp_path / "sets" / "data"
+    assert read_settings(tmp_path / "runs" / "run").data == tmp_path / "sets" / "data"
 
 
 def test_a_run_of_an_earlier_release(tmp_path):

@@ -77,7 +77,7 @@ def plan_retraining(
             from has no weights any longer.
         ExamplesError: The examples are not usable as they are listed.
     """
-    _, data, _ = read_settings(base_run)
+    data = read_settings(base_run).data
     index = _load_index(base_run, data)
     offered = read_examples(examples, index.classes)
     if warm_start is not None and not checkpoint_of(warm_start).is_file():
@@ -147,7 +147,7 @@ def merge_phases(folder: RunFolder, config: TrainConfig, retraining: Retraining,
     if folder.finished("split"):
         return
     base_run = Path(retraining.base_run)
-    _, data, _ = read_settings(base_run)
+    data = read_settings(base_run).data
     index = _load_index(base_run, data)
     splits = Splits.load(base_run / "splits.json", index)
     audit = AuditReport.load(base_run / "audit.json", index)

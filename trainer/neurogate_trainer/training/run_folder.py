@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from neurogate_core.files import locked, replace_json
 
@@ -68,7 +68,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def reporting(self, reporter: Reporter) -> Iterator[Reporter]:
-        """A reporter that tells `reporter`, and writes log.txt and events.jsonl in the folder."""
+        """A reporter that passes on to `reporter`, and writes log.txt and events.jsonl in the folder."""
         try:
             with (
                 (self.path / "log.txt").open("a", encoding="utf-8") as log,
@@ -114,9 +114,8 @@ def _claim(
     state = json.loads((path / _STATE).read_text(encoding="utf-8")) if known else {}
     if state.get("finished"):
         _check_same(path, state, config, location)
-        if retraining is not None and _without_empty(state.get("retraining") or {}) != _without_empty(
-            retraining
-        ):
+        before = _without_empty(state.get("retraining") or {})
+        if retraining is not None and before != _without_empty(retraining):
             raise RunFolderError(f"{path} holds another run than this retraining; choose another folder")
         return dict(state)
     # Nothing is finished, so nothing depends on what an earlier start was asked for.
@@ -157,7 +156,15 @@ def _data(path: Path, state: Mapping[str, Any]) -> Path:
     return found_beside(Path(state["data"]), state.get("data_beside", ""), path)
 
 
-def read_settings(path: Path) -> tuple[TrainConfig, Path, str]:
+class RunSettings(NamedTuple):
+    """What a run was asked for, and its identifier."""
+
+    config: TrainConfig
+    data: Path
+    run_id: str
+
+
+def read_settings(path: Path) -> RunSettings:
     """Settings, data set and identifier of the run in a folder.
 
     Raises:
@@ -165,6 +172,6 @@ def read_settings(path: Path) -> tuple[TrainConfig, Path, str]:
     """
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        return TrainConfig.from_json(state["config"]), _data(path, state), str(state["run_id"])
+        return RunSettings(TrainConfig.from_json(state["config"]), _data(path, state), str(state["run_id"]))
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{path} is not the folder of a training run ({error})") from error
