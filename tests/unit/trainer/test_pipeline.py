@@ -148,6 +148,9 @@ def test_the_run_folder_holds_what_a_run_leaves(finished):
         "report.html",
     } <= names
     assert "cache" not in names
+    drawn = {path.stem for path in (finished.run_dir / "figures").iterdir()}
+    assert {"confusion_matrix", "reliability", "risk_coverage", "ood_scores", "training_history"} <= drawn
+    assert {f"gradcam_{name}" for name in "abc"} <= drawn
     manifest = json_format.ParseDict(
         json.loads((finished.run_dir / "manifest.json").read_text()), manifest_pb2.ModelManifest()
     )
