@@ -35,6 +35,7 @@ from .tfserving import (
     VersionUnloadedError,
 )
 from .verification import Rejection, ServedVersion, VerificationError, VersionVerifier
+from .versions import READY
 
 DEADLINE_MARGIN_SECONDS: Final = 0.01
 """Kept back from the model server's deadline, so that an answer in time still reaches the caller in time."""
@@ -144,7 +145,10 @@ class BackendPool(VersionStatusTable):
             else:
                 endpoint.answered_at = asyncio.get_running_loop().time()
                 # The one place that decides whether this version has answered, and not what came after it.
-                if endpoint not in self._serving(version):
+                # By the endpoint's own entry: a server that was taken out of the pool answers what it began.
+                now = endpoint.entries.get(version.number)
+                served = now.version if now is not None and now.state == READY else None
+                if not endpoint.connected or served is None or served.digest != version.digest:
                     return None
                 return BackendPrediction(outputs, endpoint.answered_at - call.sent_at)
             if failure is not None:

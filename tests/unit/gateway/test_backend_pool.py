@@ -166,6 +166,20 @@ async def test_rejections_that_are_over_are_counted_and_forgotten(transforms: Tr
     assert measures._counted == {}
 
 
+async def test_what_is_running_on_a_server_that_is_taken_out_is_answered_there(
+    transforms: TransformPool,
+) -> None:
+    world = await ready(transforms, 1)
+    [server], [only] = world.servers, world.endpoints
+    server.gate.clear()
+    call = asyncio.create_task(world.predict())
+    await until_begun(server, server.begun + 1)
+    world.pool.set_addresses([only.address])
+    world.pool.set_addresses([])
+    server.gate.set()
+    assert await call is not None
+
+
 async def test_the_doubtful_come_last(transforms: TransformPool) -> None:
     world = await ready(transforms, 3)
     for server in world.servers:
