@@ -226,7 +226,7 @@ class CallSlots:
         self.address = address
         self.limit = limit
         self.shut = False
-        """Whether the server refuses calls though no slot is held."""
+        """Whether the server refuses calls though none of this gateway is in flight there."""
         self.calls: set[InFlightCall] = set()
         self._on_refusal = on_refusal
         self._held = [0, 0, 0]
@@ -341,7 +341,7 @@ class CallSlots:
 
     def _refused(self, sent_at: float) -> None:
         now, others = _now(), len(self.calls)
-        self.shut = not any(self._held)
+        self.shut = not others
         again = sent_at < self._refused_at
         others = self._backoff.refused(now, sent_at, others, again=again)
         if again:
