@@ -87,7 +87,11 @@ class RetrainingWatch:
     def _watching(self, run_id: str, head: Head) -> Iterator[None]:
         """Has the poller look at a retraining for as long as this lasts."""
         self._watchers[run_id] += 1
-        self._heads[run_id] = max(head, self._heads.get(run_id, head))
+        known = self._heads.setdefault(run_id, head)
+        if head > known:
+            # The poller finds nothing new behind it any more, so those who wait are woken here.
+            self._heads[run_id] = head
+            self._wake()
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
         try:
