@@ -87,7 +87,9 @@ class LocalLauncher:
             "memory_bytes": self._memory_bytes,
             "grace_seconds": _GRACE_SECONDS,
         }
-        known = folder / "supervisor.json"
+        # A trainer that was started before the supervisor had its name is found by the name it had.
+        earlier = folder / "keeper.json"
+        known = earlier if earlier.exists() else folder / "supervisor.json"
         late = f"the trainer's supervisor did not start within {_START_SECONDS:g} s"
         try:
             if not known.exists():
@@ -116,7 +118,7 @@ class LocalLauncher:
 
 def _parse(handle: str) -> tuple[Path, dict[str, int]]:
     content = json.loads(handle)
-    return Path(content["folder"]), content["supervisor"]
+    return Path(content["folder"]), content.get("supervisor") or content["keeper"]
 
 
 def _describe(status: int) -> str:

@@ -96,6 +96,21 @@ async def test_an_ended_trainer_has_a_reason_and_a_log(jobs):
     assert log_tail(jobs.path / "a") == "working"
 
 
+@pytest.mark.parametrize("handle_known", [True, False])
+async def test_a_trainer_that_an_older_gateway_has_started_is_found(jobs, handle_known):
+    handle = await jobs.start("a", FOREVER)
+    folder = jobs.path / "a"
+    # As the gateways before named it.
+    (folder / "supervisor.json").rename(folder / "keeper.json")
+    before = json.dumps({"folder": str(folder), "keeper": json.loads(handle)["supervisor"]})
+    found = before if handle_known else await jobs.start("a", FOREVER)
+    assert not (folder / "supervisor.json").exists()
+    await jobs.until(found, JobState.RUNNING)
+    await jobs.launcher.cancel(found)
+    status = await jobs.until(found, JobState.ENDED)
+    assert status.reason == "the trainer was ended by SIGTERM"
+
+
 async def test_a_job_is_started_once_and_found_by_another_gateway(jobs):
     handle = await jobs.start("a", FOREVER)
     await jobs.until(handle, JobState.RUNNING)
