@@ -55,8 +55,8 @@ class ImageStore:
         self._incoming = folder / ".incoming"
         # Whoever adds images holds the lock, so what lies aside now is of processes that have gone.
         with self._locked(fcntl.LOCK_EX):
-            shutil.rmtree(self._incoming, ignore_errors=True)
-            self._incoming.mkdir(mode=0o700)
+            self._remove_left_aside()
+            self._incoming.mkdir(mode=0o700, exist_ok=True)
 
     def close(self) -> None:
         """Ends the threads; the store is not to be used afterwards."""
@@ -181,6 +181,17 @@ class ImageStore:
                 return None
             raise
         return aside
+
+    def _remove_left_aside(self) -> None:
+        # Older gateways have a folder each, `.incoming-<token>`, and hold a lock on it for as long as they run.
+        for folder in self._folder.glob(".incoming*"):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,19 @@ def test_what_a_dead_process_left_aside_goes_and_a_living_ones_stays(tmp_path: P
     assert put(store, b"two") == put(other, b"three") == {}
     store.close()
     other.close()
+
+
+def test_what_older_gateways_left_aside_goes_and_what_they_use_stays(tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".incoming-dead", tmp_path / ".incoming-alive"
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "left").write_bytes(b"ha")
+    descriptor = os.open(alive, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    ImageStore(tmp_path, 1000).close()
+    os.close(descriptor)
+    assert not dead.exists()
+    assert (alive / "left").exists()
 
 
 def test_a_sweep_removes_what_nothing_names_and_counts_anew(tmp_path: Path) -> None:
