@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -410,7 +411,10 @@ def _release(document: bytes) -> Release:
 def _change(record: Mapping[str, Any]) -> Change:
     after = _get(record, "after", dict)
     draining = _get(after, "draining", dict)
-    if not all(_VERSION.fullmatch(key) and type(draining[key]) in (float, int) for key in draining):
+    if not all(
+        _VERSION.fullmatch(version) and type(since) in (float, int) and abs(since) < 2**63
+        for version, since in draining.items()
+    ):
         raise _FormatError(f"draining is {draining!r}, expected a time by version")
     state = State(
         labels=_labels(after, "labels"),
@@ -449,7 +453,7 @@ def _change(record: Mapping[str, Any]) -> Change:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(text, parse_constant=_no_number)
+        content = json.loads(text, parse_float=_number, parse_constant=_number)
     except (ValueError, RecursionError) as error:
         raise _FormatError(f"not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -457,8 +461,11 @@ def _parse(text: bytes) -> dict[str, Any]:
     return content
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+def _number(text: str) -> float:
+    # Also of digits that are too many, which no line of JSON could hold again.
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def _get(record: Mapping[str, Any], name: str, *kinds: type) -> Any:  # noqa: ANN401 - one of `kinds`

@@ -163,6 +163,7 @@ def test_a_damaged_document_is_told_and_never_overwritten(
         ("after.canary_percent", True),
         ("after.draining", {"x": 1}),
         ("after.draining", {"1": "x"}),
+        ("after.draining", {"1": 10**400}),
         ("after.highest", 1.5),
         ("after.promoted_at", "x"),
     ],
@@ -180,6 +181,17 @@ def test_every_field_of_the_document_is_checked(
     part[name] = value
     document.write_text(json.dumps(whole))
     with pytest.raises(ReleaseDamagedError, match=name):
+        store.read()
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_no_release_can_hold_is_damage(
+    store: ReleaseStore, tmp_path: Path, number: str
+) -> None:
+    store.change(to(1))
+    document = tmp_path / MODEL / ".release.json"
+    document.write_text(document.read_text().replace('"promoted_at": null', f'"promoted_at": {number}'))
+    with pytest.raises(ReleaseDamagedError, match=number):
         store.read()
 
 
