@@ -66,13 +66,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` in one step, durably.
+    """Replaces `path` by `content` in one step, durably; only its owner may write a new file.
 
     Raises:
         OSError: As `replacing`.
     """
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        # Opened with the mode, so that the umask takes its part away and never adds to it.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
 
 
 def replace_json(path: Path, document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,16 @@ def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_others_may_not_write_a_new_file_whatever_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        replace_file(tmp_path / "f", b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o644 & ~mask
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no data"), KeyboardInterrupt()])
 def test_a_block_that_raises_leaves_the_old_content_alone(tmp_path, error):
     path = tmp_path / "f"
@@ -37,10 +48,10 @@ def test_a_block_that_raises_leaves_the_old_content_alone(tmp_path, error):
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
-    def full(path: Path, data: bytes) -> int:
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*audit\.json'") as raised:
         replace_file(tmp_path / "audit.json", b"{}")
     assert is_disk_full(raised.value)
