@@ -183,7 +183,7 @@ class ImageStore:
         return aside
 
     def _remove_left_aside(self) -> None:
-        # Older gateways have a folder each, `.incoming-<token>`, and hold a lock on it for as long as they run.
+        # Older gateways have a folder each, `.incoming-<token>`, which they lock for as long as they run.
         for folder in self._folder.glob(".incoming*"):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

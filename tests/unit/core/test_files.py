@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from neurogate_core.files import is_disk_full, locked, replace_file, replace_json, replacing, sha256_of
@@ -68,7 +67,6 @@ def test_a_missing_folder_is_made_for_a_file_and_not_for_a_lock(tmp_path):
 def test_a_lock_is_held_against_others_and_ends_with_its_process(tmp_path):
     path = tmp_path / "lock"
     hold = f"""
-from pathlib import Path
 from neurogate_core.files import locked
 with locked(Path({str(path)!r})):
     print("held", flush=True)
