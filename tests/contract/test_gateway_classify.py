@@ -239,6 +239,22 @@ async def test_a_batch_runs_concurrently_within_its_window() -> None:
         assert backend.most_running == 3
 
 
+async def test_nothing_of_a_batch_is_sent_any_more_once_it_is_cancelled() -> None:
+    async with serving_gateway(stream_window=4) as (gateway, backend):
+        backend.versions[1].gate.clear()
+        items = [pb.BatchClassifyItem(image=sample_image(seed)) for seed in range(8)]
+        call = gateway.classification.BatchClassify(pb.BatchClassifyRequest(items=items))
+        await backend.until(lambda: backend.running == 4)
+        call.cancel()
+        while gateway.gateway._admission.bulk_calls.count:
+            await gateway.check()
+        assert gateway.gateway._admission.in_flight == 0
+        backend.versions[1].gate.set()
+        [slots] = gateway.gateway.pool.slots.values()
+        await slots.idle()
+        assert (len(backend.predicts), backend.cancelled, slots.waiting) == (4, 0, 0)
+
+
 async def test_bulk_work_leaves_room_for_single_calls() -> None:
     async with serving_gateway(max_in_flight=4, stream_window=16) as (gateway, backend):
         backend.versions[1].gate.clear()
