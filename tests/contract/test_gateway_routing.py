@@ -14,6 +14,7 @@ from neurogate_gateway.deadline import Deadline
 from neurogate_gateway.errors import DeadlineTooShortError
 from neurogate_gateway.inference.pipeline import PredictionEvent
 from neurogate_gateway.inference.preprocessing import Submitted
+from neurogate_gateway.observability.logging import CallRecord, current_call
 from neurogate_gateway.release.router import Routing
 from neurogate_testing.fake_backend import FakeBackend, sample_image
 from neurogate_testing.gateway_harness import Harness, failure, running_gateway, serving_gateway, stream_of
@@ -269,9 +270,13 @@ async def test_a_version_that_does_not_answer_in_time_has_failed() -> None:
 
 async def test_quiet_images_are_answered_and_not_observed() -> None:
     async with three_versions() as (gateway, backend):
-        recorder = Recorder()
+        recorder, call = Recorder(), CallRecord("EvaluateModelVersion")
         gateway.gateway.pipeline.observers = (recorder,)
+        token = current_call.set(call)
         answer = await gateway.gateway.pipeline.classify_in_background(2, IMAGE, seconds=20)
+        current_call.reset(token)
+        # Its log counts what the caller has sent.
+        assert call.images == 0
         assert (answer.resolved.version.number, answer.resolved.label) == (2, "")
         assert len(answer.classification.scores) == 4
         assert backend.predicts == [2]

@@ -357,7 +357,8 @@ class InferencePipeline:
                 predict=predicted.seconds,
             )
             answer = Prediction(resolved, predicted.outputs, message)
-            call_record().images += 1
+            if kind is not CallKind.OWN:
+                call_record().images += 1
         except GatewayError as failure:
             error = failure
             raise
