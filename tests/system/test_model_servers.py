@@ -204,7 +204,7 @@ async def test_a_configuration_moves_versions_and_labels(servers: list[ModelServ
         assert publish_copy(root, of=1) == 2
         for number in (1, 2):
             while not (view := pool.view(number)) or [s.state for s in view.backends] != [READY, READY]:
-                await pool._changed.wait()
+                await pool.next_change.wait()
         assert await pool.reload(config(2, 1, 2)) == dict.fromkeys(addresses)
         refused = await pool.reload(config(9, 1, 2))
         for error in refused.values():
@@ -212,5 +212,5 @@ async def test_a_configuration_moves_versions_and_labels(servers: list[ModelServ
             assert str(error).startswith("FAILED_PRECONDITION: Request to assign label to version 9")
         assert await pool.reload(config(2, 2)) == dict.fromkeys(addresses)
         while not (view := pool.view(1)) or [s.state for s in view.backends] != [RETIRED, RETIRED]:
-            await pool._changed.wait()
+            await pool.next_change.wait()
         assert pool.ready(2) is not None

@@ -331,7 +331,7 @@ class BackendEndpoint:
             fields: dict[str, Any] = {"kind": kind, "reason": reason}
         else:
             level, event, fields = logging.INFO, "version_state", {"state": now}
-        log(level, event, version=entry.number, backend=self.address, before=before, **fields)
+        log(level, event, **fields, version=entry.number, backend=self.address, before=before)
         entry.state, entry.reason, entry.kind, entry.since = state, reason, kind, time.time()
         entry.times_ready += state == READY
         self._callbacks.changed()
