@@ -321,6 +321,13 @@ def test_a_syntax_of_somebodys_own_is_not_repeated() -> None:
         levels(data)
 
 
+def test_frames_before_a_cut_are_read() -> None:
+    data = dicom_file(np.stack([gradient(), gradient()[::-1], gradient()]))
+    np.testing.assert_array_equal(levels(data[:-100], 2), levels(data, 2))
+    with pytest.raises(ImageCorruptError, match="48 x 32 pixels cannot be decoded"):
+        levels(data[:-100], 3)
+
+
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: uid.UID(syntax).name)
 def test_what_is_cut_off_is_refused(syntax: uid.UID) -> None:
     rng = np.random.default_rng(1)

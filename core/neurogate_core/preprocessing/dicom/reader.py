@@ -214,6 +214,9 @@ def _whole(dataset: pydicom.Dataset, name: str, default: int) -> int:
 def _stored(dataset: pydicom.Dataset, index: int, rows: int, columns: int) -> npt.NDArray[Any]:
     """Stored values of a frame, [rows, columns], of an integer type as the header says."""
     syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in _NATIVE:
+        # pydicom asks for the bytes of every frame; those before a cut are whole.
+        dataset.NumberOfFrames = index + 1
     try:
         values, _ = get_decoder(syntax).as_array(
             dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, ""), raw=True, validate=True
