@@ -432,3 +432,13 @@ async def test_a_stop_ends_watches_and_says_so(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call.read()
         assert failure_of(error.value).reason == "SHUTTING_DOWN"
+
+
+async def test_a_sweep_that_finds_the_database_away_is_no_defect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mock.patch.object(Store, "sweep", side_effect=RecordsUnavailableError("away")):
+        async with training_gateway(tmp_path) as gateway:
+            while not (lines := [line for line in caplog.records if line.msg == "records_not_swept"]):
+                await gateway.check()
+    assert [(line.levelname, line.exc_info) for line in lines] == [("WARNING", None)]

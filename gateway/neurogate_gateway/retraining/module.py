@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from neurogate_gateway.errors import GatewayError
 from neurogate_gateway.inference.admission import Admission
 from neurogate_gateway.inference.journal import Journal
 from neurogate_gateway.inference.pipeline import PredictionObserver
@@ -130,6 +131,8 @@ class RetrainingModule:
                     image_days=settings.prediction_image_days,
                 )
                 log(logging.DEBUG, "records_swept", images_removed=removed)
+            except GatewayError as error:
+                log(logging.WARNING, "records_not_swept", reason=error.reason_name())
             except Exception as error:  # noqa: BLE001 - the next sweep may find what this one did not
                 log(logging.ERROR, "records_not_swept", error=error)
             await asyncio.sleep(_SWEEP_SECONDS)
