@@ -67,6 +67,7 @@ def test_a_missing_folder_is_made_for_a_file_and_not_for_a_lock(tmp_path):
 def test_a_lock_is_held_against_others_and_ends_with_its_process(tmp_path):
     path = tmp_path / "lock"
     hold = f"""
+from pathlib import Path
 from neurogate_core.files import locked
 with locked(Path({str(path)!r})):
     print("held", flush=True)
