@@ -151,6 +151,7 @@ class Client:
         routing_key: str = "",
         timeout: float | None = None,
     ) -> list[Result[int]]:
+        images = list(images)  # an iterator has no length
         # Files may be on a slow disk.
         request = await asyncio.to_thread(
             lambda: _calls.build_batch(

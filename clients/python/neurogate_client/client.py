@@ -159,6 +159,7 @@ class Client:
         has no answer has an error in its result; exceptions are for the call as a whole, and for an image too
         large or unreadable to be sent at all.
         """
+        images = list(images)  # an iterator has no length
         request = _calls.build_batch(
             (self._load(each) for each in images),
             len(images),

@@ -107,6 +107,8 @@ def test_the_frame_of_a_file(client: Any, gateway: FakeGateway, tmp_path: Path) 
     assert [(each.image, each.frame) for each in requests] == [(b"pituitary", frame) for frame in (3, 4, 5)]
     client.batch_classify([Frame(path, 6), b"glioma"])
     assert [each.frame for each in requests[-1].items] == [6, 0]
+    client.batch_classify(Frame(path, number) for number in (7, 8))
+    assert [each.frame for each in requests[-1].items] == [7, 8]
     assert len(list(client.stream_classify([(number, Frame(path, number)) for number in (1, 2)]))) == 2
     assert [each.frame for each in requests[-2:]] == [1, 2]
 
