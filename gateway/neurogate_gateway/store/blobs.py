@@ -185,7 +185,10 @@ class ImageStore:
     def _remove_left_aside(self) -> None:
         # Older gateways have a folder each, `.incoming-<token>`, which they lock for as long as they run.
         for folder in self._folder.glob(".incoming*"):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # its gateway has just ended
+                continue
             try:
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

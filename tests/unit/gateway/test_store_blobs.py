@@ -125,3 +125,12 @@ def test_a_sweep_waits_for_those_who_add(tmp_path: Path) -> None:
         assert sweep.result() == 0
     assert store.read(digest(b"new")) == b"new"
     store.close()
+
+
+def test_a_folder_whose_gateway_ends_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda folder, _: iter([folder / ".incoming-gone"]))
+    store = ImageStore(tmp_path, 1000)
+    assert store.used_bytes == 0
+    store.close()
