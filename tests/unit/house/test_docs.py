@@ -162,7 +162,7 @@ def test_every_page_is_reachable_from_the_readme() -> None:
         (ROOT / target.partition("#")[0]).resolve()
         for target in LINK.findall((ROOT / "README.md").read_text())
     }
-    unlinked = [page.name for page in PAGES if page.parent.name == "docs" and page.resolve() not in linked]
+    unlinked = [page.name for page in PAGES if page.parent == ROOT / "docs" and page.resolve() not in linked]
     assert not unlinked
 
 
