@@ -1,8 +1,10 @@
-"""Names that become directories, and those of classes."""
+"""Names that become directories, and those of classes and of sets of images."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _VERSION = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*")
@@ -27,3 +29,11 @@ def is_model_name(name: str) -> bool:
 def is_class_id(name: str) -> bool:
     """Whether `name` can name a class: the same to every program, shell and file system."""
     return _CLASS_ID.fullmatch(name) is not None
+
+
+def images_digest(digests: Iterable[str]) -> str:
+    """Names a set of images: hex SHA-256 of their digests, sorted and joined by newlines.
+
+    Gateway and trainer compare what they have from each other by it.
+    """
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()

@@ -20,6 +20,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from neurogate_core.names import images_digest
+
 REVISION: Final = 1
 _SUFFIXES: Final = frozenset(
     {".bmp", ".dcm", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -122,7 +124,7 @@ def _from_folder(root: Path) -> SealedImages:
                     images.append(SealedImage(path, folder.name, sha256))
     except OSError as error:
         raise ImagesError(f"the folder cannot be read: {error.strerror}", root) from None
-    return SealedImages(tuple(images), _digest(images))
+    return SealedImages(tuple(images), images_digest(image.sha256 for image in images))
 
 
 def _from_list(path: Path) -> SealedImages:
@@ -143,7 +145,7 @@ def _from_list(path: Path) -> SealedImages:
         if not (isinstance(name, str) and isinstance(class_id, str) and isinstance(sha256, str)):
             raise ImagesError(f'image {number} lacks "path", "class" or "sha256"', path)
         images.append(SealedImage(folder / name, class_id, sha256))
-    digest = _digest(images)
+    digest = images_digest(image.sha256 for image in images)
     if document.get("digest") != digest:
         raise ImagesError(f"the list was changed: its images have digest {digest[:12]}…", path)
     return SealedImages(tuple(images), digest)
@@ -156,10 +158,6 @@ def _beside(path: Path, name: object) -> Path | None:
     # By names alone, as the trainer has named it: the run's folder may be a link to somewhere else.
     folder = Path(os.path.normpath(path.absolute().parent / name))
     return folder if os.path.exists(folder) else None  # noqa: PTH110 - as above
-
-
-def _digest(images: list[SealedImage]) -> str:
-    return hashlib.sha256("\n".join(sorted(image.sha256 for image in images)).encode()).hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -7,7 +7,6 @@ sweep removes. Which retrainings were given an example stays known by its identi
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from neurogate.v1 import error_pb2, training_pb2
+from neurogate_core.names import images_digest
 
 from neurogate_gateway.errors import GatewayError, RecordsUnavailableError
 from neurogate_gateway.observability.logging import log
@@ -289,7 +289,7 @@ def example_counts(chosen: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """The columns of `runs` that say which examples there are, by their identifiers and classes."""
     classes = dict(chosen)
     return {
-        "examples_digest": hashlib.sha256("\n".join(sorted(classes)).encode()).hexdigest(),
+        "examples_digest": images_digest(classes),
         "examples_by_class": dict(sorted(Counter(classes.values()).items())),
     }
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from neurogate_core.files import replace_json
+from neurogate_core.names import images_digest
 
 from neurogate_trainer.data.index import ImageRecord
 from neurogate_trainer.data.layout import named_beside
 
 EVALUATION_FILE: Final = "evaluation.json"
 EVALUATION_REVISION: Final = 1
-
-
-def images_digest(digests: Sequence[str]) -> str:
-    """Hex SHA-256 of the sorted digests of images, joined by newlines: names a set of images."""
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
 def write_evaluation_set(folder: Path, root: Path, test: Sequence[ImageRecord]) -> None:

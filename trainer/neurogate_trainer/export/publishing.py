@@ -8,12 +8,12 @@ from typing import Any, Final
 from google.protobuf import json_format
 from neurogate.v1 import manifest_pb2
 from neurogate_core.manifest import ManifestError, manifest_digest, read_manifest, serialize_manifest
+from neurogate_core.names import images_digest
 from neurogate_core.repository import ModelRepository, PublishedVersion
 
 from neurogate_trainer.config import TrainConfig
 from neurogate_trainer.data.index import DatasetIndex
 from neurogate_trainer.data.splits import Splits
-from neurogate_trainer.evaluation.evaluation_set import images_digest
 from neurogate_trainer.model.weights import InitialWeights
 from neurogate_trainer.training import environment
 from neurogate_trainer.training.retraining import Retraining

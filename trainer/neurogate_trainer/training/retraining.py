@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from neurogate_core.hyperparameters import HyperparameterError, parse_hyperparameters
 from neurogate_core.manifest import LONGEST_GATE_POLICY
+from neurogate_core.names import images_digest
 
 from neurogate_trainer.config import ConfigError, TrainConfig
 from neurogate_trainer.data.audit import AuditReport
@@ -18,7 +19,7 @@ from neurogate_trainer.data.examples import ExamplesError, count_by_class, index
 from neurogate_trainer.data.index import MIN_IMAGES_PER_CLASS, DatasetIndex
 from neurogate_trainer.data.merge_examples import MergedData, merge_examples
 from neurogate_trainer.data.splits import Splits, assert_disjoint
-from neurogate_trainer.evaluation.evaluation_set import images_digest, write_evaluation_set
+from neurogate_trainer.evaluation.evaluation_set import write_evaluation_set
 from neurogate_trainer.progress import Reporter
 
 from .run_folder import RunFolder, RunFolderError, read_settings
@@ -34,7 +35,7 @@ class Retraining:
     Attributes:
         base_run: Folder of the run whose data set, splits and settings it takes over.
         examples: The document that lists the new examples.
-        examples_digest: Names the set of examples; see `evaluation_set.images_digest`.
+        examples_digest: Names the set of examples; see `neurogate_core.names.images_digest`.
         warm_start: Folder of the run that published the version to start from; "" for initial weights.
         parent_version: That version; None for initial weights.
         gate_policy: What a gateway's gate asks of the version beside its own policy, as TOML; "" for nothing.
