@@ -21,7 +21,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -141,7 +141,7 @@ class Client:
 
     async def batch_classify(
         self,
-        images: Sequence[Image],
+        images: Iterable[Image],
         *,
         version: int | None = None,
         label: str | None = None,

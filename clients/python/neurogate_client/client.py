@@ -9,7 +9,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -143,7 +143,7 @@ class Client:
 
     def batch_classify(
         self,
-        images: Sequence[Image],
+        images: Iterable[Image],
         *,
         version: int | None = None,
         label: str | None = None,
